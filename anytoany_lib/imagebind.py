@@ -1,0 +1,223 @@
+"""ImageBind, written anew: six senses in one embedding space, frozen ears and eyes of the kit.
+
+`ImageBind.huge()` has the published model's parameters under their published names, so
+`imagebind_huge.pth` loads as it is; `from_checkpoint` reads that file or a folder (config.json,
+model.safetensors, for text a CLIP tokenizer). `forward` maps prepared tensors to embeddings,
+`embed` maps media to embeddings. Numbers follow the reference implementation (CC-BY-NC-SA 4.0,
+facebookresearch/ImageBind), no line of which is used here. Only inference is meant: the
+reference's stochastic depth, which has no parameters, is left out.
+Legend: B batch, S clips, L tokens, W width, D embedding.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pickle
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import CLIPTokenizer
+
+from anytoany_lib.imagebind_inputs import HUGE, SENSE_OF_KIND, ImageBindConfig, prepare
+from anytoany_lib.imagebind_layers import Trunk, head, postprocessor, preprocessor
+
+PARTS = ("modality_preprocessors", "modality_trunks", "modality_heads", "modality_postprocessors")
+GET_IT = "run notebooks/01_checkpoints.ipynb, which gets the models a profile needs"
+
+
+class ImageBind(nn.Module):
+    """See the module's docstring. `tokenizer` is None unless the checkpoint's folder has one."""
+
+    def __init__(self, config: ImageBindConfig):
+        super().__init__()
+        self.config = config
+        self.tokenizer: CLIPTokenizer | None = None
+        self._file: Path | None = None
+        senses = config.senses()
+        self.modality_preprocessors = nn.ModuleDict(
+            {name: preprocessor(name, sense, config) for name, sense in senses.items()}
+        )
+        self.modality_trunks = nn.ModuleDict(
+            {name: Trunk(name, sense) for name, sense in senses.items()}
+        )
+        self.modality_heads = nn.ModuleDict(
+            {name: head(name, sense, config.embed_dim) for name, sense in senses.items()}
+        )
+        self.modality_postprocessors = nn.ModuleDict(
+            {name: postprocessor(name, sense) for name, sense in senses.items()}
+        )
+
+    @classmethod
+    def huge(cls) -> ImageBind:
+        """The published architecture with random weights: 1,200.78 M parameters, six senses."""
+        return cls(HUGE)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | os.PathLike,
+        senses: Iterable[str] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> ImageBind:
+        """Weights from a folder written by `save`, or from the published `imagebind_huge.pth`.
+
+        `senses` keeps only these (all keys are checked all the same; what is left out is not read
+        into memory). Evaluation mode, CPU. Raises FileNotFoundError if nothing is there,
+        ValueError for a damaged file and for missing, surplus or misshapen tensors, naming them.
+        """
+        config, weights, file = _read(Path(path))
+        with torch.device("meta"):
+            model = cls(config)
+        _check(model.state_dict(), weights, file)
+        model._keep(set(config.senses() if senses is None else senses))
+        kept = {name: weights[name].to(dtype) for name in model.state_dict()}
+        model.load_state_dict(kept, assign=True)
+        if (file.parent / "vocab.json").is_file():
+            model.tokenizer = CLIPTokenizer.from_pretrained(file.parent)
+        model._file = file
+        return model.requires_grad_(False).eval()
+
+    def _keep(self, senses: set[str]) -> None:
+        if unknown := senses - self.config.senses().keys():
+            raise ValueError(
+                f"no such sense: {sorted(unknown)}; there are {list(self.modality_trunks)}"
+            )
+        for name in self.config.senses().keys() - senses:
+            for part in PARTS:
+                del getattr(self, part)[name]
+
+    def save(self, folder: str | os.PathLike, dtype: torch.dtype = torch.float16) -> None:
+        """Write config.json, model.safetensors and the tokenizer; the folder appears whole."""
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as work:
+            new, old = Path(work, "new"), Path(work, "old")
+            new.mkdir()
+            weights = {name: t.detach().to(dtype).clone() for name, t in self.state_dict().items()}
+            safetensors.torch.save_file(weights, new / "model.safetensors")
+            text = self.config.model_dump_json(indent=2)
+            (new / "config.json").write_text(text + "\n", encoding="utf-8")
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(new)
+                self.tokenizer.backend_tokenizer.model.save(str(new))  # vocab.json, merges.txt
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits that change with the weights or the configuration: a key for caches.
+
+        Of the file a checkpoint came from (read once, on first use), else of the tensors.
+        """
+        digest = hashlib.blake2b(self.config.model_dump_json().encode(), digest_size=16)
+        if self._file is not None:
+            with self._file.open("rb") as stream:
+                while block := stream.read(1 << 24):
+                    digest.update(block)
+        else:
+            for name, tensor in self.state_dict().items():
+                digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Embeddings (B, D) of each sense given, in the published scale.
+
+        vision (B, 3, H, W) or (B, S, 3, T, H, W); audio (B, S, 1, mel, F) or (B, 1, mel, F);
+        text (B, L) ids; depth, thermal (B, 1, H, W); imu (B, 6, 2000). Five axes or more mean
+        clips, whose embeddings are averaged. Vision has length 1; other senses are scaled.
+        """
+        return {name: self._encode(name, value) for name, value in inputs.items()}
+
+    def _encode(self, name: str, x: Tensor) -> Tensor:
+        if name not in self.modality_trunks:
+            raise KeyError(f"this ImageBind has {list(self.modality_trunks)}, not {name!r}")
+        clips = x.shape[:2] if x.ndim >= 5 else None
+        if clips is not None:
+            x = x.flatten(0, 1)
+        tokens = self.modality_trunks[name](self.modality_preprocessors[name](x))
+        ends = (x.argmax(dim=-1),) if name == "text" else ()  # the end token has the highest id
+        embedding = self.modality_heads[name](tokens, *ends)
+        embedding = self.modality_postprocessors[name](embedding)
+        return embedding if clips is None else embedding.unflatten(0, clips).mean(dim=1)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> ids (B, context length), cut if longer, zeros after the end token."""
+        if self.tokenizer is None:
+            raise ValueError(
+                "this ImageBind has no tokenizer: put CLIP's vocab.json and merges.txt beside its "
+                "weights, or set `tokenizer` to a CLIPTokenizer"
+            )
+        length = self.config.context_length
+        rows = self.tokenizer(list(texts), truncation=True, max_length=length)["input_ids"]
+        return torch.tensor([row + [0] * (length - len(row)) for row in rows])
+
+    @torch.inference_mode()
+    def embed(
+        self, kind: str, media: Sequence[Any], batch_size: int = 16, progress: bool = False
+    ) -> Tensor:
+        """Media of one kind ("image", "audio", "video", "text") -> (N, D) float32 on the CPU.
+
+        Media as `prepare` takes them, texts as strings. Runs where the weights are.
+        """
+        if kind not in SENSE_OF_KIND:
+            raise ValueError(f"kind must be one of {list(SENSE_OF_KIND)}, not {kind!r}")
+        sense, like = SENSE_OF_KIND[kind], next(self.parameters())
+        starts = range(0, len(media), batch_size)
+        rows = [torch.empty(0, self.config.embed_dim)]
+        for start in tqdm(starts, desc=f"embed {kind}", disable=not progress):
+            batch = media[start : start + batch_size]
+            if kind == "text":
+                x = self.tokenize(batch).to(like.device)
+            else:
+                x = torch.stack([prepare(self.config, kind, medium) for medium in batch])
+                x = x.to(like.device, like.dtype)
+            rows.append(self({sense: x})[sense].float().cpu())
+        return torch.cat(rows)
+
+
+def _read(path: Path) -> tuple[ImageBindConfig, dict[str, Tensor], Path]:
+    """Configuration, state dict and weights file of a folder or of the published .pth."""
+    if path.is_dir():
+        config_file, file = path / "config.json", path / "model.safetensors"
+        for needed in (config_file, file):
+            if not needed.is_file():
+                raise FileNotFoundError(f"{needed} is missing: {GET_IT}")
+        config = ImageBindConfig.model_validate_json(config_file.read_text(encoding="utf-8"))
+    elif path.is_file():
+        config, file = HUGE, path
+    else:
+        raise FileNotFoundError(f"ImageBind weights not found at {path}: {GET_IT}")
+    try:
+        if file.suffix == ".safetensors":
+            weights = safetensors.torch.load_file(file)
+        else:
+            weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{file} is cut off or not a weights file ({error}): {GET_IT}") from error
+    return config, weights, file
+
+
+def _check(expected: dict[str, Tensor], found: dict[str, Tensor], file: Path) -> None:
+    """Raise ValueError, naming tensors, unless `found` has exactly the expected ones."""
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "surplus": [name for name in found if name not in expected],
+        "misshapen": [
+            f"{name} {tuple(found[name].shape)} for {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in found and found[name].shape != tensor.shape
+        ],
+    }
+    said = [f"{len(v)} {k}: {', '.join(v[:5])}" for k, v in problems.items() if v]
+    if said:
+        raise ValueError(f"{file} does not fit this ImageBind; {'; '.join(said)}")

@@ -1,0 +1,123 @@
+"""The language model: loaded in 4-bit NF4, kept frozen, extended by a few new token rows and by LoRA.
+
+The new tokens' embeddings live in `TokenRows`, beside the LLM and not in it: its own matrices stay as published, and
+a training step computes no gradient for the whole vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from anytoany_lib.config import LoraSettings, Profile, resolve
+
+
+def pick_device() -> torch.device:
+    """The first CUDA card, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware computes in it, else float16 on CUDA and float32 on a CPU."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    abilities = torch.cpu.get_capabilities()
+    native = abilities.get("avx512_bf16") or abilities.get("amx_bf16")
+    return torch.bfloat16 if native else torch.float32
+
+
+def _model_folder(profile: Profile) -> Path:
+    folder = resolve(profile.llm.folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"no language model in {folder} (expected config.json, tokenizer and safetensors): "
+            "run notebooks/01_checkpoints.ipynb, or set llm.folder in the profile"
+        )
+    return folder
+
+
+def load_tokenizer(profile: Profile) -> PreTrainedTokenizerBase:
+    """The tokenizer in the profile's LLM folder. FileNotFoundError if the folder is not there."""
+    return AutoTokenizer.from_pretrained(_model_folder(profile))
+
+
+def load_llm(profile: Profile, device: torch.device | None = None) -> PreTrainedModel:
+    """The frozen causal LM, its linear layers in 4-bit NF4 unless the profile says otherwise."""
+    device = device or pick_device()
+    dtype = pick_dtype(device)
+    quantization = None
+    if profile.llm.quantization == "nf4":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    # Without the optional `kernels` package bitsandbytes says on every load that it uses its own CPU code.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    model = AutoModelForCausalLM.from_pretrained(
+        _model_folder(profile), dtype=dtype, quantization_config=quantization, device_map={"": device}
+    )
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            # On such CPUs the first forward without gradients repacks the weights in place and thereby
+            # corrupts the gradients of any training after it (bitsandbytes 0.50).
+            module.support_avx512bf16_for_cpu = False
+    return model.requires_grad_(False).eval()
+
+
+class TokenRows(nn.Module):
+    """Embedding rows of the new tokens: `input` (n, H), and `output` (n, H) where the LLM does not tie the two."""
+
+    def __init__(self, llm: PreTrainedModel, count: int):
+        super().__init__()
+        self.first = llm.get_input_embeddings().weight.shape[0]
+        self.input = nn.Parameter(self._mean_rows(llm.get_input_embeddings().weight, count))
+        head = llm.get_output_embeddings().weight
+        tied = llm.config.get_text_config().tie_word_embeddings
+        self.output = None if tied else nn.Parameter(self._mean_rows(head, count))
+
+    @staticmethod
+    def _mean_rows(weight: torch.Tensor, count: int) -> torch.Tensor:
+        """The average token, moved a little so that the rows differ."""
+        mean, spread = weight.float().mean(0), weight.float().std()
+        return (mean + 0.1 * spread * torch.randn(count, mean.numel(), device=weight.device)).detach()
+
+    def embed(self, ids: torch.Tensor, embedding: nn.Embedding) -> torch.Tensor:
+        """ids (B, T) of old and new tokens -> input embeddings (B, T, H) in the LLM's dtype."""
+        is_new = ids >= self.first
+        old = embedding(ids.masked_fill(is_new, 0))
+        new = self.input[(ids - self.first).clamp(min=0)].to(old.dtype)
+        return torch.where(is_new[..., None], new, old)
+
+    def logits(self, hidden: torch.Tensor, head: nn.Linear) -> torch.Tensor:
+        """Hidden states (..., H) -> logits (..., V + n) in float32, the new tokens last."""
+        rows = self.input if self.output is None else self.output
+        return torch.cat([head(hidden).float(), F.linear(hidden.float(), rows.float())], dim=-1)
+
+
+def add_lora(llm: PreTrainedModel, settings: LoraSettings) -> PeftModel:
+    """Puts fresh LoRA matrices into the LLM's layers (in place), with the identity as their first effect."""
+    return get_peft_model(
+        llm,
+        LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=settings.targets,
+            task_type="CAUSAL_LM",
+        ),
+    )

@@ -1,0 +1,203 @@
+"""Conversations as typed parts, and their translation to token ids, labels and places for media.
+
+The new tokens (media wrappers and signals) have ids above the LLM's own vocabulary and never pass through its
+tokenizer, so nothing that a user types can become one. The chat template is rendered once with a marker for every
+message's content; the text around the markers is template (its special tokens count), the contents are data (theirs
+do not).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from anytoany_lib.config import Profile
+from anytoany_lib.modalities import KINDS, MEDIA_KINDS, MODALITIES, TOKEN_ORDER
+
+IGNORED = -100
+ROLES = ("system", "user", "assistant")
+_MARKER = re.compile("\ue000(\\d+)\ue001")
+
+Message = dict[str, Any]
+Part = dict[str, Any]
+
+
+def parts_of(message: Message, where: str = "message") -> list[Part]:
+    """A message's content as a list of parts; a plain string is one text part.
+
+    Raises ValueError saying what was expected if the role, a part's type or its payload is wrong.
+    """
+    if not isinstance(message, dict) or "role" not in message or "content" not in message:
+        raise ValueError(f"{where}: expected a dict with 'role' and 'content', found {message!r:.120}")
+    if message["role"] not in ROLES:
+        raise ValueError(f"{where}: role {message['role']!r} is not one of {', '.join(ROLES)}")
+    content = message["content"]
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        raise ValueError(f"{where}: content must be text or a list of parts, found {type(content).__name__}")
+    for number, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind not in KINDS:
+            raise ValueError(f"{where}, part {number}: type {kind!r} is not one of {', '.join(KINDS)}")
+        if kind == "text" and not isinstance(part.get("text"), str):
+            raise ValueError(f"{where}, part {number}: a text part needs its text under 'text'")
+        if kind in MEDIA_KINDS and part.get(kind) is None and message["role"] != "assistant":
+            raise ValueError(f"{where}, part {number}: a part of type {kind} needs its medium under {kind!r}")
+    return content
+
+
+def check(messages: list[Message]) -> list[list[Part]]:
+    """The parts of every message of a conversation, checked."""
+    if not isinstance(messages, list) or not messages:
+        raise ValueError("a conversation is a list with at least one message")
+    return [parts_of(message, f"message {number}") for number, message in enumerate(messages)]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Ids of the new tokens, counted up from the LLM's vocabulary in the order of 7b_tiva_v0."""
+
+    base_size: int
+    names: tuple[str, ...]
+    wrappers: tuple[int, int]
+    signals: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, base_size: int, profile: Profile) -> Vocabulary:
+        names = list(profile.wrappers)
+        signals = {}
+        for kind in TOKEN_ORDER:
+            if kind in profile.decoders:
+                first = base_size + len(names)
+                count = profile.decoders[kind].signals
+                signals[kind] = tuple(range(first, first + count))
+                names += [MODALITIES[kind].signal.format(k) for k in range(count)]
+        return cls(base_size, tuple(names), (base_size, base_size + 1), signals)
+
+    def __len__(self) -> int:
+        return self.base_size + len(self.names)
+
+    def kind_started_by(self, token: int) -> str | None:
+        """The kind of medium whose block of signals starts with this token."""
+        return next((kind for kind, block in self.signals.items() if token == block[0]), None)
+
+
+@dataclass
+class Encoded:
+    """One conversation as the LLM reads it.
+
+    ids and labels have the same length T; labels are IGNORED where nothing is learnt. `media` lists (kind, medium,
+    position of its first soft token), `signals` lists (kind, caption, position of its first signal token).
+    """
+
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    media: list[tuple[str, Any, int]] = field(default_factory=list)
+    signals: list[tuple[str, str, int]] = field(default_factory=list)
+
+    def add(self, ids: list[int], learnt: bool) -> None:
+        self.ids += ids
+        self.labels += ids if learnt else [IGNORED] * len(ids)
+
+
+class MessageEncoder:
+    """Turns conversations into `Encoded`, by the profile's chat template and token layout."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, profile: Profile, vocabulary: Vocabulary):
+        self.tokenizer = tokenizer
+        self.vocabulary = vocabulary
+        self.template = profile.llm.chat_template
+        self.soft_tokens = profile.encoder.soft_tokens
+        self.context = profile.llm.context
+        if self.template is None and not tokenizer.chat_template:
+            raise ValueError(
+                f"profile {profile.name}: the tokenizer in {profile.llm.folder} has no chat template; "
+                "set llm.chat_template in the profile"
+            )
+        _, tail = self._fragments(["user", "assistant"], prompt=False)[-2:]
+        self.stop = self._template_ids(tail.rstrip())
+        if not self.stop:
+            raise ValueError(f"profile {profile.name}: the chat template does not end an assistant turn")
+
+    def _fragments(self, roles: list[str], prompt: bool) -> list[str]:
+        """The template's own text before, between and after the contents: len(roles) + 1 strings."""
+        marked = [{"role": role, "content": f"\ue000{n}\ue001"} for n, role in enumerate(roles)]
+        rendered = self.tokenizer.apply_chat_template(
+            marked, chat_template=self.template, tokenize=False, add_generation_prompt=prompt
+        )
+        pieces = _MARKER.split(rendered)
+        if pieces[1::2] != [str(n) for n in range(len(roles))]:
+            raise ValueError(f"the chat template does not show the messages {roles} once each, in order")
+        return pieces[::2]
+
+    def _template_ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of text that somebody wrote: special tokens in it are read as plain characters."""
+        if not text:
+            return []
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+
+    def _add_part(self, encoded: Encoded, part: Part, role: str) -> None:
+        kind = part["type"]
+        learnt = role == "assistant"
+        if kind == "text":
+            encoded.add(self.text_ids(part["text"]), learnt)
+        elif learnt:
+            block = list(self.vocabulary.signals[kind])
+            encoded.signals.append((kind, part.get("caption", ""), len(encoded.ids)))
+            # Only the choice of a medium is learnt: the rest of its block is appended, never sampled.
+            encoded.add(block[:1], learnt=True)
+            encoded.add(block[1:], learnt=False)
+        else:
+            opening, closing = self.vocabulary.wrappers
+            encoded.media.append((kind, part[kind], len(encoded.ids) + 1))
+            encoded.add([opening] * (1 + self.soft_tokens) + [closing], learnt=False)
+
+    def encode(self, messages: list[Message], prompt: bool = False) -> Encoded:
+        """The whole conversation; with `prompt` it ends where the assistant is to speak.
+
+        Raises ValueError if a message is malformed or names a medium that the profile has no decoder for.
+        """
+        contents = check(messages)
+        roles = [message["role"] for message in messages]
+        for role, parts in zip(roles, contents, strict=True):
+            for part in parts:
+                if role == "assistant" and part["type"] in MEDIA_KINDS:
+                    if part["type"] not in self.vocabulary.signals:
+                        known = ", ".join(self.vocabulary.signals)
+                        raise ValueError(f"the profile generates {known}, not {part['type']}")
+        encoded = Encoded()
+        fragments = self._fragments(roles, prompt)
+        encoded.add(self._template_ids(fragments[0]), learnt=False)
+        for role, parts, fragment in zip(roles, contents, fragments[1:], strict=True):
+            for part in parts:
+                self._add_part(encoded, part, role)
+            ids = self._template_ids(fragment)
+            ends = len(self.stop) if role == "assistant" and ids[: len(self.stop)] == self.stop else 0
+            encoded.add(ids[:ends], learnt=True)
+            encoded.add(ids[ends:], learnt=False)
+        return encoded
+
+    def encode_within(self, messages: list[Message], limit: int, prompt: bool = False) -> tuple[Encoded, int]:
+        """The conversation cut to `limit` tokens by dropping its oldest turns, and how many were dropped.
+
+        A system message stays. Raises ValueError if the newest turn alone does not fit.
+        """
+        system = [m for m in messages[:1] if m.get("role") == "system"]
+        turns = messages[len(system) :]
+        for first in range(len(turns)):
+            if first and turns[first]["role"] != "user":
+                continue
+            encoded = self.encode(system + turns[first:], prompt)
+            if len(encoded.ids) <= limit:
+                return encoded, first
+        raise ValueError(
+            f"the last turn takes {len(encoded.ids)} tokens, more than the {limit} there are room for: "
+            "shorten it, or raise llm.context in the profile"
+        )

@@ -1,0 +1,30 @@
+"""The one table of modalities: what each kind of medium is called in messages, in tokens and in the encoder.
+
+Numbers that differ by profile (how many signal tokens, the shape a decoder is conditioned on) live in the profile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Modality:
+    kind: str
+    """The part's "type" in messages, and the key of its medium."""
+    signal: str
+    """Name of its k-th signal token, with {} for k."""
+    sense: str
+    """ImageBind's input that takes it."""
+
+
+MODALITIES = {
+    "image": Modality("image", "[IMG{}]", "vision"),
+    "audio": Modality("audio", "[AUD{}]", "audio"),
+    "video": Modality("video", "[VID{}]", "vision"),
+}
+MEDIA_KINDS = tuple(MODALITIES)
+KINDS = ("text", *MEDIA_KINDS)
+
+# The order in which 7b_tiva_v0 numbered its new tokens, so that its ids come out as published.
+TOKEN_ORDER = ("image", "video", "audio")

@@ -1,0 +1,250 @@
+"""The any-to-any model: media spliced into the LLM's input, signals read out of its hidden states.
+
+Axes: B conversations, T tokens, H hidden size, M media in a batch, K soft tokens a medium, D encoder embedding,
+S generated media in a batch, N signal tokens of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from anytoany_lib import media, runs
+from anytoany_lib.config import Profile, resolve
+from anytoany_lib.decoders import Decoder
+from anytoany_lib.imagebind import ImageBind
+from anytoany_lib.llm import TokenRows, add_lora, load_llm, load_tokenizer, pick_device
+from anytoany_lib.messages import IGNORED, Encoded, MessageEncoder, Vocabulary
+from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
+
+_EMBEDDINGS_KEPT = 512
+
+
+@dataclass
+class Batch:
+    """Conversations of one training or evaluation step, padded on the right.
+
+    ids, labels (B, T) int64; mask (B, T) int64, 0 at padding; media (M, D) float32 and media_at (M, 2) int64 [row,
+    first soft token]; signals_at {kind: (S, 2)} [row, first signal token]; targets {kind: (S, *condition)} float32.
+    """
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    mask: torch.Tensor
+    media: torch.Tensor
+    media_at: torch.Tensor
+    signals_at: dict[str, torch.Tensor]
+    targets: dict[str, torch.Tensor]
+
+    def to(self, device: torch.device) -> Batch:
+        moved = {}
+        for name, value in vars(self).items():
+            if isinstance(value, dict):
+                moved[name] = {kind: tensor.to(device) for kind, tensor in value.items()}
+            else:
+                moved[name] = value.to(device)
+        return Batch(**moved)
+
+
+class AnyToAny(nn.Module):
+    """A frozen LLM with trainable bridges to a frozen encoder and frozen decoders.
+
+    Encoder and decoders load on first use and stay; training on cached features never loads them.
+    """
+
+    def __init__(self, profile: Profile, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        super().__init__()
+        self.profile, self.tokenizer = profile, tokenizer
+        self.llm: PreTrainedModel | PeftModel = llm
+        hidden = llm.config.get_text_config().hidden_size
+        self.vocabulary = Vocabulary.of(llm.get_input_embeddings().weight.shape[0], profile)
+        self.messages = MessageEncoder(tokenizer, profile, self.vocabulary)
+        self.token_rows = TokenRows(llm, len(self.vocabulary.names))
+        encoder = profile.encoder
+        self.input_projection = InputProjection(encoder.embedding, hidden, encoder.soft_tokens)
+        self.output_projections = nn.ModuleDict(
+            {
+                kind: OutputProjection(hidden, config.condition, profile.projection)
+                for kind, config in profile.decoders.items()
+            }
+        )
+        self._encoder: list[ImageBind] = []  # in a list: frozen models are not this module's parameters
+        self._decoders: dict[str, Decoder] = {}
+        self._embeddings: dict[str, torch.Tensor] = {}
+        self.to(self.device)
+
+    @classmethod
+    def from_profile(cls, profile: Profile, seed: int = 0, device: torch.device | None = None) -> AnyToAny:
+        """An untrained model on the profile's LLM; the seed fixes all that is drawn at random."""
+        llm = load_llm(profile, device)
+        torch.manual_seed(seed)
+        return cls(profile, llm, load_tokenizer(profile))
+
+    @classmethod
+    def from_pretrained(cls, run: str | Path, device: torch.device | None = None) -> AnyToAny:
+        """The model of a run folder, ready to talk.
+
+        Raises FileNotFoundError if there is no run, ValueError if its weights do not fit its profile.
+        """
+        run = resolve(run)
+        record = runs.read_record(run)
+        model = cls.from_profile(runs.profile_of(record, run), device=device)
+        if (run / runs.ADAPTER).is_dir():
+            model.add_lora()
+        model.load(run)
+        return model.requires_grad_(False).eval()
+
+    def add_lora(self) -> None:
+        """Gives the LLM the LoRA matrices of the profile, unless it has them."""
+        if self.adapter is None:
+            self.llm = add_lora(self.llm, self.profile.lora)
+
+    @property
+    def adapter(self) -> PeftModel | None:
+        return self.llm if isinstance(self.llm, PeftModel) else None
+
+    @property
+    def causal_lm(self) -> PreTrainedModel:
+        """The LLM itself, with LoRA in its layers if it has any."""
+        return self.llm.get_base_model() if self.adapter is not None else self.llm
+
+    @property
+    def device(self) -> torch.device:
+        return self.causal_lm.get_input_embeddings().weight.device
+
+    def bridges(self) -> dict[str, nn.Module]:
+        """The modules of its own that are trained, by the names they are saved under."""
+        return {
+            "input_projection": self.input_projection,
+            "output_projections": self.output_projections,
+            "token_rows": self.token_rows,
+        }
+
+    def load(self, folder: Path) -> None:
+        """Loads the trainable weights of a run or checkpoint folder, checking every key."""
+        runs.read_tensors(folder, self.bridges(), self.adapter)
+
+    # --- reading media ---
+
+    @property
+    def encoder(self) -> ImageBind:
+        """The frozen ImageBind, loaded on first use."""
+        if not self._encoder:
+            path = resolve(self.profile.encoder.folder)
+            encoder = ImageBind.from_checkpoint(path, senses=("vision", "audio"))
+            self._encoder.append(encoder.to(self.device))
+        return self._encoder[0]
+
+    def embed_media(self, items: Sequence[tuple[str, Any]]) -> torch.Tensor:
+        """(kind, medium) pairs -> encoder embeddings (M, D); media seen before are not encoded again."""
+        keys = [media.content_key(kind, item) for kind, item in items]
+        for kind in dict.fromkeys(kind for kind, _ in items):
+            new = {
+                key: item
+                for key, (k, item) in zip(keys, items, strict=True)
+                if k == kind and key not in self._embeddings
+            }
+            loaded = [media.as_media(kind, item) for item in new.values()]
+            if loaded:
+                self._embeddings.update(zip(new, self.encoder.embed(kind, loaded), strict=True))
+        embeddings = [self._embeddings[key] for key in keys]
+        for key in list(self._embeddings)[:-_EMBEDDINGS_KEPT]:
+            del self._embeddings[key]
+        return torch.stack(embeddings) if embeddings else torch.empty(0, self.profile.encoder.embedding)
+
+    def embed_inputs(self, ids: torch.Tensor, embeddings: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """ids (B, T) with media (M, D) at places (M, 2) -> the LLM's input embeddings (B, T, H)."""
+        inputs = self.token_rows.embed(ids, self.causal_lm.get_input_embeddings())
+        if len(at):
+            soft = self.input_projection(embeddings.to(self.device)).to(inputs.dtype)  # (M, K, H)
+            columns = at[:, 1:] + torch.arange(soft.shape[1], device=at.device)
+            inputs = inputs.index_put((at[:, :1].expand_as(columns), columns), soft)
+        return inputs
+
+    # --- hidden states and what is read from them ---
+
+    def hidden_states(self, inputs: torch.Tensor, mask: torch.Tensor, **cache: Any) -> torch.Tensor:
+        """The LLM's last hidden states (B, T, H), after its final norm."""
+        output = self.causal_lm.get_decoder()(inputs_embeds=inputs, attention_mask=mask, **cache)
+        return output.last_hidden_state
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states (..., H) -> float32 logits (..., V + new tokens)."""
+        return self.token_rows.logits(hidden, self.causal_lm.get_output_embeddings())
+
+    def project(self, kind: str, states: torch.Tensor) -> torch.Tensor:
+        """Hidden states at the signals (S, N, H) -> the decoder's condition (S, *condition), float32."""
+        block = torch.tensor(self.vocabulary.signals[kind], device=states.device)
+        signals = self.token_rows.input[block - self.token_rows.first]
+        return self.output_projections[kind](states.float(), signals.float())
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Losses of a batch: "text" (cross entropy a supervised token), one for each kind generated, and "total"."""
+        inputs = self.embed_inputs(batch.ids, batch.media, batch.media_at)
+        hidden = self.hidden_states(inputs, batch.mask, use_cache=False)
+        losses = {}
+        learnt = batch.labels[:, 1:] != IGNORED
+        if learnt.any():
+            logits = self.logits(hidden[:, :-1][learnt])
+            losses["text"] = F.cross_entropy(logits, batch.labels[:, 1:][learnt])
+        for kind, at in batch.signals_at.items():
+            count = len(self.vocabulary.signals[kind])
+            columns = at[:, 1:] + torch.arange(count, device=at.device)
+            states = hidden[at[:, :1], columns]  # (S, N, H)
+            losses[kind] = alignment_loss(self.project(kind, states), batch.targets[kind])
+        return losses
+
+    # --- writing media ---
+
+    def decoder(self, kind: str) -> Decoder:
+        """The frozen decoder of a kind, loaded on first use."""
+        if kind not in self._decoders:
+            self._decoders[kind] = Decoder(self.profile.decoders[kind], self.device)
+        return self._decoders[kind]
+
+
+def collate(
+    rows: Sequence[Encoded],
+    embedding: Callable[[str, Any], Any],
+    target: Callable[[str, str], Any] | None,
+    width: int,
+    left: bool = False,
+) -> Batch:
+    """Encoded conversations -> one padded batch.
+
+    `embedding(kind, medium)` gives a medium's encoder embedding (width,), `target(kind, caption)` a caption's
+    condition (None where nothing is learnt). `left` pads on the left, for generating.
+    """
+    length = max(len(row.ids) for row in rows)
+    ids, labels, mask = (torch.full((len(rows), length), fill) for fill in (0, IGNORED, 0))
+    vectors, media_at = [], []
+    signals_at: dict[str, list[list[int]]] = {}
+    targets: dict[str, list[torch.Tensor]] = {}
+    for number, row in enumerate(rows):
+        start = length - len(row.ids) if left else 0
+        span = slice(start, start + len(row.ids))
+        ids[number, span], labels[number, span] = torch.tensor(row.ids), torch.tensor(row.labels)
+        mask[number, span] = 1
+        for kind, medium, at in row.media:
+            vectors.append(torch.as_tensor(embedding(kind, medium)))
+            media_at.append([number, start + at])
+        for kind, caption, at in row.signals if target else ():
+            signals_at.setdefault(kind, []).append([number, start + at])
+            targets.setdefault(kind, []).append(torch.as_tensor(target(kind, caption)))
+    return Batch(
+        ids,
+        labels,
+        mask,
+        torch.stack(vectors).float() if vectors else torch.empty(0, width),
+        torch.tensor(media_at, dtype=torch.long).reshape(-1, 2),
+        {kind: torch.tensor(at) for kind, at in signals_at.items()},
+        {kind: torch.stack(rows).float() for kind, rows in targets.items()},
+    )

@@ -1,0 +1,73 @@
+"""The two bridges around the LLM: encoder embeddings -> soft tokens, and hidden states -> decoder conditions.
+
+Axes: B rows, N signal tokens, H the LLM's hidden size, D the encoder's embedding, K soft tokens of a medium.
+Parameter names and computation follow NExT-GPT's published 7b_tiva_v0, so that its weights fit.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import nn
+
+from anytoany_lib.config import ProjectionConfig
+
+
+class InputProjection(nn.Linear):
+    """Pooled encoder embeddings (B, D) -> soft tokens (B, K, H), by one linear map."""
+
+    def __init__(self, embedding: int, hidden: int, soft_tokens: int):
+        super().__init__(embedding, soft_tokens * hidden)
+        self.soft_tokens = soft_tokens
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return super().forward(embeddings).unflatten(-1, (self.soft_tokens, -1))
+
+
+class OutputProjection(nn.Module):
+    """Hidden states at a block's signal tokens plus those tokens' embeddings -> a decoder's condition.
+
+    (B, N, H) -> (B, *condition). A transformer reads the N states and decodes learned queries, one for each position
+    of the condition; a condition without positions takes one query.
+    """
+
+    def __init__(self, hidden: int, condition: tuple[int, ...], config: ProjectionConfig):
+        super().__init__()
+        self.condition = tuple(condition)
+        positions = condition[0] if len(condition) == 2 else 1
+        self.fc = nn.Linear(hidden, config.width)
+        with warnings.catch_warnings():
+            # PyTorch tries nested tensors, which norm_first rules out, and warns about its own default.
+            warnings.filterwarnings("ignore", message="enable_nested_tensor is True")
+            self.tfm = nn.Transformer(
+                d_model=config.width,
+                nhead=config.heads,
+                num_encoder_layers=config.layers,
+                num_decoder_layers=config.layers,
+                dim_feedforward=config.feed_forward,
+                dropout=0.0,
+                norm_first=True,
+                batch_first=True,
+            )
+        self.model = nn.Linear(config.width, condition[-1])
+        self.query_embs = nn.Parameter(torch.randn(1, positions, config.width))
+
+    def forward(self, states: torch.Tensor, signal_embeddings: torch.Tensor) -> torch.Tensor:
+        read = self.fc(states + signal_embeddings)  # (B, N, width)
+        decoded = self.tfm(read, self.query_embs.expand(len(read), -1, -1))  # (B, positions, width)
+        return self.model(decoded).reshape(-1, *self.condition)
+
+
+def alignment_loss(projected: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean over positions of the L2 norm of the difference; both (B, *condition), scalar out.
+
+    The norm, not its square: this is the loss 7b_tiva_v0 was trained with.
+    """
+    if projected.shape != targets.shape:
+        raise ValueError(
+            f"the output projection gives {tuple(projected.shape[1:])} but the cached caption embeddings are "
+            f"{tuple(targets.shape[1:])}: the decoder was swapped; rebuild them with "
+            "python -m anytoany_lib.features"
+        )
+    return torch.linalg.vector_norm(projected - targets, dim=-1).mean()

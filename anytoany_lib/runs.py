@@ -1,0 +1,136 @@
+"""Run folders on disk: what training made, and the settings that made it.
+
+RUN/trainable.safetensors   projections and token rows, float32
+RUN/adapter/                LoRA in PEFT's own layout, if the stage has it
+RUN/run.json                profile, stage, seed, data fingerprint, versions, commit, times
+RUN/metrics.jsonl           one line a logged step
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from anytoany_lib.config import Profile, home, resolve
+
+TENSORS, RECORD, ADAPTER = "trainable.safetensors", "run.json", "adapter"
+_PACKAGES = ("torch", "transformers", "peft", "diffusers", "bitsandbytes", "accelerate")
+
+
+@contextmanager
+def appearing_whole(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes its name only when all has been written; an older one is replaced.
+
+    OSError (no space, no permission) leaves the older folder as it was and nothing half-written behind.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        yield work
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(work, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def provenance() -> dict[str, Any]:
+    """Package versions and the git commit, for `run.json`."""
+    git = subprocess.run(
+        ["git", "-C", str(home()), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"versions": versions, "commit": git.stdout.strip() or None}
+
+
+def newest_run(profile: str, where: str | Path = "ckpt/runs") -> Path | None:
+    """The most recently written run folder of a profile, or None if there is none."""
+    records = [path for path in resolve(where).glob(f"**/{RECORD}") if not path.parent.name.startswith(".")]
+    of_profile = [p for p in records if json.loads(p.read_text())["profile"]["name"] == profile]
+    return max(of_profile, key=lambda path: path.stat().st_mtime).parent if of_profile else None
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """`run.json` of a run folder. FileNotFoundError says how to make one."""
+    path = resolve(folder) / RECORD
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no run in {path.parent} (expected {RECORD}): train one with notebooks 04 to 06, "
+            "or python -m anytoany_lib.train"
+        )
+    return json.loads(path.read_text())
+
+
+def profile_of(record: dict[str, Any], where: Path) -> Profile:
+    """The profile a run was made with, checked against this version of the kit."""
+    return Profile.parse(record["profile"], f"{where / RECORD}: profile")
+
+
+def trainable_tensors(modules: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
+    """All parameters of the named modules, as contiguous float32 on the CPU."""
+    return {
+        f"{name}.{key}": tensor.detach().float().cpu().contiguous()
+        for name, module in modules.items()
+        for key, tensor in module.state_dict().items()
+    }
+
+
+def write_tensors(folder: Path, modules: dict[str, nn.Module], adapter: PeftModel | None) -> None:
+    """Writes the trainable weights into a folder (see `appearing_whole` for doing so safely)."""
+    save_file(trainable_tensors(modules), folder / TENSORS)
+    if adapter is not None:
+        (folder / ADAPTER).mkdir()
+        adapter.peft_config["default"].save_pretrained(folder / ADAPTER)
+        state = get_peft_model_state_dict(adapter, save_embedding_layers=False)
+        state = {key: tensor.float().cpu().contiguous() for key, tensor in state.items()}
+        save_file(state, folder / ADAPTER / "adapter_model.safetensors")
+
+
+def read_tensors(folder: Path, modules: dict[str, nn.Module], adapter: PeftModel | None) -> None:
+    """Loads the trainable weights of a folder; every key and shape has to match.
+
+    Raises ValueError that names what is missing, surplus or of another shape; nothing is loaded then.
+    """
+    expected = trainable_tensors(modules)
+    found = load_file(folder / TENSORS)
+    compare(expected, found, folder / TENSORS)
+    lora = {}
+    if adapter is not None:
+        file = folder / ADAPTER / "adapter_model.safetensors"
+        lora = load_file(file)
+        compare(get_peft_model_state_dict(adapter, save_embedding_layers=False), lora, file)
+        set_peft_model_state_dict(adapter, lora)
+    for name, module in modules.items():
+        prefix = name + "."
+        module.load_state_dict({k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)})
+
+
+def compare(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], where: Path) -> None:
+    """Raises ValueError unless both have the same keys and shapes."""
+    problems = [f"missing {key}" for key in sorted(expected.keys() - found.keys())]
+    problems += [f"surplus {key}" for key in sorted(found.keys() - expected.keys())]
+    problems += [
+        f"{key} is {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in sorted(expected.keys() & found.keys())
+        if expected[key].shape != found[key].shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise ValueError(f"{where} does not fit the profile: {shown}")

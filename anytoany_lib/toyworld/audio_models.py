@@ -1,0 +1,157 @@
+"""The parts of the tiny AudioLDM: autoencoder, U-Net, text encoder and vocoder, and how they are kept on disk.
+
+Shapes: samples (B, 32000) at 16 kHz; log-mels (B, 1, 200, 64), time first (`mels`); latents
+(B, 4, 50, 16); captions are one L2-normalised vector each, (B, 128), given to the U-Net as a class
+embedding beside the time embedding, which is how AudioLDM is told what to make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AudioLDMPipeline, AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import (
+    ClapTextConfig,
+    ClapTextModelWithProjection,
+    CLIPTokenizer,
+    SpeechT5HifiGan,
+    SpeechT5HifiGanConfig,
+)
+
+from anytoany_lib.toyworld.captions import POSITIONS, WIDTH
+from anytoany_lib.toyworld.mels import HOP, MEL_BINS, RATE, SAMPLES
+from anytoany_lib.toyworld.training import plain_attention, replace_folder
+
+LATENTS = 4
+FRAMES = SAMPLES // HOP
+STEPS, GUIDANCE = 14, 2.5  # chosen by measuring, see notebook tiny_3_audio
+_PADDED_PROMPT = WIDTH  # AudioLDMPipeline pads an empty negative prompt to as many tokens as the embedding is wide
+
+
+def build_vae() -> AutoencoderKL:
+    """Autoencoder of log-mel pictures, factor 4 in time and in mel bins."""
+    return AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=LATENTS,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        sample_size=FRAMES,
+    )
+
+
+def build_vocoder() -> SpeechT5HifiGan:
+    """Log-mel -> samples: HiFi-GAN's generator, 100 frames a second up to 16 kHz in four steps."""
+    config = SpeechT5HifiGanConfig(
+        model_in_dim=MEL_BINS,
+        sampling_rate=RATE,
+        upsample_initial_channel=192,
+        upsample_rates=(5, 4, 4, 2),
+        upsample_kernel_sizes=(11, 8, 8, 4),
+        resblock_kernel_sizes=(3, 7),
+        resblock_dilation_sizes=((1, 3), (1, 3)),
+        normalize_before=False,
+    )
+    vocoder = SpeechT5HifiGan(config)
+    for module in vocoder.modules():
+        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+            module.reset_parameters()  # the library's start (0.01 wide) learns nothing for a thousand steps
+    return vocoder
+
+
+def build_unet() -> UNet2DConditionModel:
+    """Denoiser of the latents, told the caption by its class embedding; no cross-attention to words."""
+    channels = (48, 96, 96)
+    unet = UNet2DConditionModel(
+        sample_size=FRAMES // 4,
+        in_channels=LATENTS,
+        out_channels=LATENTS,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        block_out_channels=channels,
+        layers_per_block=1,
+        attention_head_dim=(4, 4, 4),
+        cross_attention_dim=channels,
+        norm_num_groups=16,
+        use_linear_projection=True,
+        class_embed_type="simple_projection",
+        projection_class_embeddings_input_dim=WIDTH,
+        class_embeddings_concat=True,
+    )
+    with torch.no_grad():  # entries of a unit vector of 128 are small; start as if they were not
+        unet.class_embedding.weight.mul_(WIDTH**0.5)
+    plain_attention(unet)
+    return unet
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> ClapTextModelWithProjection:
+    """CLAP's text tower, 2 layers of 128, with a projection to 128."""
+    # positions are numbered from the padding token's id on, as RoBERTa does it
+    positions = tokenizer.pad_token_id + _PADDED_PROMPT + 2
+    config = ClapTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=4 * WIDTH,
+        projection_dim=WIDTH,
+        max_position_embeddings=positions,
+        type_vocab_size=1,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return ClapTextModelWithProjection(config)
+
+
+def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> dict[str, Tensor]:
+    """Token ids and mask (B, 16); longer captions are cut."""
+    return tokenizer(
+        captions,
+        padding="max_length",
+        max_length=POSITIONS,
+        truncation=True,
+        return_tensors="pt",
+    )
+
+
+def embed(text_encoder: ClapTextModelWithProjection, words: dict[str, Tensor]) -> Tensor:
+    """Unit caption vectors (B, 128), as AudioLDMPipeline makes them of a prompt."""
+    pooled = text_encoder(words["input_ids"], attention_mask=words["attention_mask"]).text_embeds
+    return F.normalize(pooled, dim=-1)
+
+
+def caption_vectors(
+    text_encoder: ClapTextModelWithProjection, tokenizer: CLIPTokenizer
+) -> Callable[[str], Tensor]:
+    """A function from a caption to its unit vector (128,), which remembers what it was asked."""
+
+    @lru_cache(maxsize=4096)
+    @torch.no_grad()
+    def vector(text: str) -> Tensor:
+        return embed(text_encoder, tokens(tokenizer, [text]))[0]
+
+    return vector
+
+
+def save_part(model: nn.Module, folder: Path) -> None:
+    """One trained part in fp32 (config.json and safetensors), written beside and renamed."""
+    replace_folder(folder, model.save_pretrained)
+
+
+def load_pipeline(folder: Path) -> AudioLDMPipeline:
+    """The pipeline in fp32, without progress bars."""
+    pipe = AudioLDMPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -1,0 +1,210 @@
+"""Writes the toy world as a dataset: media files, manifests for every split, and plain talk.
+
+    python -m anytoany_lib.toyworld.dataset OUT [--media N --conversations N --seed S]
+
+Training rows are captioned media (stages 1 and 2) and conversations about them (stage 3). Test rows are the cells of
+the any-to-any matrix and more, worded as no training row is; some show pairs that no training set has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from anytoany_lib import media
+from anytoany_lib.config import Profile
+from anytoany_lib.data import Report, Row, write_manifest
+from anytoany_lib.generation import Sampling, reply_all
+from anytoany_lib.model import AnyToAny
+from anytoany_lib.runs import appearing_whole
+from anytoany_lib.toyworld.language import caption
+from anytoany_lib.toyworld.pictures import FPS
+from anytoany_lib.toyworld.scenes import Scene, random_scene, render
+from anytoany_lib.toyworld.sounds import RATE
+from anytoany_lib.toyworld.tasks import BEYOND, CELLS, SHARES, Maker, phrases
+
+SOURCE = "toyworld"
+_SUFFIX = {"image": ".png", "audio": ".wav", "video": ".mp4"}
+_KIND_SHARES = {"image": 0.4, "audio": 0.3, "video": 0.3}
+_PLAIN_SHARE = 0.14
+_UNSEEN_SHARE = 0.25
+_BETWEEN_SENTENCES = re.compile(r"(?<=[^\d\s][.!?])\s+")  # not behind "1.", which counts a list
+
+
+def _generator(seed: int, *names: str | int) -> np.random.Generator:
+    """A generator of its own for every use, so that one more row of a sort leaves the others as they were."""
+    return np.random.default_rng([seed, *(zlib.crc32(str(name).encode()) for name in names)])
+
+
+class _Pictures:
+    """Writes scenes as media files below a folder; with a pool, the same scene may be the same file."""
+
+    def __init__(self, folder: Path, split: str, rng: np.random.Generator, pool: int):
+        self.folder, self.split, self.rng, self.pool = folder, split, rng, pool
+        self.count = 0
+        self.made: dict[tuple[str, Scene], list[str]] = {}
+
+    def path(self, kind: str, scene: Scene) -> str:
+        """The relative path of a file that shows the scene."""
+        there = self.made.setdefault((kind, scene), [])
+        if len(there) >= self.pool:
+            return there[int(self.rng.integers(len(there)))]
+        name = f"media/{self.split}/{kind}/{self.count:06d}{_SUFFIX[kind]}"
+        self.count += 1
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        made = render(kind, scene, self.rng)
+        media.save(kind, self.folder / name, (made, RATE) if kind == "audio" else made, fps=FPS)
+        there.append(name)
+        return name
+
+    def stored(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Messages with their scenes replaced by files."""
+        return [
+            message
+            | {
+                "content": [
+                    part | {part["type"]: self.path(part["type"], part[part["type"]])}
+                    if isinstance(part.get(part["type"]), Scene)
+                    else part
+                    for part in message["content"]
+                ]
+            }
+            for message in messages
+        ]
+
+
+def captioned_rows(split: str, count: int, rng: np.random.Generator, files: _Pictures) -> list[Row]:
+    """Media with their plain captions, as any captioned dataset has them."""
+    rows = []
+    for kind, share in _KIND_SHARES.items():
+        for number in tqdm(range(round(count * share)), desc=f"{split} {kind}s"):
+            scene = random_scene(kind, rng)
+            told = caption(kind, scene)
+            messages = [
+                {"role": "user", "content": [{"type": kind, kind: files.path(kind, scene)}]},
+                {"role": "assistant", "content": [{"type": "text", "text": told}]},
+            ]
+            rows.append(Row(f"{split}-{kind}-{number}", SOURCE, messages, {"caption": told, "kind": kind}))
+    return rows
+
+
+def conversation_rows(split: str, count: int, rng: np.random.Generator, files: _Pictures) -> list[Row]:
+    """Conversations of all tasks, in the shares of `SHARES`."""
+    tasks = CELLS | BEYOND
+    weights = np.array([SHARES[name] for name in tasks])
+    rows = []
+    for number in tqdm(range(count), desc=f"{split} conversations"):
+        name = str(rng.choice(list(tasks), p=weights / weights.sum()))
+        talk = tasks[name](Maker(rng, split))
+        rows.append(Row(f"{split}-talk-{number}", SOURCE, files.stored(talk.messages), {"task": name}))
+    return rows
+
+
+def test_rows(per_task: int, seed: int, files: _Pictures) -> list[Row]:
+    """`per_task` rows of every cell and every other task, a quarter of them on held-out pairs where there are any."""
+    rows = []
+    for name, task in tqdm((CELLS | BEYOND).items(), desc="test conversations"):
+        rng = _generator(seed, "test", name)
+        for number in range(per_task):
+            unseen = number < round(per_task * _UNSEEN_SHARE) and name not in ("text->text", "text->audio")
+            talk = task(Maker(rng, "test", unseen))
+            messages = files.stored(talk.messages[:-1])
+            meta = {"task": name, "expect": talk.expect, "unseen": unseen}
+            rows.append(Row(f"test-{name}-{number}", SOURCE, messages, meta))
+    return rows
+
+
+def plain_rows(split: str, count: int, answers: dict[str, str]) -> list[Row]:
+    """Plain questions with the untouched LLM's answers, each repeated until there are `count`."""
+    questions = [question for question in phrases()["plain"][split] if answers[question]]
+    rows = []
+    for number in range(max(count, len(questions))):
+        question = questions[number % len(questions)]
+        messages = [
+            {"role": "user", "content": [{"type": "text", "text": question}]},
+            {"role": "assistant", "content": [{"type": "text", "text": answers[question]}]},
+        ]
+        rows.append(Row(f"{split}-plain-{number}", SOURCE, messages, {"task": "plain"}))
+    return rows
+
+
+def _whole_sentences(text: str) -> list[str]:
+    return [s for s in _BETWEEN_SENTENCES.split(text.strip()) if re.search(r"[^\d\s][.!?]$", s)]
+
+
+def untouched(profile: Profile, seed: int = 0) -> Callable[[Sequence[str]], list[str]]:
+    """The function that answers plain questions with the profile's LLM as it was published, in 16 bits.
+
+    Answers end with a sentence, two at most; a question without a whole sentence in 48 tokens gets "".
+    """
+    plain = profile.model_copy(update={"llm": profile.llm.model_copy(update={"quantization": "none"})})
+    model = AnyToAny.from_profile(plain, seed)
+
+    def answer(questions: Sequence[str]) -> list[str]:
+        conversations = [[{"role": "user", "content": question}] for question in questions]
+        replies = reply_all(model, conversations, seed, Sampling(kinds=(), max_new_tokens=48), batch_size=32)
+        texts = ["".join(part["text"] for part in reply["content"]) for reply in replies]
+        return [" ".join(_whole_sentences(text)[:2]) for text in texts]
+
+    return answer
+
+
+def write(
+    out: Path,
+    answer: Callable[[Sequence[str]], list[str]],
+    media_count: int = 2400,
+    conversations: int = 5000,
+    per_task: int = 24,
+    seed: int = 0,
+) -> dict[str, int]:
+    """Writes the dataset into a folder (whole or not at all); returns the rows of each split.
+
+    `answer` gives the untouched LLM's answers to plain questions.
+    """
+    questions = phrases()["plain"]
+    everything = [question for split in questions.values() for question in split]
+    answers = dict(zip(everything, answer(everything), strict=True))
+    sizes = {}
+    with appearing_whole(Path(out)) as folder:
+        for split, media_rows, talks in (
+            ("train", media_count, conversations),
+            ("validation", media_count // 12, conversations // 25),
+        ):
+            rng = _generator(seed, split)
+            files = _Pictures(folder, split, rng, pool=4)
+            rows = captioned_rows(split, media_rows, rng, files) + conversation_rows(split, talks, rng, files)
+            rows += plain_rows(split, round(talks * _PLAIN_SHARE), answers)
+            sizes[split] = write_manifest(rows, folder, split)
+        files = _Pictures(folder, "test", _generator(seed, "test"), pool=1)
+        rows = test_rows(per_task, seed, files) + plain_rows("test", 0, answers)
+        sizes["test"] = write_manifest(rows, folder, "test")
+        report = Report()
+        for _ in range(sum(sizes.values())):
+            report.kept()
+        report.save(folder / "report.json")
+    return sizes
+
+
+def main() -> None:
+    """Command line: write the toy world with the profile's LLM answering plain questions."""
+    parser = argparse.ArgumentParser(description="Write the toy world as a dataset.")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--profile", default="tiny")
+    parser.add_argument("--media", type=int, default=2400)
+    parser.add_argument("--conversations", type=int, default=5000)
+    parser.add_argument("--per-task", type=int, default=24, help="test rows of each task")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    answer = untouched(Profile.load(options.profile))
+    print(write(options.out, answer, options.media, options.conversations, options.per_task, options.seed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,335 @@
+"""Conversations about the toy world: every direction of the any-to-any matrix, and what goes beyond single turns.
+
+A task is a function `(Maker) -> Row content`: it picks scenes, words the request with the split's phrasings, and gives
+the reply with the caption each generated medium has to be told. `expect` lists, for each part of the last reply, its
+kind and the attributes that a judge should find in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from anytoany_lib.toyworld.language import DOES, TIMES, caption, moving
+from anytoany_lib.toyworld.pictures import COLOURS, MOTIONS
+from anytoany_lib.toyworld.scenes import COUNTED, HELD_OUT_MOTIONS, HELD_OUT_PAIRS, THINGS, Scene, random_scene
+
+_MAKE = {"image": "draw", "audio": "play", "video": "film"}
+
+
+@cache
+def phrases() -> dict[str, Any]:
+    """The wordings of `phrases.yaml`."""
+    return yaml.safe_load((Path(__file__).parent / "phrases.yaml").read_text(encoding="utf-8"))
+
+
+@dataclass
+class Talk:
+    """A conversation in the making, and what its last reply should show."""
+
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    expect: list[dict[str, Any]] = field(default_factory=list)
+
+    def user(self, *content: str | tuple[str, Scene]) -> Talk:
+        """A user turn of texts and (kind, scene) media, in order."""
+        parts = [
+            {"type": "text", "text": item} if isinstance(item, str) else {"type": item[0], item[0]: item[1]}
+            for item in content
+        ]
+        self.messages.append({"role": "user", "content": parts})
+        return self
+
+    def answer(self, text: str, **asked: Any) -> Talk:
+        """A reply in words; `asked` are the attributes it has to name."""
+        self.expect = [{"kind": "text", "scene": asked}]
+        self.messages.append({"role": "assistant", "content": [{"type": "text", "text": text}]})
+        return self
+
+    def produce(self, *media: tuple[str, Scene]) -> Talk:
+        """A reply that names and gives one medium after the other."""
+        parts: list[dict[str, Any]] = []
+        self.expect = []
+        for number, (kind, scene) in enumerate(media):
+            told = caption(kind, scene)
+            parts.append({"type": "text", "text": f"{'And here' if number else 'Here'} is {told}."})
+            parts.append({"type": kind, "caption": told})
+            self.expect.append({"kind": kind, "scene": scene.asked()})
+        self.messages.append({"role": "assistant", "content": parts})
+        return self
+
+
+class Maker:
+    """Draws scenes and wordings for one split ("train", "validation" or "test"), unseen pairs if asked."""
+
+    def __init__(self, rng: np.random.Generator, split: str, unseen: bool = False):
+        self.rng, self.split, self.unseen = rng, split, unseen
+
+    def pick(self, options) -> Any:
+        options = list(options)
+        return options[int(self.rng.integers(len(options)))]
+
+    def scene(self, kind: str) -> Scene:
+        return random_scene(kind, self.rng, held_out=self.unseen and kind != "audio")
+
+    def said(self, name: str, *sentence: str, **words: str) -> str:
+        """One of the split's phrasings as it stands, with its blanks filled."""
+        wordings = phrases()[name]["test" if self.split == "test" else "train"]
+        return self.pick(wordings).format(*sentence, **words)
+
+    def asked(self, name: str, **words: str) -> str:
+        """One of the split's phrasings as a whole sentence, plain or polite."""
+        sentence = self.said("polite", self.said(name, **words))
+        return sentence[0].upper() + sentence[1:]
+
+    def colour_for(self, thing: str, other_than: str | None = None) -> str:
+        """A colour for a thing, held out or not as this maker's scenes are."""
+        fit = [c for c in COLOURS if ((thing, c) in HELD_OUT_PAIRS) == self.unseen and c != other_than]
+        return self.pick(fit or [c for c in COLOURS if c != other_than])
+
+    def motion_for(self, thing: str, other_than: str | None = None) -> str:
+        """A motion that was not held out for this thing."""
+        return self.pick(m for m in MOTIONS if (thing, m) not in HELD_OUT_MOTIONS and m != other_than)
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def _heard(m: Maker, thing: str) -> tuple[str, Scene]:
+    """A sound of the thing, with a count if it is one that calls out."""
+    count = m.pick(TIMES) if thing in COUNTED else None
+    return "audio", Scene(thing, count=count, pitch=m.pick(("low", "high")) if count else None)
+
+
+def riddle(m: Maker) -> Talk:
+    thing = m.pick(THINGS)
+    asked = m.said("riddle", fact=m.pick(phrases()["facts"][thing]))
+    return Talk().user(asked).answer(f"It is a {thing}.", thing=thing)
+
+
+def _request(kind: str) -> Callable[[Maker], Talk]:
+    def task(m: Maker) -> Talk:
+        scene = m.scene(kind)
+        if kind == "audio" and m.rng.random() < 0.5:
+            scene = scene.but(count=None, pitch=None)
+        slot = {"image": "image", "audio": "sound", "video": "film"}[kind]
+        return Talk().user(m.asked(_MAKE[kind], **{slot: caption(kind, scene)})).produce((kind, scene))
+
+    return task
+
+
+def _description(kind: str) -> Callable[[Maker], Talk]:
+    def task(m: Maker) -> Talk:
+        scene = m.scene(kind)
+        return (
+            Talk().user((kind, scene), m.said(f"describe_{kind}")).answer(_sentence(caption(kind, scene)), **scene.asked())
+        )
+
+    return task
+
+
+def image_question(m: Maker) -> Talk:
+    scene = m.scene("image")
+    if m.rng.random() < 0.6:
+        return Talk().user(("image", scene), m.said("ask_colour")).answer(f"It is {scene.colour}.", colour=scene.colour)
+    return Talk().user(("image", scene), m.said("ask_thing")).answer(f"It is a {scene.thing}.", thing=scene.thing)
+
+
+def audio_question(m: Maker) -> Talk:
+    heard = _heard(m, m.pick(COUNTED))
+    scene = heard[1]
+    draw = m.rng.random()
+    if draw < 0.6:
+        reply = f"It {DOES[scene.thing]} {TIMES[scene.count]}."
+        return Talk().user(heard, m.said("ask_count")).answer(reply, count=scene.count)
+    if draw < 0.8:
+        return Talk().user(heard, m.said("ask_pitch")).answer(f"It is {scene.pitch}.", pitch=scene.pitch)
+    return Talk().user(heard, m.said("ask_thing")).answer(f"It is a {scene.thing}.", thing=scene.thing)
+
+
+def video_question(m: Maker) -> Talk:
+    scene = m.scene("video")
+    question = m.pick(("ask_motion", "ask_colour", "ask_thing"))
+    reply, asked = {
+        "ask_motion": (f"It is {moving(scene.motion)}.", {"motion": scene.motion}),
+        "ask_colour": (f"It is {scene.colour}.", {"colour": scene.colour}),
+        "ask_thing": (f"It is a {scene.thing}.", {"thing": scene.thing}),
+    }[question]
+    return Talk().user(("video", scene), m.said(question)).answer(reply, **asked)
+
+
+def image_to_image(m: Maker) -> Talk:
+    seen = m.scene("image").but(size=None, place=None)
+    wanted = seen.but(colour=m.colour_for(seen.thing, other_than=seen.colour))
+    return Talk().user(("image", seen), m.asked("recolour", colour=wanted.colour)).produce(("image", wanted))
+
+
+def _shown_to_audio(kind: str) -> Callable[[Maker], Talk]:
+    def task(m: Maker) -> Talk:
+        seen = m.scene(kind)
+        if seen.thing in COUNTED and m.rng.random() < 0.4:
+            wanted = Scene(seen.thing, count=m.pick(TIMES))
+            asked = m.asked("play_shown_times", times=TIMES[wanted.count])
+        else:
+            wanted, asked = Scene(seen.thing), m.asked("play_shown")
+        return Talk().user((kind, seen), asked).produce(("audio", wanted))
+
+    return task
+
+
+def _shown_to_video(kind: str) -> Callable[[Maker], Talk]:
+    def task(m: Maker) -> Talk:
+        seen = m.scene(kind)
+        wanted = Scene(seen.thing, seen.colour, motion=m.motion_for(seen.thing, seen.motion))
+        return Talk().user((kind, seen), m.asked("film_shown", moving=moving(wanted.motion))).produce(("video", wanted))
+
+    return task
+
+
+def audio_to_image(m: Maker) -> Talk:
+    heard = _heard(m, m.pick(THINGS))
+    wanted = Scene(heard[1].thing, m.colour_for(heard[1].thing))
+    return Talk().user(heard, m.asked("draw_heard", colour=wanted.colour)).produce(("image", wanted))
+
+
+def audio_to_audio(m: Maker) -> Talk:
+    kind, scene = _heard(m, m.pick(THINGS))
+    if scene.count:
+        wanted = Scene(scene.thing, count=m.pick(n for n in TIMES if n != scene.count))
+        return Talk().user((kind, scene), m.asked("replay", times=TIMES[wanted.count])).produce((kind, wanted))
+    return Talk().user((kind, scene), m.asked("echo")).produce((kind, Scene(scene.thing)))
+
+
+def audio_to_video(m: Maker) -> Talk:
+    heard = _heard(m, m.pick(THINGS))
+    thing = heard[1].thing
+    wanted = Scene(thing, m.colour_for(thing), motion=m.motion_for(thing))
+    words = {"colour": wanted.colour, "moving": moving(wanted.motion)}
+    return Talk().user(heard, m.asked("film_heard", **words)).produce(("video", wanted))
+
+
+def video_to_image(m: Maker) -> Talk:
+    seen = m.scene("video")
+    return Talk().user(("video", seen), m.asked("redraw")).produce(("image", Scene(seen.thing, seen.colour)))
+
+
+def match(m: Maker) -> Talk:
+    seen = m.scene("image").but(size=None, place=None)
+    same = m.rng.random() < 0.5
+    heard = _heard(m, seen.thing if same else m.pick(t for t in THINGS if t != seen.thing))
+    if same:
+        reply = f"Yes, both are a {seen.thing}."
+    else:
+        reply = f"No, the picture shows a {seen.thing} and the sound is a {heard[1].thing}."
+    media = [("image", seen), heard]
+    if m.rng.random() < 0.5:
+        media.reverse()
+    return Talk().user(*media, m.said("match")).answer(reply, starts="Yes" if same else "No")
+
+
+def which_colour(m: Maker) -> Talk:
+    first = m.scene("image")
+    second = m.scene("image")
+    second = second.but(colour=m.colour_for(second.thing, other_than=first.colour))
+    number = int(m.rng.integers(2))
+    asked = m.said("which_colour", colour=(first, second)[number].colour)
+    ordinal = ("first", "second")[number]
+    return Talk().user(("image", first), ("image", second), asked).answer(f"The {ordinal} one.", starts=f"The {ordinal}")
+
+
+def draw_mixed(m: Maker) -> Talk:
+    heard = _heard(m, m.pick(THINGS))
+    seen = m.scene("image").but(size=None, place=None)
+    wanted = Scene(heard[1].thing, m.colour_for(heard[1].thing))
+    seen = seen.but(thing=m.pick(t for t in THINGS if (t, wanted.colour) not in HELD_OUT_PAIRS), colour=wanted.colour)
+    return Talk().user(heard, ("image", seen), m.said("draw_mixed")).produce(("image", wanted))
+
+
+def two_outputs(m: Maker) -> Talk:
+    seen = m.scene("image").but(size=None, place=None)
+    shown, heard = caption("image", seen), ("audio", Scene(seen.thing))
+    filmed = seen.but(motion=m.motion_for(seen.thing))
+    task = m.pick(("draw_and_play", "draw_and_film", "film_and_play"))
+    if task == "draw_and_play":
+        return Talk().user(m.asked(task, image=shown)).produce(("image", seen), heard)
+    if task == "draw_and_film":
+        asked = m.asked(task, image=shown, moving=moving(filmed.motion))
+        return Talk().user(asked).produce(("image", seen), ("video", filmed))
+    return Talk().user(m.asked(task, film=caption("video", filmed))).produce(("video", filmed), heard)
+
+
+def follow_up(m: Maker) -> Talk:
+    """Two to three turns, each about what the turn before made."""
+    scene = m.scene("image").but(size=None, place=None)
+    talk = _request_of(m, m.pick(("image", "audio", "video")), scene)
+    for _ in range(int(m.rng.integers(1, 3))):
+        then = m.pick(("then_colour", "then_film", "then_play", "then_draw"))
+        if then == "then_colour":
+            scene = scene.but(colour=m.colour_for(scene.thing, other_than=scene.colour))
+            talk = talk.user(m.said(then, colour=scene.colour)).produce(("image", scene))
+        elif then == "then_film":
+            filmed = scene.but(motion=m.motion_for(scene.thing))
+            talk = talk.user(m.said(then, moving=moving(filmed.motion))).produce(("video", filmed))
+        elif then == "then_play":
+            talk = talk.user(m.said(then)).produce(("audio", Scene(scene.thing)))
+        else:
+            talk = talk.user(m.said(then)).produce(("image", scene))
+    return talk
+
+
+def _request_of(m: Maker, kind: str, scene: Scene) -> Talk:
+    """A first turn that fixes thing and colour: asked for in words, or shown by the user."""
+    if kind == "image" and m.rng.random() < 0.5:
+        return Talk().user(m.asked("draw", image=caption("image", scene))).produce(("image", scene))
+    if kind == "video":
+        filmed = scene.but(motion=m.motion_for(scene.thing))
+        return Talk().user(m.asked("film", film=caption("video", filmed))).produce(("video", filmed))
+    asked = m.said("describe_image")
+    return Talk().user(("image", scene), asked).answer(_sentence(caption("image", scene)), **scene.asked())
+
+
+# The sixteen cells of the matrix, then what goes beyond it. The number is a task's share of the training rows.
+CELLS: dict[str, Callable[[Maker], Talk]] = {
+    "text->text": riddle,
+    "text->image": _request("image"),
+    "text->audio": _request("audio"),
+    "text->video": _request("video"),
+    "image->text": _description("image"),
+    "image->image": image_to_image,
+    "image->audio": _shown_to_audio("image"),
+    "image->video": _shown_to_video("image"),
+    "audio->text": _description("audio"),
+    "audio->image": audio_to_image,
+    "audio->audio": audio_to_audio,
+    "audio->video": audio_to_video,
+    "video->text": _description("video"),
+    "video->image": video_to_image,
+    "video->audio": _shown_to_audio("video"),
+    "video->video": _shown_to_video("video"),
+}
+BEYOND: dict[str, Callable[[Maker], Talk]] = {
+    "image question": image_question,
+    "audio question": audio_question,
+    "video question": video_question,
+    "two pictures": which_colour,
+    "picture and sound": match,
+    "mixed request": draw_mixed,
+    "two outputs": two_outputs,
+    "follow-up": follow_up,
+}
+SHARES = {name: 1.0 for name in (*CELLS, *BEYOND)} | {
+    "text->image": 2.0,
+    "text->audio": 2.0,
+    "text->video": 2.0,
+    "image->text": 1.5,
+    "audio->text": 1.5,
+    "video->text": 1.5,
+    "two outputs": 1.5,
+    "follow-up": 2.0,
+}

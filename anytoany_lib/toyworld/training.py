@@ -1,0 +1,162 @@
+"""What the trainings of the tiny diffusion models share: pace and progress, noise, loss, few-step schedulers, saving."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.training_utils import EMAModel
+from tqdm.auto import tqdm
+
+from anytoany_lib.toyworld.pace import Pace
+
+NOISE = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "steps_offset": 1,
+}
+
+
+def paced(pace: Pace, optimiser: torch.optim.Optimizer, title: str) -> Iterator[int]:
+    """Counts steps until the pace is done, sets each group's learning rate from its "peak", shows progress."""
+    with tqdm(
+        total=100,
+        desc=title,
+        unit="%",
+        mininterval=5,
+        bar_format="{l_bar}{bar}| {elapsed} {postfix}",
+    ) as bar:
+        while pace.progress < 1:
+            for group in optimiser.param_groups:
+                group["lr"] = pace.cosine(group["peak"])
+            yield pace.taken
+            pace.taken += 1
+            bar.set_postfix(step=pace.taken, refresh=False)
+            bar.update(int(100 * pace.progress) - bar.n)
+
+
+def noise_scheduler() -> DDIMScheduler:
+    """The noise of training (and a sampler): v-prediction, terminal signal-to-noise ratio of zero."""
+    return DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=True)
+
+
+def fast_scheduler() -> DPMSolverMultistepScheduler:
+    """A second-order solver for the same noise."""
+    return DPMSolverMultistepScheduler(
+        **NOISE, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
+    )
+
+
+def plain_attention(model) -> None:
+    """Softmax attention step by step: on a CPU several times faster to train than the fused kernel's backward."""
+    model.set_attn_processor(AttnProcessor())
+
+
+def velocity_loss(
+    unet,
+    noise: DDIMScheduler,
+    clean: torch.Tensor,
+    condition: torch.Tensor,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Mean squared error of the predicted velocity.
+
+    `clean` (B, C, H, W) or (B, C, T, H, W) are scaled latents; `condition` (B, 16, 128).
+    """
+    steps = torch.randint(0, noise.config.num_train_timesteps, (len(clean),), generator=generator)
+    added = torch.randn(clean.shape, generator=generator)
+    target = noise.get_velocity(clean, added, steps)
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = unet(noise.add_noise(clean, added, steps), steps, condition).sample
+    return torch.nn.functional.mse_loss(predicted.float(), target)
+
+
+def unclear(
+    condition: torch.Tensor,
+    nothing: torch.Tensor,
+    generator: torch.Generator,
+    drop: float = 0.1,
+    blur: float = 0.15,
+) -> torch.Tensor:
+    """Conditions (B, 16, 128) with a share of them dropped for `nothing` (1, 16, 128), the rest a little noisy.
+
+    The noise is there because the language model's projections will not hit the text encoder's output exactly.
+    """
+    amount = blur * torch.rand(len(condition), 1, 1, generator=generator)
+    noisy = condition + amount * torch.randn(condition.shape, generator=generator)
+    dropped = torch.rand(len(condition), 1, 1, generator=generator) < drop
+    return torch.where(dropped, nothing, noisy)
+
+
+class Averaged:
+    """The moving average of a UNet's weights: what is saved now and then, and what is left at the end."""
+
+    def __init__(self, unet, save: Callable[[], None] | None = None, minutes: float = 4.0):
+        self._unet, self._save, self._minutes = unet, save, minutes
+        self._average = EMAModel(unet.parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
+        self._taken, self._loss, self._saved = 0, 0.0, time.monotonic()
+
+    def step(self, loss: float) -> None:
+        """To be called after each optimiser step."""
+        weights = list(self._unet.parameters())
+        self._average.step(weights)
+        self._loss += max(0.01, 1 / (self._taken + 1)) * (loss - self._loss)
+        if self._taken % 200 == 0:
+            tqdm.write(f"{type(self._unet).__name__} step {self._taken} loss {self._loss:.4f}")
+        self._taken += 1
+        if self._save and time.monotonic() - self._saved > 60 * self._minutes:
+            self._average.store(weights)
+            self._average.copy_to(weights)
+            self._save()
+            self._average.restore(weights)
+            self._saved = time.monotonic()
+
+    def finish(self):
+        """The UNet with the averaged weights, frozen."""
+        self._average.copy_to(self._unet.parameters())
+        return self._unet.eval().requires_grad_(False)
+
+
+def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` fill a new folder beside `path`, then puts it in its place."""
+    path = Path(path)
+    new, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir(parents=True)
+    write(new)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def save_pipeline(pipeline: DiffusionPipeline, path: Path) -> None:
+    """Saves a pipeline in half precision, its tokenizer with CLIP's vocab.json and merges.txt as well."""
+    parts = {
+        name: copy.deepcopy(part).half() if isinstance(part, torch.nn.Module) else part
+        for name, part in pipeline.components.items()
+    }
+    halved = type(pipeline)(**parts, **_extras(pipeline))
+
+    def write(folder: Path) -> None:
+        halved.save_pretrained(folder, safe_serialization=True)
+        halved.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
+
+    replace_folder(path, write)
+
+
+def _extras(pipeline: DiffusionPipeline) -> dict:
+    asked = "requires_safety_checker"
+    return {asked: False} if asked in pipeline.config else {}

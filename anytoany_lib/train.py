@@ -1,0 +1,339 @@
+"""Training: one entry, one collator and one loss for all three stages.
+
+    python -m anytoany_lib.train --profile P --stage 1 --data OUT --run DIR [--init RUN --max-steps N --resume]
+
+A stage is a row of the profile's table: what it reads, which parts it trains and how fast. It reads cached features
+only: no encoder or diffusion model is in memory. `accelerate launch -m anytoany_lib.train ...` spreads it over cards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import get_scheduler
+
+from anytoany_lib import runs
+from anytoany_lib.config import Profile, StageConfig, resolve
+from anytoany_lib.data import Row, as_comprehension, as_generation, dataset_fingerprint, read_manifest, splits_in
+from anytoany_lib.features import DatasetFeatures
+from anytoany_lib.messages import Encoded, MessageEncoder
+from anytoany_lib.model import AnyToAny, Batch, collate
+
+CHECKPOINT = "checkpoint"
+_WINDOW_BATCHES = 50
+_FREE_BYTES = 200 * 2**20
+
+
+class StageData:
+    """The rows of a dataset's split that a stage reads, as batches of encoded conversations in a fixed order."""
+
+    def __init__(
+        self, data: Path, split: str, reads: str, encoder: MessageEncoder, features: DatasetFeatures, seed: int
+    ):
+        self._rows = read_manifest(data, split)
+        self._reads, self._encoder, self._features, self._seed = reads, encoder, features, seed
+        self._indices = [n for n, row in enumerate(self._rows) if self._fits(row)]
+        if not self._indices and reads == "instructions":
+            self._indices = list(range(len(self._rows)))  # captioned media alone: asked about in both directions
+        if not self._indices:
+            raise ValueError(f"{data}: its {split} split has no rows for {reads}; expected media with captions")
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def _fits(self, row: Row) -> bool:
+        return ("caption" in row.meta) != (self._reads == "instructions")
+
+    def _encode(self, index: int, epoch: int) -> tuple[str, Encoded]:
+        row = self._rows[index]
+        rng = np.random.default_rng([self._seed, epoch, index])
+        if "caption" not in row.meta:
+            messages = row.messages
+        elif self._reads == "comprehension" or (self._reads == "instructions" and rng.random() < 0.5):
+            messages = as_comprehension(row, rng)
+        else:
+            messages = as_generation(row, rng)
+        return row.id, self._encoder.encode_within(messages, self._encoder.context)[0]
+
+    def _collate(self, rows: list[tuple[str, Encoded]]) -> tuple[list[str], Batch]:
+        encoded = [one for _, one in rows]
+        width = self._features.profile.encoder.embedding
+        batch = collate(encoded, lambda _, path: self._features.media(path), self._features.caption, width)
+        return [name for name, _ in rows], batch
+
+    def batches(self, size: int) -> Iterator[tuple[list[str], Batch]]:
+        """Endless (row ids, batch), epoch after epoch; rows of like length share a batch.
+
+        The order depends on the seed alone, so a resumed run skips to where it was.
+        """
+        for epoch in count():
+            rng = np.random.default_rng([self._seed, epoch])
+            order = rng.permutation(self._indices)
+            window = size * _WINDOW_BATCHES
+            for start in range(0, len(order), window):
+                rows = [self._encode(int(index), epoch) for index in order[start : start + window]]
+                rows.sort(key=lambda row: len(row[1].ids))
+                groups = [rows[at : at + size] for at in range(0, len(rows), size)]
+                for number in rng.permutation(len(groups)):
+                    yield self._collate(groups[int(number)])
+
+    def once(self, size: int) -> Iterator[Batch]:
+        """Every row once, in order of the manifest."""
+        for start in range(0, len(self._indices), size):
+            yield self._collate([self._encode(index, 0) for index in self._indices[start : start + size]])[1]
+
+
+def trained_parts(model: AnyToAny, stage: StageConfig) -> dict[str, list[nn.Parameter]]:
+    """Freezes the model but for the parts a stage trains; returns their parameters."""
+    model.requires_grad_(False)
+    parts = {}
+    for part in stage.learning_rates:
+        if part == "lora":
+            model.add_lora()
+            parameters = [p for name, p in model.llm.named_parameters() if "lora_" in name]
+        else:
+            parameters = list(model.bridges()[part].parameters())
+        parts[part] = [parameter.requires_grad_() for parameter in parameters]
+    return parts
+
+
+def _optimiser(parts: dict[str, list[nn.Parameter]], stage: StageConfig, steps: int):
+    """AdamW with a learning rate for each part, and the stage's schedule."""
+    groups = [{"params": parameters, "lr": stage.learning_rates[part]} for part, parameters in parts.items()]
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=stage.weight_decay)
+    schedule = get_scheduler(stage.schedule, optimiser, round(stage.warmup * steps), steps)
+    return optimiser, schedule
+
+
+def total_loss(losses: dict[str, torch.Tensor], stage: StageConfig) -> torch.Tensor:
+    """Cross entropy plus the weighted alignment losses of all kinds."""
+    return sum(loss if name == "text" else stage.alignment_weight * loss for name, loss in losses.items())
+
+
+def _check_target(run: Path, profile: Profile, stage: int, resume: bool) -> None:
+    """Fails before training rather than after it: another run's folder, no room, no permission."""
+    run.mkdir(parents=True, exist_ok=True)
+    if (run / runs.RECORD).is_file():
+        record = runs.read_record(run)
+        found = (record["profile"]["name"], record["stage"])
+        if found != (profile.name, stage):
+            raise ValueError(
+                f"{run} holds stage {found[1]} of profile {found[0]}, not stage {stage} of {profile.name}: "
+                "choose another run folder, or delete that one"
+            )
+    if resume and not (run / CHECKPOINT).is_dir():
+        raise FileNotFoundError(f"nothing to resume: {run} has no {CHECKPOINT} folder; start without --resume")
+    if not os.access(run, os.W_OK):
+        raise PermissionError(f"{run} is read-only; choose a folder that can be written")
+    free = shutil.disk_usage(run).free
+    if free < _FREE_BYTES:
+        raise OSError(f"{run}: {free >> 20} MiB of disk are free, a run needs {_FREE_BYTES >> 20}")
+
+
+def _initial_model(profile: Profile, init: Path | None, seed: int) -> AnyToAny:
+    model = AnyToAny.from_profile(profile, seed)
+    if init is not None:
+        found = runs.read_record(init)["profile"]["name"]
+        if found != profile.name:
+            raise ValueError(f"{init} was trained with profile {found}, not {profile.name}: name a run of that profile")
+        if (init / runs.ADAPTER).is_dir():
+            model.add_lora()
+        model.load(init)
+    return model
+
+
+def _save_checkpoint(run: Path, model: AnyToAny, optimiser, schedule, step: int, seconds: float) -> None:
+    with runs.appearing_whole(run / CHECKPOINT) as folder:
+        runs.write_tensors(folder, model.bridges(), model.adapter)
+        state = {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
+        torch.save(state | {"step": step, "seconds": seconds, "rng": torch.get_rng_state()}, folder / "state.pt")
+
+
+def _load_checkpoint(run: Path, model: AnyToAny, optimiser, schedule) -> tuple[int, float]:
+    model.load(run / CHECKPOINT)
+    state = torch.load(run / CHECKPOINT / "state.pt", weights_only=True)
+    optimiser.load_state_dict(state["optimiser"])
+    schedule.load_state_dict(state["schedule"])
+    torch.set_rng_state(state["rng"])
+    return state["step"], state["seconds"]
+
+
+def peak_memory_bytes() -> dict[str, int]:
+    """Peak memory of this process on the host, and on the card if there is one."""
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    if torch.cuda.is_available():
+        peak["device"] = torch.cuda.max_memory_allocated()
+    return peak
+
+
+@torch.no_grad()
+def validation_losses(model: AnyToAny, data: StageData, batch_size: int) -> dict[str, float]:
+    """Mean of each loss over a split, batch by batch."""
+    model.eval()
+    sums: dict[str, list[float]] = {}
+    for batch in tqdm(data.once(batch_size), total=-(-len(data) // batch_size), desc="validation"):
+        for name, loss in model(batch.to(model.device)).items():
+            sums.setdefault(name, []).append(loss.item())
+    return {name: float(np.mean(values)) for name, values in sums.items()}
+
+
+def train(
+    profile: Profile,
+    stage: int,
+    data: str | Path,
+    run: str | Path,
+    init: str | Path | None = None,
+    max_steps: int | None = None,
+    save_every: int = 100,
+    resume: bool = False,
+    seed: int = 0,
+    on_log: Callable[[dict[str, Any]], None] | None = None,
+) -> Path:
+    """Trains one stage on a dataset with cached features and writes the run folder; returns it.
+
+    `init` is the run to start from (the stage before). A killed or interrupted run goes on with `resume`, to the
+    weights it would have had. `on_log` gets each line of metrics.jsonl. Raises RuntimeError (step, rows, last
+    checkpoint) if a loss is not finite.
+    """
+    data, run = resolve(data), resolve(run)
+    settings = profile.stages[stage]
+    _check_target(run, profile, stage, resume)
+    steps = max_steps or settings.steps
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    features = DatasetFeatures(profile, data)
+    model = _initial_model(profile, resolve(init) if init else None, seed)
+    parts = trained_parts(model, settings)
+    optimiser, schedule = _optimiser(parts, settings, steps)
+    done, seconds = _load_checkpoint(run, model, optimiser, schedule) if resume else (0, 0.0)
+    train_data = StageData(data, "train", settings.reads, model.messages, features, seed)
+    wrapped, optimiser, schedule = accelerator.prepare(model, optimiser, schedule)
+    log = _Log(run, accelerator, append=resume, on_log=on_log)
+    if not resume:
+        torch.manual_seed(seed + stage)
+
+    rank, world = accelerator.process_index, accelerator.num_processes
+    batches = islice(train_data.batches(settings.batch_size), done * world + rank, None, world)
+    started = time.perf_counter() - seconds
+    bar = tqdm(range(done, steps), desc=f"stage {stage}", initial=done, total=steps, disable=rank > 0)
+    step = done
+    wrapped.train()
+    try:
+        for step, (names, batch) in zip(bar, batches, strict=False):
+            losses = wrapped(batch.to(model.device))
+            loss = total_loss(losses, settings)
+            if not torch.isfinite(loss):
+                raise RuntimeError(
+                    f"stage {stage}, step {step}: the loss is {loss.item()} on rows {', '.join(names)}; the last good "
+                    f"checkpoint is {run / CHECKPOINT if (run / CHECKPOINT).is_dir() else 'the initial weights'}. "
+                    "Lower the stage's learning rates in the profile"
+                )
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_([p for group in parts.values() for p in group], settings.clip)
+            optimiser.step()
+            schedule.step()
+            optimiser.zero_grad()
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+            log.add(step, losses, schedule.get_last_lr()[0], batch, time.perf_counter() - started)
+            if accelerator.is_main_process and (step + 1) % save_every == 0 and step + 1 < steps:
+                _save_checkpoint(run, model, optimiser, schedule, step + 1, time.perf_counter() - started)
+    except KeyboardInterrupt:
+        _save_checkpoint(run, model, optimiser, schedule, step, time.perf_counter() - started)
+        raise
+    if accelerator.is_main_process:
+        validation = {}
+        if "validation" in splits_in(data):
+            held_out = StageData(data, "validation", settings.reads, model.messages, features, seed)
+            validation = validation_losses(model, held_out, settings.batch_size)
+        record = {
+            "profile": profile.model_dump(mode="json"),
+            "stage": stage,
+            "steps": steps,
+            "seed": seed,
+            "init": str(init) if init else None,
+            "data": {str(data): dataset_fingerprint(data)},
+            "validation": validation,
+            "seconds": time.perf_counter() - started,
+            "peak_memory_bytes": peak_memory_bytes(),
+            **runs.provenance(),
+        }
+        _finish(run, model, record)
+    accelerator.wait_for_everyone()
+    return run
+
+
+def _finish(run: Path, model: AnyToAny, record: dict[str, Any]) -> None:
+    """Puts the final weights into the run folder; `run.json` comes last and makes it a run."""
+    (run / runs.RECORD).unlink(missing_ok=True)
+    with runs.appearing_whole(run / ".final") as folder:
+        runs.write_tensors(folder, model.bridges(), model.adapter)
+    shutil.rmtree(run / runs.ADAPTER, ignore_errors=True)
+    for item in (run / ".final").iterdir():
+        os.replace(item, run / item.name)
+    (run / ".final").rmdir()
+    shutil.rmtree(run / CHECKPOINT, ignore_errors=True)
+    beside = run / f".{runs.RECORD}"
+    beside.write_text(json.dumps(record, indent=2) + "\n")
+    os.replace(beside, run / runs.RECORD)
+
+
+class _Log:
+    """metrics.jsonl: one line every few steps, from the first process."""
+
+    every = 5
+
+    def __init__(self, run: Path, accelerator: Accelerator, append: bool, on_log):
+        self._on_log, self._silent = on_log, not accelerator.is_main_process
+        self._file = None if self._silent else (run / "metrics.jsonl").open("a" if append else "w")
+        self._recent: list[tuple[dict[str, float], int]] = []
+        self._since = 0.0
+
+    def add(self, step: int, losses, rate: float, batch: Batch, seconds: float) -> None:
+        if self._silent:
+            return
+        tokens = int(batch.mask.sum())
+        self._recent.append(({name: loss.item() for name, loss in losses.items()}, tokens))
+        if (step + 1) % self.every:
+            return
+        names = dict.fromkeys(name for losses, _ in self._recent for name in losses)
+        line = {"step": step + 1, "seconds": round(seconds, 2), "learning_rate": rate}
+        line |= {n: float(np.mean([losses[n] for losses, _ in self._recent if n in losses])) for n in names}
+        line["tokens_per_second"] = round(sum(t for _, t in self._recent) / max(seconds - self._since, 1e-9))
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        self._recent, self._since = [], seconds
+        if self._on_log:
+            self._on_log(line)
+
+
+def main() -> None:
+    """Command line: train one stage."""
+    parser = argparse.ArgumentParser(description="Train one stage on a dataset with cached features.")
+    parser.add_argument("--profile", default="tiny")
+    parser.add_argument("--stage", type=int, required=True, choices=(1, 2, 3))
+    parser.add_argument("--data", required=True, help="folder with manifests and features")
+    parser.add_argument("--run", required=True, help="run folder to write")
+    parser.add_argument("--init", help="run folder of the stage before")
+    parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--save-every", type=int, default=100)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    given = vars(parser.parse_args())
+    print(train(Profile.load(given.pop("profile")), **given))
+
+
+if __name__ == "__main__":
+    main()
