@@ -1,0 +1,31 @@
+"""anytoany: train, measure and talk to any-to-any multimodal LLMs, in notebooks.
+
+import anytoany_lib as a2a
+model = a2a.AnyToAny.from_pretrained("ckpt/runs/tiny/stage3")
+reply = model.chat([{"role": "user", "content": "Draw a red bell."}], seed=0)
+"""
+
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anytoany_lib.chat import Session
+    from anytoany_lib.config import Profile
+    from anytoany_lib.model import AnyToAny
+    from anytoany_lib.widget import Chat
+
+_HOMES = {"AnyToAny": "model", "Chat": "widget", "Profile": "config", "Session": "chat"}
+
+# Two notices at import, about optional packages (kernels, torchvision) that the kit does without on purpose.
+for _noisy in ("bitsandbytes.backends.cpu.ops", "transformers.utils.import_utils"):
+    logging.getLogger(_noisy).setLevel(logging.ERROR)
+
+__all__ = ["AnyToAny", "Chat", "Profile", "Session"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name on first use, so that importing the package costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

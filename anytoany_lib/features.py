@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from anytoany_lib.imagebind import ImageBind
 from anytoany_lib.llm import pick_device
 from anytoany_lib.messages import parts_of
 from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.runs import write_file
 
 _SHARD_ROWS = 8192
 _BATCH = 32
@@ -56,7 +56,7 @@ class FeatureCache:
                 )
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            _replace(note, json.dumps(made_by).encode())
+            write_file(note, json.dumps(made_by))
         self._shards: list[np.ndarray] = []
         self._places: dict[str, tuple[int, int]] = {}
         for keys in sorted(folder.glob("*.keys")):
@@ -85,8 +85,8 @@ class FeatureCache:
         path = self.folder / f"{number:05d}.npy"
         beside = path.with_suffix(".part.npy")
         np.save(beside, np.ascontiguousarray(rows, dtype=np.float16))
-        os.replace(beside, path)
-        _replace(path.with_suffix(".keys"), "\n".join(keys).encode())
+        beside.replace(path)
+        write_file(path.with_suffix(".keys"), "\n".join(keys))
         self._open(path.with_suffix(".keys"))
 
     def get(self, keys: Sequence[str]) -> np.ndarray:
@@ -102,7 +102,9 @@ class FeatureCache:
             rows[at] = self._shards[shard][row]
         return rows
 
-    def fill(self, items: Iterable[tuple[str, Any]], embed: Callable[[list], np.ndarray], label: str) -> int:
+    def fill(
+        self, items: Iterable[tuple[str, Any]], embed: Callable[[list], np.ndarray], label: str
+    ) -> int:
         """Embeds the items (key, content) that are not there yet, shard by shard; returns how many were added."""
         todo = [(key, item) for key, item in dict(items).items() if key not in self]
         with tqdm(total=len(todo), desc=label, disable=not todo) as bar:
@@ -115,12 +117,6 @@ class FeatureCache:
                     bar.update(len(batch))
                 self.append([key for key, _ in shard], np.concatenate(rows))
         return len(todo)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(content)
-    os.replace(beside, path)
 
 
 def fingerprint(files: Sequence[Path]) -> str:
@@ -141,7 +137,11 @@ def fingerprint(files: Sequence[Path]) -> str:
 
 def _encoder_files(profile: Profile) -> list[Path]:
     path = resolve(profile.encoder.folder)
-    files = sorted(path.glob("*.safetensors")) + sorted(path.glob("config.json")) if path.is_dir() else [path]
+    files = (
+        sorted(path.glob("*.safetensors")) + sorted(path.glob("config.json"))
+        if path.is_dir()
+        else [path]
+    )
     if not files or not files[0].is_file():
         raise FileNotFoundError(
             f"no ImageBind in {path}: run notebooks/01_checkpoints.ipynb, or set encoder.folder in the profile"
@@ -156,9 +156,13 @@ class DatasetFeatures:
         self.profile, self.data = profile, resolve(data)
         self._folder = self.data / "features"
         self._names = self._folder / "media.json"
-        self._keys: dict[str, str] = json.loads(self._names.read_text()) if self._names.is_file() else {}
+        self._keys: dict[str, str] = (
+            json.loads(self._names.read_text()) if self._names.is_file() else {}
+        )
         self.encoder = FeatureCache(
-            self._folder / "encoder", fingerprint(_encoder_files(profile)), (profile.encoder.embedding,)
+            self._folder / "encoder",
+            fingerprint(_encoder_files(profile)),
+            (profile.encoder.embedding,),
         )
         self.captions = {
             kind: FeatureCache(
@@ -184,13 +188,15 @@ class DatasetFeatures:
 
     def fill_media(self, paths: dict[str, list[str]], device: torch.device) -> int:
         """Embeds the media (kind -> paths below the dataset); returns how many were new."""
-        encoder = ImageBind.from_checkpoint(resolve(self.profile.encoder.folder), senses=("vision", "audio"))
+        encoder = ImageBind.from_checkpoint(
+            resolve(self.profile.encoder.folder), senses=("vision", "audio")
+        )
         encoder.to(device)
         added = 0
         for kind, names in paths.items():
             for name in names:
                 self._keys.setdefault(name, media.content_key(kind, self.data / name))
-            _replace(self._names, json.dumps(self._keys).encode())
+            write_file(self._names, json.dumps(self._keys))
 
             def embed(batch: list[Path], kind: str = kind) -> np.ndarray:
                 loaded = [media.as_media(kind, path) for path in batch]
@@ -207,7 +213,9 @@ class DatasetFeatures:
             encode = decoders.CaptionEncoder(self.profile.decoders[kind], device)
             items = ((caption_key(text), text) for text in texts)
             added += self.captions[kind].fill(
-                items, lambda batch, encode=encode: encode(batch).cpu().numpy(), f"{kind} captions embedded"
+                items,
+                lambda batch, encode=encode: encode(batch).cpu().numpy(),
+                f"{kind} captions embedded",
             )
         return added
 
@@ -235,11 +243,18 @@ def precompute(profile: Profile, data: str | Path) -> dict[str, int]:
     Interrupted work goes on where it was: what is cached is not computed again.
     """
     store = DatasetFeatures(profile, data)
-    rows = [row for split in splits_in(store.data) if split != "test" for row in read_manifest(store.data, split)]
+    rows = [
+        row
+        for split in splits_in(store.data)
+        if split != "test"
+        for row in read_manifest(store.data, split)
+    ]
     paths, captions = contents(rows)
     unknown = {kind for kind, texts in captions.items() if texts} - set(profile.decoders)
     if unknown:
-        raise ValueError(f"the data generates {', '.join(unknown)}, profile {profile.name} has no decoder for it")
+        raise ValueError(
+            f"the data generates {', '.join(unknown)}, profile {profile.name} has no decoder for it"
+        )
     device = pick_device()
     return {
         "media": store.fill_media(paths, device),

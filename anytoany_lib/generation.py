@@ -11,14 +11,22 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DynamicCache, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import (
+    DynamicCache,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
 
+from anytoany_lib.batches import collate
 from anytoany_lib.messages import Encoded, Message
 from anytoany_lib.modalities import MEDIA_KINDS
-from anytoany_lib.model import AnyToAny, collate
+
+if TYPE_CHECKING:  # the model builds on this module
+    from anytoany_lib.model import AnyToAny
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,9 @@ def _chooser(
     """The function that draws one token a row from logits (B, V): what may not be drawn never is."""
     vocabulary = model.vocabulary
     allowed = {vocabulary.signals[kind][0] for kind in sampling.kinds if kind in vocabulary.signals}
-    banned = [token for token in range(vocabulary.base_size, len(vocabulary)) if token not in allowed]
+    banned = [
+        token for token in range(vocabulary.base_size, len(vocabulary)) if token not in allowed
+    ]
     warpers = LogitsProcessorList()
     if sampling.temperature > 0:
         warpers += [TemperatureLogitsWarper(sampling.temperature), TopPLogitsWarper(sampling.top_p)]
@@ -146,8 +156,12 @@ def _chooser(
 def _read(model: AnyToAny, chunks: list[list[int]], mask: torch.Tensor, cache: DynamicCache):
     """Feeds each row its chunk of tokens; returns hidden states (B, L, H) and the longer mask."""
     longest = max(map(len, chunks))
-    ids = torch.tensor([chunk + [0] * (longest - len(chunk)) for chunk in chunks], device=model.device)
-    real = torch.tensor([[1] * len(c) + [0] * (longest - len(c)) for c in chunks], device=model.device)
+    ids = torch.tensor(
+        [chunk + [0] * (longest - len(chunk)) for chunk in chunks], device=model.device
+    )
+    real = torch.tensor(
+        [[1] * len(c) + [0] * (longest - len(c)) for c in chunks], device=model.device
+    )
     positions = mask.sum(1, keepdim=True) + torch.arange(longest, device=model.device)
     mask = torch.cat([mask, real], dim=1)
     inputs = model.embed_inputs(ids, torch.empty(0), torch.empty(0, 2, dtype=torch.long))
@@ -218,7 +232,9 @@ class _Cancelled(Exception):
     """Raised inside a diffusion loop whose consumer has gone."""
 
 
-def _with_progress(work: Callable[[Callable[[int, int], None]], Any]) -> Iterator[tuple[int, int] | Any]:
+def _with_progress(
+    work: Callable[[Callable[[int, int], None]], Any],
+) -> Iterator[tuple[int, int] | Any]:
     """Runs `work(on_step)` in a thread; yields its (done, total) steps, then what it returned.
 
     Closing the iterator ends the work at its next step.
@@ -301,7 +317,9 @@ def reply_all(
     by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row].ids))
     for start in range(0, len(by_length), batch_size):
         rows = by_length[start : start + batch_size]
-        for at, draft, _ in decode(model, [prompts[r] for r in rows], sampling, [seed + r for r in rows]):
+        for at, draft, _ in decode(
+            model, [prompts[r] for r in rows], sampling, [seed + r for r in rows]
+        ):
             drafts[rows[at]] = draft
     wanted = [
         (row, index, part)
@@ -315,7 +333,9 @@ def reply_all(
             group = of_kind[start : start + batch_size]
             conditions = torch.stack([part["condition"] for _, _, part in group])
             seeds = [seed + row + index for row, index, _ in group]
-            made = model.decoder(kind).generate(conditions, seeds, sampling.steps, sampling.guidance)
+            made = model.decoder(kind).generate(
+                conditions, seeds, sampling.steps, sampling.guidance
+            )
             for (_, _, part), payload in zip(group, made, strict=True):
                 part.update(payload)
     return [_finished(drafts[row]) for row in range(len(conversations))]

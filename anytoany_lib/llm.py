@@ -6,7 +6,6 @@ a training step computes no gradient for the whole vocabulary.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
@@ -33,7 +32,11 @@ def pick_device() -> torch.device:
 def pick_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the hardware computes in it, else float16 on CUDA and float32 on a CPU."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return (
+            torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float16
+        )
     abilities = torch.cpu.get_capabilities()
     native = abilities.get("avx512_bf16") or abilities.get("amx_bf16")
     return torch.bfloat16 if native else torch.float32
@@ -66,10 +69,11 @@ def load_llm(profile: Profile, device: torch.device | None = None) -> PreTrained
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    # Without the optional `kernels` package bitsandbytes says on every load that it uses its own CPU code.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     model = AutoModelForCausalLM.from_pretrained(
-        _model_folder(profile), dtype=dtype, quantization_config=quantization, device_map={"": device}
+        _model_folder(profile),
+        dtype=dtype,
+        quantization_config=quantization,
+        device_map={"": device},
     )
     for module in model.modules():
         if isinstance(module, Linear4bit):
@@ -94,7 +98,9 @@ class TokenRows(nn.Module):
     def _mean_rows(weight: torch.Tensor, count: int) -> torch.Tensor:
         """The average token, moved a little so that the rows differ."""
         mean, spread = weight.float().mean(0), weight.float().std()
-        return (mean + 0.1 * spread * torch.randn(count, mean.numel(), device=weight.device)).detach()
+        return (
+            mean + 0.1 * spread * torch.randn(count, mean.numel(), device=weight.device)
+        ).detach()
 
     def embed(self, ids: torch.Tensor, embedding: nn.Embedding) -> torch.Tensor:
         """ids (B, T) of old and new tokens -> input embeddings (B, T, H) in the LLM's dtype."""

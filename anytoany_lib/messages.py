@@ -31,22 +31,30 @@ def parts_of(message: Message, where: str = "message") -> list[Part]:
     Raises ValueError saying what was expected if the role, a part's type or its payload is wrong.
     """
     if not isinstance(message, dict) or "role" not in message or "content" not in message:
-        raise ValueError(f"{where}: expected a dict with 'role' and 'content', found {message!r:.120}")
+        raise ValueError(
+            f"{where}: expected a dict with 'role' and 'content', found {message!r:.120}"
+        )
     if message["role"] not in ROLES:
         raise ValueError(f"{where}: role {message['role']!r} is not one of {', '.join(ROLES)}")
     content = message["content"]
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if not isinstance(content, list):
-        raise ValueError(f"{where}: content must be text or a list of parts, found {type(content).__name__}")
+        raise ValueError(
+            f"{where}: content must be text or a list of parts, found {type(content).__name__}"
+        )
     for number, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind not in KINDS:
-            raise ValueError(f"{where}, part {number}: type {kind!r} is not one of {', '.join(KINDS)}")
+            raise ValueError(
+                f"{where}, part {number}: type {kind!r} is not one of {', '.join(KINDS)}"
+            )
         if kind == "text" and not isinstance(part.get("text"), str):
             raise ValueError(f"{where}, part {number}: a text part needs its text under 'text'")
         if kind in MEDIA_KINDS and part.get(kind) is None and message["role"] != "assistant":
-            raise ValueError(f"{where}, part {number}: a part of type {kind} needs its medium under {kind!r}")
+            raise ValueError(
+                f"{where}, part {number}: a part of type {kind} needs its medium under {kind!r}"
+            )
     return content
 
 
@@ -107,7 +115,9 @@ class Encoded:
 class MessageEncoder:
     """Turns conversations into `Encoded`, by the profile's chat template and token layout."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, profile: Profile, vocabulary: Vocabulary):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, profile: Profile, vocabulary: Vocabulary
+    ):
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.template = profile.llm.chat_template
@@ -121,7 +131,9 @@ class MessageEncoder:
         _, tail = self._fragments(["user", "assistant"], prompt=False)[-2:]
         self.stop = self._template_ids(tail.rstrip())
         if not self.stop:
-            raise ValueError(f"profile {profile.name}: the chat template does not end an assistant turn")
+            raise ValueError(
+                f"profile {profile.name}: the chat template does not end an assistant turn"
+            )
 
     def _fragments(self, roles: list[str], prompt: bool) -> list[str]:
         """The template's own text before, between and after the contents: len(roles) + 1 strings."""
@@ -131,7 +143,9 @@ class MessageEncoder:
         )
         pieces = _MARKER.split(rendered)
         if pieces[1::2] != [str(n) for n in range(len(roles))]:
-            raise ValueError(f"the chat template does not show the messages {roles} once each, in order")
+            raise ValueError(
+                f"the chat template does not show the messages {roles} once each, in order"
+            )
         return pieces[::2]
 
     def _template_ids(self, text: str) -> list[int]:
@@ -168,10 +182,10 @@ class MessageEncoder:
         roles = [message["role"] for message in messages]
         for role, parts in zip(roles, contents, strict=True):
             for part in parts:
-                if role == "assistant" and part["type"] in MEDIA_KINDS:
-                    if part["type"] not in self.vocabulary.signals:
-                        known = ", ".join(self.vocabulary.signals)
-                        raise ValueError(f"the profile generates {known}, not {part['type']}")
+                makes = part["type"] if role == "assistant" else "text"
+                if makes != "text" and makes not in self.vocabulary.signals:
+                    known = ", ".join(self.vocabulary.signals)
+                    raise ValueError(f"the profile generates {known}, not {makes}")
         encoded = Encoded()
         fragments = self._fragments(roles, prompt)
         encoded.add(self._template_ids(fragments[0]), learnt=False)
@@ -179,12 +193,16 @@ class MessageEncoder:
             for part in parts:
                 self._add_part(encoded, part, role)
             ids = self._template_ids(fragment)
-            ends = len(self.stop) if role == "assistant" and ids[: len(self.stop)] == self.stop else 0
+            ends = (
+                len(self.stop) if role == "assistant" and ids[: len(self.stop)] == self.stop else 0
+            )
             encoded.add(ids[:ends], learnt=True)
             encoded.add(ids[ends:], learnt=False)
         return encoded
 
-    def encode_within(self, messages: list[Message], limit: int, prompt: bool = False) -> tuple[Encoded, int]:
+    def encode_within(
+        self, messages: list[Message], limit: int, prompt: bool = False
+    ) -> tuple[Encoded, int]:
         """The conversation cut to `limit` tokens by dropping its oldest turns, and how many were dropped.
 
         A system message stays. Raises ValueError if the newest turn alone does not fit.

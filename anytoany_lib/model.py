@@ -6,8 +6,7 @@ S generated media in a batch, N signal tokens of one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +16,17 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from anytoany_lib import media, runs
+from anytoany_lib import generation, media, runs
+from anytoany_lib.batches import Batch
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.decoders import Decoder
+from anytoany_lib.generation import Sampling
 from anytoany_lib.imagebind import ImageBind
-from anytoany_lib.llm import TokenRows, add_lora, load_llm, load_tokenizer, pick_device
-from anytoany_lib.messages import IGNORED, Encoded, MessageEncoder, Vocabulary
+from anytoany_lib.llm import TokenRows, add_lora, load_llm, load_tokenizer
+from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Vocabulary
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
 
 _EMBEDDINGS_KEPT = 512
-
-
-@dataclass
-class Batch:
-    """Conversations of one training or evaluation step, padded on the right.
-
-    ids, labels (B, T) int64; mask (B, T) int64, 0 at padding; media (M, D) float32 and media_at (M, 2) int64 [row,
-    first soft token]; signals_at {kind: (S, 2)} [row, first signal token]; targets {kind: (S, *condition)} float32.
-    """
-
-    ids: torch.Tensor
-    labels: torch.Tensor
-    mask: torch.Tensor
-    media: torch.Tensor
-    media_at: torch.Tensor
-    signals_at: dict[str, torch.Tensor]
-    targets: dict[str, torch.Tensor]
-
-    def to(self, device: torch.device) -> Batch:
-        moved = {}
-        for name, value in vars(self).items():
-            if isinstance(value, dict):
-                moved[name] = {kind: tensor.to(device) for kind, tensor in value.items()}
-            else:
-                moved[name] = value.to(device)
-        return Batch(**moved)
 
 
 class AnyToAny(nn.Module):
@@ -76,13 +51,17 @@ class AnyToAny(nn.Module):
                 for kind, config in profile.decoders.items()
             }
         )
-        self._encoder: list[ImageBind] = []  # in a list: frozen models are not this module's parameters
+        self._encoder: list[
+            ImageBind
+        ] = []  # in a list: frozen models are not this module's parameters
         self._decoders: dict[str, Decoder] = {}
         self._embeddings: dict[str, torch.Tensor] = {}
         self.to(self.device)
 
     @classmethod
-    def from_profile(cls, profile: Profile, seed: int = 0, device: torch.device | None = None) -> AnyToAny:
+    def from_profile(
+        cls, profile: Profile, seed: int = 0, device: torch.device | None = None
+    ) -> AnyToAny:
         """An untrained model on the profile's LLM; the seed fixes all that is drawn at random."""
         llm = load_llm(profile, device)
         torch.manual_seed(seed)
@@ -158,9 +137,15 @@ class AnyToAny(nn.Module):
         embeddings = [self._embeddings[key] for key in keys]
         for key in list(self._embeddings)[:-_EMBEDDINGS_KEPT]:
             del self._embeddings[key]
-        return torch.stack(embeddings) if embeddings else torch.empty(0, self.profile.encoder.embedding)
+        return (
+            torch.stack(embeddings)
+            if embeddings
+            else torch.empty(0, self.profile.encoder.embedding)
+        )
 
-    def embed_inputs(self, ids: torch.Tensor, embeddings: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    def embed_inputs(
+        self, ids: torch.Tensor, embeddings: torch.Tensor, at: torch.Tensor
+    ) -> torch.Tensor:
         """ids (B, T) with media (M, D) at places (M, 2) -> the LLM's input embeddings (B, T, H)."""
         inputs = self.token_rows.embed(ids, self.causal_lm.get_input_embeddings())
         if len(at):
@@ -210,41 +195,17 @@ class AnyToAny(nn.Module):
             self._decoders[kind] = Decoder(self.profile.decoders[kind], self.device)
         return self._decoders[kind]
 
+    # --- talking ---
 
-def collate(
-    rows: Sequence[Encoded],
-    embedding: Callable[[str, Any], Any],
-    target: Callable[[str, str], Any] | None,
-    width: int,
-    left: bool = False,
-) -> Batch:
-    """Encoded conversations -> one padded batch.
+    def stream(
+        self, messages: list[Message], seed: int = 0, sampling: Sampling | None = None
+    ) -> Iterator[generation.Event]:
+        """The reply to a conversation as events; see `generation.stream`."""
+        return generation.stream(self, messages, seed, sampling)
 
-    `embedding(kind, medium)` gives a medium's encoder embedding (width,), `target(kind, caption)` a caption's
-    condition (None where nothing is learnt). `left` pads on the left, for generating.
-    """
-    length = max(len(row.ids) for row in rows)
-    ids, labels, mask = (torch.full((len(rows), length), fill) for fill in (0, IGNORED, 0))
-    vectors, media_at = [], []
-    signals_at: dict[str, list[list[int]]] = {}
-    targets: dict[str, list[torch.Tensor]] = {}
-    for number, row in enumerate(rows):
-        start = length - len(row.ids) if left else 0
-        span = slice(start, start + len(row.ids))
-        ids[number, span], labels[number, span] = torch.tensor(row.ids), torch.tensor(row.labels)
-        mask[number, span] = 1
-        for kind, medium, at in row.media:
-            vectors.append(torch.as_tensor(embedding(kind, medium)))
-            media_at.append([number, start + at])
-        for kind, caption, at in row.signals if target else ():
-            signals_at.setdefault(kind, []).append([number, start + at])
-            targets.setdefault(kind, []).append(torch.as_tensor(target(kind, caption)))
-    return Batch(
-        ids,
-        labels,
-        mask,
-        torch.stack(vectors).float() if vectors else torch.empty(0, width),
-        torch.tensor(media_at, dtype=torch.long).reshape(-1, 2),
-        {kind: torch.tensor(at) for kind, at in signals_at.items()},
-        {kind: torch.stack(rows).float() for kind, rows in targets.items()},
-    )
+    def chat(
+        self, messages: list[Message], seed: int = 0, sampling: Sampling | None = None
+    ) -> Message:
+        """One assistant message in reply to a conversation; the same seed gives the same message."""
+        *_, done = self.stream(messages, seed, sampling)
+        return done.message

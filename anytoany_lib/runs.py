@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -44,11 +43,18 @@ def appearing_whole(folder: Path) -> Iterator[Path]:
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
-            os.replace(folder, old)
-        os.replace(work, folder)
+            folder.replace(old)
+        work.replace(folder)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def write_file(path: Path, content: str) -> None:
+    """Writes a file beside its place and renames it, so that it is never seen half-written."""
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(content, encoding="utf-8")
+    beside.replace(path)
 
 
 def provenance() -> dict[str, Any]:
@@ -62,7 +68,9 @@ def provenance() -> dict[str, Any]:
 
 def newest_run(profile: str, where: str | Path = "ckpt/runs") -> Path | None:
     """The most recently written run folder of a profile, or None if there is none."""
-    records = [path for path in resolve(where).glob(f"**/{RECORD}") if not path.parent.name.startswith(".")]
+    records = [
+        path for path in resolve(where).glob(f"**/{RECORD}") if not path.parent.name.startswith(".")
+    ]
     of_profile = [p for p in records if json.loads(p.read_text())["profile"]["name"] == profile]
     return max(of_profile, key=lambda path: path.stat().st_mtime).parent if of_profile else None
 
@@ -119,7 +127,9 @@ def read_tensors(folder: Path, modules: dict[str, nn.Module], adapter: PeftModel
         set_peft_model_state_dict(adapter, lora)
     for name, module in modules.items():
         prefix = name + "."
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)})
+        module.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+        )
 
 
 def compare(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], where: Path) -> None:
@@ -132,5 +142,7 @@ def compare(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], w
         if expected[key].shape != found[key].shape
     ]
     if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        shown = "; ".join(problems[:8]) + (
+            f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+        )
         raise ValueError(f"{where} does not fit the profile: {shown}")

@@ -27,11 +27,19 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from anytoany_lib import runs
+from anytoany_lib.batches import Batch, collate
 from anytoany_lib.config import Profile, StageConfig, resolve
-from anytoany_lib.data import Row, as_comprehension, as_generation, dataset_fingerprint, read_manifest, splits_in
+from anytoany_lib.data import (
+    Row,
+    as_comprehension,
+    as_generation,
+    dataset_fingerprint,
+    read_manifest,
+    splits_in,
+)
 from anytoany_lib.features import DatasetFeatures
 from anytoany_lib.messages import Encoded, MessageEncoder
-from anytoany_lib.model import AnyToAny, Batch, collate
+from anytoany_lib.model import AnyToAny
 
 CHECKPOINT = "checkpoint"
 _WINDOW_BATCHES = 50
@@ -42,15 +50,25 @@ class StageData:
     """The rows of a dataset's split that a stage reads, as batches of encoded conversations in a fixed order."""
 
     def __init__(
-        self, data: Path, split: str, reads: str, encoder: MessageEncoder, features: DatasetFeatures, seed: int
+        self,
+        data: Path,
+        split: str,
+        reads: str,
+        encoder: MessageEncoder,
+        features: DatasetFeatures,
+        seed: int,
     ):
         self._rows = read_manifest(data, split)
         self._reads, self._encoder, self._features, self._seed = reads, encoder, features, seed
         self._indices = [n for n, row in enumerate(self._rows) if self._fits(row)]
         if not self._indices and reads == "instructions":
-            self._indices = list(range(len(self._rows)))  # captioned media alone: asked about in both directions
+            self._indices = list(
+                range(len(self._rows))
+            )  # captioned media alone: asked about in both directions
         if not self._indices:
-            raise ValueError(f"{data}: its {split} split has no rows for {reads}; expected media with captions")
+            raise ValueError(
+                f"{data}: its {split} split has no rows for {reads}; expected media with captions"
+            )
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -63,7 +81,9 @@ class StageData:
         rng = np.random.default_rng([self._seed, epoch, index])
         if "caption" not in row.meta:
             messages = row.messages
-        elif self._reads == "comprehension" or (self._reads == "instructions" and rng.random() < 0.5):
+        elif self._reads == "comprehension" or (
+            self._reads == "instructions" and rng.random() < 0.5
+        ):
             messages = as_comprehension(row, rng)
         else:
             messages = as_generation(row, rng)
@@ -72,7 +92,9 @@ class StageData:
     def _collate(self, rows: list[tuple[str, Encoded]]) -> tuple[list[str], Batch]:
         encoded = [one for _, one in rows]
         width = self._features.profile.encoder.embedding
-        batch = collate(encoded, lambda _, path: self._features.media(path), self._features.caption, width)
+        batch = collate(
+            encoded, lambda _, path: self._features.media(path), self._features.caption, width
+        )
         return [name for name, _ in rows], batch
 
     def batches(self, size: int) -> Iterator[tuple[list[str], Batch]]:
@@ -94,7 +116,9 @@ class StageData:
     def once(self, size: int) -> Iterator[Batch]:
         """Every row once, in order of the manifest."""
         for start in range(0, len(self._indices), size):
-            yield self._collate([self._encode(index, 0) for index in self._indices[start : start + size]])[1]
+            yield self._collate(
+                [self._encode(index, 0) for index in self._indices[start : start + size]]
+            )[1]
 
 
 def trained_parts(model: AnyToAny, stage: StageConfig) -> dict[str, list[nn.Parameter]]:
@@ -113,7 +137,10 @@ def trained_parts(model: AnyToAny, stage: StageConfig) -> dict[str, list[nn.Para
 
 def _optimiser(parts: dict[str, list[nn.Parameter]], stage: StageConfig, steps: int):
     """AdamW with a learning rate for each part, and the stage's schedule."""
-    groups = [{"params": parameters, "lr": stage.learning_rates[part]} for part, parameters in parts.items()]
+    groups = [
+        {"params": parameters, "lr": stage.learning_rates[part]}
+        for part, parameters in parts.items()
+    ]
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=stage.weight_decay)
     schedule = get_scheduler(stage.schedule, optimiser, round(stage.warmup * steps), steps)
     return optimiser, schedule
@@ -121,7 +148,9 @@ def _optimiser(parts: dict[str, list[nn.Parameter]], stage: StageConfig, steps: 
 
 def total_loss(losses: dict[str, torch.Tensor], stage: StageConfig) -> torch.Tensor:
     """Cross entropy plus the weighted alignment losses of all kinds."""
-    return sum(loss if name == "text" else stage.alignment_weight * loss for name, loss in losses.items())
+    return sum(
+        loss if name == "text" else stage.alignment_weight * loss for name, loss in losses.items()
+    )
 
 
 def _check_target(run: Path, profile: Profile, stage: int, resume: bool) -> None:
@@ -136,7 +165,9 @@ def _check_target(run: Path, profile: Profile, stage: int, resume: bool) -> None
                 "choose another run folder, or delete that one"
             )
     if resume and not (run / CHECKPOINT).is_dir():
-        raise FileNotFoundError(f"nothing to resume: {run} has no {CHECKPOINT} folder; start without --resume")
+        raise FileNotFoundError(
+            f"nothing to resume: {run} has no {CHECKPOINT} folder; start without --resume"
+        )
     if not os.access(run, os.W_OK):
         raise PermissionError(f"{run} is read-only; choose a folder that can be written")
     free = shutil.disk_usage(run).free
@@ -149,18 +180,25 @@ def _initial_model(profile: Profile, init: Path | None, seed: int) -> AnyToAny:
     if init is not None:
         found = runs.read_record(init)["profile"]["name"]
         if found != profile.name:
-            raise ValueError(f"{init} was trained with profile {found}, not {profile.name}: name a run of that profile")
+            raise ValueError(
+                f"{init} was trained with profile {found}, not {profile.name}: name a run of that profile"
+            )
         if (init / runs.ADAPTER).is_dir():
             model.add_lora()
         model.load(init)
     return model
 
 
-def _save_checkpoint(run: Path, model: AnyToAny, optimiser, schedule, step: int, seconds: float) -> None:
+def _save_checkpoint(
+    run: Path, model: AnyToAny, optimiser, schedule, step: int, seconds: float
+) -> None:
     with runs.appearing_whole(run / CHECKPOINT) as folder:
         runs.write_tensors(folder, model.bridges(), model.adapter)
         state = {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
-        torch.save(state | {"step": step, "seconds": seconds, "rng": torch.get_rng_state()}, folder / "state.pt")
+        torch.save(
+            state | {"step": step, "seconds": seconds, "rng": torch.get_rng_state()},
+            folder / "state.pt",
+        )
 
 
 def _load_checkpoint(run: Path, model: AnyToAny, optimiser, schedule) -> tuple[int, float]:
@@ -213,7 +251,9 @@ def train(
     settings = profile.stages[stage]
     _check_target(run, profile, stage, resume)
     steps = max_steps or settings.steps
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    accelerator = Accelerator(
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+    )
     features = DatasetFeatures(profile, data)
     model = _initial_model(profile, resolve(init) if init else None, seed)
     parts = trained_parts(model, settings)
@@ -228,7 +268,9 @@ def train(
     rank, world = accelerator.process_index, accelerator.num_processes
     batches = islice(train_data.batches(settings.batch_size), done * world + rank, None, world)
     started = time.perf_counter() - seconds
-    bar = tqdm(range(done, steps), desc=f"stage {stage}", initial=done, total=steps, disable=rank > 0)
+    bar = tqdm(
+        range(done, steps), desc=f"stage {stage}", initial=done, total=steps, disable=rank > 0
+    )
     step = done
     wrapped.train()
     try:
@@ -242,14 +284,18 @@ def train(
                     "Lower the stage's learning rates in the profile"
                 )
             accelerator.backward(loss)
-            accelerator.clip_grad_norm_([p for group in parts.values() for p in group], settings.clip)
+            accelerator.clip_grad_norm_(
+                [p for group in parts.values() for p in group], settings.clip
+            )
             optimiser.step()
             schedule.step()
             optimiser.zero_grad()
             bar.set_postfix(loss=f"{loss.item():.3f}")
             log.add(step, losses, schedule.get_last_lr()[0], batch, time.perf_counter() - started)
             if accelerator.is_main_process and (step + 1) % save_every == 0 and step + 1 < steps:
-                _save_checkpoint(run, model, optimiser, schedule, step + 1, time.perf_counter() - started)
+                _save_checkpoint(
+                    run, model, optimiser, schedule, step + 1, time.perf_counter() - started
+                )
     except KeyboardInterrupt:
         _save_checkpoint(run, model, optimiser, schedule, step, time.perf_counter() - started)
         raise
@@ -282,12 +328,10 @@ def _finish(run: Path, model: AnyToAny, record: dict[str, Any]) -> None:
         runs.write_tensors(folder, model.bridges(), model.adapter)
     shutil.rmtree(run / runs.ADAPTER, ignore_errors=True)
     for item in (run / ".final").iterdir():
-        os.replace(item, run / item.name)
+        item.replace(run / item.name)
     (run / ".final").rmdir()
     shutil.rmtree(run / CHECKPOINT, ignore_errors=True)
-    beside = run / f".{runs.RECORD}"
-    beside.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(beside, run / runs.RECORD)
+    runs.write_file(run / runs.RECORD, json.dumps(record, indent=2) + "\n")
 
 
 class _Log:
@@ -310,8 +354,13 @@ class _Log:
             return
         names = dict.fromkeys(name for losses, _ in self._recent for name in losses)
         line = {"step": step + 1, "seconds": round(seconds, 2), "learning_rate": rate}
-        line |= {n: float(np.mean([losses[n] for losses, _ in self._recent if n in losses])) for n in names}
-        line["tokens_per_second"] = round(sum(t for _, t in self._recent) / max(seconds - self._since, 1e-9))
+        line |= {
+            n: float(np.mean([losses[n] for losses, _ in self._recent if n in losses]))
+            for n in names
+        }
+        line["tokens_per_second"] = round(
+            sum(t for _, t in self._recent) / max(seconds - self._since, 1e-9)
+        )
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         self._recent, self._since = [], seconds
@@ -321,7 +370,9 @@ class _Log:
 
 def main() -> None:
     """Command line: train one stage."""
-    parser = argparse.ArgumentParser(description="Train one stage on a dataset with cached features.")
+    parser = argparse.ArgumentParser(
+        description="Train one stage on a dataset with cached features."
+    )
     parser.add_argument("--profile", default="tiny")
     parser.add_argument("--stage", type=int, required=True, choices=(1, 2, 3))
     parser.add_argument("--data", required=True, help="folder with manifests and features")

@@ -50,22 +50,54 @@ def build_vae() -> AutoencoderKL:
 
 
 def build_vocoder() -> SpeechT5HifiGan:
-    """Log-mel -> samples: HiFi-GAN's generator, 100 frames a second up to 16 kHz in four steps."""
+    """Log-mel -> samples. HiFi-GAN's generator, but all of its depth is at 100 frames a second.
+
+    One transposed convolution then goes to 16 kHz in overlapping windows of 20 ms. On a CPU this
+    trains several times faster than raising the rate in four steps.
+    """
     config = SpeechT5HifiGanConfig(
         model_in_dim=MEL_BINS,
         sampling_rate=RATE,
-        upsample_initial_channel=192,
-        upsample_rates=(5, 4, 4, 2),
-        upsample_kernel_sizes=(11, 8, 8, 4),
-        resblock_kernel_sizes=(3, 7),
-        resblock_dilation_sizes=((1, 3), (1, 3)),
+        upsample_initial_channel=256,
+        upsample_rates=(1, 1, HOP),
+        upsample_kernel_sizes=(3, 3, 2 * HOP),
+        resblock_kernel_sizes=(3,),
+        resblock_dilation_sizes=((1,),),
         normalize_before=False,
     )
     vocoder = SpeechT5HifiGan(config)
     for module in vocoder.modules():
         if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
-            module.reset_parameters()  # the library's start (0.01 wide) learns nothing for a thousand steps
+            module.reset_parameters()  # the library's start (0.01 wide) learns nothing for long
+    _tune(vocoder)
     return vocoder
+
+
+@torch.no_grad()
+def _tune(vocoder: SpeechT5HifiGan) -> None:
+    """Starts the step to 16 kHz as a bank of windowed cosines and sines, spread as mel bands are.
+
+    The leaky ReLU after it halves waves, so every wave is there twice, once upside down, and the
+    last layer puts the halves together again.
+    """
+    for block in vocoder.resblocks:
+        for layer in block.convs2:
+            layer.weight.mul_(0.1)
+            layer.bias.zero_()
+    bank, last = vocoder.upsampler[-1], vocoder.conv_post
+    voices, channels, window = bank.weight.shape
+    bands = 700 * (10 ** (torch.linspace(0, 2840, voices // 2) / 2595) - 1) + 40  # Hz
+    turns = 2 * torch.pi * bands[:, None] * (torch.arange(window) - window / 2) / RATE
+    waves = torch.hann_window(window) * torch.cat([turns.cos(), turns.sin()])  # (voices, window)
+    route = torch.zeros(voices, channels)
+    pair = 2 * (torch.arange(voices) % (channels // 2))
+    route[torch.arange(voices), pair], route[torch.arange(voices), pair + 1] = 0.3, -0.3
+    bank.weight.mul_(0.1).add_(route[:, :, None] * waves[:, None])
+    bank.bias.zero_()
+    last.weight.mul_(0.1)
+    last.weight[0, 0::2, 3] += 0.3
+    last.weight[0, 1::2, 3] -= 0.3
+    last.bias.zero_()
 
 
 def build_unet() -> UNet2DConditionModel:

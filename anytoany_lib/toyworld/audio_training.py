@@ -39,14 +39,20 @@ from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.mels import HOP, SAMPLES, log_mel, spectrum
 from anytoany_lib.toyworld.pace import Pace
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render
-from anytoany_lib.toyworld.training import fast_scheduler, noise_scheduler, save_pipeline
+from anytoany_lib.toyworld.training import (
+    fast_scheduler,
+    noise_scheduler,
+    plain_attention,
+    save_pipeline,
+)
 
 SHARES = {"vae": 0.17, "vocoder": 0.2, "text": 0.03, "unet": 0.6}
-POOL = {"vae": 3000, "vocoder": 2500, "unet": 7000}
+POOL = {"vae": 3000, "vocoder": 1500, "unet": 5000}
 CAPTION_DROP = 0.1
 HEAD_SCALE = 8.0  # entries of a unit vector are small for a linear head
 KL_WEIGHT = 3e-3  # of the mean over a latent's numbers
 SEGMENT = 64  # mel frames in one vocoder example, 0.64 s
+FURTHER_RATE = 7e-4  # peak learning rate of a training that goes on with trained weights
 SAVE_EVERY = 300  # steps
 
 
@@ -70,8 +76,10 @@ def batches(count: int, size: int, seed: int) -> Iterator[Tensor]:
         yield from torch.randperm(count, generator=generator)[: count - count % size].split(size)
 
 
-def steps(name: str, pace: Pace, models: list[nn.Module], peak: float) -> Iterator[tuple]:
-    """Yields (optimiser step, progress bar) until the pace is over; the step takes a loss."""
+def steps(
+    name: str, pace: Pace, models: list[nn.Module], peak: float
+) -> Iterator[Callable[..., None]]:
+    """Yields, until the pace is over, a function that takes a loss and makes one optimiser step."""
     parameters = [p for model in models for p in model.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
     bar = tqdm(total=100, desc=name, unit="%", mininterval=5)
@@ -89,7 +97,7 @@ def steps(name: str, pace: Pace, models: list[nn.Module], peak: float) -> Iterat
         bar.update(int(100 * pace.progress) - bar.n)
 
     while pace.progress < 1:
-        yield step, bar
+        yield step
     bar.close()
 
 
@@ -98,7 +106,7 @@ def train_vae(pace: Pace, mels: Tensor, seed: int, batch: int = 4) -> Autoencode
     torch.manual_seed(seed)
     vae = build_vae()
     rows = batches(len(mels), batch, seed)
-    for step, _ in steps("mel autoencoder", pace, [vae], 2e-3):
+    for step in steps("mel autoencoder", pace, [vae], 2e-3):
         truth = mels[next(rows)].float()[:, None]  # (B, 1, 200, 64)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(truth).latent_dist
@@ -145,14 +153,20 @@ def spectral_loss(guess: Tensor, truth: Tensor) -> Tensor:
 
 
 def train_vocoder(
-    pace: Pace, samples: Tensor, mels: Tensor, blurred: Tensor, seed: int, batch: int = 8
+    pace: Pace,
+    samples: Tensor,
+    mels: Tensor,
+    blurred: Tensor,
+    seed: int,
+    start: SpeechT5HifiGan | None = None,
+    batch: int = 8,
 ) -> SpeechT5HifiGan:
-    """Trains the vocoder on true log-mels and, for half of the examples, on the autoencoder's version."""
+    """Trains a new vocoder, or `start` further, on true log-mels and, half of the time, the autoencoder's."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    vocoder = build_vocoder()
+    vocoder = build_vocoder() if start is None else start.train()
     rows = batches(len(mels), batch, seed)
-    for step, _ in steps("vocoder", pace, [vocoder], 2e-3):
+    for step in steps("vocoder", pace, [vocoder], 2e-3 if start is None else FURTHER_RATE):
         chosen = next(rows)
         first = int(rng.integers(0, mels.shape[1] - SEGMENT + 1))
         source = torch.where(torch.rand(batch, 1, 1) < 0.5, mels[chosen], blurred[chosen])
@@ -176,7 +190,7 @@ def train_text_encoder(
     text_encoder = build_text_encoder(tokenizer)
     sizes = [len(words) + 1 for words in SAYINGS.values()]
     heads = nn.Linear(WIDTH, sum(sizes))
-    for step, _ in steps("text encoder", pace, [text_encoder, heads], 1e-3):
+    for step in steps("text encoder", pace, [text_encoder, heads], 1e-3):
         texts = [caption("audio", random_scene("audio", rng), rng) for _ in range(batch)]
         vectors = embed(text_encoder, tokens(tokenizer, texts))
         named = heads(HEAD_SCALE * vectors).split(sizes, dim=1)
@@ -206,19 +220,20 @@ def train_unet(
     caption_vector: Callable[[str], Tensor],
     seed: int,
     keep: Callable[[UNet2DConditionModel], None],
-    batch: int = 32,
+    start: UNet2DConditionModel | None = None,
+    batch: int = 12,
 ) -> UNet2DConditionModel:
-    """Trains the denoiser; returns the moving average of its weights.
+    """Trains a new denoiser, or `start` further; returns the moving average of its weights.
 
     `caption_vector` gives the unit vector (128,) of a caption; captions are worded anew at each step,
     and one in ten is empty, for guidance. `keep` is called with the average every SAVE_EVERY steps.
     """
     torch.manual_seed(seed)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    unet, noise = build_unet(), noise_scheduler()
+    unet, noise = build_unet() if start is None else start.train(), noise_scheduler()
     average = copy.deepcopy(unet)
     rows = batches(len(latents), batch, seed)
-    for step, _ in steps("U-Net", pace, [unet], 2e-3):
+    for step in steps("U-Net", pace, [unet], 2e-3 if start is None else FURTHER_RATE):
         chosen = next(rows)
         texts = [caption("audio", scenes[i], rng) for i in chosen]
         vectors = torch.stack([caption_vector(text) for text in texts])
@@ -287,7 +302,9 @@ def run_stage(stage: str, pace: Pace, options: argparse.Namespace) -> None:
     latents = encode(vae, mels)
     if stage == "vocoder":
         blurred = decode(vae, latents)
-        save_part(train_vocoder(pace, samples, mels, blurred, seed), work / "vocoder")
+        start = SpeechT5HifiGan.from_pretrained(work / "vocoder") if options.further else None
+        vocoder = train_vocoder(pace, samples, mels, blurred, seed, start)
+        save_part(vocoder, work / "vocoder")
         return
     parts = {
         "vae": vae,
@@ -300,7 +317,13 @@ def run_stage(stage: str, pace: Pace, options: argparse.Namespace) -> None:
         save_pipeline(AudioLDMPipeline(unet=unet, scheduler=fast_scheduler(), **parts), options.out)
 
     vector = caption_vectors(parts["text_encoder"], parts["tokenizer"])
-    keep(train_unet(pace, latents, scenes, vector, seed, keep))
+    start = None
+    if options.further:
+        start = UNet2DConditionModel.from_pretrained(
+            options.out / "unet", torch_dtype=torch.float32
+        )
+        plain_attention(start)
+    keep(train_unet(pace, latents, scenes, vector, seed, keep, start))
 
 
 def main() -> None:
@@ -316,6 +339,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="instead of minutes: steps of each stage")
     parser.add_argument(
         "--pool", type=float, default=1.0, help="share of the full number of sounds"
+    )
+    parser.add_argument(
+        "--further", action="store_true", help="go on with the vocoder or U-Net that is there"
     )
     parser.add_argument("--seed", type=int, default=11)
     options = parser.parse_args()

@@ -91,11 +91,15 @@ def captioned_rows(split: str, count: int, rng: np.random.Generator, files: _Pic
                 {"role": "user", "content": [{"type": kind, kind: files.path(kind, scene)}]},
                 {"role": "assistant", "content": [{"type": "text", "text": told}]},
             ]
-            rows.append(Row(f"{split}-{kind}-{number}", SOURCE, messages, {"caption": told, "kind": kind}))
+            rows.append(
+                Row(f"{split}-{kind}-{number}", SOURCE, messages, {"caption": told, "kind": kind})
+            )
     return rows
 
 
-def conversation_rows(split: str, count: int, rng: np.random.Generator, files: _Pictures) -> list[Row]:
+def conversation_rows(
+    split: str, count: int, rng: np.random.Generator, files: _Pictures
+) -> list[Row]:
     """Conversations of all tasks, in the shares of `SHARES`."""
     tasks = CELLS | BEYOND
     weights = np.array([SHARES[name] for name in tasks])
@@ -103,7 +107,9 @@ def conversation_rows(split: str, count: int, rng: np.random.Generator, files: _
     for number in tqdm(range(count), desc=f"{split} conversations"):
         name = str(rng.choice(list(tasks), p=weights / weights.sum()))
         talk = tasks[name](Maker(rng, split))
-        rows.append(Row(f"{split}-talk-{number}", SOURCE, files.stored(talk.messages), {"task": name}))
+        rows.append(
+            Row(f"{split}-talk-{number}", SOURCE, files.stored(talk.messages), {"task": name})
+        )
     return rows
 
 
@@ -113,7 +119,10 @@ def test_rows(per_task: int, seed: int, files: _Pictures) -> list[Row]:
     for name, task in tqdm((CELLS | BEYOND).items(), desc="test conversations"):
         rng = _generator(seed, "test", name)
         for number in range(per_task):
-            unseen = number < round(per_task * _UNSEEN_SHARE) and name not in ("text->text", "text->audio")
+            unseen = number < round(per_task * _UNSEEN_SHARE) and name not in (
+                "text->text",
+                "text->audio",
+            )
             talk = task(Maker(rng, "test", unseen))
             messages = files.stored(talk.messages[:-1])
             meta = {"task": name, "expect": talk.expect, "unseen": unseen}
@@ -131,7 +140,8 @@ def plain_rows(split: str, count: int, answers: dict[str, str]) -> list[Row]:
             {"role": "user", "content": [{"type": "text", "text": question}]},
             {"role": "assistant", "content": [{"type": "text", "text": answers[question]}]},
         ]
-        rows.append(Row(f"{split}-plain-{number}", SOURCE, messages, {"task": "plain"}))
+        meta = {"task": "plain", "expect": [{"kind": "text", "scene": {}}], "unseen": False}
+        rows.append(Row(f"{split}-plain-{number}", SOURCE, messages, meta))
     return rows
 
 
@@ -144,12 +154,16 @@ def untouched(profile: Profile, seed: int = 0) -> Callable[[Sequence[str]], list
 
     Answers end with a sentence, two at most; a question without a whole sentence in 48 tokens gets "".
     """
-    plain = profile.model_copy(update={"llm": profile.llm.model_copy(update={"quantization": "none"})})
+    plain = profile.model_copy(
+        update={"llm": profile.llm.model_copy(update={"quantization": "none"})}
+    )
     model = AnyToAny.from_profile(plain, seed)
 
     def answer(questions: Sequence[str]) -> list[str]:
         conversations = [[{"role": "user", "content": question}] for question in questions]
-        replies = reply_all(model, conversations, seed, Sampling(kinds=(), max_new_tokens=48), batch_size=32)
+        replies = reply_all(
+            model, conversations, seed, Sampling(kinds=(), max_new_tokens=48), batch_size=32
+        )
         texts = ["".join(part["text"] for part in reply["content"]) for reply in replies]
         return [" ".join(_whole_sentences(text)[:2]) for text in texts]
 
@@ -179,7 +193,9 @@ def write(
         ):
             rng = _generator(seed, split)
             files = _Pictures(folder, split, rng, pool=4)
-            rows = captioned_rows(split, media_rows, rng, files) + conversation_rows(split, talks, rng, files)
+            rows = captioned_rows(split, media_rows, rng, files) + conversation_rows(
+                split, talks, rng, files
+            )
             rows += plain_rows(split, round(talks * _PLAIN_SHARE), answers)
             sizes[split] = write_manifest(rows, folder, split)
         files = _Pictures(folder, "test", _generator(seed, "test"), pool=1)
@@ -203,7 +219,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     answer = untouched(Profile.load(options.profile))
-    print(write(options.out, answer, options.media, options.conversations, options.per_task, options.seed))
+    print(
+        write(
+            options.out,
+            answer,
+            options.media,
+            options.conversations,
+            options.per_task,
+            options.seed,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ import torch
 from diffusers import DiffusionPipeline, TextToVideoSDPipeline
 from PIL import Image
 
+from anytoany_lib.toyworld.autoencoder import reconstructed
 from anytoany_lib.toyworld.captions import conditions
-from anytoany_lib.toyworld.image_training import reconstructed
 from anytoany_lib.toyworld.judges import Judges
 from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render

@@ -28,7 +28,7 @@ from anytoany_lib.imagebind_inputs import (
     log_mels,
     normalise_pixels,
 )
-from anytoany_lib.toyworld import COLOURS, COUNTED, MOTIONS, THINGS, Scene, caption, random_scene
+from anytoany_lib.toyworld import COLOURS, MOTIONS, THINGS, Scene, caption, random_scene
 from anytoany_lib.toyworld.scenes import PLACES, SIZES, render
 
 # What can be said of a scene; an attribute left open has a class of its own where it shows
@@ -115,13 +115,24 @@ class Pool:
 
 
 def render_pool(
-    kind: str, count: int, seed: int, config: ImageBindConfig, held_out: bool = False
+    kind: str,
+    count: int,
+    seed: int,
+    config: ImageBindConfig,
+    held_out: bool = False,
+    even: bool = False,
 ) -> Pool:
-    """`count` random scenes of one kind, rendered; the same seed gives the same pool."""
+    """`count` random scenes of one kind, rendered; the same seed gives the same pool.
+
+    With `even` every size and place of a picture is as frequent as having none is.
+    """
     rng = np.random.default_rng(seed)
     scenes, media = [], []
     for _ in tqdm(range(count), desc=f"render {kind}", mininterval=2):
         scene = random_scene(kind, rng, held_out)
+        if even and kind == "image":
+            size, place = (CLASSES[a][rng.integers(len(CLASSES[a]))] for a in ("size", "place"))
+            scene = scene.but(size=size, place=place)
         thing = torch.from_numpy(np.array(render(kind, scene, rng)))
         scenes.append(scene)
         media.append(log_mels(config, thing[None])[0].half() if kind == "audio" else thing)
@@ -130,10 +141,15 @@ def render_pool(
 
 
 def batch(
-    pool: Pool, picked: np.ndarray, config: ImageBindConfig, noise: torch.Generator | None = None
+    pool: Pool,
+    picked: np.ndarray,
+    config: ImageBindConfig,
+    noise: torch.Generator | None = None,
+    grey: np.ndarray | None = None,
 ) -> Tensor:
     """Some of a pool as the model's input; with `noise` spoilt, and only half of a film's clips.
 
+    Pictures and films where `grey` (N,) is true lose their colour.
     image (N, 3, H, W), audio (N, 1, 1, mel, F), video (N, S, 3, 2, H, W), float32.
     """
     media = pool.media[torch.from_numpy(picked)]
@@ -148,6 +164,8 @@ def batch(
             clips = torch.randperm(config.video_clips, generator=noise)[: config.video_clips // 2]
             pixels = pixels[:, clips]
         pixels = pixels.flatten(1, 2)
+    if grey is not None:
+        pixels[torch.from_numpy(grey)] = pixels[torch.from_numpy(grey)].mean(2, keepdim=True)
     if noise is not None:
         pixels = _spoil_pixels(pixels, noise)
     pixels = normalise_pixels(pixels)
@@ -186,13 +204,11 @@ def _spoil_mels(mels: Tensor, noise: torch.Generator) -> Tensor:
 
 def labels(kind: str, scenes: list[Scene]) -> dict[str, Tensor]:
     """The class of each scene for each attribute of a kind, (N,); IGNORED where it has none."""
-    found = {}
-    for name in ATTRIBUTES[kind]:
-        rows = [
-            IGNORED
-            if name in ("count", "pitch") and scene.thing not in COUNTED
-            else CLASSES[name].index(getattr(scene, name))
-            for scene in scenes
-        ]
-        found[name] = torch.tensor(rows)
-    return found
+    return {
+        name: torch.tensor([_class_of(getattr(scene, name), CLASSES[name]) for scene in scenes])
+        for name in ATTRIBUTES[kind]
+    }
+
+
+def _class_of(value: str | int | None, classes: tuple) -> int:
+    return classes.index(value) if value in classes else IGNORED

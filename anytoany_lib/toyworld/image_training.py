@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from anytoany_lib.toyworld.autoencoder import latents_of, polish_decoder, train_autoencoder
 from anytoany_lib.toyworld.captions import (
     WIDTH,
     caption_tokenizer,
@@ -32,6 +33,7 @@ from anytoany_lib.toyworld.pace import Pace
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render
 from anytoany_lib.toyworld.training import (
     Averaged,
+    MatrixOptimiser,
     fast_scheduler,
     noise_scheduler,
     paced,
@@ -45,6 +47,7 @@ LATENT = 16
 CHANNELS = (64, 96, 112)
 HEAD = 16
 GROUPS = 16
+PARTS = ("text", "vae", "unet", "decoder")
 
 
 def rendered(kind: str, count: int, seed: int) -> tuple[np.ndarray, list[Scene]]:
@@ -53,82 +56,6 @@ def rendered(kind: str, count: int, seed: int) -> tuple[np.ndarray, list[Scene]]
     scenes = [random_scene(kind, rng) for _ in range(count)]
     bar = tqdm(scenes, desc=f"rendering {kind}", mininterval=5)
     return np.stack([np.asarray(render(kind, scene, rng)) for scene in bar]), scenes
-
-
-def as_pixels(frames: np.ndarray) -> torch.Tensor:
-    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def new_autoencoder(seed: int = 0) -> AutoencoderKL:
-    """An untrained autoencoder, factor 4, 4 latent channels."""
-    torch.manual_seed(seed)
-    return AutoencoderKL(
-        block_out_channels=(16, 32, 64),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
-        mid_block_add_attention=False,
-        sample_size=64,
-    )
-
-
-def reconstruction_loss(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Absolute and squared error, and the absolute error of the slopes, which keeps outlines sharp."""
-    error = found - wanted
-    slopes = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return error.abs().mean() + error.square().mean() + 0.5 * slopes
-
-
-def train_autoencoder(
-    frames: np.ndarray, pace: Pace, seed: int = 0, batch: int = 8
-) -> AutoencoderKL:
-    """The autoencoder after training on frames (N, 64, 64, 3), with the latents' scale in its config."""
-    vae, rng = new_autoencoder(seed), np.random.default_rng(seed)
-    torch.manual_seed(seed)
-    optimiser = torch.optim.AdamW(vae.parameters(), weight_decay=1e-4, betas=(0.9, 0.99), fused=True)
-    optimiser.param_groups[0]["peak"] = 2e-3
-    for step in paced(pace, optimiser, "autoencoder"):
-        pixels = as_pixels(frames[rng.integers(len(frames), size=batch)])
-        with torch.autocast("cpu", torch.bfloat16):
-            spread = vae.encode(pixels).latent_dist
-            found = vae.decode(spread.sample()).sample
-        loss = (
-            reconstruction_loss(found.float(), pixels)
-            + 2e-4 * spread.kl().mean() / spread.mean[0].numel()
-        )
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
-        if step % 200 == 0:
-            tqdm.write(f"autoencoder step {step} loss {loss.item():.4f}")
-    vae.eval().requires_grad_(False)
-    vae.register_to_config(scaling_factor=1 / latents_of(vae, frames[:512]).std().item())
-    return vae
-
-
-@torch.no_grad()
-def latents_of(vae: AutoencoderKL, frames: np.ndarray, batch: int = 64) -> torch.Tensor:
-    """Mean latents (N, 4, 16, 16), float32, unscaled, of frames (N, 64, 64, 3)."""
-    found = []
-    for start in tqdm(
-        range(0, len(frames), batch), desc="latents", mininterval=5, disable=len(frames) < 4096
-    ):
-        with torch.autocast("cpu", torch.bfloat16):
-            found.append(
-                vae.encode(as_pixels(frames[start : start + batch])).latent_dist.mean.float()
-            )
-    return torch.cat(found)
-
-
-@torch.no_grad()
-def reconstructed(vae: AutoencoderKL, frames: np.ndarray) -> np.ndarray:
-    """Frames (N, 64, 64, 3), uint8, after encoding and decoding."""
-    pixels = vae.decode(latents_of(vae, frames)).sample
-    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def new_unet(seed: int = 0) -> UNet2DConditionModel:
@@ -161,8 +88,7 @@ def train_unet(
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     noise, nothing = noise_scheduler(), condition([""])
     plain_attention(unet.train())
-    optimiser = torch.optim.AdamW(unet.parameters(), weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-    optimiser.param_groups[0]["peak"] = 1e-3
+    optimiser = MatrixOptimiser(unet)
     average = Averaged(unet, save)
     for _ in paced(pace, optimiser, "image UNet"):
         rows = rng.integers(len(latents), size=batch)
@@ -172,7 +98,6 @@ def train_unet(
         )
         optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimiser.step()
         average.step(loss.item())
     return average.finish()
@@ -226,43 +151,42 @@ def load_image_pipeline(path: Path) -> StableDiffusionPipeline:
     return pipeline
 
 
+def with_film_frames(pictures: np.ndarray, seed: int) -> np.ndarray:
+    """Pictures (N, 64, 64, 3) and about half as many frames of films: what the autoencoder has to carry."""
+    films, _ = rendered("video", max(8, len(pictures) // 16), seed + 1)
+    return np.concatenate([pictures, films.reshape(-1, *pictures.shape[1:])])
+
+
 def train_image_decoder(
     out: Path, limits: dict[str, dict], pictures: int = 12000, seed: int = 0
 ) -> StableDiffusionPipeline:
-    """Trains the parts named in `limits` ("text", "vae", "unet": Pace arguments), takes the others from `out`.
+    """Trains the parts named in `limits` (of `PARTS`, with Pace arguments), takes the others from `out`.
 
-    The pipeline is saved under `out` after each part, and every few minutes while the UNet is trained.
+    The last part, "decoder", trains the autoencoder's decoding half on. The pipeline is saved under `out` after each
+    part, and every few minutes while the UNet is trained.
     """
-    torch.manual_seed(seed)
-    old = load_image_pipeline(out) if set(limits) != {"text", "vae", "unet"} else None
-    tokenizer, encoder = (
-        prepare_text(Pace(**limits["text"]), seed)
-        if "text" in limits
-        else (old.tokenizer, old.text_encoder)
-    )
+    old = None if {"text", "vae", "unet"} <= set(limits) else load_image_pipeline(out)
+    if "text" in limits:
+        tokenizer, encoder = prepare_text(Pace(**limits["text"]), seed)
+    else:
+        tokenizer, encoder = old.tokenizer, old.text_encoder
     frames, scenes = rendered("image", pictures, seed)
     if "vae" in limits:
-        films, _ = rendered("video", max(8, pictures // 16), seed + 1)
-        both = np.concatenate([frames, films.reshape(-1, *frames.shape[1:])])
-        vae = train_autoencoder(both, Pace(**limits["vae"]), seed)
+        vae = train_autoencoder(with_film_frames(frames, seed), Pace(**limits["vae"]), seed)
     else:
         vae = old.vae
-    unet = old.unet if old and "text" not in limits and "vae" not in limits else new_unet(seed)
+    unet = new_unet(seed) if {"text", "vae"} & set(limits) else old.unet
     pipeline = image_pipeline(vae, encoder, tokenizer, unet)
-    save_pipeline(pipeline, out)
+    save = partial(save_pipeline, pipeline, out)
+    save()
     if "unet" in limits:
         latents = latents_of(vae, frames) * vae.config.scaling_factor
         condition = partial(conditions, tokenizer, encoder)
-        save = partial(save_pipeline, pipeline, out)
-        train_unet(
-            unet.requires_grad_(True),
-            latents,
-            scenes,
-            condition,
-            Pace(**limits["unet"]),
-            seed,
-            save=save,
-        )
+        pace = Pace(**limits["unet"])
+        train_unet(unet.requires_grad_(True), latents, scenes, condition, pace, seed, save=save)
+        save()
+    if "decoder" in limits:
+        polish_decoder(vae, with_film_frames(frames, seed), Pace(**limits["decoder"]), seed)
         save()
     return pipeline
 
@@ -271,27 +195,18 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("ckpt/tiny/image"))
-    for unit in ("minutes", "steps"):
-        parser.add_argument(
-            f"--{unit}",
-            type=float,
-            nargs=3,
-            metavar=("TEXT", "VAE", "UNET"),
-            help="0 keeps the part in --out",
-        )
+    limit = parser.add_mutually_exclusive_group(required=True)
+    names = tuple(part.upper() for part in PARTS)
+    kept = "for each part; 0 keeps the part that is in --out"
+    limit.add_argument("--minutes", type=float, nargs=len(PARTS), metavar=names, help=kept)
+    limit.add_argument("--steps", type=int, nargs=len(PARTS), metavar=names, help=kept)
     parser.add_argument("--pictures", type=int, default=12000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    if (args.minutes is None) == (args.steps is None):
-        parser.error("give --minutes or --steps")
     torch.set_num_threads(args.threads)
     unit, limits = ("steps", args.steps) if args.minutes is None else ("minutes", args.minutes)
-    wanted = {
-        part: {unit: limit}
-        for part, limit in zip(("text", "vae", "unet"), limits, strict=True)
-        if limit
-    }
+    wanted = {part: {unit: limit} for part, limit in zip(PARTS, limits, strict=True) if limit}
     train_image_decoder(args.out, wanted, args.pictures, args.seed)
 
 

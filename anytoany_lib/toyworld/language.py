@@ -39,7 +39,12 @@ DOES = {
     "cat": "meows",
 }
 TIMES = {1: "once", 2: "twice", 3: "three times"}
-PLACED = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
+PLACED = {
+    "left": "on the left",
+    "right": "on the right",
+    "top": "at the top",
+    "bottom": "at the bottom",
+}
 MOVING = {"left": "moving left", "right": "moving right", "up": "moving up", "down": "moving down"}
 
 
@@ -79,7 +84,9 @@ def _varied_audio(scene: Scene, rng: np.random.Generator) -> str:
             _words("the sound of", article(_words(scene.pitch, thing)), times),
             _words(article(thing), doing, times, scene.pitch),
             _words(article(_words(scene.pitch, thing)), "that", DOES[thing], times),
-            _words(article(_words(scene.pitch, thing)), "heard", times) if times else article(thing),
+            _words(article(_words(scene.pitch, thing)), "heard", times)
+            if times
+            else article(thing),
         ],
     )
 
@@ -88,7 +95,10 @@ def _varied_picture(kind: str, scene: Scene, rng: np.random.Generator) -> str:
     placed = PLACED.get(scene.place)
     noun = _words(scene.size, scene.colour, scene.thing)
     doing = moving(scene.motion) if kind == "video" and scene.motion else None
-    medium = {"image": ["a picture of", "a drawing of", "an image of"], "video": ["a film of", "a video of", "a clip of"]}
+    medium = {
+        "image": ["a picture of", "a drawing of", "an image of"],
+        "video": ["a film of", "a video of", "a clip of"],
+    }
     return _pick(
         rng,
         [

@@ -67,9 +67,7 @@ class Pen:
         placed = self._place(points)
         self._draw.polygon(placed, fill=fill)
         if outline:
-            self._draw.line(
-                placed + placed[:2], fill=_INK, width=self._ink_width, joint="curve"
-            )
+            self._draw.line(placed + placed[:2], fill=_INK, width=self._ink_width, joint="curve")
 
     def oval(self, x, y, rx, ry, fill, outline: bool = True, turn: float = 0.0) -> None:
         """A filled ellipse about (x, y)."""
@@ -139,7 +137,10 @@ def _car(pen, colour):
     pen.shape([(-0.55, -0.1), (-0.34, -0.58), (0.34, -0.58), (0.62, -0.1)], colour)
     pen.shape([(-0.36, -0.12), (-0.24, -0.42), (-0.02, -0.42), (-0.02, -0.12)], _WHITE)
     pen.shape([(0.12, -0.12), (0.12, -0.42), (0.27, -0.42), (0.42, -0.12)], _WHITE)
-    pen.shape([(-0.98, 0.42), (-0.98, 0.0), (-0.8, -0.12), (0.78, -0.12), (0.98, 0.08), (0.98, 0.42)], colour)
+    pen.shape(
+        [(-0.98, 0.42), (-0.98, 0.0), (-0.8, -0.12), (0.78, -0.12), (0.98, 0.08), (0.98, 0.42)],
+        colour,
+    )
     for x in (-0.52, 0.54):
         pen.oval(x, 0.44, 0.25, 0.25, _INK)
         pen.oval(x, 0.44, 0.09, 0.09, _WHITE, outline=False)

@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from anytoany_lib.toyworld.pictures import COLOURS, DRAWINGS, MOTIONS, Pose, film_frames, ground, picture
+from anytoany_lib.toyworld.pictures import (
+    COLOURS,
+    DRAWINGS,
+    MOTIONS,
+    Pose,
+    film_frames,
+    ground,
+    picture,
+)
 from anytoany_lib.toyworld.sounds import COUNTED, PITCHES, RATE, samples_of
 
 THINGS = tuple(DRAWINGS)
@@ -24,7 +32,9 @@ HELD_OUT_PAIRS = frozenset(
     [(thing, list(COLOURS)[(3 * i + 1) % len(COLOURS)]) for i, thing in enumerate(THINGS)]
     + [("cat", "blue"), ("boat", "red")]
 )
-HELD_OUT_MOTIONS = frozenset((thing, MOTIONS[(5 * i + 2) % len(MOTIONS)]) for i, thing in enumerate(THINGS))
+HELD_OUT_MOTIONS = frozenset(
+    (thing, MOTIONS[(5 * i + 2) % len(MOTIONS)]) for i, thing in enumerate(THINGS)
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,9 @@ def render(kind: str, scene: Scene, rng: np.random.Generator) -> Image.Image | n
         start = _pose(scene, rng)
         travelling = scene.motion in ("left", "right", "up", "down", "growing", "shrinking")
         start = replace(start, radius=min(start.radius, 0.27) if travelling else start.radius)
-        return film_frames(scene.thing, colour, scene.motion or _pick(rng, MOTIONS), start, ground(rng))
+        return film_frames(
+            scene.thing, colour, scene.motion or _pick(rng, MOTIONS), start, ground(rng)
+        )
     raise ValueError(f"kind is {kind!r}; expected 'image', 'audio' or 'video'")
 
 

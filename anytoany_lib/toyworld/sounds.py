@@ -38,7 +38,14 @@ def _envelope(t: np.ndarray, attack: float, length: float, release: float) -> np
 
 
 def _bell(t, pitch, rng):
-    partials = ((0.5, 0.5, 3), (1, 1, 5), (1.19, 0.6, 6), (1.5, 0.4, 7), (2, 0.7, 8), (2.74, 0.4, 11))
+    partials = (
+        (0.5, 0.5, 3),
+        (1, 1, 5),
+        (1.19, 0.6, 6),
+        (1.5, 0.4, 7),
+        (2, 0.7, 8),
+        (2.74, 0.4, 11),
+    )
     tone = sum(a * np.exp(-d * t) * np.sin(2 * np.pi * 760 * pitch * f * t) for f, a, d in partials)
     return tone * _envelope(t, 0.003, 0.5, 0.1)
 
@@ -167,7 +174,9 @@ def samples_of(thing: str, count: int, pitch: str, rng: np.random.Generator) -> 
     else:
         known = ", ".join((*_CALLS, *_LASTING))
         raise ValueError(f"no thing called {thing!r}; the toy world has {known}")
-    samples = lfilter([1, -1], [1, -0.995], samples)  # no constant offset, which would click at the ends
+    samples = lfilter(
+        [1, -1], [1, -0.995], samples
+    )  # no constant offset, which would click at the ends
     fade = np.minimum(1, np.minimum(_time(SECONDS), SECONDS - _time(SECONDS)) / 0.02)
     samples = samples * fade
     return (samples * (_PEAK / np.abs(samples).max())).astype(np.float32)

@@ -18,7 +18,14 @@ import yaml
 
 from anytoany_lib.toyworld.language import DOES, TIMES, caption, moving
 from anytoany_lib.toyworld.pictures import COLOURS, MOTIONS
-from anytoany_lib.toyworld.scenes import COUNTED, HELD_OUT_MOTIONS, HELD_OUT_PAIRS, THINGS, Scene, random_scene
+from anytoany_lib.toyworld.scenes import (
+    COUNTED,
+    HELD_OUT_MOTIONS,
+    HELD_OUT_PAIRS,
+    THINGS,
+    Scene,
+    random_scene,
+)
 
 _MAKE = {"image": "draw", "audio": "play", "video": "film"}
 
@@ -39,7 +46,9 @@ class Talk:
     def user(self, *content: str | tuple[str, Scene]) -> Talk:
         """A user turn of texts and (kind, scene) media, in order."""
         parts = [
-            {"type": "text", "text": item} if isinstance(item, str) else {"type": item[0], item[0]: item[1]}
+            {"type": "text", "text": item}
+            if isinstance(item, str)
+            else {"type": item[0], item[0]: item[1]}
             for item in content
         ]
         self.messages.append({"role": "user", "content": parts})
@@ -59,7 +68,7 @@ class Talk:
             told = caption(kind, scene)
             parts.append({"type": "text", "text": f"{'And here' if number else 'Here'} is {told}."})
             parts.append({"type": kind, "caption": told})
-            self.expect.append({"kind": kind, "scene": scene.asked()})
+            self.expect.append({"kind": kind, "scene": scene.asked(), "caption": told})
         self.messages.append({"role": "assistant", "content": parts})
         return self
 
@@ -89,12 +98,16 @@ class Maker:
 
     def colour_for(self, thing: str, other_than: str | None = None) -> str:
         """A colour for a thing, held out or not as this maker's scenes are."""
-        fit = [c for c in COLOURS if ((thing, c) in HELD_OUT_PAIRS) == self.unseen and c != other_than]
+        fit = [
+            c for c in COLOURS if ((thing, c) in HELD_OUT_PAIRS) == self.unseen and c != other_than
+        ]
         return self.pick(fit or [c for c in COLOURS if c != other_than])
 
     def motion_for(self, thing: str, other_than: str | None = None) -> str:
         """A motion that was not held out for this thing."""
-        return self.pick(m for m in MOTIONS if (thing, m) not in HELD_OUT_MOTIONS and m != other_than)
+        return self.pick(
+            m for m in MOTIONS if (thing, m) not in HELD_OUT_MOTIONS and m != other_than
+        )
 
 
 def _sentence(text: str) -> str:
@@ -119,7 +132,9 @@ def _request(kind: str) -> Callable[[Maker], Talk]:
         if kind == "audio" and m.rng.random() < 0.5:
             scene = scene.but(count=None, pitch=None)
         slot = {"image": "image", "audio": "sound", "video": "film"}[kind]
-        return Talk().user(m.asked(_MAKE[kind], **{slot: caption(kind, scene)})).produce((kind, scene))
+        return (
+            Talk().user(m.asked(_MAKE[kind], **{slot: caption(kind, scene)})).produce((kind, scene))
+        )
 
     return task
 
@@ -128,7 +143,9 @@ def _description(kind: str) -> Callable[[Maker], Talk]:
     def task(m: Maker) -> Talk:
         scene = m.scene(kind)
         return (
-            Talk().user((kind, scene), m.said(f"describe_{kind}")).answer(_sentence(caption(kind, scene)), **scene.asked())
+            Talk()
+            .user((kind, scene), m.said(f"describe_{kind}"))
+            .answer(_sentence(caption(kind, scene)), **scene.asked())
         )
 
     return task
@@ -137,8 +154,16 @@ def _description(kind: str) -> Callable[[Maker], Talk]:
 def image_question(m: Maker) -> Talk:
     scene = m.scene("image")
     if m.rng.random() < 0.6:
-        return Talk().user(("image", scene), m.said("ask_colour")).answer(f"It is {scene.colour}.", colour=scene.colour)
-    return Talk().user(("image", scene), m.said("ask_thing")).answer(f"It is a {scene.thing}.", thing=scene.thing)
+        return (
+            Talk()
+            .user(("image", scene), m.said("ask_colour"))
+            .answer(f"It is {scene.colour}.", colour=scene.colour)
+        )
+    return (
+        Talk()
+        .user(("image", scene), m.said("ask_thing"))
+        .answer(f"It is a {scene.thing}.", thing=scene.thing)
+    )
 
 
 def audio_question(m: Maker) -> Talk:
@@ -149,8 +174,14 @@ def audio_question(m: Maker) -> Talk:
         reply = f"It {DOES[scene.thing]} {TIMES[scene.count]}."
         return Talk().user(heard, m.said("ask_count")).answer(reply, count=scene.count)
     if draw < 0.8:
-        return Talk().user(heard, m.said("ask_pitch")).answer(f"It is {scene.pitch}.", pitch=scene.pitch)
-    return Talk().user(heard, m.said("ask_thing")).answer(f"It is a {scene.thing}.", thing=scene.thing)
+        return (
+            Talk()
+            .user(heard, m.said("ask_pitch"))
+            .answer(f"It is {scene.pitch}.", pitch=scene.pitch)
+        )
+    return (
+        Talk().user(heard, m.said("ask_thing")).answer(f"It is a {scene.thing}.", thing=scene.thing)
+    )
 
 
 def video_question(m: Maker) -> Talk:
@@ -167,7 +198,11 @@ def video_question(m: Maker) -> Talk:
 def image_to_image(m: Maker) -> Talk:
     seen = m.scene("image").but(size=None, place=None)
     wanted = seen.but(colour=m.colour_for(seen.thing, other_than=seen.colour))
-    return Talk().user(("image", seen), m.asked("recolour", colour=wanted.colour)).produce(("image", wanted))
+    return (
+        Talk()
+        .user(("image", seen), m.asked("recolour", colour=wanted.colour))
+        .produce(("image", wanted))
+    )
 
 
 def _shown_to_audio(kind: str) -> Callable[[Maker], Talk]:
@@ -187,7 +222,11 @@ def _shown_to_video(kind: str) -> Callable[[Maker], Talk]:
     def task(m: Maker) -> Talk:
         seen = m.scene(kind)
         wanted = Scene(seen.thing, seen.colour, motion=m.motion_for(seen.thing, seen.motion))
-        return Talk().user((kind, seen), m.asked("film_shown", moving=moving(wanted.motion))).produce(("video", wanted))
+        return (
+            Talk()
+            .user((kind, seen), m.asked("film_shown", moving=moving(wanted.motion)))
+            .produce(("video", wanted))
+        )
 
     return task
 
@@ -195,14 +234,20 @@ def _shown_to_video(kind: str) -> Callable[[Maker], Talk]:
 def audio_to_image(m: Maker) -> Talk:
     heard = _heard(m, m.pick(THINGS))
     wanted = Scene(heard[1].thing, m.colour_for(heard[1].thing))
-    return Talk().user(heard, m.asked("draw_heard", colour=wanted.colour)).produce(("image", wanted))
+    return (
+        Talk().user(heard, m.asked("draw_heard", colour=wanted.colour)).produce(("image", wanted))
+    )
 
 
 def audio_to_audio(m: Maker) -> Talk:
     kind, scene = _heard(m, m.pick(THINGS))
     if scene.count:
         wanted = Scene(scene.thing, count=m.pick(n for n in TIMES if n != scene.count))
-        return Talk().user((kind, scene), m.asked("replay", times=TIMES[wanted.count])).produce((kind, wanted))
+        return (
+            Talk()
+            .user((kind, scene), m.asked("replay", times=TIMES[wanted.count]))
+            .produce((kind, wanted))
+        )
     return Talk().user((kind, scene), m.asked("echo")).produce((kind, Scene(scene.thing)))
 
 
@@ -216,7 +261,11 @@ def audio_to_video(m: Maker) -> Talk:
 
 def video_to_image(m: Maker) -> Talk:
     seen = m.scene("video")
-    return Talk().user(("video", seen), m.asked("redraw")).produce(("image", Scene(seen.thing, seen.colour)))
+    return (
+        Talk()
+        .user(("video", seen), m.asked("redraw"))
+        .produce(("image", Scene(seen.thing, seen.colour)))
+    )
 
 
 def match(m: Maker) -> Talk:
@@ -240,14 +289,21 @@ def which_colour(m: Maker) -> Talk:
     number = int(m.rng.integers(2))
     asked = m.said("which_colour", colour=(first, second)[number].colour)
     ordinal = ("first", "second")[number]
-    return Talk().user(("image", first), ("image", second), asked).answer(f"The {ordinal} one.", starts=f"The {ordinal}")
+    return (
+        Talk()
+        .user(("image", first), ("image", second), asked)
+        .answer(f"The {ordinal} one.", starts=f"The {ordinal}")
+    )
 
 
 def draw_mixed(m: Maker) -> Talk:
     heard = _heard(m, m.pick(THINGS))
     seen = m.scene("image").but(size=None, place=None)
     wanted = Scene(heard[1].thing, m.colour_for(heard[1].thing))
-    seen = seen.but(thing=m.pick(t for t in THINGS if (t, wanted.colour) not in HELD_OUT_PAIRS), colour=wanted.colour)
+    seen = seen.but(
+        thing=m.pick(t for t in THINGS if (t, wanted.colour) not in HELD_OUT_PAIRS),
+        colour=wanted.colour,
+    )
     return Talk().user(heard, ("image", seen), m.said("draw_mixed")).produce(("image", wanted))
 
 
@@ -261,7 +317,9 @@ def two_outputs(m: Maker) -> Talk:
     if task == "draw_and_film":
         asked = m.asked(task, image=shown, moving=moving(filmed.motion))
         return Talk().user(asked).produce(("image", seen), ("video", filmed))
-    return Talk().user(m.asked(task, film=caption("video", filmed))).produce(("video", filmed), heard)
+    return (
+        Talk().user(m.asked(task, film=caption("video", filmed))).produce(("video", filmed), heard)
+    )
 
 
 def follow_up(m: Maker) -> Talk:
@@ -289,9 +347,15 @@ def _request_of(m: Maker, kind: str, scene: Scene) -> Talk:
         return Talk().user(m.asked("draw", image=caption("image", scene))).produce(("image", scene))
     if kind == "video":
         filmed = scene.but(motion=m.motion_for(scene.thing))
-        return Talk().user(m.asked("film", film=caption("video", filmed))).produce(("video", filmed))
+        return (
+            Talk().user(m.asked("film", film=caption("video", filmed))).produce(("video", filmed))
+        )
     asked = m.said("describe_image")
-    return Talk().user(("image", scene), asked).answer(_sentence(caption("image", scene)), **scene.asked())
+    return (
+        Talk()
+        .user(("image", scene), asked)
+        .answer(_sentence(caption("image", scene)), **scene.asked())
+    )
 
 
 # The sixteen cells of the matrix, then what goes beyond it. The number is a task's share of the training rows.
@@ -323,7 +387,7 @@ BEYOND: dict[str, Callable[[Maker], Talk]] = {
     "two outputs": two_outputs,
     "follow-up": follow_up,
 }
-SHARES = {name: 1.0 for name in (*CELLS, *BEYOND)} | {
+SHARES = dict.fromkeys((*CELLS, *BEYOND), 1.0) | {
     "text->image": 2.0,
     "text->audio": 2.0,
     "text->video": 2.0,

@@ -28,7 +28,64 @@ NOISE = {
 }
 
 
-def paced(pace: Pace, optimiser: torch.optim.Optimizer, title: str) -> Iterator[int]:
+class MatrixOptimiser:
+    """torch's Muon for the weights of hidden layers, convolutions taken as matrices, and AdamW for all others.
+
+    Where only some thousand steps can be afforded it needs about half as many as AdamW alone. `pace_of` slows layers
+    down by name: it gives a factor of the learning rates.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        hidden: float = 3e-3,
+        other: float = 1e-3,
+        pace_of: Callable[[str], float] = lambda name: 1.0,
+    ):
+        self._model = model
+        groups: dict[tuple[bool, float], list] = {}
+        for name, weight in model.named_parameters():
+            edge = any(part in name for part in ("conv_in", "conv_out", "time_embedding"))
+            key = (weight.ndim >= 2 and not edge, pace_of(name))
+            groups.setdefault(key, []).append(weight)
+        # the matrices share their memory with the weights they are views of
+        self._matrices = [
+            (torch.nn.Parameter(weight.detach().flatten(1)), weight)
+            for (inside, _), weights in groups.items()
+            for weight in weights
+            if inside
+        ]
+        matrix_of = {id(weight): matrix for matrix, weight in self._matrices}
+        muon = [
+            {"params": [matrix_of[id(w)] for w in weights], "peak": hidden * factor}
+            for (inside, factor), weights in groups.items()
+            if inside
+        ]
+        rest = [
+            {"params": weights, "peak": other * factor}
+            for (inside, factor), weights in groups.items()
+            if not inside
+        ]
+        self._muon = torch.optim.Muon(muon, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        self._adam = torch.optim.AdamW(rest, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
+        self.param_groups = self._muon.param_groups + self._adam.param_groups
+
+    def zero_grad(self) -> None:
+        """Forgets all gradients."""
+        self._model.zero_grad()
+
+    def step(self) -> None:
+        """Clips the gradients to norm 1 and updates all weights."""
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+        for matrix, weight in self._matrices:
+            matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
+        self._muon.step()
+        self._adam.step()
+
+
+def paced(
+    pace: Pace, optimiser: torch.optim.Optimizer | MatrixOptimiser, title: str
+) -> Iterator[int]:
     """Counts steps until the pace is done, sets each group's learning rate from its "peak", shows progress."""
     with tqdm(
         total=100,

@@ -22,13 +22,13 @@ from diffusers import (
 )
 from torch import nn
 
+from anytoany_lib.toyworld.autoencoder import latents_of
 from anytoany_lib.toyworld.captions import WIDTH, conditions
 from anytoany_lib.toyworld.image_training import (
     CHANNELS,
     GROUPS,
     HEAD,
     LATENT,
-    latents_of,
     load_image_pipeline,
     rendered,
 )
@@ -37,6 +37,7 @@ from anytoany_lib.toyworld.pace import Pace
 from anytoany_lib.toyworld.scenes import Scene
 from anytoany_lib.toyworld.training import (
     Averaged,
+    MatrixOptimiser,
     fast_scheduler,
     noise_scheduler,
     paced,
@@ -112,12 +113,7 @@ def train_video_unet(
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     noise, nothing = noise_scheduler(), condition([""])
     plain_attention(_without_dropout(unet.train()))
-    named = list(unet.named_parameters())
-    groups = [
-        {"params": [p for name, p in named if is_temporal(name)], "peak": 1e-3},
-        {"params": [p for name, p in named if not is_temporal(name)], "peak": 4e-4},
-    ]
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
+    optimiser = MatrixOptimiser(unet, pace_of=lambda name: 1.0 if is_temporal(name) else 0.4)
     average = Averaged(unet, save)
     for _ in paced(pace, optimiser, "video UNet"):
         rows = rng.integers(len(latents), size=batch)
@@ -127,7 +123,6 @@ def train_video_unet(
         )
         optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimiser.step()
         average.step(loss.item())
     return average.finish()

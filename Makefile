@@ -1,0 +1,49 @@
+# make demo   everything for real: data, embeddings, three stages, the any-to-any matrix, a conversation
+# make test   the tests, every notebook among them
+# make lab    JupyterLab at the chat notebook, with the newest run
+# make tiny   trains the frozen tiny models anew (hours)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := torch>=2.11,<2.14
+CPU_TORCH := https://download.pytorch.org/whl/cpu
+
+.PHONY: demo test lab tiny lint readme browser clean
+
+demo: $(VENV)/installed
+	$(BIN)/python -m anytoany_lib.demo
+
+test: $(VENV)/installed browser
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+lab: $(VENV)/installed
+	$(BIN)/jupyter lab notebooks/07_chat.ipynb --ServerApp.tornado_settings='{"websocket_max_message_size": 268435456}'
+
+tiny: $(VENV)/installed
+	set -e; for n in notebooks/tiny_*.ipynb; do $(BIN)/papermill --cwd notebooks $$n out/$$(basename $$n); done
+
+lint: $(VENV)/installed
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+readme: $(VENV)/installed
+	$(BIN)/python docs/make_readme.py
+
+# Without an NVIDIA card the CPU build of torch saves gigabytes; pip's own index has only the CUDA one for Linux.
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	@if ! command -v nvidia-smi >/dev/null && \
+	  $(BIN)/python -c "import urllib.request as u; u.urlopen('$(CPU_TORCH)/torch/', timeout=5)" 2>/dev/null; then \
+	  $(BIN)/pip install -q --index-url $(CPU_TORCH) "$(TORCH)"; fi
+	$(BIN)/pip install -q -e ".[test]"
+	touch $@
+
+# The browser test drives a real Chromium; without one it is skipped and says so.
+browser:
+	@if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  (apt-get update -qq && apt-get install -y -qq chromium fonts-noto-color-emoji) >/dev/null || \
+	  echo "chromium could not be installed: the browser test will be skipped"; fi
+
+clean:
+	rm -rf $(VENV) out

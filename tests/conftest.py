@@ -1,0 +1,44 @@
+"""Shared fixtures: the tiny profile with its real frozen models, and a small toy-world dataset with its features."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+from anytoany_lib import checkpoints, features
+from anytoany_lib.config import Profile
+from anytoany_lib.model import AnyToAny
+from anytoany_lib.toyworld import dataset
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SAMPLES = REPOSITORY.parent / "shared" / "samples" / "nextgpt"
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def profile() -> Profile:
+    """Profile `tiny`, with its language model fetched if this machine does not have it yet."""
+    profile = Profile.load("tiny")
+    checkpoints.fetch(profile)
+    return profile
+
+
+@pytest.fixture(scope="session")
+def model(profile: Profile) -> AnyToAny:
+    """An untrained model; tests must leave its weights as they are."""
+    return AnyToAny.from_profile(profile, seed=0).requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="session")
+def toy_data(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small toy-world dataset with plain talk answered by a fixed sentence, and with features."""
+    folder = tmp_path_factory.mktemp("data") / "toy"
+    dataset.write(folder, lambda questions: ["That is a good question."] * len(questions), 24, 40, 2, seed=1)
+    features.precompute(profile, folder)
+    return folder

@@ -1,0 +1,345 @@
+"""The chat engine and, without a browser, the widget: history, stopping, editing, keeping, escaping, uploads."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from datetime import datetime, timezone
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anytoany_lib import generation, media
+from anytoany_lib.chat import Session, medium_of
+from anytoany_lib.containers import MediaError
+from anytoany_lib.generation import Done, MediaProgress, MediaReady, Sampling, TextDelta
+from anytoany_lib.model import AnyToAny
+from anytoany_lib.rendering import show
+from anytoany_lib.widget import Chat, kind_of, uploaded
+
+QUICK = Sampling(steps=2)
+
+
+@pytest.fixture
+def scripted(model: AnyToAny, monkeypatch: pytest.MonkeyPatch):
+    """Replaces the choice of tokens (and nothing else): each call gives the next reply. Returns the seeds asked for."""
+    seeds = []
+
+    def install(*replies: list[str]) -> list[int]:
+        waiting = iter(replies)
+
+        def chooser(model, sampling, of_rows):
+            seeds.extend(of_rows)
+            tokens = iter([t for item in next(waiting) for t in _tokens(model, item)])
+            return lambda logits: [next(tokens)]
+
+        monkeypatch.setattr(generation, "_chooser", chooser)
+        return seeds
+
+    return install
+
+
+def _tokens(model: AnyToAny, item: str) -> list[int]:
+    if item in model.vocabulary.signals:
+        return [model.vocabulary.signals[item][0]]
+    return model.messages.stop if item == "STOP" else model.messages.text_ids(item)
+
+
+def picture(colour: str = "red") -> Image.Image:
+    return Image.new("RGB", (48, 32), colour)
+
+
+def sound() -> tuple[np.ndarray, int]:
+    return np.sin(np.arange(16_000) / 8).astype(np.float32) / 2, 16_000
+
+
+def clip() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
+
+
+def kinds(message: dict) -> list[str]:
+    return [part["type"] for part in message["content"]]
+
+
+def test_a_reply_with_every_medium_joins_the_history(model, scripted):
+    scripted(["Here", "image", " and", "audio", "video", "STOP"], ["Fine.", "STOP"])
+    session = Session(model, sampling=QUICK)
+    events = list(session.send("Hello"))
+    assert "".join(e.text for e in events if isinstance(e, TextDelta)) == "Here and"
+    assert [e.part["type"] for e in events if isinstance(e, MediaReady)] == [
+        "image",
+        "audio",
+        "video",
+    ]
+    assert sum(isinstance(e, MediaProgress) for e in events) == 6
+    user, reply = session.messages
+    assert user == {"role": "user", "content": [{"type": "text", "text": "Hello"}]}
+    assert isinstance(events[-1], Done) and reply is events[-1].message
+    assert kinds(reply) == ["text", "image", "text", "audio", "video"]
+    # The second turn reads the first back: generated media as their signals.
+    seen = [{"type": "image", "image": picture()}, {"type": "audio", "audio": sound()}]
+    list(
+        session.send(
+            [*seen, {"type": "video", "video": clip()}, {"type": "text", "text": "These?"}]
+        )
+    )
+    assert [m["role"] for m in session.messages] == ["user", "assistant"] * 2
+
+
+def test_turn_n_uses_seed_plus_n_and_a_retry_another(model, scripted):
+    seeds = scripted(*[["Yes", "STOP"]] * 5)
+    session = Session(model, seed=40)
+    for text in ("one", "two", "three"):
+        list(session.send(text))
+    list(session.retry())
+    assert seeds[:3] == [40, 41, 42] and seeds[3] not in seeds[:3]
+    assert len(session.messages) == 6
+    list(session.edit(0, "another one"))
+    assert seeds[4] == 40 and len(session.messages) == 2
+
+
+def test_same_seed_same_conversation(model):
+    replies = []
+    for _ in range(2):
+        session = Session(
+            model, seed=3, sampling=Sampling(temperature=1.0, max_new_tokens=6, steps=1)
+        )
+        for text in ("What is the capital of France?", "And of Spain?"):
+            list(session.send(text))
+        replies.append([m["content"] for m in session.messages if m["role"] == "assistant"])
+    assert repr(replies[0]) == repr(replies[1]) and replies[0][0] != replies[0][1]
+
+
+def test_edit_undo_clear(model, scripted):
+    scripted(*[["Yes", "STOP"]] * 4)
+    session = Session(model)
+    for text in ("one", "two"):
+        list(session.send(text))
+    with pytest.raises(ValueError, match="message 1 is no user message"):
+        session.edit(1, "x")
+    list(session.edit(2, "2"))
+    assert [m["content"][0]["text"] for m in session.messages] == ["one", "Yes", "2", "Yes"]
+    assert session.undo()["content"][0]["text"] == "2" and len(session.messages) == 2
+    session.clear()
+    assert session.messages == []
+    with pytest.raises(ValueError, match="nothing to retry"):
+        session.retry()
+
+
+def test_bad_content_leaves_the_history_alone(model, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    session = Session(model)
+    for content, error in (
+        ([{"type": "smell", "smell": 1}], ValueError),
+        ([{"type": "image", "image": broken}], MediaError),
+        ([{"type": "audio", "audio": tmp_path / "gone.wav"}], MediaError),
+        ("  \n", ValueError),
+        ([], ValueError),
+    ):
+        with pytest.raises(error):
+            session.send(content)
+        assert session.messages == [] and not session.busy
+
+
+def test_a_reader_who_leaves_keeps_what_was_finished(model, scripted):
+    scripted(["Look", "image", "audio", "STOP"], ["Yes", "STOP"])
+    session = Session(model, sampling=QUICK)
+    events = session.send("Go")
+    for event in events:
+        if isinstance(event, MediaReady):
+            break
+    with pytest.raises(RuntimeError, match="still being drawn"):
+        session.send("Next")
+    events.close()
+    assert kinds(session.messages[-1]) == ["text", "image"] and not session.busy
+    list(session.send("Next"))
+    assert len(session.messages) == 4
+
+
+def test_stop_from_another_thread_ends_diffusion(model, scripted):
+    scripted(["Look", "image", "STOP"])
+    session = Session(model, sampling=Sampling(steps=500))
+    took = []
+    for event in session.send("Go"):
+        if isinstance(event, MediaProgress) and event.done == 2:
+            took.append(time.monotonic())
+            threading.Thread(target=session.stop).start()
+    assert time.monotonic() - took[0] < 5 and len(took) == 1
+    assert event == Done(
+        {"role": "assistant", "content": [{"type": "text", "text": "Look"}]}, "stopped"
+    )
+    assert session.messages[-1] is event.message and not session.busy
+
+
+def test_a_failing_decoder_leaves_the_text(model, scripted, monkeypatch):
+    scripted(["Look", "image", "STOP"], ["image", "STOP"], ["Fine", "STOP"])
+
+    class Broken:
+        def generate(self, *arguments):
+            raise RuntimeError("out of paint")
+
+    monkeypatch.setitem(model._decoders, "image", Broken())
+    session = Session(model)
+    with pytest.raises(RuntimeError, match="out of paint"):
+        list(session.send("Draw"))
+    assert kinds(session.messages[-1]) == ["text"]
+    with pytest.raises(RuntimeError, match="out of paint"):
+        list(session.retry())
+    assert [m["role"] for m in session.messages] == ["user"]
+    list(session.send("Talk"))  # the unanswered turn before it does not stand in the way
+    assert [m["role"] for m in session.messages] == ["user", "user", "assistant"]
+
+
+def test_save_and_load(model, scripted, tmp_path):
+    scripted(["Here", "image", "audio", "video", "STOP"], ["Yes", "STOP"], ["Yes", "STOP"])
+    path = media.save_image(tmp_path / "mine.PNG", picture("blue"))
+    session = Session(model, seed=7, sampling=QUICK)
+    content = [{"type": "image", "image": path}, {"type": "audio", "audio": sound()}]
+    list(session.send([*content, {"type": "text", "text": "<b>Go</b>"}]))
+    folder = session.save(tmp_path / "talk")
+    path.unlink()
+    saved = json.loads((folder / "messages.json").read_text())["messages"]
+    assert all((folder / part[part["type"]]).is_file() for part in saved[1]["content"][1:])
+
+    loaded = Session.load(folder, model, QUICK)
+    assert [kinds(m) for m in loaded.messages] == [kinds(m) for m in session.messages]
+    for before, after in zip(
+        session.messages[1]["content"][1:], loaded.messages[1]["content"][1:], strict=True
+    ):
+        assert before.keys() == after.keys()
+    old, new = (m.messages[1]["content"] for m in (session, loaded))
+    assert np.array_equal(np.asarray(old[1]["image"]), np.asarray(new[1]["image"]))
+    assert np.abs(old[2]["audio"] - new[2]["audio"]).max() < 1e-3
+    assert old[3]["video"].shape == new[3]["video"].shape and old[3]["fps"] == new[3]["fps"]
+    list(loaded.send("Go on"))
+    loaded.save(folder)  # over itself: its own files are copied before the old folder goes
+    assert len(Session.load(folder, model).messages) == 4
+    assert [p.name for p in tmp_path.iterdir()] == ["talk"]
+
+
+def test_load_refuses_what_it_did_not_write(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected messages\.json"):
+        Session.load(tmp_path, model)
+    file = tmp_path / "messages.json"
+    file.write_text('{"messages": [')
+    with pytest.raises(ValueError, match="not a saved conversation"):
+        Session.load(tmp_path, model)
+    part = {"type": "image", "image": "../secret.png"}
+    record = {"seed": 0, "attempt": 0, "messages": [{"role": "user", "content": [part]}]}
+    file.write_text(json.dumps(record))
+    with pytest.raises(MediaError, match="outside the folder"):
+        Session.load(tmp_path, model)
+
+
+# --- the widget, without a browser ---
+
+
+def pieces(chat: Chat, bubble: int) -> list[str]:
+    return [piece.value for piece in chat._log.children[bubble].children]
+
+
+def say(chat: Chat, text: str) -> None:
+    chat._input.value = text
+    chat._send_button.click()
+
+
+def test_chat_draws_what_is_sent_and_said(model, scripted, tmp_path):
+    scripted(["<script>alert(1)</script>", "image", " and", "audio", "video", "STOP"])
+    chat = Chat(model, sampling=QUICK, blocking=True, name="<run>")
+    content = media.to_bytes("image", picture())
+    file = {"name": "<img src=x>.png", "type": "image/png", "size": len(content)}
+    file |= {"content": memoryview(content), "last_modified": datetime.now(timezone.utc)}
+    chat._tools.children[0].set_trait("value", (file,))
+    assert "&lt;img src=x&gt;.png" in chat._chips.children[0].children[0].value
+    say(chat, "<i>Hi</i> & bye")
+    assert pieces(chat, 0)[0].startswith('<img src="data:image/png')
+    assert "&lt;i&gt;Hi&lt;/i&gt; &amp; bye" in pieces(chat, 0)[1]
+    reply = pieces(chat, 1)
+    assert "&lt;script&gt;" in reply[0] and "<script" not in "".join(reply)
+    assert [text.split(" ")[0] for text in reply] == ["<div", "<img", "<div", "<audio", "<video"]
+    assert "ready" in chat._status.value and "&lt;run&gt;" in chat._status.value
+    assert chat._input.value == "" and chat._chips.children == ()
+    assert chat._stop_button.disabled and not chat._send_button.disabled
+
+
+def test_chat_shows_errors_and_retries(model, scripted, monkeypatch):
+    scripted(["Look", "image", "STOP"], ["Better", "STOP"])
+
+    class Broken:
+        def generate(self, *arguments):
+            raise RuntimeError("<b>out of paint</b>")
+
+    monkeypatch.setitem(model._decoders, "image", Broken())
+    chat = Chat(model, blocking=True)
+    say(chat, "")
+    assert "empty" in chat._status.value and chat._log.children == ()
+    say(chat, "Draw")
+    assert "failed" in pieces(chat, 1)[1]
+    assert "RuntimeError: &lt;b&gt;out of paint" in pieces(chat, 1)[2]
+    assert isinstance(chat.error, RuntimeError)
+    chat._retry_button.click()
+    assert len(chat._log.children) == 2 and "Better" in pieces(chat, 1)[0]
+    chat._clear_button.click()
+    assert chat._log.children == () and chat.session.messages == []
+
+
+def test_chat_goes_on_with_a_session_and_attaches_by_path(model, scripted, tmp_path):
+    scripted(["Yes", "STOP"], ["No", "STOP"])
+    session = Session(model)
+    list(session.send("Hello"))
+    chat = Chat(model, session=session, blocking=True)
+    assert len(chat._log.children) == 2 and repr(chat) == "Chat(profile tiny, 2 messages)"
+    chat._path.value = str(tmp_path / "gone.wav")
+    assert "not attached" in chat._status.value
+    media.save_audio(tmp_path / "a.wav", *sound())
+    media.save_video(tmp_path / "b.mp4", clip(), 4)
+    for name in ("a.wav", "b.mp4"):
+        chat._path.value = str(tmp_path / name)
+    chat._chips.children[0].children[1].click()
+    assert len(chat._chips.children) == 1
+    chat._send_button.click()
+    assert kinds(session.messages[2]) == ["video"] and "<video" in pieces(chat, 2)[0]
+
+
+def test_uploads_of_ipywidgets_8_and_7():
+    eight = ({"name": "a.wav", "type": "audio/wav", "size": 2, "content": memoryview(b"ab")},)
+    seven = {"a.wav": {"metadata": {"name": "a.wav", "type": "audio/wav"}, "content": b"ab"}}
+    assert uploaded(eight) == uploaded(seven) == [("a.wav", "audio/wav", b"ab")]
+    assert kind_of("a.mp4", "") == "video" and kind_of("a", "image/webp") == "image"
+    with pytest.raises(ValueError, match=r"notes\.txt"):
+        kind_of("notes.txt", "text/plain")
+
+
+def test_show_is_static_and_escaped(monkeypatch):
+    shown = []
+    monkeypatch.setattr("anytoany_lib.rendering.display", shown.append)
+    reply = [{"type": "audio", "audio": sound()[0], "sampling_rate": 16_000}]
+    reply.append({"type": "video", "video": clip(), "fps": 4})
+    show(
+        [
+            {"role": "user", "content": "<script>alert(1)</script>"},
+            {"role": "user", "content": [{"type": "image", "image": picture()}]},
+            {
+                "role": "assistant",
+                "content": [*reply, {"type": "image", "caption": "a <b>bell</b>"}],
+            },
+        ]
+    )
+    assert [type(item).__name__ for item in shown] == [
+        "HTML",
+        "HTML",
+        "Image",
+        "HTML",
+        "Audio",
+        "Video",
+        "HTML",
+    ]
+    assert all(
+        "<script" not in item.data and "<b>bell" not in item.data
+        for item in shown
+        if type(item).__name__ == "HTML"
+    )
+    assert medium_of(reply[1])[1] == 4

@@ -1,0 +1,81 @@
+"""Profiles, and the files that have to agree with each other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from anytoany_lib.config import PROFILE_FOLDER, Profile, resolve
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("path", sorted(PROFILE_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_profile_loads_under_its_own_name(path: Path):
+    assert Profile.load(path.stem).name == path.stem
+
+
+def test_a_profile_survives_writing_and_reading(tmp_path: Path):
+    profile = Profile.load("tiny")
+    (tmp_path / "copy.yaml").write_text(str(profile))
+    assert Profile.load(tmp_path / "copy.yaml") == profile
+
+
+def test_an_unknown_key_is_named(tmp_path: Path):
+    settings = yaml.safe_load((PROFILE_FOLDER / "tiny.yaml").read_text())
+    settings["stages"][2]["learning_rat"] = 1
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ValueError, match=r"wrong\.yaml: stages\.2\.learning_rat: Extra inputs"):
+        Profile.load(tmp_path / "wrong.yaml")
+
+
+def test_an_unknown_profile_says_which_there_are():
+    with pytest.raises(FileNotFoundError, match="'huge'.*tiny"):
+        Profile.load("huge")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"learning_rates": {"lora": 0.0}}, "learning_rates.lora"),
+        ({"learning_rates": {"head": 0.1}}, "learning_rates.head"),
+        ({"reads": "everything"}, "reads"),
+    ],
+)
+def test_a_stage_with_senseless_settings_is_refused(change: dict, message: str):
+    settings = Profile.load("tiny").model_dump()
+    settings["stages"][1] |= change
+    with pytest.raises(ValueError, match=re.escape(f"stages.1.{message}")):
+        Profile.parse(settings, "test")
+
+
+def test_a_wheel_needs_its_checksum():
+    settings = Profile.load("tiny").model_dump()
+    settings["llm"]["source"] = {"wheel": "something==1"}
+    with pytest.raises(ValueError, match="sha256"):
+        Profile.parse(settings, "test")
+
+
+def test_relative_paths_start_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("ANYTOANY_HOME", str(tmp_path))
+    assert resolve("ckpt/nothing-there") == tmp_path / "ckpt/nothing-there"
+
+
+def pyproject() -> dict:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
+    return tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+
+
+def test_conda_and_pip_ask_for_the_same_packages():
+    environment = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
+    pip = next(item["pip"] for item in environment["dependencies"] if isinstance(item, dict))
+    assert sorted(pip) == sorted([*pyproject()["dependencies"], "-e ."])
+
+
+def test_every_dependency_has_bounds():
+    unbounded = [d for d in pyproject()["dependencies"] if not re.search(r">=.+,<", d)]
+    assert unbounded == []

@@ -1,0 +1,239 @@
+"""Caches and the three stages on a small toy world: what is trained, what is refused, what a resumed run becomes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from anytoany_lib import features, runs, train
+from anytoany_lib.config import Profile
+from anytoany_lib.data import read_manifest
+from anytoany_lib.decoders import CaptionEncoder
+from anytoany_lib.features import DatasetFeatures, FeatureCache, caption_key
+from anytoany_lib.messages import IGNORED
+from anytoany_lib.model import AnyToAny
+
+
+@pytest.fixture(scope="module")
+def small(profile: Profile) -> Profile:
+    """The tiny profile with batches of 4, so that a step takes a second."""
+    stages = {n: stage.model_copy(update={"batch_size": 4}) for n, stage in profile.stages.items()}
+    return profile.model_copy(update={"stages": stages})
+
+
+@pytest.fixture(scope="module")
+def stage_runs(small: Profile, toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two steps of every stage, each from the one before."""
+    folder, made = tmp_path_factory.mktemp("runs"), []
+    for stage in (1, 2, 3):
+        init = made[-1] if made else None
+        made.append(train.train(small, stage, toy_data, folder / f"stage{stage}", init, max_steps=2))
+    return made
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / runs.TENSORS)
+
+
+def changed(before: dict, after: dict) -> set[str]:
+    return {key.split(".")[0] for key in after if not torch.equal(before[key], after[key])}
+
+
+def test_each_stage_trains_its_parts_and_nothing_else(small: Profile, stage_runs: list[Path]):
+    start = runs.trainable_tensors(AnyToAny.from_profile(small, seed=0).bridges())
+    first, second, third = map(tensors, stage_runs)
+    assert changed(start, first) == {"input_projection", "token_rows"}
+    assert changed(first, second) == {"output_projections", "token_rows"}
+    assert changed(second, third) == {"input_projection", "output_projections", "token_rows"}
+    assert [(run / runs.ADAPTER).is_dir() for run in stage_runs] == [False, False, True]
+    lora = load_file(stage_runs[2] / runs.ADAPTER / "adapter_model.safetensors")
+    assert any("lora_B" in key and tensor.abs().sum() > 0 for key, tensor in lora.items())
+
+
+def test_a_run_folder_says_how_it_was_made(small: Profile, stage_runs: list[Path], toy_data: Path):
+    record = runs.read_record(stage_runs[2])
+    assert (record["stage"], record["steps"], record["seed"]) == (3, 2, 0)
+    assert record["data"].keys() == {str(toy_data)}
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["peak_memory_bytes"]["host"] > 1e8
+    assert all(np.isfinite(loss) for loss in record["validation"].values())
+    assert runs.profile_of(record, stage_runs[2]) == small
+    frozen = [key for key in tensors(stage_runs[2]) if "llm" in key]
+    assert frozen == []
+
+
+def test_a_trained_run_loads_as_it_was_saved(stage_runs: list[Path]):
+    model = AnyToAny.from_pretrained(stage_runs[2])
+    saved = tensors(stage_runs[2])
+    for key, tensor in runs.trainable_tensors(model.bridges()).items():
+        assert torch.equal(tensor, saved[key]), key
+    reply = model.chat([{"role": "user", "content": "Hello!"}])
+    assert reply["role"] == "assistant"
+
+
+def test_a_run_that_was_killed_resumes_to_the_weights_of_an_unbroken_one(
+    small: Profile, toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = train.train(small, 3, toy_data, tmp_path / "whole", max_steps=4, save_every=2)
+
+    real, steps = train.total_loss, []
+
+    def dies_at_the_fourth(losses, stage):
+        steps.append(1)
+        if len(steps) == 4:
+            raise SystemExit("killed")
+        return real(losses, stage)
+
+    monkeypatch.setattr(train, "total_loss", dies_at_the_fourth)
+    with pytest.raises(SystemExit):
+        train.train(small, 3, toy_data, tmp_path / "broken", max_steps=4, save_every=2)
+    assert not (tmp_path / "broken" / runs.RECORD).exists()
+    monkeypatch.setattr(train, "total_loss", real)
+    broken = train.train(small, 3, toy_data, tmp_path / "broken", max_steps=4, save_every=2, resume=True)
+    for key, tensor in tensors(whole).items():
+        assert torch.equal(tensor, tensors(broken)[key]), key
+    lora = "adapter/adapter_model.safetensors"
+    for key, tensor in load_file(whole / lora).items():
+        assert torch.equal(tensor, load_file(broken / lora)[key]), key
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_rows(small: Profile, toy_data: Path, tmp_path: Path):
+    stage = small.stages[2].model_copy(update={"learning_rates": {"output_projections": 1e30}, "clip": 1e30})
+    wild = small.model_copy(update={"stages": small.stages | {2: stage}})
+    with pytest.raises(RuntimeError, match=r"stage 2, step \d+: the loss is .* on rows train-\w+-\d+.*learning rates"):
+        train.train(wild, 2, toy_data, tmp_path / "run", max_steps=8)
+    assert not (tmp_path / "run" / runs.RECORD).exists()
+
+
+def test_a_folder_of_another_stage_is_not_overwritten(small: Profile, toy_data: Path, stage_runs: list[Path]):
+    with pytest.raises(ValueError, match="holds stage 1 of profile tiny, not stage 2"):
+        train.train(small, 2, toy_data, stage_runs[0], max_steps=1)
+
+
+def test_a_run_of_another_profile_is_no_start(small: Profile, toy_data: Path, stage_runs: list[Path], tmp_path: Path):
+    other = small.model_copy(update={"name": "other"})
+    with pytest.raises(ValueError, match="trained with profile tiny, not other"):
+        train.train(other, 2, toy_data, tmp_path / "run", init=stage_runs[0], max_steps=1)
+
+
+def test_no_room_on_the_disk_is_said_before_training(small, toy_data, tmp_path, monkeypatch):
+    usage = train.shutil.disk_usage(tmp_path)._replace(free=10 * 2**20)
+    monkeypatch.setattr(train.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match="10 MiB of disk are free"):
+        train.train(small, 1, toy_data, tmp_path / "run", max_steps=1)
+
+
+def test_nothing_to_resume_is_an_error(small: Profile, toy_data: Path, tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        train.train(small, 1, toy_data, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("damage", ["missing", "surplus", "shape"])
+def test_weights_that_do_not_fit_are_named_and_not_loaded(model: AnyToAny, stage_runs, tmp_path: Path, damage: str):
+    state = tensors(stage_runs[0])
+    if damage == "missing":
+        del state["token_rows.input"]
+    elif damage == "surplus":
+        state["token_rows.inputs"] = torch.zeros(1)
+    else:
+        state["token_rows.input"] = torch.zeros(3, 576)
+    save_file(state, tmp_path / runs.TENSORS)
+    before = model.token_rows.input.clone()
+    with pytest.raises(ValueError, match="token_rows.input"):
+        model.load(tmp_path)
+    assert torch.equal(model.token_rows.input, before)
+
+
+def test_every_row_is_read_once_an_epoch_and_batches_hold_like_lengths(small, toy_data, model: AnyToAny):
+    store = DatasetFeatures(small, toy_data)
+    data = train.StageData(toy_data, "train", "instructions", model.messages, store, seed=3)
+    batches = data.batches(4)
+    names, padding = [], 0.0
+    while len(names) < len(data):
+        ids, batch = next(batches)
+        names += ids
+        padding += 1 - batch.mask.float().mean().item()
+    assert sorted(names) == sorted(row.id for row in read_manifest(toy_data, "train") if "caption" not in row.meta)
+    assert padding / (len(names) / 4) < 0.2
+    again = train.StageData(toy_data, "train", "instructions", model.messages, store, seed=3).batches(4)
+    assert next(again)[0] == names[:4]
+
+
+def test_captioned_media_are_read_in_the_direction_of_the_stage(small, toy_data, model: AnyToAny):
+    store = DatasetFeatures(small, toy_data)
+    for reads, has_media in (("comprehension", True), ("generation", False)):
+        data = train.StageData(toy_data, "train", reads, model.messages, store, seed=0)
+        _, batch = next(data.batches(4))
+        assert (len(batch.media) > 0) == has_media
+        assert bool(batch.signals_at) != has_media
+        assert (batch.labels != IGNORED).any()
+
+
+# --- caches ---
+
+
+def test_a_cache_gives_back_what_was_put_in_and_computes_nothing_twice(tmp_path: Path):
+    rows = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float16)
+    calls = []
+
+    def embed(batch):
+        calls.append(len(batch))
+        return rows[batch]
+
+    cache = FeatureCache(tmp_path / "cache", "model", (3,))
+    assert cache.fill([(f"k{n}", n) for n in range(20)], embed, "first") == 20
+    assert cache.fill([(f"k{n}", n) for n in range(40)], embed, "second") == 20
+    assert sum(calls) == 40
+    reopened = FeatureCache(tmp_path / "cache", "model", (3,))
+    order = [39, 0, 21, 5]
+    np.testing.assert_array_equal(reopened.get([f"k{n}" for n in order]), rows[order].astype(np.float32))
+
+
+def test_a_shard_without_its_keys_was_never_written(tmp_path: Path):
+    cache = FeatureCache(tmp_path / "cache", "model", (3,))
+    cache.append(["a"], np.ones((1, 3)))
+    np.save(tmp_path / "cache/00001.npy", np.zeros((5, 3), np.float16))  # killed before the keys
+    reopened = FeatureCache(tmp_path / "cache", "model", (3,))
+    assert len(reopened) == 1
+    reopened.append(["b"], np.full((1, 3), 2.0))
+    assert FeatureCache(tmp_path / "cache", "model", (3,)).get(["b"])[0, 0] == 2
+
+
+def test_a_cache_of_another_model_is_refused(tmp_path: Path):
+    FeatureCache(tmp_path / "cache", "one", (16, 768))
+    with pytest.raises(ValueError, match=r"made by another model.*\[16, 1024\].*\[16, 768\].*anytoany_lib.features"):
+        FeatureCache(tmp_path / "cache", "one", (16, 1024))
+    with pytest.raises(ValueError, match="'two'"):
+        FeatureCache(tmp_path / "cache", "two", (16, 768))
+
+
+def test_missing_features_name_the_command_that_makes_them(small: Profile, toy_data: Path):
+    store = DatasetFeatures(small, toy_data)
+    with pytest.raises(KeyError, match="media/none.png.*anytoany_lib.features"):
+        store.media("media/none.png")
+    with pytest.raises(KeyError, match="anytoany_lib.features"):
+        store.caption("image", "a caption that nobody wrote")
+
+
+def test_cached_features_are_the_models_own(model: AnyToAny, small: Profile, toy_data: Path):
+    store = DatasetFeatures(small, toy_data)
+    rows = [row for row in read_manifest(toy_data, "train") if "caption" in row.meta]
+    for kind in ("image", "audio", "video"):
+        row = next(row for row in rows if row.meta["kind"] == kind)
+        path = row.messages[0]["content"][0][kind]
+        direct = model.embed_media([(kind, str(toy_data / path))])[0].numpy()
+        np.testing.assert_allclose(store.media(path), direct, rtol=2e-3, atol=2e-3 * np.abs(direct).max())
+        encode = CaptionEncoder(small.decoders[kind], torch.device("cpu"))
+        condition = encode([row.meta["caption"]])[0].numpy()
+        np.testing.assert_allclose(store.caption(kind, row.meta["caption"]), condition, rtol=2e-3, atol=5e-3)
+
+
+def test_precomputing_again_adds_nothing(small: Profile, toy_data: Path):
+    assert features.precompute(small, toy_data) == {"media": 0, "captions": 0}
+    assert json.loads((toy_data / "features/encoder/cache.json").read_text())["shape"] == [256]
+    assert caption_key("a") != caption_key("b")

@@ -1,0 +1,136 @@
+"""Every notebook through papermill: the numbered ones in order on a handful of rows and steps, real media, the tiny models.
+
+All of it happens in a temporary home whose frozen models are links to the real ones, on profile `tiny` with fewer steps.
+"""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from anytoany_lib import checkpoints, demo
+from anytoany_lib.config import Profile, resolve
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = ROOT.parent / "shared" / "samples" / "nextgpt"
+NUMBERED = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+EVERY = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TINY = {
+    "tiny_1_encoder": {"STEPS": 2, "POOL_SCALE": 0.005, "PROBED": 60},
+    "tiny_2_image": {"TEXT_STEPS": 2, "VAE_STEPS": 2, "UNET_STEPS": 2, "PICTURES": 64, "JUDGED": 2},
+    "tiny_3_audio": {
+        "VAE_STEPS": 2,
+        "VOCODER_STEPS": 2,
+        "TEXT_STEPS": 2,
+        "UNET_STEPS": 2,
+        "POOL_SHARE": 0.005,
+        "LISTENED": 2,
+    },
+    "tiny_4_video": {"STEPS": 2, "FILMS": 8, "JUDGED": 2},
+    "tiny_5_judges": {"STEPS": 2, "POOL_SHARE": 0.01, "CHECKED": 30},
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A home with the real frozen models and a quick version of profile tiny, entered while the tests run."""
+    place = tmp_path_factory.mktemp("home")
+    profile = Profile.load("tiny")
+    checkpoints.fetch(profile)
+    (place / "ckpt").mkdir()
+    for folder in (Path(profile.llm.folder), Path("ckpt/tiny")):
+        (place / folder).symlink_to(resolve(folder), target_is_directory=True)
+    settings = profile.model_dump(mode="json")
+    for decoder in settings["decoders"].values():
+        decoder["steps"] = 2
+    for stage in settings["stages"].values():
+        stage |= {"steps": 3, "batch_size": 4}
+    settings["llm"]["max_new_tokens"] = 16
+    (place / "fast.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANYTOANY_HOME", str(place))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.chdir(place)
+        yield place
+
+
+def outputs(notebook: Path) -> str:
+    """All that an executed notebook shows, as JSON text."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    return json.dumps([cell.get("outputs", []) for cell in cells])
+
+
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: path.stem)
+def test_form(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert notebook.cells[0].cell_type == "markdown"
+    opening = notebook.cells[0].source
+    assert opening.startswith("# ") and "**Reads**" in opening and "**Writes**" in opening
+    assert [c for c in code if "parameters" in c.metadata.get("tags", [])] == code[:1]
+    assert all(": " in line.split("=")[0] for line in code[0].source.splitlines() if "=" in line)
+    assert max(len(cell.source.splitlines()) for cell in code) <= 25
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+
+
+def test_numbered_notebooks_are_the_plan():
+    options = demo.parser().parse_args([])
+    assert [path.stem for path in NUMBERED] == [name for name, _ in demo.plan(options)]
+    for name, parameters in demo.plan(options):
+        cells = nbformat.read(demo.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
+        declared = next(c.source for c in cells if "parameters" in c.metadata.get("tags", []))
+        assert all(f"{parameter}: " in declared for parameter in parameters), name
+
+
+def test_every_notebook_in_order(home, capsys):
+    sizes = ["--media", "60", "--conversations", "60", "--per-task", "1", "--bound", "2"]
+    assert demo.main(["--profile", "fast.yaml", *sizes]) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert all(f"{path.stem}: " in printed for path in NUMBERED)
+    metrics = json.loads((home / "ckpt/runs/tiny/stage3/metrics.json").read_text())
+    assert len(metrics["matrix"]) == 16
+    assert str((home / "ckpt/runs/tiny/stage3/metrics.json").resolve()) in printed
+    shown = {path.stem: outputs(home / "out" / path.name) for path in NUMBERED}
+    for name in ("01_checkpoints", "02_data", "03_embeddings", "04_stage1_input_alignment"):
+        assert "<audio controls" in shown[name] and "<video controls" in shown[name], name
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="no samples of real media beside the repository")
+def test_real_media_by_the_same_notebooks(home):
+    told = {"PROFILE": "fast.yaml", "DATA": "data/samples"}
+    reader = {"READER": "nextgpt", "SOURCE": str(SAMPLES)}
+    for path in NUMBERED[2:7]:
+        demo.execute(path, told | (reader if path.stem == "02_data" else {}), home / "out-samples")
+    report = json.loads((home / "data/samples/report.json").read_text())
+    assert report["kept"] == 27 and report["dropped"]["missing"] == 33
+    assert "33" in outputs(home / "out-samples" / "02_data.ipynb")
+    record = json.loads((home / "ckpt/runs/tiny/stage3/run.json").read_text())
+    assert [Path(name).name for name in record["data"]] == ["samples"]
+
+
+def test_missing_input_names_the_notebook_that_makes_it(home, capsys):
+    arguments = [
+        "--profile",
+        "fast.yaml",
+        "--data",
+        "data/none",
+        "--out",
+        "out-none",
+        "--from",
+        "03",
+    ]
+    assert demo.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "03_embeddings.ipynb failed" in error and "02_data" in error
+    assert not (home / "data/none").exists()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_models_can_be_rebuilt(name, home, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    made = tmp_path / "made"
+    demo.execute(demo.NOTEBOOKS / f"{name}.ipynb", {"OUT": str(made), **TINY[name]}, tmp_path)
+    assert list(made.rglob("*.safetensors"))
