@@ -25,9 +25,11 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from anytoany_lib.config import Profile, resolve
+from anytoany_lib.runs import write_file
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = CHECKOUT / "notebooks"
+TIMES = "demo.json"
 _TERMINAL_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _ERROR_LINES = 12
 
@@ -82,7 +84,13 @@ def execute(notebook: Path, parameters: dict[str, Any], out: Path) -> tuple[floa
     with PeakMemory() as peak:
         try:
             papermill.execute_notebook(
-                notebook, executed, parameters, progress_bar=sys.stderr.isatty()
+                notebook,
+                executed,
+                parameters,
+                progress_bar=sys.stderr.isatty(),
+                extra_arguments=[
+                    "--log-level=ERROR"
+                ],  # kernels warn that localhost is not encrypted
             )
         except PapermillExecutionError as error:
             lines = _TERMINAL_COLOURS.sub("", "\n".join(error.traceback)).splitlines()
@@ -132,20 +140,23 @@ def run(options: argparse.Namespace) -> Path:
     steps = [step for step in plan(options) if step[0][:2] >= options.start]
     if not steps:
         raise NotebookError(f"no notebook from {options.start!r} on: expected 00 to 08")
-    started, most = time.perf_counter(), 0
+    started, most, notebooks = time.perf_counter(), 0, {}
     for name, parameters in steps:
         print(f"{name} ...", flush=True)
         seconds, peak = execute(NOTEBOOKS / f"{name}.ipynb", parameters, out)
         most = max(most, peak)
+        notebooks[name] = {"seconds": round(seconds, 1), "peak_memory_bytes": peak}
         print(f"{name}: {seconds:.0f} s, peak memory {peak / 1e9:.2f} GB", flush=True)
     print(
         f"together: {(time.perf_counter() - started) / 60:.1f} min, peak memory {most / 1e9:.2f} GB"
     )
+    write_file(out / TIMES, json.dumps(notebooks, indent=2) + "\n")
     return resolve(steps[-1][1]["RUN"])
 
 
 def summary(folder: Path, out: Path) -> str:
     """The matrix of a run, and where everything lies."""
+    # Not before the end: what it imports would count into the memory of every notebook.
     from anytoany_lib.evaluate import METRICS, table
 
     metrics = json.loads((folder / METRICS).read_text())
@@ -166,9 +177,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--from", dest="start", default="00", help="number of the first notebook")
     made.add_argument("--steps-scale", type=float, default=1.0, help="part of each stage's steps")
-    made.add_argument("--media", type=int, default=2400, help="captioned media of the toy world")
-    made.add_argument("--conversations", type=int, default=5000, help="conversations about them")
-    made.add_argument("--per-task", type=int, default=24, help="test rows of each task")
+    made.add_argument("--media", type=int, default=2000, help="captioned media of the toy world")
+    made.add_argument("--conversations", type=int, default=4800, help="conversations about them")
+    made.add_argument("--per-task", type=int, default=16, help="test rows of each task")
     made.add_argument("--bound", type=int, default=48, help="captions for the upper bounds")
     return made
 

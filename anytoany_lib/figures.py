@@ -21,18 +21,23 @@ from matplotlib.figure import Figure
 
 from anytoany_lib import media
 from anytoany_lib.chat import medium_of
-from anytoany_lib.messages import Message, Part, parts_of
+from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Part, parts_of
 from anytoany_lib.modalities import KINDS
 from anytoany_lib.rendering import part_html
 
-_SMALL_PIXELS, _SMALL_SECONDS = 256, 8.0  # a gallery shows many
+_SMALL_PIXELS, _SMALL_SECONDS, _SMALL_RATE = 256, 8.0, 24_000  # a gallery shows many
 _NOT_LOSSES = ("step", "seconds", "learning_rate", "tokens_per_second")
 _STYLE = """<style>
 .a2a-card { display: inline-block; vertical-align: top; margin: 4px; padding: 6px; border: 1px solid #8884;
   border-radius: 6px; box-sizing: border-box; overflow-wrap: anywhere; }
 .a2a-card img, .a2a-card video { width: 100%; min-width: 0 !important; max-width: 144px; }
+.a2a-card audio, .a2a-card img, .a2a-card video { display: block; }
 .a2a-card audio { width: 100%; }
-.a2a-card b { font-size: smaller; opacity: .6; }
+.a2a-card b { display: block; font-size: smaller; opacity: .6; }
+.a2a-token { border: 1px solid #8883; border-radius: 4px; padding: 0 2px; margin: 1px; white-space: pre;
+  display: inline-block; font-family: monospace; }
+.a2a-learnt { background: #2e9e5b44; }
+.a2a-medium { background: #2196f344; }
 .a2a-below { font-size: smaller; opacity: .8; white-space: pre-line; }
 </style>"""
 
@@ -47,7 +52,8 @@ def small(part: Part) -> Part:
         medium.thumbnail((_SMALL_PIXELS, _SMALL_PIXELS))
     elif kind == "audio":
         samples, rate = media.as_audio(medium)
-        medium = (samples[: int(_SMALL_SECONDS * rate)], rate)
+        samples = samples[: int(_SMALL_SECONDS * rate)]
+        medium = media.as_audio((samples, rate), min(rate, _SMALL_RATE))
     elif isinstance(medium, str | Path):
         medium = media.load_video(medium, max_seconds=_SMALL_SECONDS, short_side=_SMALL_PIXELS // 2)
     return {"type": kind, kind: medium}
@@ -61,6 +67,20 @@ def gallery(cards: Iterable[tuple[Sequence[Part], str]], width: int = 160) -> HT
 def conversations(talks: Iterable[tuple[Sequence[Message], str]], width: int = 230) -> HTML:
     """Cards side by side: (messages, the line below them), each turn under its role."""
     return _cards(((_turns_html(messages), below) for messages, below in talks), width)
+
+
+def tokens(encoder: MessageEncoder, messages: list[Message]) -> HTML:
+    """A conversation as the language model reads it, token by token: media blue, what is learnt green."""
+    encoded, vocabulary = encoder.encode(messages), encoder.vocabulary
+    names = {vocabulary.base_size + n: name for n, name in enumerate(vocabulary.names)}
+    soft = {at + n: kind for kind, _, at in encoded.media for n in range(encoder.soft_tokens)}
+    boxes = []
+    for place, (token, label) in enumerate(zip(encoded.ids, encoded.labels, strict=True)):
+        text = names[token] if token in names else encoder.tokenizer.decode([token])
+        look = "a2a-medium" if place in soft else "a2a-learnt" if label != IGNORED else ""
+        shown = html.escape(soft.get(place, text).replace("\n", "\u21b5"))
+        boxes.append(f'<span class="a2a-token {look}">{shown}</span>')
+    return HTML(_STYLE + "".join(boxes))
 
 
 def _parts_html(parts: Sequence[Part]) -> str:

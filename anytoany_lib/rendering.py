@@ -43,6 +43,7 @@ STYLE = """<style>
 .a2a-error { color: #d33; overflow-wrap: anywhere; }
 .a2a-dots { animation: a2a-blink 1s infinite; letter-spacing: 3px; }
 @keyframes a2a-blink { 50% { opacity: .25; } }
+.a2a-input textarea { font-family: inherit; font-size: 14px; }
 .a2a-inputs { border-top: 1px solid var(--jp-border-color2, #ddd); padding: 8px 12px; }
 .a2a-chip { border: 1px solid var(--jp-border-color2, #ccc); border-radius: 14px; padding: 0 2px 0 10px; margin: 2px; }
 .a2a-chip button { background: none; box-shadow: none; }
@@ -93,7 +94,7 @@ def medium_html(part: Part) -> str:
         return f'<img {source} {style} alt="{kind}">'
     if kind == "audio":
         return f"<audio controls {source}></audio>"
-    return f"<video controls autoplay muted playsinline {source} {style}></video>"
+    return f"<video controls autoplay loop muted playsinline {source} {style}></video>"
 
 
 def part_html(part: Part) -> str:
@@ -106,25 +107,29 @@ def part_html(part: Part) -> str:
 
 def show(messages: list[Message]) -> None:
     """Displays a conversation as static output that every notebook viewer can show and that survives saving."""
+    names = {"user": "You", "assistant": "Model", "system": "System"}
     for message in messages:
-        parts = parts_of(message)
-        if not parts or parts[0]["type"] != "text":
-            _show_text(message["role"], "")
-        for part in parts:
-            if part["type"] == "text":
-                _show_text(message["role"], part["text"])
-            elif medium_of(part) is None:
-                display(HTML(part_html(part)))
-            else:
+        role, parts = message["role"], parts_of(message)
+        opening = parts[0].get("text", "") if parts else ""
+        display(HTML(_box(role, f"<b>{names[role]}</b>&ensp;{_with_breaks(opening)}")))
+        for number, part in enumerate(parts):
+            if part["type"] != "text" and medium_of(part) is not None:
                 _show_medium(part)
+            elif part["type"] != "text":
+                display(HTML(part_html(part)))
+            elif number:
+                display(HTML(_box(role, _with_breaks(part["text"]))))
 
 
-def _show_text(role: str, text: str) -> None:
+def _with_breaks(text: str) -> str:
+    return html.escape(text).replace("\n", "<br>")
+
+
+def _box(role: str, content: str) -> str:
+    """Content in the colour of a role; styled in place, since saved notebooks lose style sheets."""
     tint = "33, 150, 243, .16" if role == "user" else "128, 128, 128, .12"
     box = f"background: rgba({tint}); border-radius: 8px; padding: 4px 12px; margin: 4px 0"
-    name = {"user": "You", "assistant": "Model", "system": "System"}[role]
-    said = html.escape(text).replace("\n", "<br>")
-    display(HTML(f'<div style="{box}"><b>{name}</b>&ensp;{said}</div>'))
+    return f'<div style="{box}">{content}</div>'
 
 
 def _show_medium(part: Part) -> None:

@@ -1,16 +1,19 @@
 """The chat in a notebook cell: `Chat(model)` to talk, `show(messages)` to leave a conversation behind as static output.
 
 A `Chat` sends what is typed and attached to a `chat.Session` and draws the events that come back into bubbles. Works with
-ipywidgets 8 and 7 (Colab).
+ipywidgets 8 and 7 (Colab). Its parts carry the CSS classes a2a-chat, a2a-bubble, a2a-input, a2a-send, a2a-stop, a2a-upload
+and so on.
 """
 
 from __future__ import annotations
 
 import html
 import mimetypes
+import shutil
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ import ipywidgets as widgets
 from anytoany_lib import media
 from anytoany_lib.bubbles import Bubble, ReplyBubble
 from anytoany_lib.chat import Session
+from anytoany_lib.containers import MediaError
 from anytoany_lib.generation import Event, Sampling
 from anytoany_lib.messages import Message
 from anytoany_lib.modalities import MEDIA_KINDS
@@ -49,7 +53,7 @@ def kind_of(name: str, mime: str = "") -> str:
         if found.split("/")[0] in MEDIA_KINDS:
             return found.split("/")[0]
     raise ValueError(
-        f"{name}: expected an image, audio or video file, found {mime or 'another'} type"
+        f"{name}: expected a picture, a sound or a clip, found {mime or 'no known type'}"
     )
 
 
@@ -76,7 +80,8 @@ class Chat(widgets.VBox):
         self.error: BaseException | None = None
         self._name = name or f"profile {model.profile.name}"
         self._attached: list[tuple[str, str, Path]] = []  # (kind, name, path)
-        self._folder = tempfile.TemporaryDirectory(prefix="anytoany-chat-")
+        self._folder = Path(tempfile.mkdtemp(prefix="anytoany-chat-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._uploads = 0
         super().__init__([*self._make_log(height), self._make_inputs()])
         self.add_class("a2a-chat")
@@ -170,7 +175,7 @@ class Chat(widgets.VBox):
     def _on_upload(self, change: dict[str, Any]) -> None:
         for name, mime, content in uploaded(change["new"]):
             self._uploads += 1
-            path = Path(self._folder.name) / f"{self._uploads}{Path(name).suffix[:8]}"
+            path = self._folder / f"{self._uploads}{Path(name).suffix[:8]}"
             path.write_bytes(content)
             self._attach(name, mime, path)
         self._new_upload()
@@ -187,8 +192,11 @@ class Chat(widgets.VBox):
         try:
             kind = kind_of(name, mime)
             media.as_media(kind, path)
-        except ValueError as error:  # MediaError is one
-            self._say(f"{name} is not attached: {error}", "problem")
+        except MediaError as error:
+            self._say(f"not attached: {name}: {error.reason}: {error.detail}", "problem")
+            return
+        except ValueError as error:
+            self._say(f"not attached: {error}", "problem")
             return
         self._attached.append((kind, name, path))
         self._draw_chips()
@@ -231,6 +239,15 @@ class Chat(widgets.VBox):
     def _append(self, bubble: Bubble) -> None:
         self._log.children = (*self._log.children, bubble.box)
 
+    def _keep_bubbles(self, count: int) -> None:
+        """Takes all but the first `count` bubbles off the screen and out of memory."""
+        dropped = self._log.children[count:]
+        self._log.children = self._log.children[:count]
+        for box in dropped:
+            for piece in box.children:
+                piece.close()
+            box.close()
+
     def _bubble_of(self, message: Message) -> Bubble:
         bubble = Bubble(message["role"])
         for part in message["content"]:
@@ -238,6 +255,8 @@ class Chat(widgets.VBox):
         return bubble
 
     def _on_send(self) -> None:
+        if self._send_button.disabled:  # a second click, on its way while the first was served
+            return
         content = [{"type": kind, kind: path} for kind, _, path in self._attached]
         if self._input.value.strip():
             content.append({"type": "text", "text": self._input.value.strip()})
@@ -252,20 +271,23 @@ class Chat(widgets.VBox):
         self._play(events)
 
     def _on_retry(self) -> None:
+        if self._retry_button.disabled:
+            return
         try:
             events = self.session.retry()
         except (ValueError, RuntimeError) as error:
             self._say(str(error), "problem")
             return
-        last = self._log.children[-1]
-        if "a2a-model" in last._dom_classes:
-            self._log.children = self._log.children[:-1]
-            last.close()
+        if "a2a-model" in self._log.children[-1]._dom_classes:
+            self._keep_bubbles(len(self._log.children) - 1)
         self._play(events)
 
     def _on_clear(self) -> None:
+        if self._clear_button.disabled:
+            return
         self.session.clear()
-        self._log.children, self._attached = (), []
+        self._keep_bubbles(0)
+        self._attached = []
         self._draw_chips()
         self._say("ready", "ready")
 

@@ -39,6 +39,8 @@ def model(profile: Profile) -> AnyToAny:
 def toy_data(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small toy-world dataset with plain talk answered by a fixed sentence, and with features."""
     folder = tmp_path_factory.mktemp("data") / "toy"
-    dataset.write(folder, lambda questions: ["That is a good question."] * len(questions), 24, 40, 2, seed=1)
+    dataset.write(
+        folder, lambda questions: ["That is a good question."] * len(questions), 24, 40, 2, seed=1
+    )
     features.precompute(profile, folder)
     return folder

@@ -27,12 +27,16 @@ def small(profile: Profile) -> Profile:
 
 
 @pytest.fixture(scope="module")
-def stage_runs(small: Profile, toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def stage_runs(
+    small: Profile, toy_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[Path]:
     """Two steps of every stage, each from the one before."""
     folder, made = tmp_path_factory.mktemp("runs"), []
     for stage in (1, 2, 3):
         init = made[-1] if made else None
-        made.append(train.train(small, stage, toy_data, folder / f"stage{stage}", init, max_steps=2))
+        made.append(
+            train.train(small, stage, toy_data, folder / f"stage{stage}", init, max_steps=2)
+        )
     return made
 
 
@@ -94,7 +98,9 @@ def test_a_run_that_was_killed_resumes_to_the_weights_of_an_unbroken_one(
         train.train(small, 3, toy_data, tmp_path / "broken", max_steps=4, save_every=2)
     assert not (tmp_path / "broken" / runs.RECORD).exists()
     monkeypatch.setattr(train, "total_loss", real)
-    broken = train.train(small, 3, toy_data, tmp_path / "broken", max_steps=4, save_every=2, resume=True)
+    broken = train.train(
+        small, 3, toy_data, tmp_path / "broken", max_steps=4, save_every=2, resume=True
+    )
     for key, tensor in tensors(whole).items():
         assert torch.equal(tensor, tensors(broken)[key]), key
     lora = "adapter/adapter_model.safetensors"
@@ -102,20 +108,31 @@ def test_a_run_that_was_killed_resumes_to_the_weights_of_an_unbroken_one(
         assert torch.equal(tensor, load_file(broken / lora)[key]), key
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_and_rows(small: Profile, toy_data: Path, tmp_path: Path):
-    stage = small.stages[2].model_copy(update={"learning_rates": {"output_projections": 1e30}, "clip": 1e30})
+def test_a_loss_that_is_not_finite_stops_with_step_and_rows(
+    small: Profile, toy_data: Path, tmp_path: Path
+):
+    stage = small.stages[2].model_copy(
+        update={"learning_rates": {"output_projections": 1e30}, "clip": 1e30}
+    )
     wild = small.model_copy(update={"stages": small.stages | {2: stage}})
-    with pytest.raises(RuntimeError, match=r"stage 2, step \d+: the loss is .* on rows train-\w+-\d+.*learning rates"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"stage 2, step \d+: the loss is .* on rows train-\w+-\d+.*learning rates",
+    ):
         train.train(wild, 2, toy_data, tmp_path / "run", max_steps=8)
     assert not (tmp_path / "run" / runs.RECORD).exists()
 
 
-def test_a_folder_of_another_stage_is_not_overwritten(small: Profile, toy_data: Path, stage_runs: list[Path]):
+def test_a_folder_of_another_stage_is_not_overwritten(
+    small: Profile, toy_data: Path, stage_runs: list[Path]
+):
     with pytest.raises(ValueError, match="holds stage 1 of profile tiny, not stage 2"):
         train.train(small, 2, toy_data, stage_runs[0], max_steps=1)
 
 
-def test_a_run_of_another_profile_is_no_start(small: Profile, toy_data: Path, stage_runs: list[Path], tmp_path: Path):
+def test_a_run_of_another_profile_is_no_start(
+    small: Profile, toy_data: Path, stage_runs: list[Path], tmp_path: Path
+):
     other = small.model_copy(update={"name": "other"})
     with pytest.raises(ValueError, match="trained with profile tiny, not other"):
         train.train(other, 2, toy_data, tmp_path / "run", init=stage_runs[0], max_steps=1)
@@ -134,7 +151,9 @@ def test_nothing_to_resume_is_an_error(small: Profile, toy_data: Path, tmp_path:
 
 
 @pytest.mark.parametrize("damage", ["missing", "surplus", "shape"])
-def test_weights_that_do_not_fit_are_named_and_not_loaded(model: AnyToAny, stage_runs, tmp_path: Path, damage: str):
+def test_weights_that_do_not_fit_are_named_and_not_loaded(
+    model: AnyToAny, stage_runs, tmp_path: Path, damage: str
+):
     state = tensors(stage_runs[0])
     if damage == "missing":
         del state["token_rows.input"]
@@ -149,7 +168,9 @@ def test_weights_that_do_not_fit_are_named_and_not_loaded(model: AnyToAny, stage
     assert torch.equal(model.token_rows.input, before)
 
 
-def test_every_row_is_read_once_an_epoch_and_batches_hold_like_lengths(small, toy_data, model: AnyToAny):
+def test_every_row_is_read_once_an_epoch_and_batches_hold_like_lengths(
+    small, toy_data, model: AnyToAny
+):
     store = DatasetFeatures(small, toy_data)
     data = train.StageData(toy_data, "train", "instructions", model.messages, store, seed=3)
     batches = data.batches(4)
@@ -158,9 +179,13 @@ def test_every_row_is_read_once_an_epoch_and_batches_hold_like_lengths(small, to
         ids, batch = next(batches)
         names += ids
         padding += 1 - batch.mask.float().mean().item()
-    assert sorted(names) == sorted(row.id for row in read_manifest(toy_data, "train") if "caption" not in row.meta)
+    assert sorted(names) == sorted(
+        row.id for row in read_manifest(toy_data, "train") if "caption" not in row.meta
+    )
     assert padding / (len(names) / 4) < 0.2
-    again = train.StageData(toy_data, "train", "instructions", model.messages, store, seed=3).batches(4)
+    again = train.StageData(
+        toy_data, "train", "instructions", model.messages, store, seed=3
+    ).batches(4)
     assert next(again)[0] == names[:4]
 
 
@@ -191,7 +216,9 @@ def test_a_cache_gives_back_what_was_put_in_and_computes_nothing_twice(tmp_path:
     assert sum(calls) == 40
     reopened = FeatureCache(tmp_path / "cache", "model", (3,))
     order = [39, 0, 21, 5]
-    np.testing.assert_array_equal(reopened.get([f"k{n}" for n in order]), rows[order].astype(np.float32))
+    np.testing.assert_array_equal(
+        reopened.get([f"k{n}" for n in order]), rows[order].astype(np.float32)
+    )
 
 
 def test_a_shard_without_its_keys_was_never_written(tmp_path: Path):
@@ -206,7 +233,9 @@ def test_a_shard_without_its_keys_was_never_written(tmp_path: Path):
 
 def test_a_cache_of_another_model_is_refused(tmp_path: Path):
     FeatureCache(tmp_path / "cache", "one", (16, 768))
-    with pytest.raises(ValueError, match=r"made by another model.*\[16, 1024\].*\[16, 768\].*anytoany_lib.features"):
+    with pytest.raises(
+        ValueError, match=r"made by another model.*\[16, 1024\].*\[16, 768\].*anytoany_lib.features"
+    ):
         FeatureCache(tmp_path / "cache", "one", (16, 1024))
     with pytest.raises(ValueError, match="'two'"):
         FeatureCache(tmp_path / "cache", "two", (16, 768))
@@ -227,10 +256,14 @@ def test_cached_features_are_the_models_own(model: AnyToAny, small: Profile, toy
         row = next(row for row in rows if row.meta["kind"] == kind)
         path = row.messages[0]["content"][0][kind]
         direct = model.embed_media([(kind, str(toy_data / path))])[0].numpy()
-        np.testing.assert_allclose(store.media(path), direct, rtol=2e-3, atol=2e-3 * np.abs(direct).max())
+        np.testing.assert_allclose(
+            store.media(path), direct, rtol=2e-3, atol=2e-3 * np.abs(direct).max()
+        )
         encode = CaptionEncoder(small.decoders[kind], torch.device("cpu"))
         condition = encode([row.meta["caption"]])[0].numpy()
-        np.testing.assert_allclose(store.caption(kind, row.meta["caption"]), condition, rtol=2e-3, atol=5e-3)
+        np.testing.assert_allclose(
+            store.caption(kind, row.meta["caption"]), condition, rtol=2e-3, atol=5e-3
+        )
 
 
 def test_precomputing_again_adds_nothing(small: Profile, toy_data: Path):

@@ -9,7 +9,14 @@ import torch
 
 from anytoany_lib import generation
 from anytoany_lib.batches import collate
-from anytoany_lib.generation import Done, MediaProgress, MediaReady, MediaStarted, Sampling, TextDelta
+from anytoany_lib.generation import (
+    Done,
+    MediaProgress,
+    MediaReady,
+    MediaStarted,
+    Sampling,
+    TextDelta,
+)
 from anytoany_lib.model import AnyToAny
 
 
@@ -43,7 +50,9 @@ def _tokens(model: AnyToAny, item: str) -> list[int]:
     return model.messages.stop if item == "STOP" else model.messages.text_ids(item)
 
 
-def drafts_of(model: AnyToAny, count: int, sampling: Sampling | None = None) -> list[generation.Draft]:
+def drafts_of(
+    model: AnyToAny, count: int, sampling: Sampling | None = None
+) -> list[generation.Draft]:
     prompts = [model.messages.encode(ask("Go " * (n + 1)), prompt=True) for n in range(count)]
     drafts = {}
     for row, draft, _ in generation.decode(model, prompts, sampling or Sampling(), range(count)):
@@ -51,7 +60,9 @@ def drafts_of(model: AnyToAny, count: int, sampling: Sampling | None = None) -> 
     return [drafts[row] for row in range(count)]
 
 
-def test_text_goes_on_after_each_block_and_rows_do_not_disturb_each_other(model: AnyToAny, scripted):
+def test_text_goes_on_after_each_block_and_rows_do_not_disturb_each_other(
+    model: AnyToAny, scripted
+):
     scripted(["One", "image", " two", "audio", "STOP"], ["Only some plain words here", "STOP"])
     first, second = drafts_of(model, 2)
     shown = [part.get("text", part["type"]) for part in first.parts]
@@ -60,8 +71,12 @@ def test_text_goes_on_after_each_block_and_rows_do_not_disturb_each_other(model:
     assert {first.finish_reason, second.finish_reason} == {"stop"}
 
 
-def test_a_condition_is_what_one_forward_pass_over_the_finished_reply_gives(model: AnyToAny, scripted):
-    scripted(["One", "image", " two", "video", "STOP"], ["A longer beginning of it", "image", "STOP"])
+def test_a_condition_is_what_one_forward_pass_over_the_finished_reply_gives(
+    model: AnyToAny, scripted
+):
+    scripted(
+        ["One", "image", " two", "video", "STOP"], ["A longer beginning of it", "image", "STOP"]
+    )
     for row, draft in enumerate(drafts_of(model, 2)):
         reply = {"role": "assistant", "content": draft.parts}
         encoded = model.messages.encode([*ask("Go " * (row + 1)), reply])
@@ -82,17 +97,30 @@ def test_only_text_and_allowed_signals_can_be_drawn(model: AnyToAny):
     assert choose(logits) == [model.vocabulary.signals["audio"][0]]
     choose = generation._chooser(model, Sampling(temperature=5.0, top_p=1.0), [0])
     firsts = {block[0] for block in model.vocabulary.signals.values()}
-    drawn = {choose(torch.where(torch.arange(len(model.vocabulary)) < model.vocabulary.base_size, -1e4, 0.0)[None])[0] for _ in range(40)}
+    drawn = {
+        choose(
+            torch.where(
+                torch.arange(len(model.vocabulary)) < model.vocabulary.base_size, -1e4, 0.0
+            )[None]
+        )[0]
+        for _ in range(40)
+    }
     assert drawn == firsts
 
 
 def test_greedy_replies_are_the_same_alone_and_in_a_batch(model: AnyToAny):
-    questions = ["What is the capital of France?", "What is the opposite of hot?", "How many days are in a week?"]
+    questions = [
+        "What is the capital of France?",
+        "What is the opposite of hot?",
+        "How many days are in a week?",
+    ]
     sampling = Sampling(kinds=(), max_new_tokens=8)
     together = generation.reply_all(model, [ask(q) for q in questions], sampling=sampling)
     alone = [model.chat(ask(q), sampling=sampling) for q in questions]
     assert "Paris" in alone[0]["content"][0]["text"]
-    assert [m["content"][0]["text"][:12] for m in together] == [m["content"][0]["text"][:12] for m in alone]
+    assert [m["content"][0]["text"][:12] for m in together] == [
+        m["content"][0]["text"][:12] for m in alone
+    ]
 
 
 def test_the_same_seed_gives_the_same_reply_and_another_seed_another(model: AnyToAny):
@@ -102,7 +130,9 @@ def test_the_same_seed_gives_the_same_reply_and_another_seed_another(model: AnyT
 
 
 def test_a_reply_is_cut_at_its_limit_and_says_so(model: AnyToAny):
-    *_, done = model.stream(ask("Count to a thousand."), sampling=Sampling(kinds=(), max_new_tokens=5))
+    *_, done = model.stream(
+        ask("Count to a thousand."), sampling=Sampling(kinds=(), max_new_tokens=5)
+    )
     assert done.finish_reason == "length"
     assert 0 < len(model.messages.text_ids(done.message["content"][0]["text"])) <= 5
 
@@ -118,12 +148,19 @@ def test_events_of_a_reply_with_media(model: AnyToAny, scripted):
     scripted(["See:", "image", " Hear:", "audio", "STOP"])
     events = list(model.stream(ask("Go"), sampling=Sampling(steps=2)))
     assert "".join(e.text for e in events if isinstance(e, TextDelta)) == "See: Hear:"
-    assert [(e.index, e.kind) for e in events if isinstance(e, MediaStarted)] == [(1, "image"), (3, "audio")]
+    assert [(e.index, e.kind) for e in events if isinstance(e, MediaStarted)] == [
+        (1, "image"),
+        (3, "audio"),
+    ]
     progress = [(e.index, e.done, e.total) for e in events if isinstance(e, MediaProgress)]
     assert progress[:2] == [(1, 1, 2), (1, 2, 2)]
     image, audio = (e.part for e in events if isinstance(e, MediaReady))
     assert image["image"].size == (64, 64)
-    assert audio["audio"].dtype == "float32" and audio["audio"].ndim == 1 and audio["sampling_rate"] == 16000
+    assert (
+        audio["audio"].dtype == "float32"
+        and audio["audio"].ndim == 1
+        and audio["sampling_rate"] == 16000
+    )
     done = events[-1]
     assert isinstance(done, Done)
     assert [part["type"] for part in done.message["content"]] == ["text", "image", "text", "audio"]
@@ -146,7 +183,9 @@ def test_closing_a_stream_ends_the_diffusion(model: AnyToAny, scripted):
     assert steps and steps[-1].done < 30
 
 
-def test_a_decoder_that_fails_is_heard_of(model: AnyToAny, scripted, monkeypatch: pytest.MonkeyPatch):
+def test_a_decoder_that_fails_is_heard_of(
+    model: AnyToAny, scripted, monkeypatch: pytest.MonkeyPatch
+):
     scripted(["Text first.", "image", "STOP"])
     monkeypatch.setattr(model, "project", lambda kind, states: torch.full((1, 16, 128), torch.nan))
     events = model.stream(ask("Go"))

@@ -20,10 +20,16 @@ WIDTH = 256
 def conversation(*, seed: int = 0, kind: str = "image") -> list[dict]:
     medium = torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed))
     return [
-        {"role": "user", "content": [{"type": kind, kind: medium}, {"type": "text", "text": "Draw it."}]},
+        {
+            "role": "user",
+            "content": [{"type": kind, kind: medium}, {"type": "text", "text": "Draw it."}],
+        },
         {
             "role": "assistant",
-            "content": [{"type": "text", "text": "Here."}, {"type": "image", "caption": f"caption {seed}"}],
+            "content": [
+                {"type": "text", "text": "Here."},
+                {"type": "image", "caption": f"caption {seed}"},
+            ],
         },
     ]
 
@@ -37,7 +43,9 @@ def batch_of(model: AnyToAny, conversations: list, left: bool = False):
     return encoded, collate(encoded, lambda kind, medium: medium, target, WIDTH, left)
 
 
-def test_a_4_bit_layer_has_the_gradient_of_its_dequantised_twin_before_and_after_an_evaluation(profile):
+def test_a_4_bit_layer_has_the_gradient_of_its_dequantised_twin_before_and_after_an_evaluation(
+    profile,
+):
     layer = load_llm(profile, torch.device("cpu")).get_decoder().layers[0].mlp.up_proj
     weight = bnb.dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(torch.bfloat16)
     x = torch.randn(64, weight.shape[1], dtype=torch.bfloat16)
@@ -66,13 +74,16 @@ def test_splicing_equals_a_plain_loop(model: AnyToAny):
     first = model.vocabulary.base_size
     for row, one in enumerate(encoded):
         expected = [
-            table[token] if token < first else model.token_rows.input[token - first].to(table.dtype) for token in one.ids
+            table[token] if token < first else model.token_rows.input[token - first].to(table.dtype)
+            for token in one.ids
         ]
         for _, medium, at in one.media:
             soft = model.input_projection.weight @ medium + model.input_projection.bias
             for k, vector in enumerate(soft.reshape(model.messages.soft_tokens, -1)):
                 expected[at + k] = vector.to(table.dtype)
-        torch.testing.assert_close(inputs[row, : len(one.ids)], torch.stack(expected), rtol=0.01, atol=1e-3)
+        torch.testing.assert_close(
+            inputs[row, : len(one.ids)], torch.stack(expected), rtol=0.01, atol=1e-3
+        )
 
 
 def test_the_loss_is_the_textbook_one(model: AnyToAny):
@@ -82,7 +93,9 @@ def test_the_loss_is_the_textbook_one(model: AnyToAny):
     hidden = model.hidden_states(inputs, batch.mask)
     head = model.causal_lm.get_output_embeddings().weight.float()
     logits = hidden.float() @ torch.cat([head, model.token_rows.input.float()]).T
-    text = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=IGNORED)
+    text = F.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=IGNORED
+    )
     assert losses["text"].item() == pytest.approx(text.item(), rel=0.02)
 
     norms = []
@@ -90,7 +103,9 @@ def test_the_loss_is_the_textbook_one(model: AnyToAny):
         for kind, caption, at in one.signals:
             states = hidden[row, at : at + 4].float()
             rows = torch.tensor(model.vocabulary.signals[kind]) - model.vocabulary.base_size
-            made = model.output_projections[kind](states[None], model.token_rows.input[rows][None])[0]
+            made = model.output_projections[kind](states[None], model.token_rows.input[rows][None])[
+                0
+            ]
             norms += [(made - target(kind, caption)).square().sum(-1).sqrt()]
     assert losses["image"].item() == pytest.approx(torch.cat(norms).mean().item(), rel=1e-4)
 
@@ -128,7 +143,9 @@ def test_fresh_lora_changes_nothing_and_switched_off_lora_is_the_base(profile, m
 
 @pytest.mark.parametrize("condition", [(77, 768), (512,), (16, 128)])
 def test_an_output_projection_has_the_shape_of_its_condition(condition: tuple[int, ...]):
-    projection = OutputProjection(32, condition, ProjectionConfig(width=16, layers=1, feed_forward=32))
+    projection = OutputProjection(
+        32, condition, ProjectionConfig(width=16, layers=1, feed_forward=32)
+    )
     assert projection(torch.randn(3, 4, 32), torch.randn(4, 32)).shape == (3, *condition)
 
 
@@ -143,5 +160,7 @@ def test_the_published_projection_sizes():
 
 
 def test_a_swapped_decoder_is_refused_with_both_shapes():
-    with pytest.raises(ValueError, match=r"gives \(77, 768\).*are \(77, 1024\).*anytoany_lib.features"):
+    with pytest.raises(
+        ValueError, match=r"gives \(77, 768\).*are \(77, 1024\).*anytoany_lib.features"
+    ):
         alignment_loss(torch.zeros(2, 77, 768), torch.zeros(2, 77, 1024))

@@ -7,7 +7,6 @@ the test's temporary folder.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import secrets
@@ -159,7 +158,7 @@ def page(lab, tmp_path):
             executable_path=CHROMIUM,
             args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"],
         )
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page = browser.new_page(viewport={"width": 1280, "height": 1300})
         page.set_default_timeout(60_000)
         page.goto(
             f"{address}/lab/tree/chat.ipynb?token={token}&reset", wait_until="domcontentloaded"
@@ -208,13 +207,13 @@ def test_a_conversation(page, attachments, tmp_path):
         page.click("button.a2a-upload")
     chooser.value.set_files(attachments)
     page.wait_for_function("() => document.querySelectorAll('.a2a-chip').length === 3")
-    page.screenshot(path=tmp_path / "1_attached.png")
+    page.locator(".a2a-chat").screenshot(path=tmp_path / "1_attached.png")
     page.click(".a2a-chip:nth-of-type(2) button")
     page.wait_for_function("() => document.querySelectorAll('.a2a-chip').length === 2")
 
     say(page, f"Look: {INJECTION}\nDraw it, play it, film it.")
     page.wait_for_selector(".a2a-model progress")
-    page.screenshot(path=tmp_path / "2_making.png")
+    page.locator(".a2a-chat").screenshot(path=tmp_path / "2_making.png")
     page.wait_for_selector(".a2a-model video")
     wait_ready(page)
     page.wait_for_function(
@@ -224,12 +223,15 @@ def test_a_conversation(page, attachments, tmp_path):
     assert (image["tag"], audio["tag"], video["tag"]) == ("IMG", "AUDIO", "VIDEO")
     assert image["width"] == video["width"] == 64
     assert abs(audio["seconds"] - 2) < 0.1 and abs(video["seconds"] - 2) < 0.1
-    growing = [text for text in page.evaluate("() => window.states") if text.startswith("Here is")]
-    assert len(growing) >= 4 and all(len(a) <= len(b) for a, b in itertools.pairwise(growing))
+    states = page.evaluate("() => window.states")
+    growing = [
+        text for text in states if text and "Here is a red bell on the left,".startswith(text)
+    ]
+    assert len(growing) >= 4 and growing == sorted(set(growing), key=len)
     user = page.locator(".a2a-user").first
     assert "onerror=" in user.inner_text() and user.locator("img").count() == 1
     assert user.locator("video").count() == 1 and user.locator("audio").count() == 0
-    page.screenshot(path=tmp_path / "3_ready.png")
+    page.locator(".a2a-chat").screenshot(path=tmp_path / "3_ready.png")
 
     say(page, "And in words?")
     page.wait_for_selector(".a2a-model:nth-child(4) >> text=is only text")
@@ -238,7 +240,7 @@ def test_a_conversation(page, attachments, tmp_path):
 
     say(page, "Again, slowly.")
     page.wait_for_selector(".a2a-model progress[value]")
-    page.screenshot(path=tmp_path / "4_busy.png")
+    page.locator(".a2a-chat").screenshot(path=tmp_path / "4_busy.png")
     began = time.monotonic()
     page.click("button.a2a-stop")
     page.wait_for_selector(".a2a-model >> text=stopped")
@@ -248,6 +250,6 @@ def test_a_conversation(page, attachments, tmp_path):
     page.wait_for_selector(".a2a-model:nth-child(6) >> text=second attempt")
     wait_ready(page)
     assert page.locator(".a2a-bubble").count() == 6
-    page.screenshot(path=tmp_path / "5_retried.png")
+    page.locator(".a2a-chat").screenshot(path=tmp_path / "5_retried.png")
     page.click("button.a2a-clear")
     page.wait_for_function("() => document.querySelectorAll('.a2a-bubble').length === 0")

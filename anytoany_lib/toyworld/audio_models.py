@@ -24,7 +24,15 @@ from transformers import (
 )
 
 from anytoany_lib.toyworld.captions import POSITIONS, WIDTH
-from anytoany_lib.toyworld.mels import HOP, MEL_BINS, RATE, SAMPLES
+from anytoany_lib.toyworld.mels import (
+    HOP,
+    LOG_MEAN,
+    LOG_SPREAD,
+    MEL_BINS,
+    RATE,
+    SAMPLES,
+    band_tones,
+)
 from anytoany_lib.toyworld.training import plain_attention, replace_folder
 
 LATENTS = 4
@@ -75,29 +83,50 @@ def build_vocoder() -> SpeechT5HifiGan:
 
 @torch.no_grad()
 def _tune(vocoder: SpeechT5HifiGan) -> None:
-    """Starts the step to 16 kHz as a bank of windowed cosines and sines, spread as mel bands are.
+    """Starts the vocoder as a bank of tones, one a mel band, each as loud as its band says.
 
-    The leaky ReLU after it halves waves, so every wave is there twice, once upside down, and the
-    last layer puts the halves together again.
+    Left to itself it first learns to be silent, because a wrong tone costs more than none, and
+    stays there. Here the first layer and the second undo the logarithm with four hinges a band, the
+    third hands the loudness on, and the step to 16 kHz holds the tones in overlapping windows. Tones
+    are multiples of the frame rate, so that neighbouring windows agree. The leaky ReLU behind them
+    halves waves: every wave is there twice, once upside down, and the last layer joins the halves.
     """
-    for block in vocoder.resblocks:
-        for layer in block.convs2:
-            layer.weight.mul_(0.1)
-            layer.bias.zero_()
-    bank, last = vocoder.upsampler[-1], vocoder.conv_post
-    voices, channels, window = bank.weight.shape
-    bands = 700 * (10 ** (torch.linspace(0, 2840, voices // 2) / 2595) - 1) + 40  # Hz
-    turns = 2 * torch.pi * bands[:, None] * (torch.arange(window) - window / 2) / RATE
-    waves = torch.hann_window(window) * torch.cat([turns.cos(), turns.sin()])  # (voices, window)
-    route = torch.zeros(voices, channels)
-    pair = 2 * (torch.arange(voices) % (channels // 2))
-    route[torch.arange(voices), pair], route[torch.arange(voices), pair + 1] = 0.3, -0.3
-    bank.weight.mul_(0.1).add_(route[:, :, None] * waves[:, None])
-    bank.bias.zero_()
-    last.weight.mul_(0.1)
-    last.weight[0, 0::2, 3] += 0.3
-    last.weight[0, 1::2, 3] -= 0.3
-    last.bias.zero_()
+    first, (loud, hand, bank), last = vocoder.conv_pre, vocoder.upsampler, vocoder.conv_post
+    for layer in (first, loud, hand, bank, last, *(b.convs2[0] for b in vocoder.resblocks)):
+        layer.weight.zero_()
+        layer.bias.zero_()
+    loud.weight[:, MEL_BINS:].normal_(
+        std=0.02
+    )  # spare channels, unheard until `hand` takes them up
+    bands, hinges = torch.arange(MEL_BINS), torch.tensor([-2.0, 0.5, 1.2, 1.8])
+    slopes, offset = _exponential(hinges)
+    centres, gains = band_tones()
+    for k, hinge in enumerate(hinges):
+        first.weight[bands * 4 + k, bands, 3] += 1.0
+        first.bias[bands * 4 + k] -= hinge
+        loud.weight[bands * 4 + k, bands, 1] += slopes[k] * gains
+    loud.bias[bands] += offset * gains
+    hand.weight[bands, bands, 1] += 1.0
+    window = bank.weight.shape[2]
+    tones = (centres / (RATE / HOP)).round().clamp(min=1) * (RATE / HOP)  # Hz
+    turns = tones[:, None] * (torch.arange(window) - window / 2) / RATE + torch.rand(MEL_BINS, 1)
+    waves = torch.hann_window(window) * (2 * torch.pi * turns).cos()  # (bands, window)
+    pair = 2 * (bands % (bank.weight.shape[1] // 2))
+    bank.weight[bands, pair] += waves
+    bank.weight[bands, pair + 1] -= waves
+    last.weight[0, 0::2, 3] += 1.0
+    last.weight[0, 1::2, 3] -= 1.0
+
+
+def _exponential(hinges: Tensor) -> tuple[Tensor, Tensor]:
+    """Slopes of leaky hinges (and an offset) that turn a normalised log-mel into an energy, least squares."""
+    levels = torch.linspace(-1.7, 2.4, 400)
+    energy = (LOG_SPREAD * levels + LOG_MEAN).exp()
+    columns = F.leaky_relu(levels[:, None] - hinges, 0.1)
+    columns = torch.cat([columns, torch.ones(len(levels), 1)], dim=1)
+    weight = 1 / (energy + 0.003)[:, None]  # silence has to be silent
+    found = torch.linalg.lstsq(columns * weight, energy[:, None] * weight).solution[:, 0]
+    return found[:-1], found[-1]
 
 
 def build_unet() -> UNet2DConditionModel:

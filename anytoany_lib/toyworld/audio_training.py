@@ -233,7 +233,7 @@ def train_unet(
     unet, noise = build_unet() if start is None else start.train(), noise_scheduler()
     average = copy.deepcopy(unet)
     rows = batches(len(latents), batch, seed)
-    for step in steps("U-Net", pace, [unet], 2e-3 if start is None else FURTHER_RATE):
+    for step in steps("U-Net", pace, [unet], 1.2e-3 if start is None else FURTHER_RATE):
         chosen = next(rows)
         texts = [caption("audio", scenes[i], rng) for i in chosen]
         vectors = torch.stack([caption_vector(text) for text in texts])

@@ -86,7 +86,10 @@ def caption_tokenizer(seed: int, captions: int = 20_000, merges: int = 250) -> C
     learner.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=symbols + merges, initial_alphabet=alphabet, end_of_word_suffix="</w>"
+            vocab_size=symbols + merges,
+            initial_alphabet=alphabet,
+            end_of_word_suffix="</w>",
+            show_progress=False,
         ),
     )
     pairs = [tuple(pair) for pair in _merges(learner)][:merges]

@@ -51,10 +51,12 @@ def fit_probe(x: Tensor, y: Tensor, classes: int, decay: float = 1e-4) -> tuple[
 
 
 def probe(model: ImageBind, kind: str, seed: int, fitted: int, scored: int) -> dict[str, float]:
-    """Accuracy of a fresh linear probe for each attribute of a kind; also on held-out pairs."""
+    """Accuracy of a fresh linear probe for each attribute of a kind; of sights also on held-out
+    pairs, which sounds have not got."""
+    endings = ("",) if kind == "audio" else ("", " (unseen pairs)")
     pools = [
-        render_pool(kind, count, seed + i, model.config, held_out=i == 2 and kind != "audio")
-        for i, count in enumerate((fitted, scored, scored))
+        render_pool(kind, count, seed + i, model.config, held_out=i == 2)
+        for i, count in enumerate((fitted, *[scored] * len(endings)))
     ]
     embeddings = [embed_pool(model, pool) for pool in pools]
     centre, spread = embeddings[0].mean(0), embeddings[0].std(0)
@@ -64,11 +66,10 @@ def probe(model: ImageBind, kind: str, seed: int, fitted: int, scored: int) -> d
     for name in ATTRIBUTES[kind]:
         keep = wanted[0][name] != IGNORED
         weight, bias = fit_probe(x[keep], wanted[0][name][keep], len(CLASSES[name]))
-        for test, truth, ending in zip(tests, wanted[1:], ("", " (unseen pairs)"), strict=True):
+        for test, truth, ending in zip(tests, wanted[1:], endings, strict=True):
             keep = truth[name] != IGNORED
             right = (test[keep] @ weight.T + bias).argmax(1) == truth[name][keep]
-            if kind != "audio" or not ending:
-                result[f"{name}{ending}"] = round(right.float().mean().item(), 4)
+            result[f"{name}{ending}"] = round(right.float().mean().item(), 4)
     return result
 
 

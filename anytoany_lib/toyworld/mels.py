@@ -59,3 +59,13 @@ def log_mel(samples: Tensor) -> Tensor:
     """Normalised log-mel of samples (B, N) float32 at 16 kHz -> (B, N // 160, 64) float32."""
     energy = spectrum(samples).transpose(1, 2) @ _filters()  # (B, frames, MEL_BINS)
     return (energy.clamp(min=FLOOR).log() - LOG_MEAN) / LOG_SPREAD
+
+
+def band_tones() -> tuple[Tensor, Tensor]:
+    """Centre frequencies of the mel bands in Hz, and the amplitude of a tone for an energy of one; (64,) both."""
+    bank = _filters()
+    hertz = torch.linspace(0, RATE / 2, len(bank))
+    peaks = bank.amax(0)
+    # a Hann window sums to WINDOW / 2, half of a tone's amplitude lies at its positive frequency,
+    # and its main lobe counts twice in a band that is wider than it
+    return (bank * hertz[:, None]).sum(0) / bank.sum(0), 1 / (WINDOW / 2 * peaks)

@@ -114,9 +114,11 @@ def _heartbeat(t, rng):
 
 def _ticking(t, rng):
     ticks = np.zeros_like(t)
-    for n, start in enumerate(np.arange(0.06, SECONDS - 0.08, 0.25)):
+    case = rng.uniform(0.97, 1.03)
+    for n, start in enumerate(np.arange(rng.uniform(0.02, 0.1), SECONDS - 0.08, 0.25)):
         at = np.clip(t - start, 0, None)
-        tone = np.sin(2 * np.pi * (2600, 1900)[n % 2] * at) + 0.6 * np.sin(2 * np.pi * 5200 * at)
+        tone = np.sin(2 * np.pi * case * (2600, 1900)[n % 2] * at)
+        tone += 0.6 * np.sin(2 * np.pi * case * 5200 * at)
         ticks += tone * np.exp(-130 * at) * np.clip(at / 0.001, 0, 1) * (at > 0)
     return ticks
 
@@ -136,7 +138,8 @@ def _chugging(t, rng):
 
 
 def _fog_horn(t, rng):
-    horn = sum(np.sin(2 * np.pi * 98 * k * t + k) / k for k in range(1, 9))
+    pipe = 98 * rng.uniform(0.97, 1.03)
+    horn = sum(np.sin(2 * np.pi * pipe * k * t + k) / k for k in range(1, 9))
     return horn * _envelope(t - 0.08, 0.15, 1.45, 0.3) * (t > 0.08)
 
 

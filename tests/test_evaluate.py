@@ -1,0 +1,137 @@
+"""Verdicts on replies that are known to be right or wrong, and a whole evaluation of a small run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anytoany_lib import evaluate, train
+from anytoany_lib.config import Profile
+from anytoany_lib.data import Row, read_manifest
+from anytoany_lib.toyworld import Scene, render
+from anytoany_lib.toyworld.tasks import BEYOND, CELLS, Maker
+
+
+@pytest.fixture(scope="module")
+def judges(profile: Profile):
+    return evaluate.load_judges(profile)
+
+
+def rows_and_right_replies(seed: int = 0, each: int = 2) -> tuple[list[Row], list[dict]]:
+    """Rows of every task, with replies that show exactly what was expected."""
+    rng, rows, replies = np.random.default_rng(seed), [], []
+    for name, task in (CELLS | BEYOND).items():
+        for number in range(each):
+            talk = task(Maker(rng, "test"))
+            wanted = iter([part for part in talk.expect if part["kind"] != "text"])
+            content = []
+            for part in talk.messages[-1]["content"]:
+                if part["type"] != "text":
+                    scene = Scene(**next(wanted)["scene"])
+                    part = {"type": part["type"], part["type"]: render(part["type"], scene, rng)}
+                    part |= {"sampling_rate": 16000} if part["type"] == "audio" else {}
+                content.append(part)
+            rows.append(
+                Row(
+                    f"{name}-{number}",
+                    "test",
+                    talk.messages[:-1],
+                    {"task": name, "expect": talk.expect, "unseen": number == 0},
+                )
+            )
+            replies.append({"role": "assistant", "content": content})
+    return rows, replies
+
+
+def test_right_replies_are_judged_right(judges):
+    rows, replies = rows_and_right_replies(each=3)
+    results = evaluate.verdicts(judges, rows, replies)
+    assert all(verdict.modality for verdict in results)
+    attributes = [value for verdict in results for value in verdict.attributes.values()]
+    assert len(attributes) > 80
+    assert np.mean(attributes) > 0.97  # the judges are networks and err now and then
+
+
+def test_replies_to_other_requests_are_judged_wrong(judges):
+    rows, replies = rows_and_right_replies(each=2)
+    shuffled = replies[5:] + replies[:5]
+    results = evaluate.verdicts(judges, rows, shuffled)
+    assert np.mean([verdict.right for verdict in results]) < 0.2
+
+
+def test_a_missing_a_surplus_and_a_wrong_kind_of_medium_are_wrong_modalities(judges):
+    scene = Scene("bell", "red")
+    picture = {"type": "image", "image": render("image", scene, np.random.default_rng(0))}
+    text = {"type": "text", "text": "Here is a red bell."}
+    expect = [{"kind": "image", "scene": scene.asked()}]
+    row = Row("r", "test", [], {"task": "text->image", "expect": expect, "unseen": False})
+    replies = [
+        [text, picture],
+        [text],
+        [picture, picture],
+        [{"type": "video", "video": np.zeros((8, 64, 64, 3), np.uint8)}],
+    ]
+    results = evaluate.verdicts(
+        judges, [row] * 4, [{"role": "assistant", "content": r} for r in replies]
+    )
+    assert [verdict.modality for verdict in results] == [True, False, False, False]
+    assert [verdict.attributes["thing"] for verdict in results] == [True, False, True, False]
+    assert evaluate.rates(results[:2]) == {"n": 2, "modality": 0.5, "thing": 0.5, "colour": 0.5}
+
+
+def test_media_that_cannot_be_judged_count_as_wrong(judges):
+    expect = [{"kind": "audio", "scene": {"thing": "bell"}}]
+    row = Row("r", "test", [], {"task": "text->audio", "expect": expect, "unseen": False})
+    broken = np.full(32000, np.nan, np.float32)
+    reply = {
+        "role": "assistant",
+        "content": [{"type": "audio", "audio": broken, "sampling_rate": 16000}],
+    }
+    assert evaluate.verdicts(judges, [row], [reply])[0].attributes == {"thing": False}
+
+
+def test_chance_is_near_one_in_twelve_things(judges):
+    rows, replies = rows_and_right_replies(seed=5, each=6)
+    found = evaluate.chance(judges, rows, replies)
+    assert 0.0 <= found["image"]["thing"] < 0.3
+    assert 0.0 <= found["audio"]["thing"] < 0.3
+
+
+def test_a_whole_evaluation_writes_the_contracts_metrics(
+    profile: Profile, toy_data: Path, tmp_path: Path
+):
+    run = train.train(profile, 3, toy_data, tmp_path / "run", max_steps=1)
+    metrics = evaluate.evaluate(run, per_task=1, bound=1, examples=1)
+    assert json.loads((run / "metrics.json").read_text()) == metrics
+    assert set(metrics["matrix"]) == set(CELLS)
+    assert all(
+        0 <= rate <= 1
+        for cell in metrics["matrix"].values()
+        for name, rate in cell.items()
+        if name != "n"
+    )
+    assert set(metrics["more"]) == set(BEYOND) | {"plain"}
+    assert set(metrics["upper_bound"]) == {"image", "audio", "video"}
+    assert 0.9 < metrics["language_loss_ratio"] < 5
+    assert metrics["peak_memory_bytes"]["host"] < 6e9
+    examples = json.loads((run / "evaluation/examples.json").read_text())
+    assert {example["task"] for example in examples} == set(CELLS) | set(BEYOND) | {"plain"}
+    assert "text->image" in evaluate.table(metrics)
+
+
+def test_a_dataset_without_expectations_is_refused(
+    toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        evaluate, "read_manifest", lambda folder, split: read_manifest(folder, "train")[:0]
+    )
+    with pytest.raises(ValueError, match="no test row says"):
+        evaluate.test_set(toy_data, None)
+
+
+def test_a_profile_without_judges_says_so(profile: Profile):
+    with pytest.raises(ValueError, match="names no judges"):
+        evaluate.load_judges(profile.model_copy(update={"judges": None}))
