@@ -1,6 +1,7 @@
 """The tiny encoder's training: which captions fit which media, its loss, and that a seed decides."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -78,7 +79,16 @@ def test_any_text_has_tokens_and_the_end_is_highest():
     assert max(ids) == ids[-1] == len(tokenizer) - 1 and tokenizer.unk_token_id not in ids[:-1]
 
 
-def test_the_same_seed_gives_the_same_weights(tmp_path, monkeypatch):
+@pytest.fixture
+def one_thread():
+    """Small steps on several threads mostly wait for each other, the more so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path, monkeypatch, one_thread):
     for kind in BATCH:
         monkeypatch.setitem(BATCH, kind, 6)
     first, _ = train(tmp_path / "a", steps=2, seed=3, pool_scale=0.004)

@@ -20,7 +20,7 @@ from anytoany_lib.toyworld.judges import Judges
 from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render
 
-GUIDANCE = 3.0
+GUIDANCE = 2.0
 STEPS = {"image": 16, "video": 12}
 
 

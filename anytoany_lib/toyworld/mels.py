@@ -24,12 +24,12 @@ LOG_MEAN = -6.0
 LOG_SPREAD = 3.6
 
 
-@lru_cache(maxsize=1)
-def _filters() -> Tensor:
-    """Mel filter bank (WINDOW // 2 + 1, MEL_BINS), float32."""
+@lru_cache(maxsize=8)
+def _filters(window: int = WINDOW, bands: int = MEL_BINS) -> Tensor:
+    """Mel filter bank (window // 2 + 1, bands), float32."""
     bank = mel_filter_bank(
-        num_frequency_bins=WINDOW // 2 + 1,
-        num_mel_filters=MEL_BINS,
+        num_frequency_bins=window // 2 + 1,
+        num_mel_filters=bands,
         min_frequency=0.0,
         max_frequency=RATE / 2,
         sampling_rate=RATE,
@@ -55,10 +55,16 @@ def spectrum(samples: Tensor, window: int = WINDOW, hop: int = HOP) -> Tensor:
     return (waves.real.square() + waves.imag.square() + 1e-9).sqrt()
 
 
+def mel_energies(
+    samples: Tensor, window: int = WINDOW, hop: int = HOP, bands: int = MEL_BINS
+) -> Tensor:
+    """Magnitudes of samples (B, N) float32 summed in mel bands: (B, N // hop, bands)."""
+    return spectrum(samples, window, hop).transpose(1, 2) @ _filters(window, bands)
+
+
 def log_mel(samples: Tensor) -> Tensor:
     """Normalised log-mel of samples (B, N) float32 at 16 kHz -> (B, N // 160, 64) float32."""
-    energy = spectrum(samples).transpose(1, 2) @ _filters()  # (B, frames, MEL_BINS)
-    return (energy.clamp(min=FLOOR).log() - LOG_MEAN) / LOG_SPREAD
+    return (mel_energies(samples).clamp(min=FLOOR).log() - LOG_MEAN) / LOG_SPREAD
 
 
 def band_tones() -> tuple[Tensor, Tensor]:
