@@ -26,6 +26,7 @@ from transformers import AutoTokenizer, ClapTextModelWithProjection, CLIPTextMod
 from anytoany_lib.config import DecoderConfig, resolve
 
 OnStep = Callable[[int, int], None]
+_FADE_SECONDS = 0.02
 
 
 def _clip_condition(text_encoder: CLIPTextModel, tokens) -> torch.Tensor:
@@ -45,6 +46,10 @@ def _images(output, config: DecoderConfig, pipeline) -> list[dict[str, Any]]:
 def _sounds(output, config: DecoderConfig, pipeline) -> list[dict[str, Any]]:
     rate = int(pipeline.vocoder.config.sampling_rate)
     audible = np.clip(np.asarray(output.audios, dtype=np.float32), -1, 1)
+    # A sound that is cut off while it lasts would click.
+    ramp = np.linspace(0, 1, round(_FADE_SECONDS * rate), dtype=np.float32)
+    audible[:, : len(ramp)] *= ramp
+    audible[:, -len(ramp) :] *= ramp[::-1]
     return [{"audio": samples, "sampling_rate": rate} for samples in audible]
 
 

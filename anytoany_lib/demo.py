@@ -177,10 +177,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--from", dest="start", default="00", help="number of the first notebook")
     made.add_argument("--steps-scale", type=float, default=1.0, help="part of each stage's steps")
-    made.add_argument("--media", type=int, default=2000, help="captioned media of the toy world")
-    made.add_argument("--conversations", type=int, default=4800, help="conversations about them")
-    made.add_argument("--per-task", type=int, default=16, help="test rows of each task")
-    made.add_argument("--bound", type=int, default=48, help="captions for the upper bounds")
+    made.add_argument("--media", type=int, default=1600, help="captioned media of the toy world")
+    made.add_argument("--conversations", type=int, default=4200, help="conversations about them")
+    made.add_argument("--per-task", type=int, default=10, help="test rows of each task")
+    made.add_argument("--bound", type=int, default=24, help="captions for the upper bounds")
     return made
 
 

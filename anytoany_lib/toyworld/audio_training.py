@@ -53,6 +53,9 @@ HEAD_SCALE = 8.0  # entries of a unit vector are small for a linear head
 KL_WEIGHT = 3e-3  # of the mean over a latent's numbers
 SEGMENT = 64  # mel frames in one vocoder example, 0.64 s
 FURTHER_RATE = 7e-4  # peak learning rate of a training that goes on with trained weights
+VOCODER_RATE = (
+    1e-4  # low, for it starts as a working vocoder (`build_vocoder`) and is easily led astray
+)
 LOSS_FLOOR = 5e-5  # of a window's length, in the logarithm of mel energies
 SAVE_EVERY = 300  # steps
 
@@ -174,7 +177,7 @@ def train_vocoder(
     rng = np.random.default_rng(seed)
     vocoder = build_vocoder() if start is None else start.train()
     rows = batches(len(mels), batch, seed)
-    for step in steps("vocoder", pace, [vocoder], 5e-5):
+    for step in steps("vocoder", pace, [vocoder], VOCODER_RATE):
         chosen = next(rows)
         first = int(rng.integers(0, mels.shape[1] - SEGMENT + 1))
         source = torch.where(torch.rand(batch, 1, 1) < 0.5, mels[chosen], blurred[chosen])

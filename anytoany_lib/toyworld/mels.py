@@ -4,7 +4,7 @@ Samples at 16 kHz go in; out comes a time-first picture (frames, 64) of normalis
 magnitude STFT (Hann window of 1024 samples, hop 160, reflected by 432 samples at both ends, so N
 samples give N / 160 frames), 64 Slaney mel bands up to 8 kHz with Slaney area normalisation,
 natural logarithm with a floor of 1e-5, minus LOG_MEAN, over LOG_SPREAD. Silence is about -1.5 and
-a loud tone about 1.5. The autoencoder codes these numbers and the vocoder reads them as they are.
+a loud tone about 2.3. The autoencoder codes these numbers and the vocoder reads them as they are.
 """
 
 from functools import lru_cache
