@@ -50,6 +50,7 @@ __all__ = [
     "as_comprehension",
     "as_generation",
     "build",
+    "check_target",
     "dataset_fingerprint",
     "read_manifest",
     "splits_in",
@@ -95,7 +96,9 @@ def build(
     source, out, started = Path(source), Path(out).resolve(), time.perf_counter()
     if not source.is_dir():
         raise DataError(f"{source}: no such folder")
-    _check_target(source, out, overwrite)
+    if source.resolve().is_relative_to(out):
+        raise DataError(f"{out}: holds the source {source}; choose another OUT")
+    check_target(out, overwrite)
     report, work = Report(), out.with_name(f".{out.name}.{os.getpid()}")
     work.mkdir(parents=True)
     try:
@@ -116,9 +119,8 @@ def build(
     return report
 
 
-def _check_target(source: Path, out: Path, overwrite: bool) -> None:
-    if source.resolve().is_relative_to(out):
-        raise DataError(f"{out}: holds the source {source}; choose another OUT")
+def check_target(out: Path, overwrite: bool) -> None:
+    """DataError unless a manifest may be put at OUT: nothing is there, or a manifest that may be replaced."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / "report.json").is_file() or not splits_in(out):

@@ -6,6 +6,7 @@ a training step computes no gradient for the whole vocabulary.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -117,13 +118,14 @@ class TokenRows(nn.Module):
 
 def add_lora(llm: PreTrainedModel, settings: LoraSettings) -> PeftModel:
     """Puts fresh LoRA matrices into the LLM's layers (in place), with the identity as their first effect."""
-    return get_peft_model(
-        llm,
-        LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
-            target_modules=settings.targets,
-            task_type="CAUSAL_LM",
-        ),
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=settings.targets,
+        task_type="CAUSAL_LM",
     )
+    with warnings.catch_warnings():
+        # PEFT asks transformers by a name that is on its way out.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        return get_peft_model(llm, config)

@@ -42,6 +42,7 @@ from anytoany_lib.messages import Encoded, MessageEncoder
 from anytoany_lib.model import AnyToAny
 
 CHECKPOINT = "checkpoint"
+_ABOUT_OLD_WEIGHTS = ("evaluation", "conversation")
 _WINDOW_BATCHES = 50
 _FREE_BYTES = 200 * 2**20
 
@@ -331,6 +332,9 @@ def _finish(run: Path, model: AnyToAny, record: dict[str, Any]) -> None:
         item.replace(run / item.name)
     (run / ".final").rmdir()
     shutil.rmtree(run / CHECKPOINT, ignore_errors=True)
+    for stale in _ABOUT_OLD_WEIGHTS:
+        shutil.rmtree(run / stale, ignore_errors=True)
+    (run / "metrics.json").unlink(missing_ok=True)
     runs.write_file(run / runs.RECORD, json.dumps(record, indent=2) + "\n")
 
 

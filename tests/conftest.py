@@ -8,7 +8,6 @@ from pathlib import Path
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
-import torch
 
 from anytoany_lib import checkpoints, features
 from anytoany_lib.config import Profile
@@ -17,8 +16,6 @@ from anytoany_lib.toyworld import dataset
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLES = REPOSITORY.parent / "shared" / "samples" / "nextgpt"
-
-torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +37,7 @@ def toy_data(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A small toy-world dataset with plain talk answered by a fixed sentence, and with features."""
     folder = tmp_path_factory.mktemp("data") / "toy"
     dataset.write(
-        folder, lambda questions: ["That is a good question."] * len(questions), 24, 40, 2, seed=1
+        folder, lambda questions: ["That is a good question."] * len(questions), 24, 40, 4, seed=1
     )
     features.precompute(profile, folder)
     return folder

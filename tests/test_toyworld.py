@@ -171,5 +171,5 @@ def test_what_is_written_keeps_its_promises(toy_data: Path):
     tasks = Counter(
         row.meta["task"] for row in read_manifest(toy_data, "test") if row.meta["task"] != "plain"
     )
-    assert tasks == dict.fromkeys(CELLS | BEYOND, 2)
+    assert tasks == dict.fromkeys(CELLS | BEYOND, 4)
     assert any(row.meta["unseen"] for row in read_manifest(toy_data, "test"))

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from anytoany_lib import media
 from anytoany_lib.config import Profile
-from anytoany_lib.data import Report, Row, write_manifest
+from anytoany_lib.data import Report, Row, check_target, write_manifest
 from anytoany_lib.generation import Sampling, reply_all
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.runs import appearing_whole
@@ -182,6 +182,7 @@ def write(
 
     `answer` gives the untouched LLM's answers to plain questions.
     """
+    check_target(Path(out), overwrite=True)
     questions = phrases()["plain"]
     everything = [question for split in questions.values() for question in split]
     answers = dict(zip(everything, answer(everything), strict=True))
