@@ -140,17 +140,20 @@ def run(options: argparse.Namespace) -> Path:
     steps = [step for step in plan(options) if step[0][:2] >= options.start]
     if not steps:
         raise NotebookError(f"no notebook from {options.start!r} on: expected 00 to 08")
-    started, most, notebooks = time.perf_counter(), 0, {}
+    times = out / TIMES
+    kept = json.loads(times.read_text()) if options.start > "00" and times.is_file() else {}
+    notebooks = {name: found for name, found in kept.items() if name[:2] < options.start}
+    started, most = time.perf_counter(), 0
     for name, parameters in steps:
         print(f"{name} ...", flush=True)
         seconds, peak = execute(NOTEBOOKS / f"{name}.ipynb", parameters, out)
         most = max(most, peak)
         notebooks[name] = {"seconds": round(seconds, 1), "peak_memory_bytes": peak}
+        write_file(times, json.dumps(notebooks, indent=2) + "\n")
         print(f"{name}: {seconds:.0f} s, peak memory {peak / 1e9:.2f} GB", flush=True)
     print(
         f"together: {(time.perf_counter() - started) / 60:.1f} min, peak memory {most / 1e9:.2f} GB"
     )
-    write_file(out / TIMES, json.dumps(notebooks, indent=2) + "\n")
     return resolve(steps[-1][1]["RUN"])
 
 

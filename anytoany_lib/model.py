@@ -6,7 +6,7 @@ S generated media in a batch, N signal tokens of one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,11 +165,34 @@ class AnyToAny(nn.Module):
         """Hidden states (..., H) -> float32 logits (..., V + new tokens)."""
         return self.token_rows.logits(hidden, self.causal_lm.get_output_embeddings())
 
+    def signal_embeddings(self, kind: str) -> torch.Tensor:
+        """The token rows of a kind's signals (N, H), float32."""
+        first = self.vocabulary.signals[kind][0] - self.token_rows.first
+        return self.token_rows.input[first : first + len(self.vocabulary.signals[kind])].float()
+
+    def signal_states(self, hidden: torch.Tensor, kind: str, at: torch.Tensor) -> torch.Tensor:
+        """Hidden states (B, T, H) at the blocks of a kind that start at `at` (S, 2) -> (S, N, H)."""
+        columns = at[:, 1:] + torch.arange(len(self.vocabulary.signals[kind]), device=at.device)
+        return hidden[at[:, :1], columns]
+
     def project(self, kind: str, states: torch.Tensor) -> torch.Tensor:
         """Hidden states at the signals (S, N, H) -> the decoder's condition (S, *condition), float32."""
-        block = torch.tensor(self.vocabulary.signals[kind], device=states.device)
-        signals = self.token_rows.input[block - self.token_rows.first]
-        return self.output_projections[kind](states.float(), signals.float())
+        return self.output_projections[kind](states.float(), self.signal_embeddings(kind))
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Lets output projections that were never trained measure the hidden states they will read."""
+        seen: dict[str, list[torch.Tensor]] = {}
+        for batch in batches:
+            batch = batch.to(self.device)
+            inputs = self.embed_inputs(batch.ids, batch.media, batch.media_at)
+            hidden = self.hidden_states(inputs, batch.mask, use_cache=False)
+            for kind, at in batch.signals_at.items():
+                states = self.signal_states(hidden, kind, at).float()
+                seen.setdefault(kind, []).append(states + self.signal_embeddings(kind))
+        for kind, states in seen.items():
+            if not self.output_projections[kind].calibrated:
+                self.output_projections[kind].calibrate(torch.cat(states))
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Losses of a batch: "text" (cross entropy a supervised token), one for each kind generated, and "total"."""
@@ -181,10 +204,8 @@ class AnyToAny(nn.Module):
             logits = self.logits(hidden[:, :-1][learnt])
             losses["text"] = F.cross_entropy(logits, batch.labels[:, 1:][learnt])
         for kind, at in batch.signals_at.items():
-            count = len(self.vocabulary.signals[kind])
-            columns = at[:, 1:] + torch.arange(count, device=at.device)
-            states = hidden[at[:, :1], columns]  # (S, N, H)
-            losses[kind] = alignment_loss(self.project(kind, states), batch.targets[kind])
+            projected = self.project(kind, self.signal_states(hidden, kind, at))
+            losses[kind] = alignment_loss(projected, batch.targets[kind])
         return losses
 
     # --- writing media ---

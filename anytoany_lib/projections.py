@@ -13,6 +13,8 @@ from torch import nn
 
 from anytoany_lib.config import ProjectionConfig
 
+_LEAST_SCALE = 0.1
+
 
 class InputProjection(nn.Linear):
     """Pooled encoder embeddings (B, D) -> soft tokens (B, K, H), by one linear map."""
@@ -30,6 +32,10 @@ class OutputProjection(nn.Module):
 
     (B, N, H) -> (B, *condition). A transformer reads the N states and decodes learned queries, one for each position
     of the condition; a condition without positions takes one query.
+
+    An LLM's last hidden states have a few dimensions that are large and nearly constant; what differs between captions
+    is small beside them. `calibrate` measures that once, before training, and `forward` then reads standardised
+    states. Uncalibrated (mean 0, scale 1) it is the published computation.
     """
 
     def __init__(self, hidden: int, condition: tuple[int, ...], config: ProjectionConfig):
@@ -52,9 +58,24 @@ class OutputProjection(nn.Module):
             )
         self.model = nn.Linear(config.width, condition[-1])
         self.query_embs = nn.Parameter(torch.randn(1, positions, config.width))
+        self.register_buffer("state_mean", torch.zeros(hidden))
+        self.register_buffer("state_scale", torch.ones(hidden))
+
+    @property
+    def calibrated(self) -> bool:
+        return bool((self.state_mean != 0).any())
+
+    def calibrate(self, states: torch.Tensor) -> None:
+        """Sets mean and scale from a sample of what `forward` will read, signal embeddings added: (B, N, H)."""
+        within = (states - states.mean(0)).std(
+            (0, 1)
+        )  # not what differs between the signals of a block
+        self.state_mean.copy_(states.mean((0, 1)))
+        self.state_scale.copy_(within.clamp(min=max(_LEAST_SCALE * within.mean().item(), 1e-3)))
 
     def forward(self, states: torch.Tensor, signal_embeddings: torch.Tensor) -> torch.Tensor:
-        read = self.fc(states + signal_embeddings)  # (B, N, width)
+        standard = (states + signal_embeddings - self.state_mean) / self.state_scale
+        read = self.fc(standard)  # (B, N, width)
         decoded = self.tfm(read, self.query_embs.expand(len(read), -1, -1))  # (B, positions, width)
         return self.model(decoded).reshape(-1, *self.condition)
 

@@ -44,6 +44,7 @@ from anytoany_lib.model import AnyToAny
 CHECKPOINT = "checkpoint"
 _ABOUT_OLD_WEIGHTS = ("evaluation", "conversation")
 _WINDOW_BATCHES = 50
+_CALIBRATION_BATCHES = 8
 _FREE_BYTES = 200 * 2**20
 
 
@@ -261,6 +262,9 @@ def train(
     optimiser, schedule = _optimiser(parts, settings, steps)
     done, seconds = _load_checkpoint(run, model, optimiser, schedule) if resume else (0, 0.0)
     train_data = StageData(data, "train", settings.reads, model.messages, features, seed)
+    if "output_projections" in parts and not resume:
+        first = islice(train_data.batches(settings.batch_size), _CALIBRATION_BATCHES)
+        model.calibrate(batch for _, batch in first)
     wrapped, optimiser, schedule = accelerator.prepare(model, optimiser, schedule)
     log = _Log(run, accelerator, append=resume, on_log=on_log)
     if not resume:
