@@ -231,6 +231,26 @@ def validation_losses(model: AnyToAny, data: StageData, batch_size: int) -> dict
     return {name: float(np.mean(values)) for name, values in sums.items()}
 
 
+def _validation(
+    model: AnyToAny, data: Path, settings: StageConfig, features: DatasetFeatures, seed: int
+) -> dict[str, float]:
+    """The losses on the validation split, {} if the dataset has none."""
+    if "validation" not in splits_in(data):
+        return {}
+    held_out = StageData(data, "validation", settings.reads, model.messages, features, seed)
+    return validation_losses(model, held_out, settings.batch_size)
+
+
+def _not_finite(
+    loss: torch.Tensor, stage: int, step: int, names: list[str], run: Path
+) -> RuntimeError:
+    there = (run / CHECKPOINT).is_dir()
+    return RuntimeError(
+        f"stage {stage}, step {step}: the loss is {loss.item()} on rows {', '.join(names)}; the last good checkpoint is "
+        f"{run / CHECKPOINT if there else 'the initial weights'}. Lower the stage's learning rates in the profile"
+    )
+
+
 def train(
     profile: Profile,
     stage: int,
@@ -283,11 +303,7 @@ def train(
             losses = wrapped(batch.to(model.device))
             loss = total_loss(losses, settings)
             if not torch.isfinite(loss):
-                raise RuntimeError(
-                    f"stage {stage}, step {step}: the loss is {loss.item()} on rows {', '.join(names)}; the last good "
-                    f"checkpoint is {run / CHECKPOINT if (run / CHECKPOINT).is_dir() else 'the initial weights'}. "
-                    "Lower the stage's learning rates in the profile"
-                )
+                raise _not_finite(loss, stage, step, names, run)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(
                 [p for group in parts.values() for p in group], settings.clip
@@ -305,10 +321,6 @@ def train(
         _save_checkpoint(run, model, optimiser, schedule, step, time.perf_counter() - started)
         raise
     if accelerator.is_main_process:
-        validation = {}
-        if "validation" in splits_in(data):
-            held_out = StageData(data, "validation", settings.reads, model.messages, features, seed)
-            validation = validation_losses(model, held_out, settings.batch_size)
         record = {
             "profile": profile.model_dump(mode="json"),
             "stage": stage,
@@ -316,7 +328,7 @@ def train(
             "seed": seed,
             "init": str(init) if init else None,
             "data": {str(data): dataset_fingerprint(data)},
-            "validation": validation,
+            "validation": _validation(model, data, settings, features, seed),
             "seconds": time.perf_counter() - started,
             "peak_memory_bytes": peak_memory_bytes(),
             **runs.provenance(),
