@@ -70,7 +70,8 @@ def section() -> str:
     lines = [
         BEGIN,
         "",
-        f"On 2 CPU cores `make demo` took {_times(times)}, downloads aside. What came out of it:",
+        f"Recorded at commit {metrics['commit'][:8]}: on 2 CPU cores `make demo` took {_times(times)}, downloads aside.",
+        "What came out of it:",
         "",
         f"![replies of the run that the demo trained](docs/demo/{SHEET})",
         "",
