@@ -31,6 +31,7 @@ class Batch:
     targets: dict[str, torch.Tensor]
 
     def to(self, device: torch.device) -> Batch:
+        """The same batch with all tensors on a device."""
         moved = {}
         for name, value in vars(self).items():
             if isinstance(value, dict):

@@ -50,6 +50,7 @@ class _PartialReply:
         self._media: dict[int, Part] = {}
 
     def take(self, event: Event) -> None:
+        """Adds what an event brings: text grows, a medium gets its place and later its content."""
         if isinstance(event, TextDelta):
             if not self._parts or self._parts[-1]["type"] != "text":
                 self._parts.append({"type": "text", "text": ""})

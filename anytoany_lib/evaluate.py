@@ -38,7 +38,6 @@ from anytoany_lib.train import peak_memory_bytes
 METRICS, EXAMPLES = "metrics.json", "evaluation"
 CELLS = tuple(f"{given}->{wanted}" for given in KINDS for wanted in KINDS)
 _SHIFTS = 5
-_SUFFIX = {"image": ".png", "audio": ".wav", "video": ".mp4"}
 
 
 @dataclass
@@ -234,7 +233,7 @@ def _save_examples(folder: Path, results: Sequence[Verdict], per_task: int) -> N
             for place, part in enumerate(verdict.reply["content"]):
                 kind = part["type"]
                 if kind != "text":
-                    name = f"{number:03d}-{place}{_SUFFIX[kind]}"
+                    name = f"{number:03d}-{place}{media.SUFFIX[kind]}"
                     made = (part["audio"], part["sampling_rate"]) if kind == "audio" else part[kind]
                     media.save(kind, work / name, made, fps=part.get("fps", 8))
                     part = {"type": kind, kind: name}
@@ -253,7 +252,7 @@ def _save_examples(folder: Path, results: Sequence[Verdict], per_task: int) -> N
 
 
 def test_set(data: Path, per_task: int | None) -> list[Row]:
-    """The test rows that say what to expect, `per_task` of each task at most, half of them on held-out pairs or fewer.
+    """The test rows that say what to expect, `per_task` of each task at most, held-out pairs in their share.
 
     ValueError if there are none.
     """

@@ -76,6 +76,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, base_size: int, profile: Profile) -> Vocabulary:
+        """The new tokens of a profile, behind the `base_size` rows of the LLM's own embedding."""
         names = list(profile.wrappers)
         signals = {}
         for kind in TOKEN_ORDER:

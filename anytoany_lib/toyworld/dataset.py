@@ -31,7 +31,6 @@ from anytoany_lib.toyworld.sounds import RATE
 from anytoany_lib.toyworld.tasks import BEYOND, CELLS, SHARES, Maker, phrases
 
 SOURCE = "toyworld"
-_SUFFIX = {"image": ".png", "audio": ".wav", "video": ".mp4"}
 _KIND_SHARES = {"image": 0.4, "audio": 0.3, "video": 0.3}
 _PLAIN_SHARE = 0.14
 _UNSEEN_SHARE = 0.25
@@ -56,7 +55,7 @@ class _Pictures:
         there = self.made.setdefault((kind, scene), [])
         if len(there) >= self.pool:
             return there[int(self.rng.integers(len(there)))]
-        name = f"media/{self.split}/{kind}/{self.count:06d}{_SUFFIX[kind]}"
+        name = f"media/{self.split}/{kind}/{self.count:06d}{media.SUFFIX[kind]}"
         self.count += 1
         (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
         made = render(kind, scene, self.rng)
