@@ -102,6 +102,15 @@ class LoraSettings(_Checked):
     targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
+class FitConfig(_Checked):
+    """Steps of the output projections alone, on hidden states of a language model that stands still."""
+
+    rows: int = Field(128, gt=0, description="conversations whose hidden states are computed")
+    steps: int = Field(0, ge=0, description="0 only measures what a new projection will read")
+    batch_size: int = Field(32, gt=0)
+    learning_rate: float = Field(2e-3, gt=0)
+
+
 class StageConfig(_Checked):
     """One row of the stage table: what is read, what is trained and how fast."""
 
@@ -112,6 +121,8 @@ class StageConfig(_Checked):
     warmup: float = Field(0.05, ge=0, lt=1)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
     alignment_weight: float = Field(1.0, ge=0)
+    fit_before: FitConfig = FitConfig()
+    fit_after: FitConfig = FitConfig()
     weight_decay: float = 0.001
     clip: float = 1.0
 

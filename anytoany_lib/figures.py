@@ -136,6 +136,14 @@ def megabytes(count: float) -> str:
     return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"
 
 
+def outcome(record: Mapping[str, Any]) -> HTML:
+    """What a training came to, from its `run.json`: fits, held-out losses, time, peak memory."""
+    fits = {f"fitted alone, {name}": value for name, value in record["fitted"].items()}
+    losses = {f"held-out loss, {name}": loss for name, loss in record["validation"].items()}
+    memory = {f"peak memory, {at}": megabytes(n) for at, n in record["peak_memory_bytes"].items()}
+    return facts(fits | losses | {"minutes": record["seconds"] / 60} | memory)
+
+
 def picture(figure: Figure) -> Image:
     """A matplotlib figure as a PNG to display."""
     buffer = io.BytesIO()

@@ -6,7 +6,7 @@ S generated media in a batch, N signal tokens of one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,20 +179,10 @@ class AnyToAny(nn.Module):
         """Hidden states at the signals (S, N, H) -> the decoder's condition (S, *condition), float32."""
         return self.output_projections[kind](states.float(), self.signal_embeddings(kind))
 
-    @torch.no_grad()
-    def calibrate(self, batches: Iterable[Batch]) -> None:
-        """Lets output projections that were never trained measure the hidden states they will read."""
-        seen: dict[str, list[torch.Tensor]] = {}
-        for batch in batches:
-            batch = batch.to(self.device)
-            inputs = self.embed_inputs(batch.ids, batch.media, batch.media_at)
-            hidden = self.hidden_states(inputs, batch.mask, use_cache=False)
-            for kind, at in batch.signals_at.items():
-                states = self.signal_states(hidden, kind, at).float()
-                seen.setdefault(kind, []).append(states + self.signal_embeddings(kind))
-        for kind, states in seen.items():
-            if not self.output_projections[kind].calibrated:
-                self.output_projections[kind].calibrate(torch.cat(states))
+    @property
+    def calibrated(self) -> bool:
+        """Whether every output projection has measured the hidden states that it reads."""
+        return all(projection.calibrated for projection in self.output_projections.values())
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Losses of a batch: "text" (cross entropy a supervised token), one for each kind generated, and "total"."""

@@ -14,6 +14,7 @@ from torch import nn
 from anytoany_lib.config import ProjectionConfig
 
 _LEAST_SCALE = 0.1
+_RIDGE = 1e-3  # of the mean squared entry: keeps directions without data quiet
 
 
 class InputProjection(nn.Linear):
@@ -22,6 +23,17 @@ class InputProjection(nn.Linear):
     def __init__(self, embedding: int, hidden: int, soft_tokens: int):
         super().__init__(embedding, soft_tokens * hidden)
         self.soft_tokens = soft_tokens
+
+    @torch.no_grad()
+    def fit(self, embeddings: torch.Tensor, wanted: torch.Tensor) -> None:
+        """Sets the map to the ridge regression from embeddings (N, D) to what is wanted (N, K * H)."""
+        mean, centre = embeddings.double().mean(0), wanted.double().mean(0)
+        x, y = embeddings.double() - mean, wanted.double() - centre
+        squares = x.T @ x
+        ridge = _RIDGE * squares.diagonal().mean() * torch.eye(len(squares), device=x.device)
+        weight = torch.linalg.solve(squares + ridge, x.T @ y).T  # (K * H, D)
+        self.weight.copy_(weight)
+        self.bias.copy_(centre - weight @ mean)
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         return super().forward(embeddings).unflatten(-1, (self.soft_tokens, -1))

@@ -15,6 +15,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -28,23 +29,25 @@ from transformers import get_scheduler
 
 from anytoany_lib import runs
 from anytoany_lib.batches import Batch, collate
-from anytoany_lib.config import Profile, StageConfig, resolve
+from anytoany_lib.config import FitConfig, Profile, StageConfig, resolve
 from anytoany_lib.data import (
     Row,
     as_comprehension,
     as_generation,
     dataset_fingerprint,
+    media_in,
     read_manifest,
     splits_in,
 )
 from anytoany_lib.features import DatasetFeatures
+from anytoany_lib.fitting import fit_input_projection, fit_output_projections
 from anytoany_lib.messages import Encoded, MessageEncoder
 from anytoany_lib.model import AnyToAny
 
 CHECKPOINT = "checkpoint"
 _ABOUT_OLD_WEIGHTS = ("evaluation", "conversation")
 _WINDOW_BATCHES = 50
-_CALIBRATION_BATCHES = 8
+_CAPTIONS_FITTED = 4096
 _FREE_BYTES = 200 * 2**20
 
 
@@ -98,6 +101,14 @@ class StageData:
             encoded, lambda _, path: self._features.media(path), self._features.caption, width
         )
         return [name for name, _ in rows], batch
+
+    def captioned_media(self, most: int) -> tuple[torch.Tensor, list[str]]:
+        """Encoder embeddings (N, D) of the stage's captioned media and their captions, `most` at most."""
+        rows = (self._rows[index] for index in self._indices)
+        captioned = list(islice((row for row in rows if "caption" in row.meta), most))
+        vectors = [self._features.media(media_in(row.messages)[0][1]) for row in captioned]
+        embeddings = torch.from_numpy(np.stack(vectors)) if vectors else torch.empty(0)
+        return embeddings, [row.meta["caption"] for row in captioned]
 
     def batches(self, size: int) -> Iterator[tuple[list[str], Batch]]:
         """Endless (row ids, batch), epoch after epoch; rows of like length share a batch.
@@ -282,45 +293,18 @@ def train(
     optimiser, schedule = _optimiser(parts, settings, steps)
     done, seconds = _load_checkpoint(run, model, optimiser, schedule) if resume else (0, 0.0)
     train_data = StageData(data, "train", settings.reads, model.messages, features, seed)
-    if "output_projections" in parts and not resume:
-        first = islice(train_data.batches(settings.batch_size), _CALIBRATION_BATCHES)
-        model.calibrate(batch for _, batch in first)
-    wrapped, optimiser, schedule = accelerator.prepare(model, optimiser, schedule)
-    log = _Log(run, accelerator, append=resume, on_log=on_log)
+    started = time.perf_counter() - seconds
+    fitted = {}
+    share = min(1.0, steps / settings.steps)
     if not resume:
         torch.manual_seed(seed + stage)
-
-    rank, world = accelerator.process_index, accelerator.num_processes
-    batches = islice(train_data.batches(settings.batch_size), done * world + rank, None, world)
-    started = time.perf_counter() - seconds
-    bar = tqdm(
-        range(done, steps), desc=f"stage {stage}", initial=done, total=steps, disable=rank > 0
-    )
-    step = done
-    wrapped.train()
-    try:
-        for step, (names, batch) in zip(bar, batches, strict=False):
-            losses = wrapped(batch.to(model.device))
-            loss = total_loss(losses, settings)
-            if not torch.isfinite(loss):
-                raise _not_finite(loss, stage, step, names, run)
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(
-                [p for group in parts.values() for p in group], settings.clip
-            )
-            optimiser.step()
-            schedule.step()
-            optimiser.zero_grad()
-            bar.set_postfix(loss=f"{loss.item():.3f}")
-            log.add(step, losses, schedule.get_last_lr()[0], batch, time.perf_counter() - started)
-            if accelerator.is_main_process and (step + 1) % save_every == 0 and step + 1 < steps:
-                _save_checkpoint(
-                    run, model, optimiser, schedule, step + 1, time.perf_counter() - started
-                )
-    except KeyboardInterrupt:
-        _save_checkpoint(run, model, optimiser, schedule, step, time.perf_counter() - started)
-        raise
+        fitted = _fit_before(model, settings, train_data, untrained=init is None, share=share)
+        torch.manual_seed(seed + stage)
+    log = _Log(run, accelerator, append=resume, on_log=on_log)
+    progress = _Progress(run, settings, stage, steps, done, started)
+    _loop(accelerator, model, parts, optimiser, schedule, train_data, progress, log, save_every)
     if accelerator.is_main_process:
+        fitted |= _fit_after(model, settings, train_data, share)
         record = {
             "profile": profile.model_dump(mode="json"),
             "stage": stage,
@@ -328,6 +312,7 @@ def train(
             "seed": seed,
             "init": str(init) if init else None,
             "data": {str(data): dataset_fingerprint(data)},
+            "fitted": fitted,
             "validation": _validation(model, data, settings, features, seed),
             "seconds": time.perf_counter() - started,
             "peak_memory_bytes": peak_memory_bytes(),
@@ -336,6 +321,106 @@ def train(
         _finish(run, model, record)
     accelerator.wait_for_everyone()
     return run
+
+
+def _scaled(fit: FitConfig, share: float) -> FitConfig:
+    """The fit of a training that takes only a share of its steps."""
+    return fit.model_copy(
+        update={
+            "rows": max(fit.batch_size, round(share * fit.rows)),
+            "steps": round(share * fit.steps),
+        }
+    )
+
+
+def _fit_before(
+    model: AnyToAny, settings: StageConfig, data: StageData, untrained: bool, share: float
+) -> dict[str, float]:
+    """Fits the bridges that start here to the frozen models (see `fitting`); what came of it, for run.json."""
+    fitted: dict[str, float] = {}
+    if "input_projection" in settings.learning_rates and untrained:
+        embeddings, captions = data.captioned_media(_CAPTIONS_FITTED)
+        if captions:
+            explained = fit_input_projection(model, embeddings, captions)
+            fitted["words explained by soft tokens"] = explained
+    reads_states = "output_projections" in settings.learning_rates
+    if reads_states and (settings.fit_before.steps or not model.calibrated):
+        batches = (batch for _, batch in data.batches(settings.batch_size))
+        losses = fit_output_projections(model, batches, _scaled(settings.fit_before, share))
+        fitted |= {f"{kind} before": loss for kind, loss in losses.items()}
+    return fitted
+
+
+def _fit_after(
+    model: AnyToAny, settings: StageConfig, data: StageData, share: float
+) -> dict[str, float]:
+    """Fits the output projections to the language model as this stage leaves it."""
+    if not settings.fit_after.steps:
+        return {}
+    batches = (batch for _, batch in data.batches(settings.batch_size))
+    losses = fit_output_projections(model, batches, _scaled(settings.fit_after, share))
+    return {f"{kind} after": loss for kind, loss in losses.items()}
+
+
+@dataclass
+class _Progress:
+    """Where a training stands: its run folder, stage, number of steps, those done, and when it (as good as) began."""
+
+    run: Path
+    settings: StageConfig
+    stage: int
+    steps: int
+    done: int
+    started: float
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+
+def _loop(
+    accelerator: Accelerator,
+    model: AnyToAny,
+    parts: dict[str, list[nn.Parameter]],
+    optimiser: torch.optim.Optimizer,
+    schedule: Any,
+    data: StageData,
+    at: _Progress,
+    log: _Log,
+    save_every: int,
+) -> None:
+    """The steps from `at.done` on; saves a checkpoint every `save_every` and when it is interrupted."""
+    wrapped, optimiser, schedule = accelerator.prepare(model, optimiser, schedule)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    batches = islice(data.batches(at.settings.batch_size), at.done * world + rank, None, world)
+    bar = tqdm(
+        range(at.done, at.steps),
+        desc=f"stage {at.stage}",
+        initial=at.done,
+        total=at.steps,
+        disable=rank > 0,
+    )
+    trained = [parameter for part in parts.values() for parameter in part]
+    step = at.done
+    wrapped.train()
+    try:
+        for step, (names, batch) in zip(bar, batches, strict=False):
+            losses = wrapped(batch.to(model.device))
+            loss = total_loss(losses, at.settings)
+            if not torch.isfinite(loss):
+                raise _not_finite(loss, at.stage, step, names, at.run)
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(trained, at.settings.clip)
+            optimiser.step()
+            schedule.step()
+            optimiser.zero_grad()
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+            log.add(step, losses, schedule.get_last_lr()[0], batch, at.seconds)
+            if accelerator.is_main_process and (step + 1) % save_every == 0 and step + 1 < at.steps:
+                _save_checkpoint(at.run, model, optimiser, schedule, step + 1, at.seconds)
+    except KeyboardInterrupt:
+        _save_checkpoint(at.run, model, optimiser, schedule, step, at.seconds)
+        raise
 
 
 def _finish(run: Path, model: AnyToAny, record: dict[str, Any]) -> None:

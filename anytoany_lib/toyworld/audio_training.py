@@ -41,6 +41,7 @@ from anytoany_lib.toyworld.pace import Pace
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render
 from anytoany_lib.toyworld.training import (
     fast_scheduler,
+    half_where_faster,
     noise_scheduler,
     plain_attention,
     save_pipeline,
@@ -112,7 +113,7 @@ def train_vae(pace: Pace, mels: Tensor, seed: int, batch: int = 4) -> Autoencode
     rows = batches(len(mels), batch, seed)
     for step in steps("mel autoencoder", pace, [vae], 2e-3):
         truth = mels[next(rows)].float()[:, None]  # (B, 1, 200, 64)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_where_faster():
             posterior = vae.encode(truth).latent_dist
             guess = vae.decode(posterior.sample()).sample
         gap = guess.float() - truth
@@ -130,7 +131,7 @@ def encode(vae: AutoencoderKL, mels: Tensor, batch: int = 32) -> Tensor:
     """Latent means of log-mels (N, 200, 64), times the scaling factor: (N, 4, 50, 16) float16."""
     parts = []
     for chunk in tqdm(mels.split(batch), desc="latents", mininterval=5):
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_where_faster():
             latents = vae.encode(chunk.float()[:, None]).latent_dist.mean.float()
         parts.append((latents * vae.config.scaling_factor).half())
     return torch.cat(parts)
@@ -140,7 +141,7 @@ def encode(vae: AutoencoderKL, mels: Tensor, batch: int = 32) -> Tensor:
 def decode(vae: AutoencoderKL, latents: Tensor, batch: int = 32) -> Tensor:
     """Log-mels (N, 200, 64) float16 of scaled latents."""
     scale = vae.config.scaling_factor
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_where_faster():
         parts = [vae.decode(z.float() / scale).sample[:, 0].half() for z in latents.split(batch)]
     return torch.cat(parts)
 
@@ -182,7 +183,7 @@ def train_vocoder(
         first = int(rng.integers(0, mels.shape[1] - SEGMENT + 1))
         source = torch.where(torch.rand(batch, 1, 1) < 0.5, mels[chosen], blurred[chosen])
         truth = samples[chosen, first * HOP : (first + SEGMENT) * HOP].float() / 32767
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_where_faster():
             guess = vocoder(source[:, first : first + SEGMENT].float())
         step(spectral_loss(guess.float(), truth))
     return vocoder.eval()
@@ -253,7 +254,7 @@ def train_unet(
         clean = latents[chosen].float()
         added = torch.randn(clean.shape, generator=generator)
         times = torch.randint(0, noise.config.num_train_timesteps, (batch,), generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_where_faster():
             guess = unet(
                 noise.add_noise(clean, added, times), times, None, class_labels=vectors
             ).sample

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from tqdm.auto import tqdm
 
 from anytoany_lib.toyworld.pace import Pace
-from anytoany_lib.toyworld.training import MatrixOptimiser, paced
+from anytoany_lib.toyworld.training import MatrixOptimiser, half_where_faster, paced
 
 
 def as_pixels(frames: np.ndarray) -> torch.Tensor:
@@ -47,7 +47,7 @@ def train_autoencoder(
     optimiser = MatrixOptimiser(vae, hidden=3e-3, other=2e-3)
     for step in paced(pace, optimiser, "autoencoder"):
         pixels = as_pixels(frames[rng.integers(len(frames), size=batch)])
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_where_faster():
             spread = vae.encode(pixels).latent_dist
             found = vae.decode(spread.sample()).sample
         loss = (
@@ -78,7 +78,7 @@ def polish_decoder(
         chosen = frames[rng.integers(len(frames), size=batch)]
         latents = latents_of(vae, chosen)
         noise = torch.randn(latents.shape, generator=generator) * 0.05 / vae.config.scaling_factor
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_where_faster():
             found = vae.decode(latents + noise).sample
         loss = reconstruction_loss(found.float(), as_pixels(chosen))
         optimiser.zero_grad()
@@ -97,7 +97,7 @@ def latents_of(vae: AutoencoderKL, frames: np.ndarray, batch: int = 64) -> torch
     for start in tqdm(
         range(0, len(frames), batch), desc="latents", mininterval=5, disable=len(frames) < 4096
     ):
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_where_faster():
             found.append(
                 vae.encode(as_pixels(frames[start : start + batch])).latent_dist.mean.float()
             )

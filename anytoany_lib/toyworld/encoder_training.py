@@ -35,6 +35,7 @@ from anytoany_lib.toyworld.encoder_data import (
     tiny_config,
 )
 from anytoany_lib.toyworld.encoder_probes import measure
+from anytoany_lib.toyworld.training import half_where_faster
 
 POOL = {"image": 14_000, "audio": 3_000, "video": 4_000}
 BATCH = {"image": 96, "audio": 16, "video": 24}  # pictures say most and are the slowest to learn
@@ -261,7 +262,7 @@ def train(
 
 def _step(model, classifiers, pools, optim, rng, noise) -> dict[str, float]:
     """One update; returns the loss terms as numbers."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with half_where_faster():
         terms = losses(model, classifiers, pools, rng, noise)
     loss = (
         terms["captions"]

@@ -27,6 +27,9 @@ from anytoany_lib.toyworld.scenes import (
     random_scene,
 )
 
+# First words of requests that are no orders, so that "Can you ...?" and the like do not go around them.
+_QUESTIONS = {"what", "how"}
+_STATEMENTS = {"I", "a", "and", "now", "once", "the"}
 _MAKE = {"image": "draw", "audio": "play", "video": "film"}
 
 
@@ -92,8 +95,15 @@ class Maker:
         return self.pick(wordings).format(*sentence, **words)
 
     def asked(self, name: str, **words: str) -> str:
-        """One of the split's phrasings as a whole sentence, plain or polite."""
-        sentence = self.said("polite", self.said(name, **words))
+        """One of the split's phrasings as a whole sentence; orders are plain or polite."""
+        request = self.said(name, **words)
+        first = request.split()[0]
+        if first in _QUESTIONS:
+            sentence = f"{request}?"
+        elif first in _STATEMENTS:
+            sentence = f"{request}."
+        else:
+            sentence = self.said("polite", request)
         return sentence[0].upper() + sentence[1:]
 
     def colour_for(self, thing: str, other_than: str | None = None) -> str:
