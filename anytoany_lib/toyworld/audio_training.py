@@ -43,6 +43,7 @@ from anytoany_lib.toyworld.training import (
     fast_scheduler,
     half_where_faster,
     noise_scheduler,
+    note_training,
     plain_attention,
     save_pipeline,
 )
@@ -336,6 +337,7 @@ def run_stage(stage: str, pace: Pace, options: argparse.Namespace) -> None:
         )
         plain_attention(start)
     keep(train_unet(pace, latents, scenes, vector, seed, keep, start))
+    note_training(options.out, part="U-Net", sounds=len(scenes), seed=seed, **pace.facts())
 
 
 def main() -> None:

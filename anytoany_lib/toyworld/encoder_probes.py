@@ -7,13 +7,15 @@ Legend: N media, D embedding.
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from anytoany_lib.imagebind import ImageBind
-from anytoany_lib.toyworld import COLOURS, THINGS, caption
+from anytoany_lib.toyworld import COLOURS, MOTIONS, THINGS, caption
 from anytoany_lib.toyworld.encoder_data import (
     ATTRIBUTES,
     CLASSES,
@@ -74,19 +76,26 @@ def probe(model: ImageBind, kind: str, seed: int, fitted: int, scored: int) -> d
 
 
 def zero_shot(model: ImageBind, kind: str, seed: int, scored: int) -> dict[str, float]:
-    """How often the caption nearest to a medium names its thing, and for sights its colour."""
+    """How often the caption nearest to a medium names its thing, a sight's colour and a film's motion."""
     pool = render_pool(kind, scored, seed, model.config)
-    if kind == "audio":
-        options = [Scene(thing) for thing in THINGS]
-    else:
-        options = [Scene(thing, colour) for thing in THINGS for colour in COLOURS]
-    texts = [caption("audio" if kind == "audio" else "image", option) for option in options]
+    colours = [None] if kind == "audio" else list(COLOURS)
+    motions = MOTIONS if kind == "video" else [None]
+    options = [
+        Scene(thing, colour, motion=motion)
+        for thing, colour, motion in product(THINGS, colours, motions)
+    ]
+    texts = [caption(kind, option) for option in options]
     nearest = (embed_pool(model, pool) @ model.embed("text", texts).T).argmax(1).tolist()
     found = [(options[i], scene) for i, scene in zip(nearest, pool.scenes, strict=True)]
-    result = {"thing": float(np.mean([a.thing == b.thing for a, b in found]))}
-    if kind != "audio":
-        result["colour"] = float(np.mean([a.colour == b.colour for a, b in found]))
-    return {name: round(value, 4) for name, value in result.items()}
+    named = [
+        "thing",
+        *(["colour"] if kind != "audio" else []),
+        *(["motion"] if kind == "video" else []),
+    ]
+    return {
+        name: round(float(np.mean([getattr(a, name) == getattr(b, name) for a, b in found])), 4)
+        for name in named
+    }
 
 
 def measure(

@@ -35,7 +35,7 @@ from anytoany_lib.toyworld.encoder_data import (
     tiny_config,
 )
 from anytoany_lib.toyworld.encoder_probes import measure
-from anytoany_lib.toyworld.training import half_where_faster
+from anytoany_lib.toyworld.training import half_where_faster, note_training
 
 POOL = {"image": 14_000, "audio": 3_000, "video": 4_000}
 BATCH = {"image": 96, "audio": 16, "video": 24}  # pictures say most and are the slowest to learn
@@ -277,7 +277,7 @@ def _step(model, classifiers, pools, optim, rng, noise) -> dict[str, float]:
 
 
 def main() -> None:
-    """Command line: train, save, measure, and write what came out to OUT/training.json."""
+    """Command line: train, save, note the training, and print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument("--steps", type=int, help="same seed, same weights")
@@ -294,20 +294,16 @@ def main() -> None:
 
 
 def record(model: ImageBind, log: list[dict], seed: int, out: Path, fitted: int = 3000) -> dict:
-    """Measure the saved model and write OUT/training.json: seed, steps, seconds, rates.
+    """Notes the training in OUT/training.json and returns what the saved model was measured at.
 
     `fitted` renders of each kind fit the probes, a third as many score them.
     """
     last = log[-1] if log else {}
-    result = {"seed": seed, "steps": last.get("step", 0), "seconds": last.get("seconds", 0.0)}
-    result |= {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        **measure(model, fitted=fitted, scored=fitted // 3),
-    }
-    partial = out / "training.json.part"
-    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    partial.replace(out / "training.json")
-    return result
+    minutes = round(last.get("seconds", 0.0) / 60, 1)
+    parameters = sum(p.numel() for p in model.parameters())
+    steps = last.get("step", 0)
+    note_training(out, seed=seed, steps=steps, minutes=minutes, parameters=parameters)
+    return measure(model, fitted=fitted, scored=fitted // 3)
 
 
 if __name__ == "__main__":

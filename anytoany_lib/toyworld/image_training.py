@@ -36,6 +36,7 @@ from anytoany_lib.toyworld.training import (
     MatrixOptimiser,
     fast_scheduler,
     noise_scheduler,
+    note_training,
     paced,
     plain_attention,
     save_pipeline,
@@ -185,6 +186,7 @@ def train_image_decoder(
         pace = Pace(**limits["unet"])
         train_unet(unet.requires_grad_(True), latents, scenes, condition, pace, seed, save=save)
         save()
+        note_training(out, part="U-Net", pictures=pictures, seed=seed, **pace.facts())
     if "decoder" in limits:
         polish_decoder(vae, with_film_frames(frames, seed), Pace(**limits["decoder"]), seed)
         save()

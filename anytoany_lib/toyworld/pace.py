@@ -19,11 +19,16 @@ class Pace:
     @property
     def progress(self) -> float:
         """Share of the training that is done, 0 to 1; the clock starts with the first look at it."""
-        if self.steps is not None:
-            return min(1.0, self.taken / max(1, self.steps))
         if self._started is None:
             self._started = time.monotonic()
+        if self.steps is not None:
+            return min(1.0, self.taken / max(1, self.steps))
         return min(1.0, (time.monotonic() - self._started) / (60 * self.minutes))
+
+    def facts(self) -> dict[str, float]:
+        """Steps taken and minutes passed, for a model's card."""
+        passed = 0.0 if self._started is None else (time.monotonic() - self._started) / 60
+        return {"steps": self.taken, "minutes": round(passed, 1)}
 
     def cosine(self, peak: float, warmup: float = 0.02, last: float = 0.02) -> float:
         """Learning rate now: a linear rise to `peak`, then half a cosine down to `last` of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
 from anytoany_lib.llm import pick_dtype
+from anytoany_lib.runs import write_file
 from anytoany_lib.toyworld.pace import Pace
 
 NOISE = {
@@ -192,14 +194,26 @@ class Averaged:
         return self._unet.eval().requires_grad_(False)
 
 
+NOTES = "training.json"
+
+
+def note_training(folder: Path, **facts: object) -> None:
+    """Adds one training to the list in a model folder's training.json, which its card shows."""
+    notes = Path(folder) / NOTES
+    kept = json.loads(notes.read_text()) if notes.is_file() else []
+    write_file(notes, json.dumps([*kept, facts], indent=1) + "\n")
+
+
 def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a new folder beside `path`, then puts it in its place."""
+    """Lets `write` fill a new folder beside `path`, then puts it in its place; notes of trainings stay."""
     path = Path(path)
     new, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
     write(new)
+    if (path / NOTES).is_file():
+        shutil.copy(path / NOTES, new / NOTES)
     if path.exists():
         path.rename(old)
     new.rename(path)

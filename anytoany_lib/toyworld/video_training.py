@@ -40,6 +40,7 @@ from anytoany_lib.toyworld.training import (
     MatrixOptimiser,
     fast_scheduler,
     noise_scheduler,
+    note_training,
     paced,
     plain_attention,
     save_pipeline,
@@ -164,10 +165,11 @@ def train_video_decoder(
     frames, scenes = rendered("video", films, seed + 2)
     latents = film_latents(source.vae, frames)
     condition = partial(conditions, source.tokenizer, source.text_encoder)
-    train_video_unet(
-        start.requires_grad_(True), latents, scenes, condition, Pace(**limit), seed, save=save
-    )
+    pace = Pace(**limit)
+    train_video_unet(start.requires_grad_(True), latents, scenes, condition, pace, seed, save=save)
     save()
+    begun = "this decoder" if resume else "the image decoder"
+    note_training(out, part="U-Net", begun_with=begun, films=films, seed=seed, **pace.facts())
     return pipeline
 
 
