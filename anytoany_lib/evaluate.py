@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from anytoany_lib import media, runs
 from anytoany_lib.batches import collate
-from anytoany_lib.config import Profile, resolve
+from anytoany_lib.config import Profile, portable, resolve
 from anytoany_lib.data import Row, read_manifest
 from anytoany_lib.decoders import CaptionEncoder
 from anytoany_lib.generation import reply_all
@@ -38,6 +38,7 @@ from anytoany_lib.train import peak_memory_bytes
 METRICS, EXAMPLES = "metrics.json", "evaluation"
 CELLS = tuple(f"{given}->{wanted}" for given in KINDS for wanted in KINDS)
 _SHIFTS = 5
+_SPARSE = 4  # an attribute may be asked of a quarter of a cell's rows only
 
 
 @dataclass
@@ -281,8 +282,11 @@ def evaluate(
     batch_size: int = 16,
     examples: int = 2,
     bound: int = 48,
+    save: bool = True,
 ) -> dict[str, Any]:
-    """Measures a run on the test rows of a dataset (its own if none is named); writes and returns its metrics.
+    """Measures a run on the test rows of a dataset (its own if none is named); returns its metrics.
+
+    With `save` they are written to the run folder, examples beside them.
 
     `bound` is the number of captions for the upper bound of each decoder, `examples` how many right and wrong replies
     of each task are kept with their media.
@@ -312,7 +316,7 @@ def evaluate(
     plain = [row for row in rows if row.messages[-1]["role"] == "assistant"]
     metrics = {
         "profile": record["profile"]["name"],
-        "run": str(run),
+        "run": portable(run),
         "seed": seed,
         "commit": runs.provenance()["commit"],
         "matrix": {name: rates(tasks[name]) for name in CELLS if name in tasks},
@@ -324,9 +328,28 @@ def evaluate(
         "seconds": round(time.perf_counter() - started, 1),
         "peak_memory_bytes": peak_memory_bytes(),
     }
-    _save_examples(run / EXAMPLES, results, examples)
-    runs.write_file(run / METRICS, json.dumps(metrics, indent=2) + "\n")
+    if save:
+        _save_examples(run / EXAMPLES, results, examples)
+        runs.write_file(run / METRICS, json.dumps(metrics, indent=2) + "\n")
     return metrics
+
+
+def differences(recorded: dict[str, Any], found: dict[str, Any], rows: int = 2) -> list[str]:
+    """Rates that differ from a record by more than `rows` test rows, one line each.
+
+    On one machine the same seed gives the same rates; another one rounds otherwise, and a reply may tip over.
+    """
+    lines = []
+    for name, cell in recorded["matrix"].items():
+        again = found["matrix"].get(name, {"n": 0})
+        if again["n"] != cell["n"]:
+            lines.append(f"{name}: {cell['n']} rows were recorded, {again['n']} measured")
+            continue
+        for rate in cell.keys() - {"n"}:
+            asked_of = cell["n"] if rate == "modality" else cell["n"] / _SPARSE
+            if abs(cell[rate] - again[rate]) * asked_of > rows:
+                lines.append(f"{name} {rate}: {cell[rate]} was recorded, {again[rate]} measured")
+    return lines
 
 
 def table(metrics: dict[str, Any]) -> str:
@@ -359,8 +382,20 @@ def main() -> None:
     parser.add_argument("--per-task", type=int, help="test rows of each task (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=16)
-    metrics = evaluate(**vars(parser.parse_args()))
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; exit with 1 if the run's metrics.json says otherwise",
+    )
+    given = vars(parser.parse_args())
+    check = given.pop("check")
+    metrics = evaluate(**given, save=not check)
     print(table(metrics))
+    if check:
+        recorded = json.loads((resolve(given["run"]) / METRICS).read_text())
+        wrong = differences(recorded, metrics)
+        print("\n".join(wrong) or f"as recorded in {given['run']}/{METRICS}")
+        raise SystemExit(bool(wrong))
 
 
 if __name__ == "__main__":

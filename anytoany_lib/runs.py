@@ -1,6 +1,6 @@
 """Run folders on disk: what training made, and the settings that made it.
 
-RUN/trainable.safetensors   projections and token rows, float32
+RUN/trainable.safetensors   projections and token rows, float32 (fp16 in a run that `halve` made)
 RUN/adapter/                LoRA in PEFT's own layout, if the stage has it
 RUN/run.json                profile, stage, seed, data fingerprint, versions, commit, times
 RUN/metrics.jsonl           one line a logged step
@@ -67,12 +67,15 @@ def provenance() -> dict[str, Any]:
 
 
 def newest_run(profile: str, where: str | Path = "ckpt/runs") -> Path | None:
-    """The most recently written run folder of a profile, or None if there is none."""
+    """The most recently written run folder of a profile, else the one that ships with it, else None."""
     records = [
         path for path in resolve(where).glob(f"**/{RECORD}") if not path.parent.name.startswith(".")
     ]
     of_profile = [p for p in records if json.loads(p.read_text())["profile"]["name"] == profile]
-    return max(of_profile, key=lambda path: path.stat().st_mtime).parent if of_profile else None
+    if of_profile:
+        return max(of_profile, key=lambda path: path.stat().st_mtime).parent
+    shipped = resolve(f"ckpt/{profile}/run")
+    return shipped if (shipped / RECORD).is_file() else None
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
@@ -130,6 +133,21 @@ def read_tensors(folder: Path, modules: dict[str, nn.Module], adapter: PeftModel
         module.load_state_dict(
             {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
         )
+
+
+def halve(run: str | Path, out: str | Path) -> Path:
+    """Copies a run folder with its weights in fp16, for giving away; returns the copy."""
+    run, out = resolve(run), Path(out)
+    read_record(run)
+    with appearing_whole(out) as folder:
+        for name in (RECORD, "metrics.jsonl"):
+            shutil.copy(run / name, folder / name)
+        if (run / ADAPTER).is_dir():
+            shutil.copytree(run / ADAPTER, folder / ADAPTER)
+        for file in (run / TENSORS, *(run / ADAPTER).glob("*.safetensors")):
+            halved = {key: tensor.half() for key, tensor in load_file(file).items()}
+            save_file(halved, folder / file.relative_to(run))
+    return out
 
 
 def compare(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], where: Path) -> None:

@@ -29,7 +29,7 @@ from transformers import get_scheduler
 
 from anytoany_lib import runs
 from anytoany_lib.batches import Batch, collate
-from anytoany_lib.config import FitConfig, Profile, StageConfig, resolve
+from anytoany_lib.config import FitConfig, Profile, StageConfig, portable, resolve
 from anytoany_lib.data import (
     Row,
     as_comprehension,
@@ -310,8 +310,8 @@ def train(
             "stage": stage,
             "steps": steps,
             "seed": seed,
-            "init": str(init) if init else None,
-            "data": {str(data): dataset_fingerprint(data)},
+            "init": portable(init) if init else None,
+            "data": {portable(data): dataset_fingerprint(data)},
             "fitted": fitted,
             "validation": _validation(model, data, settings, features, seed),
             "seconds": time.perf_counter() - started,

@@ -135,7 +135,6 @@ def main() -> None:
     if options.run:
         DEMO.mkdir(exist_ok=True)
         metrics = json.loads((options.run / "metrics.json").read_text())
-        metrics["run"] = "/".join(Path(metrics["run"]).parts[-4:])
         (DEMO / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         shutil.copy(options.out / "demo.json", DEMO / "demo.json")
         sheet(options.run, DEMO / SHEET)

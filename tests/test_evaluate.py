@@ -135,3 +135,17 @@ def test_a_dataset_without_expectations_is_refused(
 def test_a_profile_without_judges_says_so(profile: Profile):
     with pytest.raises(ValueError, match="names no judges"):
         evaluate.load_judges(profile.model_copy(update={"judges": None}))
+
+
+def test_differences_are_told_beyond_what_rounding_may_tip_over():
+    recorded = {"matrix": {"text->image": {"n": 24, "modality": 1.0, "thing": 0.96}}}
+
+    def found(**cell: float) -> dict:
+        return {"matrix": {"text->image": {"n": 24, "modality": 1.0, "thing": 0.96} | cell}}
+
+    assert evaluate.differences(recorded, found()) == []
+    assert evaluate.differences(recorded, found(modality=0.9583)) == []
+    assert "thing: 0.96 was recorded, 0.5" in evaluate.differences(recorded, found(thing=0.5))[0]
+    assert "modality" in evaluate.differences(recorded, found(modality=0.8))[0]
+    assert "24 rows were recorded, 10" in evaluate.differences(recorded, found(n=10))[0]
+    assert "0 measured" in evaluate.differences(recorded, {"matrix": {}})[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -270,3 +271,26 @@ def test_precomputing_again_adds_nothing(small: Profile, toy_data: Path):
     assert features.precompute(small, toy_data) == {"media": 0, "captions": 0}
     assert json.loads((toy_data / "features/encoder/cache.json").read_text())["shape"] == [256]
     assert caption_key("a") != caption_key("b")
+
+
+def test_a_halved_run_loads_and_takes_half_the_room(stage_runs: list[Path], tmp_path: Path):
+    small = runs.halve(stage_runs[2], tmp_path / "run")
+    for name in (runs.TENSORS, f"{runs.ADAPTER}/adapter_model.safetensors"):
+        assert (small / name).stat().st_size < 0.6 * (stage_runs[2] / name).stat().st_size
+    whole, halved = AnyToAny.from_pretrained(stage_runs[2]), AnyToAny.from_pretrained(small)
+    pairs = zip(
+        whole.input_projection.parameters(), halved.input_projection.parameters(), strict=True
+    )
+    assert all(torch.allclose(a, b, atol=1e-3) and b.dtype == torch.float32 for a, b in pairs)
+
+
+def test_the_newest_run_is_the_last_written_else_the_shipped_one(
+    stage_runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ANYTOANY_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert runs.newest_run("tiny") is None
+    runs.halve(stage_runs[2], tmp_path / "ckpt/tiny/run")
+    assert runs.newest_run("tiny") == tmp_path / "ckpt/tiny/run"
+    shutil.copytree(stage_runs[0], tmp_path / "ckpt/runs/tiny/mine")
+    assert runs.newest_run("tiny") == tmp_path / "ckpt/runs/tiny/mine"

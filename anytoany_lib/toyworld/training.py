@@ -231,6 +231,11 @@ def save_pipeline(pipeline: DiffusionPipeline, path: Path) -> None:
     def write(folder: Path) -> None:
         halved.save_pretrained(folder, safe_serialization=True)
         halved.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
+        for file in folder.rglob("*.json"):
+            # Where the parts were loaded from is nobody's business elsewhere.
+            settings = json.loads(file.read_text())
+            if isinstance(settings, dict) and settings.pop("_name_or_path", None):
+                file.write_text(json.dumps(settings, indent=2) + "\n")
 
     replace_folder(path, write)
 
