@@ -288,7 +288,8 @@ def test_the_newest_run_is_the_last_written_else_the_shipped_one(
     stage_runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("ANYTOANY_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert runs.newest_run("tiny") is None
     runs.halve(stage_runs[2], tmp_path / "ckpt/tiny/run")
     assert runs.newest_run("tiny") == tmp_path / "ckpt/tiny/run"
