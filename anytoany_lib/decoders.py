@@ -139,9 +139,9 @@ class Decoder:
         self._adapter = ADAPTERS[config.pipeline]
         # Two of the pipelines are marked deprecated in diffusers; the version is pinned for their sake.
         diffusers_logging.set_verbosity_error()
-        self._pipeline = self._adapter.pipeline.from_pretrained(_folder(config), dtype=dtype)
-        self._pipeline.to(device)
-        self._pipeline.set_progress_bar_config(disable=True)
+        self.pipeline = self._adapter.pipeline.from_pretrained(_folder(config), dtype=dtype)
+        self.pipeline.to(device)
+        self.pipeline.set_progress_bar_config(disable=True)
         self._device, self._dtype = device, dtype
         self._unconditional = CaptionEncoder(config, device)([""]).to(dtype)
 
@@ -179,7 +179,7 @@ class Decoder:
         count = len(embeddings)
         shape = (-1,) * (embeddings.dim() - 1)
         with torch.inference_mode():
-            output = self._pipeline(
+            output = self.pipeline(
                 prompt_embeds=embeddings.to(self._device, self._dtype),
                 negative_prompt_embeds=self._unconditional.expand(count, *shape).contiguous(),
                 num_inference_steps=steps,
@@ -189,4 +189,4 @@ class Decoder:
                 **self.config.options,
                 **callbacks,
             )
-        return self._adapter.media(output, self.config, self._pipeline)
+        return self._adapter.media(output, self.config, self.pipeline)
