@@ -15,9 +15,11 @@ CPU_TORCH := https://download.pytorch.org/whl/cpu
 demo: $(VENV)/installed
 	$(BIN)/python -m anytoany_lib.demo
 
+# Two processes of one thread each take half the time of one with two; what both need is fetched before.
 test: $(VENV)/installed browser
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m anytoany_lib.checkpoints
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lab: $(VENV)/installed
 	$(BIN)/jupyter lab notebooks/07_chat.ipynb --ServerApp.tornado_settings='{"websocket_max_message_size": 268435456}'

@@ -18,6 +18,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLES = REPOSITORY.parent / "shared" / "samples" / "nextgpt"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The notebooks take longest, so they begin first, beside everything else."""
+    items.sort(key=lambda item: item.path.stem != "test_notebooks")
+
+
 @pytest.fixture(scope="session")
 def profile() -> Profile:
     """Profile `tiny`, with its language model fetched if this machine does not have it yet."""

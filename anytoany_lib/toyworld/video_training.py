@@ -81,6 +81,14 @@ def new_video_unet(image_unet: UNet2DConditionModel, seed: int = 0) -> UNet3DCon
     return unet
 
 
+def with_spatial_weights(
+    unet: UNet3DConditionModel, image_unet: UNet2DConditionModel
+) -> UNet3DConditionModel:
+    """A trained video UNet whose frames are drawn anew as the image UNet draws: it was trained on, say."""
+    unet.load_state_dict(unet.state_dict() | image_unet.state_dict())
+    return unet
+
+
 def is_temporal(name: str) -> bool:
     """Whether a parameter's or module's name is of a layer that mixes frames."""
     return any(part in name for part in TEMPORAL)
@@ -152,14 +160,24 @@ def load_video_pipeline(path: Path) -> TextToVideoSDPipeline:
 
 
 def train_video_decoder(
-    image: Path, out: Path, limit: dict, films: int = 3000, seed: int = 0, resume: bool = False
+    image: Path,
+    out: Path,
+    limit: dict,
+    films: int = 3000,
+    seed: int = 0,
+    resume: bool = False,
+    redraw: bool = False,
 ) -> TextToVideoSDPipeline:
     """Trains the video UNet within `limit` (Pace arguments) and saves the pipeline under `out`.
 
-    With `resume` it starts from the UNet in `out`, otherwise from the image decoder's.
+    With `resume` it starts from the UNet in `out`, with `redraw` from its temporal layers and the image decoder's
+    spatial ones, otherwise from the image decoder's alone.
     """
     source = load_image_pipeline(image)
+    resume = resume or redraw
     start = load_video_pipeline(out).unet if resume else new_video_unet(source.unet, seed)
+    if redraw:
+        start = with_spatial_weights(start, source.unet)
     pipeline = video_pipeline(source, start)
     save = partial(save_pipeline, pipeline, out)
     frames, scenes = rendered("video", films, seed + 2)
@@ -168,7 +186,7 @@ def train_video_decoder(
     pace = Pace(**limit)
     train_video_unet(start.requires_grad_(True), latents, scenes, condition, pace, seed, save=save)
     save()
-    begun = "this decoder" if resume else "the image decoder"
+    begun = "both decoders" if redraw else "this decoder" if resume else "the image decoder"
     note_training(out, part="U-Net", begun_with=begun, films=films, seed=seed, **pace.facts())
     return pipeline
 
@@ -185,10 +203,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="go on from the UNet in --out")
+    parser.add_argument(
+        "--redraw", action="store_true", help="the same, with the image decoder's spatial layers"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     limit = {"minutes": args.minutes} if args.steps is None else {"steps": args.steps}
-    train_video_decoder(args.image, args.out, limit, args.films, args.seed, args.resume)
+    train_video_decoder(
+        args.image, args.out, limit, args.films, args.seed, args.resume, args.redraw
+    )
 
 
 if __name__ == "__main__":
