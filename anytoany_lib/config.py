@@ -34,12 +34,8 @@ def resolve(path: str | Path) -> Path:
 
 def portable(path: str | Path) -> str:
     """A path for a record that may be read elsewhere: relative to `home()` if it lies below it."""
-    path = Path(path).absolute()
-    return (
-        str(path.relative_to(home().absolute()))
-        if path.is_relative_to(home().absolute())
-        else str(path)
-    )
+    path, root = Path(path).absolute(), home().absolute()
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 class _Checked(BaseModel):
