@@ -30,7 +30,7 @@ tiny: $(VENV)/installed
 # Measures the shipped run anew, on test rows drawn anew, and compares with what its metrics.json says.
 chat-check: $(VENV)/installed
 	$(BIN)/python -m anytoany_lib.checkpoints --profile tiny
-	$(BIN)/python -m anytoany_lib.toyworld.dataset data/toy-check --media 0 --conversations 0
+	$(BIN)/python -m anytoany_lib.toyworld.dataset data/toy-check --media 0 --conversations 0 --per-text-task 96
 	$(BIN)/python -m anytoany_lib.evaluate --run ckpt/tiny/run --data data/toy-check --check
 
 lint: $(VENV)/installed

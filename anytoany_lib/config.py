@@ -132,6 +132,16 @@ class StageConfig(_Checked):
     weight_decay: float = 0.001
     clip: float = 1.0
 
+    @model_validator(mode="after")
+    def _fits_what_it_trains(self) -> StageConfig:
+        if "output_projections" not in self.learning_rates and (
+            self.fit_before.steps or self.fit_after.steps
+        ):
+            raise ValueError(
+                "fit_before and fit_after fit the output projections: give learning_rates.output_projections, or drop them"
+            )
+        return self
+
 
 class Profile(_Checked):
     """All settings of one size of the system. Read one with `Profile.load`."""

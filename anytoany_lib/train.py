@@ -295,7 +295,7 @@ def train(
     train_data = StageData(data, "train", settings.reads, model.messages, features, seed)
     started = time.perf_counter() - seconds
     fitted = {}
-    share = min(1.0, steps / settings.steps)
+    share = steps / settings.steps
     if not resume:
         torch.manual_seed(seed + stage)
         fitted = _fit_before(model, settings, train_data, untrained=init is None, share=share)
@@ -304,7 +304,10 @@ def train(
     progress = _Progress(run, settings, stage, steps, done, started)
     _loop(accelerator, model, parts, optimiser, schedule, train_data, progress, log, save_every)
     if accelerator.is_main_process:
-        fitted |= _fit_after(model, settings, train_data, share)
+        if settings.fit_after.steps:
+            fitted |= _fit_projections(
+                model, settings.fit_after, settings, train_data, share, "after"
+            )
         record = {
             "profile": profile.model_dump(mode="json"),
             "stage": stage,
@@ -323,14 +326,15 @@ def train(
     return run
 
 
-def _scaled(fit: FitConfig, share: float) -> FitConfig:
-    """The fit of a training that takes only a share of its steps."""
-    return fit.model_copy(
-        update={
-            "rows": max(fit.batch_size, round(share * fit.rows)),
-            "steps": round(share * fit.steps),
-        }
-    )
+def _fit_projections(
+    model: AnyToAny, fit: FitConfig, settings: StageConfig, data: StageData, share: float, when: str
+) -> dict[str, float]:
+    """Fits the output projections to the language model as it stands, for longer if the stage is trained for longer."""
+    rows, steps = max(fit.batch_size, round(share * fit.rows)), round(share * fit.steps)
+    batches = (batch for _, batch in data.batches(settings.batch_size))
+    scaled = fit.model_copy(update={"rows": rows, "steps": steps})
+    losses = fit_output_projections(model, batches, scaled)
+    return {f"{kind} {when}": loss for kind, loss in losses.items()}
 
 
 def _fit_before(
@@ -345,21 +349,8 @@ def _fit_before(
             fitted["words explained by soft tokens"] = explained
     reads_states = "output_projections" in settings.learning_rates
     if reads_states and (settings.fit_before.steps or not model.calibrated):
-        batches = (batch for _, batch in data.batches(settings.batch_size))
-        losses = fit_output_projections(model, batches, _scaled(settings.fit_before, share))
-        fitted |= {f"{kind} before": loss for kind, loss in losses.items()}
+        fitted |= _fit_projections(model, settings.fit_before, settings, data, share, "before")
     return fitted
-
-
-def _fit_after(
-    model: AnyToAny, settings: StageConfig, data: StageData, share: float
-) -> dict[str, float]:
-    """Fits the output projections to the language model as this stage leaves it."""
-    if not settings.fit_after.steps:
-        return {}
-    batches = (batch for _, batch in data.batches(settings.batch_size))
-    losses = fit_output_projections(model, batches, _scaled(settings.fit_after, share))
-    return {f"{kind} after": loss for kind, loss in losses.items()}
 
 
 @dataclass

@@ -53,6 +53,13 @@ def test_a_stage_with_senseless_settings_is_refused(change: dict, message: str):
         Profile.parse(settings, "test")
 
 
+def test_a_fit_of_what_the_stage_does_not_train_is_refused():
+    settings = Profile.load("tiny").model_dump()
+    settings["stages"][1]["fit_after"] = {"steps": 10}
+    with pytest.raises(ValueError, match=r"stages\.1.*give learning_rates\.output_projections"):
+        Profile.parse(settings, "test")
+
+
 def test_a_wheel_needs_its_checksum():
     settings = Profile.load("tiny").model_dump()
     settings["llm"]["source"] = {"wheel": "something==1"}

@@ -143,10 +143,39 @@ def test_every_task_makes_alternating_turns_that_end_with_what_is_expected(name:
         )
 
 
+def spelled_out(wordings: list[str]) -> set[str]:
+    """Every sentence that wordings with [alternatives|like these] stand for."""
+    sentences = set()
+    for wording in wordings:
+        pieces = re.split(r"\[([^\]]*)\]", wording)
+        choices = [p.split("|") if n % 2 else [p] for n, p in enumerate(pieces)]
+        sentences |= {"".join(chosen) for chosen in itertools.product(*choices)}
+    return sentences
+
+
 def test_no_test_phrasing_is_a_training_phrasing():
     for name, wordings in phrases().items():
         if isinstance(wordings, dict) and "test" in wordings:
-            assert not set(wordings["train"]) & set(wordings["test"]), name
+            assert not spelled_out(wordings["train"]) & spelled_out(wordings["test"]), name
+
+
+def test_alternatives_in_a_wording_are_chosen_and_the_richer_wording_more_often(monkeypatch):
+    wordings = {"train": ["say {thing}", "[tell|name|shout] {thing}[, please|]"], "test": ["x"]}
+    monkeypatch.setattr("anytoany_lib.toyworld.tasks.phrases", lambda: {"demand": wordings})
+    maker = Maker(np.random.default_rng(0), "train")
+    said = Counter(maker.said("demand", thing="bell") for _ in range(800))
+    assert set(said) == {
+        f"{verb} bell{end}" for verb in ("tell", "name", "shout") for end in ("", ", please")
+    } | {"say bell"}
+    assert 150 < said["say bell"] < 250
+
+
+def test_a_changed_subject_is_judged_by_its_last_reply():
+    for seed in range(20):
+        talk = BEYOND["change of subject"](Maker(np.random.default_rng(seed), "train"))
+        assert [message["role"] for message in talk.messages] == ["user", "assistant"] * 2
+        media = [p["type"] for p in talk.messages[-1]["content"] if p["type"] != "text"]
+        assert media == [p["kind"] for p in talk.expect if p["kind"] != "text"]
 
 
 def test_what_is_written_keeps_its_promises(toy_data: Path):

@@ -112,13 +112,17 @@ def conversation_rows(
     return rows
 
 
-def test_rows(per_task: int, seed: int, files: _Pictures) -> list[Row]:
-    """`per_task` rows of every cell and every other task, a quarter of them on held-out pairs where there are any."""
+def test_rows(per_task: int, per_text_task: int, seed: int, files: _Pictures) -> list[Row]:
+    """`per_task` rows of every cell and every other task, a quarter of them on held-out pairs where there are any.
+
+    The cells that read text alone get `per_text_task` rows.
+    """
     rows = []
     for name, task in tqdm((CELLS | BEYOND).items(), desc="test conversations"):
         rng = _generator(seed, "test", name)
-        for number in range(per_task):
-            unseen = number < round(per_task * _UNSEEN_SHARE) and name not in (
+        count = per_text_task if name.startswith("text->") else per_task
+        for number in range(count):
+            unseen = number < round(count * _UNSEEN_SHARE) and name not in (
                 "text->text",
                 "text->audio",
             )
@@ -129,8 +133,16 @@ def test_rows(per_task: int, seed: int, files: _Pictures) -> list[Row]:
     return rows
 
 
-def plain_rows(split: str, count: int, answers: dict[str, str]) -> list[Row]:
-    """Plain questions with the untouched LLM's answers, each repeated until there are `count`."""
+def plain_rows(
+    split: str,
+    count: int,
+    answers: dict[str, str],
+    around: Callable[[], list[dict[str, Any]]] | None = None,
+) -> list[Row]:
+    """Plain questions with the untouched LLM's answers, each repeated until there are `count`.
+
+    With `around` a third of them follow what it returns, another conversation, and a third go before one.
+    """
     questions = [question for question in phrases()["plain"][split] if answers[question]]
     rows = []
     for number in range(max(count, len(questions))):
@@ -139,6 +151,8 @@ def plain_rows(split: str, count: int, answers: dict[str, str]) -> list[Row]:
             {"role": "user", "content": [{"type": "text", "text": question}]},
             {"role": "assistant", "content": [{"type": "text", "text": answers[question]}]},
         ]
+        if around and number % 3:
+            messages = around() + messages if number % 3 == 1 else messages + around()
         meta = {"task": "plain", "expect": [{"kind": "text", "scene": {}}], "unseen": False}
         rows.append(Row(f"{split}-plain-{number}", SOURCE, messages, meta))
     return rows
@@ -176,6 +190,7 @@ def write(
     conversations: int = 5000,
     per_task: int = 24,
     seed: int = 0,
+    per_text_task: int | None = None,
 ) -> dict[str, int]:
     """Writes the dataset into a folder (whole or not at all); returns the rows of each split.
 
@@ -196,10 +211,20 @@ def write(
             rows = captioned_rows(split, media_rows, rng, files) + conversation_rows(
                 split, talks, rng, files
             )
-            rows += plain_rows(split, round(talks * _PLAIN_SHARE), answers)
+            maker = Maker(rng, split)
+            rows += plain_rows(
+                split,
+                round(talks * _PLAIN_SHARE),
+                answers,
+                lambda maker=maker, files=files: files.stored(
+                    maker.pick(CELLS.values())(maker).messages
+                ),
+            )
             sizes[split] = write_manifest(rows, folder, split)
         files = _Pictures(folder, "test", _generator(seed, "test"), pool=1)
-        rows = test_rows(per_task, seed, files) + plain_rows("test", 0, answers)
+        rows = test_rows(per_task, per_text_task or per_task, seed, files) + plain_rows(
+            "test", 0, answers
+        )
         sizes["test"] = write_manifest(rows, folder, "test")
         report = Report()
         for _ in range(sum(sizes.values())):
@@ -216,6 +241,11 @@ def main() -> None:
     parser.add_argument("--media", type=int, default=2400)
     parser.add_argument("--conversations", type=int, default=5000)
     parser.add_argument("--per-task", type=int, default=24, help="test rows of each task")
+    parser.add_argument(
+        "--per-text-task",
+        type=int,
+        help="test rows of each task that reads text alone (as others)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     answer = untouched(Profile.load(options.profile))
@@ -227,6 +257,7 @@ def main() -> None:
             options.conversations,
             options.per_task,
             options.seed,
+            options.per_text_task,
         )
     )
 

@@ -7,6 +7,7 @@ kind and the attributes that a judge should find in it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -29,7 +30,8 @@ from anytoany_lib.toyworld.scenes import (
 
 # First words of requests that are no orders, so that "Can you ...?" and the like do not go around them.
 _QUESTIONS = {"what", "how"}
-_STATEMENTS = {"I", "a", "and", "now", "once", "the"}
+_STATEMENTS = {"I", "a", "again", "an", "and", "now", "once", "the"}
+_ALTERNATIVES = re.compile(r"\[([^\]]*)\]")
 _MAKE = {"image": "draw", "audio": "play", "video": "film"}
 
 
@@ -90,9 +92,14 @@ class Maker:
         return random_scene(kind, self.rng, held_out=self.unseen and kind != "audio")
 
     def said(self, name: str, *sentence: str, **words: str) -> str:
-        """One of the split's phrasings as it stands, with its blanks filled."""
+        """One of the split's phrasings as it stands, with its blanks filled.
+
+        The more alternatives a wording has, the more often it is drawn.
+        """
         wordings = phrases()[name]["test" if self.split == "test" else "train"]
-        return self.pick(wordings).format(*sentence, **words)
+        wording = self.pick(w for w in wordings for _ in range(1 + w.count("[")))
+        chosen = _ALTERNATIVES.sub(lambda found: self.pick(found[1].split("|")), wording)
+        return chosen.format(*sentence, **words)
 
     def asked(self, name: str, **words: str) -> str:
         """One of the split's phrasings as a whole sentence; orders are plain or polite."""
@@ -333,12 +340,14 @@ def two_outputs(m: Maker) -> Talk:
 
 
 def follow_up(m: Maker) -> Talk:
-    """Two to three turns, each about what the turn before made."""
+    """Two to three turns, each about what the turn before showed or made."""
     scene = m.scene("image").but(size=None, place=None)
     talk = _request_of(m, m.pick(("image", "audio", "video")), scene)
     for _ in range(int(m.rng.integers(1, 3))):
-        then = m.pick(("then_colour", "then_film", "then_play", "then_draw"))
-        if then == "then_colour":
+        then = m.pick(("then_colour", "then_film", "then_play", "then_draw", "ask_colour"))
+        if then == "ask_colour":
+            talk = talk.user(m.said(then)).answer(f"It is {scene.colour}.", colour=scene.colour)
+        elif then == "then_colour":
             scene = scene.but(colour=m.colour_for(scene.thing, other_than=scene.colour))
             talk = talk.user(m.said(then, colour=scene.colour)).produce(("image", scene))
         elif then == "then_film":
@@ -368,6 +377,12 @@ def _request_of(m: Maker, kind: str, scene: Scene) -> Talk:
     )
 
 
+def change_of_subject(m: Maker) -> Talk:
+    """Two talks in one conversation that have nothing to do with each other."""
+    before, now = (m.pick((CELLS | _SINGLE).values())(m) for _ in range(2))
+    return Talk(before.messages + now.messages, now.expect)
+
+
 # The sixteen cells of the matrix, then what goes beyond it. The number is a task's share of the training rows.
 CELLS: dict[str, Callable[[Maker], Talk]] = {
     "text->text": riddle,
@@ -387,7 +402,7 @@ CELLS: dict[str, Callable[[Maker], Talk]] = {
     "video->audio": _shown_to_audio("video"),
     "video->video": _shown_to_video("video"),
 }
-BEYOND: dict[str, Callable[[Maker], Talk]] = {
+_SINGLE: dict[str, Callable[[Maker], Talk]] = {
     "image question": image_question,
     "audio question": audio_question,
     "video question": video_question,
@@ -395,15 +410,20 @@ BEYOND: dict[str, Callable[[Maker], Talk]] = {
     "picture and sound": match,
     "mixed request": draw_mixed,
     "two outputs": two_outputs,
-    "follow-up": follow_up,
 }
+BEYOND = _SINGLE | {"follow-up": follow_up, "change of subject": change_of_subject}
 SHARES = dict.fromkeys((*CELLS, *BEYOND), 1.0) | {
+    "text->text": 1.5,
     "text->image": 2.0,
     "text->audio": 2.0,
     "text->video": 2.0,
-    "image->text": 1.5,
+    "image->text": 2.0,
     "audio->text": 1.5,
-    "video->text": 1.5,
-    "two outputs": 1.5,
-    "follow-up": 2.0,
+    "video->text": 2.0,
+    "audio->audio": 1.5,
+    "two pictures": 1.5,
+    "picture and sound": 1.5,
+    "two outputs": 2.5,
+    "follow-up": 3.0,
+    "change of subject": 9.0,
 }
