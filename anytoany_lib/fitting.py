@@ -115,7 +115,7 @@ def fit_output_projections(
     losses = {}
     for kind, (read, targets) in collect_states(model, batches, settings.rows).items():
         projection, signals = model.output_projections[kind], model.signal_embeddings(kind).detach()
-        if not projection.calibrated:
+        if model.profile.projection.standardise and not projection.calibrated:
             projection.calibrate(read + signals)
         losses[kind] = _fit(projection, read, signals, targets, settings, f"fitting {kind}")
     return losses

@@ -93,16 +93,19 @@ class Draft:
 
 
 class _Writer:
-    """Turns drawn tokens into the parts of a draft, holding back what may be the start of the end mark."""
+    """Turns drawn tokens into the parts of a draft, holding back what may be the start of the end mark.
+
+    The end mark is looked for in the text: there are several ways to write "###" in tokens.
+    """
 
     def __init__(self, model: AnyToAny, limit: int):
         self.tokenizer, self.vocabulary = model.tokenizer, model.vocabulary
-        self.stop, self.limit = model.messages.stop, limit
+        self.stop, self.limit = model.messages.stop_text, limit
 
-    def _held_back(self, tokens: list[int]) -> int:
-        """How many of the last tokens are the beginning of the end mark."""
-        longest = min(len(tokens), len(self.stop))
-        return next((n for n in range(longest, 0, -1) if tokens[-n:] == self.stop[:n]), 0)
+    def _held_back(self, text: str) -> int:
+        """How many of the last characters are the beginning of the end mark."""
+        longest = min(len(text), len(self.stop))
+        return next((n for n in range(longest, 0, -1) if text.endswith(self.stop[:n])), 0)
 
     def add(self, draft: Draft, token: int) -> tuple[list[int], str]:
         """Takes a drawn token; returns the tokens that the LLM has to read next, and the text to show."""
@@ -112,13 +115,15 @@ class _Writer:
             draft.parts.append({"type": kind})
             return list(self.vocabulary.signals[kind]), ""
         part = draft.text_part()
-        draft.tokens.append(token)
-        held = self._held_back(draft.tokens)
-        if held == len(self.stop):
+        ended = token == self.tokenizer.eos_token_id
+        draft.tokens += [] if ended else [token]
+        shown, mark, _ = self.tokenizer.decode(draft.tokens).partition(self.stop)
+        if mark or ended:
             draft.finish_reason = "stop"
         elif draft.length >= self.limit:
-            draft.finish_reason, held = "length", 0
-        shown = self.tokenizer.decode(draft.tokens[: len(draft.tokens) - held])
+            draft.finish_reason = "length"
+        else:
+            shown = shown[: len(shown) - self._held_back(shown)]
         if shown.endswith("\ufffd"):  # half of a character: its other bytes are still to come
             shown = part["text"]
         delta = shown[len(part["text"]) :]

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -23,6 +24,7 @@ from transformers import (
 )
 
 from anytoany_lib.config import LoraSettings, Profile, resolve
+from anytoany_lib.runs import compare
 
 
 def pick_device() -> torch.device:
@@ -77,12 +79,38 @@ def load_llm(profile: Profile, device: torch.device | None = None) -> PreTrained
         quantization_config=quantization,
         device_map={"": device},
     )
+    _trim_vocabulary(model, profile)
     for module in model.modules():
         if isinstance(module, Linear4bit):
             # On such CPUs the first forward without gradients repacks the weights in place and thereby
             # corrupts the gradients of any training after it (bitsandbytes 0.50).
             module.support_avx512bf16_for_cpu = False
     return model.requires_grad_(False).eval()
+
+
+def _trim_vocabulary(model: PreTrainedModel, profile: Profile) -> None:
+    """Drops the rows behind the profile's vocabulary (Vicuna v0 has one for padding, where new tokens go)."""
+    rows, wanted = model.get_input_embeddings().weight.shape[0], profile.llm.vocabulary
+    if wanted is not None and wanted > rows:
+        raise ValueError(
+            f"{profile.llm.folder} has an embedding of {rows} rows, the profile says {wanted}: correct llm.vocabulary, "
+            "or name the language model that the profile was written for"
+        )
+    if wanted is not None and wanted < rows:
+        model.resize_token_embeddings(wanted)
+
+
+@torch.no_grad()
+def replace_vocabulary(model: PreTrainedModel, file: Path) -> None:
+    """Copies "embedding" and "head" of a safetensors file over the model's own. ValueError if a shape differs."""
+    tables = {
+        "embedding": model.get_input_embeddings().weight,
+        "head": model.get_output_embeddings().weight,
+    }
+    found = load_file(file)
+    compare(tables, found, file)
+    for name, table in tables.items():
+        table.copy_(found[name])
 
 
 class TokenRows(nn.Module):

@@ -130,7 +130,7 @@ class MessageEncoder:
                 "set llm.chat_template in the profile"
             )
         _, tail = self._fragments(["user", "assistant"], prompt=False)[-2:]
-        self.stop = self._template_ids(tail.rstrip())
+        self.stop, self.stop_text = self._template_ids(tail.rstrip()), tail.strip()
         if not self.stop:
             raise ValueError(
                 f"profile {profile.name}: the chat template does not end an assistant turn"

@@ -22,7 +22,13 @@ from anytoany_lib.config import Profile, resolve
 from anytoany_lib.decoders import Decoder
 from anytoany_lib.generation import Sampling
 from anytoany_lib.imagebind import ImageBind
-from anytoany_lib.llm import TokenRows, add_lora, load_llm, load_tokenizer
+from anytoany_lib.llm import (
+    TokenRows,
+    add_lora,
+    load_llm,
+    load_tokenizer,
+    replace_vocabulary,
+)
 from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Vocabulary
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
 
@@ -108,8 +114,13 @@ class AnyToAny(nn.Module):
         }
 
     def load(self, folder: Path) -> None:
-        """Loads the trainable weights of a run or checkpoint folder, checking every key."""
+        """Loads the trainable weights of a run or checkpoint folder, checking every key.
+
+        A run that was imported with an embedding and a head of its own puts them into the LLM.
+        """
         runs.read_tensors(folder, self.bridges(), self.adapter)
+        if (folder / runs.VOCABULARY).is_file():
+            replace_vocabulary(self.causal_lm, folder / runs.VOCABULARY)
 
     # --- reading media ---
 

@@ -2,6 +2,7 @@
 
 RUN/trainable.safetensors   projections and token rows, float32 (fp16 in a run that `halve` made)
 RUN/adapter/                LoRA in PEFT's own layout, if the stage has it
+RUN/vocabulary.safetensors  the LLM's own embedding and head, only in a run that was imported with others
 RUN/run.json                profile, stage, seed, data fingerprint, versions, commit, times
 RUN/metrics.jsonl           one line a logged step
 """
@@ -25,6 +26,7 @@ from torch import nn
 from anytoany_lib.config import Profile, home, resolve
 
 TENSORS, RECORD, ADAPTER = "trainable.safetensors", "run.json", "adapter"
+ADAPTER_TENSORS, VOCABULARY = "adapter_model.safetensors", "vocabulary.safetensors"
 _PACKAGES = ("torch", "transformers", "peft", "diffusers", "bitsandbytes", "accelerate")
 
 
@@ -111,7 +113,7 @@ def write_tensors(folder: Path, modules: dict[str, nn.Module], adapter: PeftMode
         adapter.peft_config["default"].save_pretrained(folder / ADAPTER)
         state = get_peft_model_state_dict(adapter, save_embedding_layers=False)
         state = {key: tensor.float().cpu().contiguous() for key, tensor in state.items()}
-        save_file(state, folder / ADAPTER / "adapter_model.safetensors")
+        save_file(state, folder / ADAPTER / ADAPTER_TENSORS)
 
 
 def read_tensors(folder: Path, modules: dict[str, nn.Module], adapter: PeftModel | None) -> None:
@@ -124,7 +126,7 @@ def read_tensors(folder: Path, modules: dict[str, nn.Module], adapter: PeftModel
     compare(expected, found, folder / TENSORS)
     lora = {}
     if adapter is not None:
-        file = folder / ADAPTER / "adapter_model.safetensors"
+        file = folder / ADAPTER / ADAPTER_TENSORS
         lora = load_file(file)
         compare(get_peft_model_state_dict(adapter, save_embedding_layers=False), lora, file)
         set_peft_model_state_dict(adapter, lora)
@@ -140,8 +142,9 @@ def halve(run: str | Path, out: str | Path) -> Path:
     run, out = resolve(run), Path(out)
     read_record(run)
     with appearing_whole(out) as folder:
-        for name in (RECORD, "metrics.jsonl"):
-            shutil.copy(run / name, folder / name)
+        for name in (RECORD, "metrics.jsonl", VOCABULARY):
+            if (run / name).is_file():
+                shutil.copy(run / name, folder / name)
         if (run / ADAPTER).is_dir():
             shutil.copytree(run / ADAPTER, folder / ADAPTER)
         for file in (run / TENSORS, *(run / ADAPTER).glob("*.safetensors")):

@@ -283,19 +283,20 @@ def train(
     data, run = resolve(data), resolve(run)
     settings = profile.stages[stage]
     _check_target(run, profile, stage, resume)
-    steps = max_steps or settings.steps
     accelerator = Accelerator(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
     )
     features = DatasetFeatures(profile, data)
     model = _initial_model(profile, resolve(init) if init else None, seed)
+    train_data = StageData(data, "train", settings.reads, model.messages, features, seed)
+    planned = settings.steps_of(len(train_data), accelerator.num_processes)
+    steps = max_steps or planned
     parts = trained_parts(model, settings)
     optimiser, schedule = _optimiser(parts, settings, steps)
     done, seconds = _load_checkpoint(run, model, optimiser, schedule) if resume else (0, 0.0)
-    train_data = StageData(data, "train", settings.reads, model.messages, features, seed)
     started = time.perf_counter() - seconds
     fitted = {}
-    share = steps / settings.steps
+    share = steps / planned
     if not resume:
         torch.manual_seed(seed + stage)
         fitted = _fit_before(model, settings, train_data, untrained=init is None, share=share)
@@ -321,7 +322,7 @@ def train(
             "peak_memory_bytes": peak_memory_bytes(),
             **runs.provenance(),
         }
-        _finish(run, model, record)
+        _finish(run, model, record, resolve(init) if init else None)
     accelerator.wait_for_everyone()
     return run
 
@@ -348,7 +349,8 @@ def _fit_before(
             explained = fit_input_projection(model, embeddings, captions)
             fitted["words explained by soft tokens"] = explained
     reads_states = "output_projections" in settings.learning_rates
-    if reads_states and (settings.fit_before.steps or not model.calibrated):
+    uncalibrated = model.profile.projection.standardise and not model.calibrated
+    if reads_states and (settings.fit_before.steps or uncalibrated):
         fitted |= _fit_projections(model, settings.fit_before, settings, data, share, "before")
     return fitted
 
@@ -414,11 +416,14 @@ def _loop(
         raise
 
 
-def _finish(run: Path, model: AnyToAny, record: dict[str, Any]) -> None:
+def _finish(run: Path, model: AnyToAny, record: dict[str, Any], init: Path | None) -> None:
     """Puts the final weights into the run folder; `run.json` comes last and makes it a run."""
     (run / runs.RECORD).unlink(missing_ok=True)
     with runs.appearing_whole(run / ".final") as folder:
         runs.write_tensors(folder, model.bridges(), model.adapter)
+        if init and (init / runs.VOCABULARY).is_file():
+            shutil.copy(init / runs.VOCABULARY, folder)
+    (run / runs.VOCABULARY).unlink(missing_ok=True)
     shutil.rmtree(run / runs.ADAPTER, ignore_errors=True)
     for item in (run / ".final").iterdir():
         item.replace(run / item.name)

