@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -33,6 +34,8 @@ _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:-\d+-of-\d+)?\.(safetensors|bin)"
 )
 _CHUNK = 2**20
+# OSError, and the error class of whichever HTTP library the hub client uses.
+_HUB_ERRORS = HfHubHTTPError.__bases__
 
 
 def wanted_files(names: Sequence[str]) -> list[str]:
@@ -71,7 +74,7 @@ def from_hub(repository: str, revision: str | None, folder: Path) -> None:
         sizes = {file.rfilename: file.size for file in info.siblings}
         names = wanted_files(list(sizes))
         snapshot_download(repository, revision=info.sha, local_dir=work, allow_patterns=names)
-    except OSError as error:
+    except _HUB_ERRORS as error:
         raise ConnectionError(
             f"{repository} could not be fetched ({error}); connect to the hub (a gated model needs `hf auth login`) "
             f"and go on where it stopped, or put the model into {folder} yourself"
