@@ -148,6 +148,14 @@ class StageConfig(_Checked):
     fit_after: FitConfig = FitConfig()
     weight_decay: float = 0.001
     clip: float = 1.0
+    optimiser: Literal["adamw", "paged-adamw-8bit"] = Field(
+        "adamw",
+        description="the 8-bit one keeps its state in a quarter of the memory, on CUDA cards",
+    )
+    checkpointing: bool = Field(
+        False,
+        description="compute activations twice and keep one a layer: less memory, a third more time",
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> StageConfig:

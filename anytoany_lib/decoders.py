@@ -140,10 +140,20 @@ class Decoder:
         # Two of the pipelines are marked deprecated in diffusers; the version is pinned for their sake.
         diffusers_logging.set_verbosity_error()
         self.pipeline = self._adapter.pipeline.from_pretrained(_folder(config), dtype=dtype)
-        self.pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
-        self._device, self._dtype = device, dtype
+        self._dtype = dtype
         self._unconditional = CaptionEncoder(config, device)([""]).to(dtype)
+        self.to(device)
+        if dtype != torch.float32:  # a card: one picture or frame at a time through the autoencoder
+            self.pipeline.vae.enable_slicing()
+
+    def to(self, device: torch.device) -> None:
+        """Moves every part, to the card or to host memory."""
+        for part in self.pipeline.components.values():
+            if isinstance(part, torch.nn.Module):
+                part.to(device)
+        self._unconditional = self._unconditional.to(device)
+        self._device = device
 
     def generate(
         self,

@@ -185,9 +185,7 @@ def upper_bound(
         made = []
         for start in tqdm(range(0, len(wanted), batch_size), desc=f"{kind}s from true captions"):
             group = conditions[start : start + batch_size]
-            made += model.decoder(kind).generate(
-                group, [seed + start + n for n in range(len(group))]
-            )
+            made += model.render(kind, group, [seed + start + n for n in range(len(group))])
         found = judges.judge(
             kind, [part[kind] for part in made], [part["scene"] for part in wanted]
         )

@@ -294,10 +294,8 @@ def stream(
             continue
 
         def work(on_step, part=part, index=index):
-            decoder = model.decoder(part["type"])
-            return decoder.generate(
-                part["condition"][None], [seed + index], sampling.steps, sampling.guidance, on_step
-            )[0]
+            how = (sampling.steps, sampling.guidance, on_step)
+            return model.render(part["type"], part["condition"][None], [seed + index], *how)[0]
 
         for what, value in _with_progress(work):
             if what == "step":
@@ -338,9 +336,7 @@ def reply_all(
             group = of_kind[start : start + batch_size]
             conditions = torch.stack([part["condition"] for _, _, part in group])
             seeds = [seed + row + index for row, index, _ in group]
-            made = model.decoder(kind).generate(
-                conditions, seeds, sampling.steps, sampling.guidance
-            )
+            made = model.render(kind, conditions, seeds, sampling.steps, sampling.guidance)
             for (_, _, part), payload in zip(group, made, strict=True):
                 part.update(payload)
     return [_finished(drafts[row]) for row in range(len(conversations))]

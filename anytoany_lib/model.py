@@ -7,6 +7,7 @@ S generated media in a batch, N signal tokens of one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from anytoany_lib.llm import (
 )
 from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Vocabulary
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
+from anytoany_lib.residence import HOST, Residence
 
 _EMBEDDINGS_KEPT = 512
 
@@ -63,6 +65,7 @@ class AnyToAny(nn.Module):
         self._decoders: dict[str, Decoder] = {}
         self._embeddings: dict[str, torch.Tensor] = {}
         self.to(self.device)
+        self._residence = Residence(self.device)
 
     @classmethod
     def from_profile(
@@ -129,8 +132,8 @@ class AnyToAny(nn.Module):
         """The frozen ImageBind, loaded on first use."""
         if not self._encoder:
             path = resolve(self.profile.encoder.folder)
-            encoder = ImageBind.from_checkpoint(path, senses=("vision", "audio"))
-            self._encoder.append(encoder.to(self.device))
+            dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+            self._encoder.append(ImageBind.from_checkpoint(path, ("vision", "audio"), dtype))
         return self._encoder[0]
 
     def embed_media(self, items: Sequence[tuple[str, Any]]) -> torch.Tensor:
@@ -144,7 +147,9 @@ class AnyToAny(nn.Module):
             }
             loaded = [media.as_media(kind, item) for item in new.values()]
             if loaded:
-                self._embeddings.update(zip(new, self.encoder.embed(kind, loaded), strict=True))
+                embed = partial(self.encoder.embed, kind, loaded)
+                found = self._residence.run("encoder", self.encoder, embed)
+                self._embeddings.update(zip(new, found, strict=True))
         embeddings = [self._embeddings[key] for key in keys]
         for key in list(self._embeddings)[:-_EMBEDDINGS_KEPT]:
             del self._embeddings[key]
@@ -212,10 +217,16 @@ class AnyToAny(nn.Module):
     # --- writing media ---
 
     def decoder(self, kind: str) -> Decoder:
-        """The frozen decoder of a kind, loaded on first use."""
+        """The frozen decoder of a kind, loaded into host memory on first use; `render` takes it to the device."""
         if kind not in self._decoders:
-            self._decoders[kind] = Decoder(self.profile.decoders[kind], self.device)
+            dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+            self._decoders[kind] = Decoder(self.profile.decoders[kind], HOST, dtype)
         return self._decoders[kind]
+
+    def render(self, kind: str, conditions: torch.Tensor, seeds: Sequence[int], *how: Any) -> list:
+        """Conditions (B, *condition) and a seed each -> B media, as `Decoder.generate` gives them."""
+        decoder = self.decoder(kind)
+        return self._residence.run(kind, decoder, lambda: decoder.generate(conditions, seeds, *how))
 
     # --- talking ---
 

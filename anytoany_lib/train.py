@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from bitsandbytes.optim import PagedAdamW8bit
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import get_scheduler
@@ -41,6 +42,7 @@ from anytoany_lib.data import (
 )
 from anytoany_lib.features import DatasetFeatures
 from anytoany_lib.fitting import fit_input_projection, fit_output_projections
+from anytoany_lib.llm import pick_device, pick_dtype
 from anytoany_lib.messages import Encoded, MessageEncoder
 from anytoany_lib.model import AnyToAny
 
@@ -145,16 +147,26 @@ def trained_parts(model: AnyToAny, stage: StageConfig) -> dict[str, list[nn.Para
         else:
             parameters = list(model.bridges()[part].parameters())
         parts[part] = [parameter.requires_grad_() for parameter in parameters]
+    if stage.checkpointing:
+        # The reentrant kind would want an input that requires a gradient, which no stage promises.
+        model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
     return parts
 
 
 def _optimiser(parts: dict[str, list[nn.Parameter]], stage: StageConfig, steps: int):
     """AdamW with a learning rate for each part, and the stage's schedule."""
+    kind: type[torch.optim.Optimizer] = torch.optim.AdamW
+    if stage.optimiser == "paged-adamw-8bit":
+        if not torch.cuda.is_available():
+            raise ValueError(
+                "paged-adamw-8bit needs a CUDA card, and there is none: set optimiser: adamw in the profile's stage"
+            )
+        kind = PagedAdamW8bit
     groups = [
         {"params": parameters, "lr": stage.learning_rates[part]}
         for part, parameters in parts.items()
     ]
-    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=stage.weight_decay)
+    optimiser = kind(groups, betas=(0.9, 0.95), weight_decay=stage.weight_decay)
     schedule = get_scheduler(stage.schedule, optimiser, round(stage.warmup * steps), steps)
     return optimiser, schedule
 
@@ -284,7 +296,8 @@ def train(
     settings = profile.stages[stage]
     _check_target(run, profile, stage, resume)
     accelerator = Accelerator(
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+        mixed_precision="fp16" if pick_dtype(pick_device()) == torch.float16 else "no",
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     features = DatasetFeatures(profile, data)
     model = _initial_model(profile, resolve(init) if init else None, seed)

@@ -139,6 +139,24 @@ def test_a_run_of_another_profile_is_no_start(
         train.train(other, 2, toy_data, tmp_path / "run", init=stage_runs[0], max_steps=1)
 
 
+def test_epochs_are_counted_in_batches_of_all_processes(small: Profile):
+    stage = small.stages[1].model_copy(update={"steps": None, "epochs": 1.5, "batch_size": 4})
+    assert stage.steps_of(rows=100) == 38 and stage.steps_of(rows=100, processes=2) == 19
+    assert small.stages[1].steps_of(rows=100) == small.stages[1].steps
+    settings = small.model_dump()
+    settings["stages"][1]["epochs"] = 1
+    with pytest.raises(ValueError, match="stages.1.*give steps or epochs, one of the two"):
+        Profile.parse(settings, "test")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a card can have it")
+def test_the_8_bit_optimiser_wants_a_card(small: Profile, toy_data: Path, tmp_path: Path):
+    stage = small.stages[1].model_copy(update={"optimiser": "paged-adamw-8bit"})
+    profile = small.model_copy(update={"stages": {1: stage}})
+    with pytest.raises(ValueError, match="paged-adamw-8bit needs a CUDA card.*optimiser: adamw"):
+        train.train(profile, 1, toy_data, tmp_path / "run", max_steps=1)
+
+
 def test_no_room_on_the_disk_is_said_before_training(small, toy_data, tmp_path, monkeypatch):
     usage = train.shutil.disk_usage(tmp_path)._replace(free=10 * 2**20)
     monkeypatch.setattr(train.shutil, "disk_usage", lambda path: usage)

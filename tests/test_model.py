@@ -13,6 +13,7 @@ from anytoany_lib.llm import add_lora, load_llm
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
+from anytoany_lib.train import total_loss, trained_parts
 
 WIDTH = 256
 
@@ -164,3 +165,19 @@ def test_a_swapped_decoder_is_refused_with_both_shapes():
         ValueError, match=r"gives \(77, 768\).*are \(77, 1024\).*anytoany_lib.features"
     ):
         alignment_loss(torch.zeros(2, 77, 768), torch.zeros(2, 77, 1024))
+
+
+def test_checkpointed_activations_give_the_same_gradients(profile):
+    def gradients(checkpointing: bool) -> dict[str, torch.Tensor]:
+        stage = profile.stages[3].model_copy(update={"checkpointing": checkpointing})
+        model = AnyToAny.from_profile(profile, seed=0)
+        trained_parts(model, stage)
+        model.train()
+        _, batch = batch_of(model, [conversation(seed=1), conversation(seed=2)])
+        total_loss(model(batch), stage).backward()
+        return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+    plain, twice = gradients(False), gradients(True)
+    assert plain.keys() == twice.keys() and any("lora_B" in name for name in plain)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(twice[name], gradient, rtol=1e-3, atol=1e-6)

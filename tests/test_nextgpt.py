@@ -16,6 +16,7 @@ from anytoany_lib.checkpoints import export_nextgpt, import_nextgpt
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.nextgpt import published_shapes
+from anytoany_lib.train import train
 
 HIDDEN, LAYERS, HEADS, WORDS = 64, 2, 4, 49152
 RANK, ALPHA = 4, 8
@@ -248,6 +249,23 @@ def test_pickled_code_and_cut_files_are_refused(
 def test_a_profile_with_another_computation_is_refused(published: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="tiny shows a medium as 8 tokens.*use nextgpt-7b"):
         import_nextgpt(published, Profile.load("tiny"), tmp_path / "run")
+
+
+def test_training_goes_on_from_an_imported_run(
+    small: Profile, imported: Path, toy_data: Path, tmp_path: Path
+):
+    """The features of the tiny profile fit: encoder and decoders are its own."""
+    stage = small.stages[3].model_copy(update={"batch_size": 2})
+    profile = small.model_copy(update={"stages": {3: stage}})
+    run = train(profile, 3, toy_data, tmp_path / "run", imported, max_steps=2)
+    before, after = (load_file(folder / runs.VOCABULARY) for folder in (imported, run))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    trained = load_file(run / runs.TENSORS)
+    assert not torch.equal(
+        trained["token_rows.input"], load_file(imported / runs.TENSORS)["token_rows.input"]
+    )
+    assert not trained["output_projections.image.state_mean"].any()
+    AnyToAny.from_pretrained(run)
 
 
 def test_stage_files_follow_each_other(published: Path, small: Profile, tmp_path: Path):
