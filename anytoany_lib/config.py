@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -77,6 +77,9 @@ class LLMConfig(_Checked):
     vocabulary: int | None = Field(
         None, gt=0, description="rows of its embedding that count; None takes all"
     )
+    architecture: dict[str, Any] | None = Field(
+        None, description="model_type and sizes, to plan with while the folder is not there"
+    )
     chat_template: str | None = Field(None, description="Jinja; None takes the tokenizer's own")
     context: int = Field(2048, gt=16, description="tokens of a conversation that are kept")
     max_new_tokens: int = Field(128, gt=0)
@@ -95,6 +98,9 @@ class DecoderConfig(_Checked):
     pipeline: Literal["stable-diffusion", "audioldm", "text-to-video"]
     folder: str
     source: Source | None = None
+    million_parameters: float | None = Field(
+        None, description="of all its parts, to plan with while the folder is not there"
+    )
     signals: int = Field(gt=0, description="signal tokens a generated medium takes")
     condition: tuple[int, ...] = Field(
         description="shape of the caption embedding, without the batch"
