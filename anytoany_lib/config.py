@@ -95,7 +95,7 @@ class EncoderConfig(_Checked):
 
 
 class DecoderConfig(_Checked):
-    pipeline: Literal["stable-diffusion", "audioldm", "text-to-video"]
+    pipeline: Literal["stable-diffusion", "stable-diffusion-xl", "audioldm", "text-to-video"]
     folder: str
     source: Source | None = None
     million_parameters: float | None = Field(

@@ -1,7 +1,8 @@
 """Adapters around diffusion pipelines: captions -> the embeddings they are conditioned on -> media.
 
-Every adapter is one row of `ADAPTERS`: the pipeline's class, how its text encoder turns captions into conditions, and
-how its output becomes the reply's medium. Training needs `CaptionEncoder` only; the rest is loaded for generating.
+Every adapter is one row of `ADAPTERS`: the pipeline's class, how its text encoders turn captions into conditions, what
+the pipeline calls a condition, and how its output becomes the reply's medium. Training needs `CaptionEncoder` only; the
+rest is loaded for generating. docs/adding_a_decoder.md takes one apart.
 """
 
 from __future__ import annotations
@@ -17,11 +18,17 @@ from diffusers import (
     AudioLDMPipeline,
     DiffusionPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     TextToVideoSDPipeline,
 )
 from diffusers.utils import logging as diffusers_logging
 from torch.nn import functional as F
-from transformers import AutoTokenizer, ClapTextModelWithProjection, CLIPTextModel
+from transformers import (
+    AutoTokenizer,
+    ClapTextModelWithProjection,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+)
 
 from anytoany_lib.config import DecoderConfig, resolve
 
@@ -29,14 +36,36 @@ OnStep = Callable[[int, int], None]
 _FADE_SECONDS = 0.02
 
 
-def _clip_condition(text_encoder: CLIPTextModel, tokens) -> torch.Tensor:
+def _clip_condition(encoders: list[CLIPTextModel], tokens: list) -> torch.Tensor:
     """Last hidden states at every position, padding included, as Stable Diffusion takes them: (B, L, D)."""
-    return text_encoder(tokens.input_ids).last_hidden_state
+    return encoders[0](tokens[0].input_ids).last_hidden_state
 
 
-def _clap_condition(text_encoder: ClapTextModelWithProjection, tokens) -> torch.Tensor:
+def _clap_condition(encoders: list[ClapTextModelWithProjection], tokens: list) -> torch.Tensor:
     """The projected pooled text, L2-normalised, as AudioLDM takes it: (B, D)."""
-    return F.normalize(text_encoder(tokens.input_ids, tokens.attention_mask).text_embeds, dim=-1)
+    read = encoders[0](tokens[0].input_ids, tokens[0].attention_mask)
+    return F.normalize(read.text_embeds, dim=-1)
+
+
+def _two_clip_condition(encoders: list, tokens: list) -> torch.Tensor:
+    """Both encoders' last but one hidden states side by side, and behind the last position the pooled text of the
+    second, filled up with zeros: all that Stable Diffusion XL takes, as one tensor (B, L + 1, D1 + D2).
+    """
+    read = [
+        e(t.input_ids, output_hidden_states=True) for e, t in zip(encoders, tokens, strict=True)
+    ]
+    states = torch.cat([one.hidden_states[-2] for one in read], dim=-1)
+    pooled = read[1].text_embeds
+    return torch.cat([states, F.pad(pooled, (0, states.shape[-1] - pooled.shape[-1]))[:, None]], 1)
+
+
+def _embeds(pipeline, condition: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"prompt_embeds": condition}
+
+
+def _embeds_and_pooled(pipeline, condition: torch.Tensor) -> dict[str, torch.Tensor]:
+    width = pipeline.text_encoder_2.config.projection_dim
+    return {"prompt_embeds": condition[:, :-1], "pooled_prompt_embeds": condition[:, -1, :width]}
 
 
 def _images(output, config: DecoderConfig, pipeline) -> list[dict[str, Any]]:
@@ -61,21 +90,44 @@ def _films(output, config: DecoderConfig, pipeline) -> list[dict[str, Any]]:
 @dataclass(frozen=True)
 class Adapter:
     pipeline: type[DiffusionPipeline]
-    text_encoder: type
-    condition: Callable[[Any, Any], torch.Tensor]
+    text_encoders: tuple[type, ...]
+    """Classes of the folders text_encoder, text_encoder_2, ..., each with a tokenizer of the same number."""
+    condition: Callable[[list, list], torch.Tensor]
+    """(encoders, what their tokenizers gave) -> conditions (B, *condition)."""
     media: Callable[[Any, DecoderConfig, Any], list[dict[str, Any]]]
+    """(output, config, pipeline) -> payloads of reply parts."""
     new_callback: bool
     """Whether the pipeline takes callback_on_step_end(pipe, step, t, kwargs) or the older callback(step, t, latents)."""
+    arguments: Callable[[Any, torch.Tensor], dict[str, torch.Tensor]] = _embeds
+    """(pipeline, conditions) -> its keyword arguments; the unconditional ones get "negative_" before their names."""
+
+    def parts(self) -> list[tuple[str, str, type]]:
+        """(tokenizer folder, text encoder folder, its class) of each."""
+        suffixes = [f"_{n}" if n > 1 else "" for n in range(1, len(self.text_encoders) + 1)]
+        return [
+            (f"tokenizer{s}", f"text_encoder{s}", cls)
+            for s, cls in zip(suffixes, self.text_encoders, strict=True)
+        ]
 
 
 ADAPTERS = {
     "stable-diffusion": Adapter(
-        StableDiffusionPipeline, CLIPTextModel, _clip_condition, _images, True
+        StableDiffusionPipeline, (CLIPTextModel,), _clip_condition, _images, True
+    ),
+    "stable-diffusion-xl": Adapter(
+        StableDiffusionXLPipeline,
+        (CLIPTextModel, CLIPTextModelWithProjection),
+        _two_clip_condition,
+        _images,
+        True,
+        _embeds_and_pooled,
     ),
     "audioldm": Adapter(
-        AudioLDMPipeline, ClapTextModelWithProjection, _clap_condition, _sounds, False
+        AudioLDMPipeline, (ClapTextModelWithProjection,), _clap_condition, _sounds, False
     ),
-    "text-to-video": Adapter(TextToVideoSDPipeline, CLIPTextModel, _clip_condition, _films, False),
+    "text-to-video": Adapter(
+        TextToVideoSDPipeline, (CLIPTextModel,), _clip_condition, _films, False
+    ),
 }
 
 
@@ -90,29 +142,32 @@ def _folder(config: DecoderConfig) -> Path:
 
 
 class CaptionEncoder:
-    """A decoder's own tokenizer and text encoder: captions -> float32 conditions."""
+    """A decoder's own tokenizers and text encoders: captions -> float32 conditions."""
 
     def __init__(self, config: DecoderConfig, device: torch.device):
         self.config, self.device = config, device
         self._adapter = ADAPTERS[config.pipeline]
         folder = _folder(config)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-        self._text_encoder = self._adapter.text_encoder.from_pretrained(
-            folder / "text_encoder", dtype=torch.float32
-        )
-        self._text_encoder.to(device).eval()
+        self._tokenizers, self._text_encoders = [], []
+        for tokenizer, text_encoder, cls in self._adapter.parts():
+            self._tokenizers.append(AutoTokenizer.from_pretrained(folder / tokenizer))
+            loaded = cls.from_pretrained(folder / text_encoder, dtype=torch.float32)
+            self._text_encoders.append(loaded.to(device).eval())
 
     @torch.inference_mode()
     def __call__(self, captions: Sequence[str]) -> torch.Tensor:
         """Captions -> (B, *condition) float32. ValueError if the profile promises another shape."""
-        tokens = self._tokenizer(
-            list(captions),
-            padding="max_length",
-            max_length=min(self._tokenizer.model_max_length, 512),
-            truncation=True,
-            return_tensors="pt",
-        ).to(self.device)
-        conditions = self._adapter.condition(self._text_encoder, tokens).float()
+        tokens = [
+            tokenizer(
+                list(captions),
+                padding="max_length",
+                max_length=min(tokenizer.model_max_length, 512),
+                truncation=True,
+                return_tensors="pt",
+            ).to(self.device)
+            for tokenizer in self._tokenizers
+        ]
+        conditions = self._adapter.condition(self._text_encoders, tokens).float()
         if tuple(conditions.shape[1:]) != self.config.condition:
             raise ValueError(
                 f"{self.config.folder}: its text encoder gives {tuple(conditions.shape[1:])} a caption, the profile "
@@ -122,11 +177,10 @@ class CaptionEncoder:
 
 
 def caption_model_files(config: DecoderConfig) -> list[Path]:
-    """The files that determine a decoder's caption embeddings: its tokenizer and text encoder."""
+    """The files that determine a decoder's caption embeddings: its tokenizers and text encoders."""
     folder = _folder(config)
-    return [
-        file for part in ("tokenizer", "text_encoder") for file in sorted((folder / part).iterdir())
-    ]
+    parts = [part for names in ADAPTERS[config.pipeline].parts() for part in names[:2]]
+    return [file for part in parts for file in sorted((folder / part).iterdir())]
 
 
 class Decoder:
@@ -186,16 +240,18 @@ class Decoder:
         if on_step is not None:
             new = self._adapter.new_callback
             callbacks = {"callback_on_step_end": called_new} if new else {"callback": called_old}
-        count = len(embeddings)
-        shape = (-1,) * (embeddings.dim() - 1)
+        told = embeddings.to(self._device, self._dtype)
+        untold = self._unconditional.expand_as(told).contiguous()
+        arguments = self._adapter.arguments(self.pipeline, told)
+        negative = self._adapter.arguments(self.pipeline, untold)
         with torch.inference_mode():
             output = self.pipeline(
-                prompt_embeds=embeddings.to(self._device, self._dtype),
-                negative_prompt_embeds=self._unconditional.expand(count, *shape).contiguous(),
+                **arguments,
+                **{f"negative_{name}": value for name, value in negative.items()},
                 num_inference_steps=steps,
                 guidance_scale=self.config.guidance if guidance is None else guidance,
                 generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-                output_type="pil" if self.config.pipeline == "stable-diffusion" else "np",
+                output_type="pil" if self._adapter.media is _images else "np",
                 **self.config.options,
                 **callbacks,
             )

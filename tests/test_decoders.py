@@ -1,0 +1,134 @@
+"""Adapters with other text encoders, on small random pipelines of the published classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import (
+    AutoTokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+)
+
+from anytoany_lib import features
+from anytoany_lib.config import DecoderConfig, Profile, resolve
+from anytoany_lib.decoders import CaptionEncoder, Decoder, caption_model_files
+from anytoany_lib.model import AnyToAny
+
+CPU = torch.device("cpu")
+WIDTHS, POOLED = (32, 48), 40
+
+
+@pytest.fixture(scope="module")
+def xl(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> DecoderConfig:
+    """A Stable Diffusion XL of 64 x 64 pixels with random weights and the tiny decoder's vocabulary."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("xl")
+    tokenizer = AutoTokenizer.from_pretrained(
+        resolve(profile.decoders["image"].folder) / "tokenizer"
+    )
+
+    def text_config(width: int) -> CLIPTextConfig:
+        return CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=16,
+            projection_dim=POOLED,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+
+    StableDiffusionXLPipeline(
+        vae=AutoencoderKL(
+            block_out_channels=(16, 32),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=8,
+            sample_size=64,
+        ),
+        text_encoder=CLIPTextModel(text_config(WIDTHS[0])),
+        text_encoder_2=CLIPTextModelWithProjection(text_config(WIDTHS[1])),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=UNet2DConditionModel(
+            sample_size=32,
+            block_out_channels=(16, 32),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+            norm_num_groups=8,
+            cross_attention_dim=sum(WIDTHS),
+            attention_head_dim=4,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=POOLED + 6 * 8,
+        ),
+        scheduler=EulerDiscreteScheduler(),
+    ).save_pretrained(folder)
+    return DecoderConfig(
+        pipeline="stable-diffusion-xl",
+        folder=str(folder),
+        signals=4,
+        condition=(17, sum(WIDTHS)),
+        steps=3,
+        guidance=5.0,
+        options={"height": 64, "width": 64},
+    )
+
+
+def test_a_caption_condition_draws_what_the_pipeline_draws_from_the_caption(xl: DecoderConfig):
+    caption = "a red bell"
+    decoder = Decoder(xl, CPU)
+    made = decoder.generate(CaptionEncoder(xl, CPU)([caption]), seeds=[3])[0]["image"]
+    expected = decoder.pipeline(
+        caption,
+        negative_prompt="",
+        num_inference_steps=3,
+        guidance_scale=5.0,
+        generator=[torch.Generator("cpu").manual_seed(3)],
+        **xl.options,
+    ).images[0]
+    assert np.array_equal(np.asarray(made), np.asarray(expected))
+    assert len({path.parent.name for path in caption_model_files(xl)}) == 4
+
+
+def test_a_model_with_the_adapter_draws_and_shows_its_steps(xl: DecoderConfig, profile: Profile):
+    decoders = profile.decoders | {"image": xl}
+    model = AnyToAny.from_profile(profile.model_copy(update={"decoders": decoders}), seed=0).eval()
+    assert model.output_projections["image"].condition == (17, 80)
+    with torch.no_grad():
+        condition = model.project("image", torch.randn(1, 4, 576))
+    steps = []
+    made = model.render("image", condition, [0], None, None, lambda *at: steps.append(at))
+    assert made[0]["image"].size == (64, 64) and steps == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_caches_made_for_one_decoder_are_refused_by_the_other(
+    xl: DecoderConfig, profile: Profile, toy_data: Path
+):
+    swapped = profile.model_copy(update={"decoders": profile.decoders | {"image": xl}})
+    with pytest.raises(ValueError, match="image.*python -m anytoany_lib.features"):
+        features.DatasetFeatures(swapped, toy_data)
+
+
+def test_a_run_trained_for_one_decoder_is_refused_by_the_other(xl: DecoderConfig, profile: Profile):
+    swapped = profile.model_copy(update={"decoders": profile.decoders | {"image": xl}})
+    model = AnyToAny.from_profile(swapped, seed=0)
+    with pytest.raises(
+        ValueError, match=r"image.model.weight is \(128, 256\) instead of \(80, 256\)"
+    ):
+        model.load(resolve("ckpt/tiny/run"))
