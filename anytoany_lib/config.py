@@ -1,7 +1,8 @@
 """Profiles: everything that differs between a laptop run and a full-size one, checked when it is read.
 
 A profile is a YAML file (`anytoany_lib/profiles/NAME.yaml`, or any path). It names the frozen models and where they
-come from, the token layout, the projections, and one row for each training stage. Unknown keys are errors.
+come from, the token layout, the projections, and one row for each training stage. Unknown keys are errors. With
+`like: NAME` it says only what differs from another one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
+_WHOLE = ("source", "architecture", "options", "learning_rates")
 Kind = Literal["image", "audio", "video"]
 Part = Literal["input_projection", "output_projections", "token_rows", "lora"]
 
@@ -39,6 +41,16 @@ def portable(path: str | Path) -> str:
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
+def _merged(base: dict, changes: dict) -> dict:
+    """Settings with changes: mappings are merged, but those of `_WHOLE` and all other values replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        deep = isinstance(value, dict) and isinstance(old, dict) and key not in _WHOLE
+        merged[key] = _merged(old, value) if deep else value
+    return merged
+
+
 class _Checked(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,6 +69,9 @@ class Source(_Checked):
         None, description="hub repository or folder that the weights in `hub` are to be added to"
     )
     gigabytes: float | None = Field(None, description="to be downloaded")
+    million_parameters: float | None = Field(
+        None, description="of all parts of a pipeline, to plan with before it is downloaded"
+    )
     licence: str | None = None
 
     @model_validator(mode="after")
@@ -98,9 +113,6 @@ class DecoderConfig(_Checked):
     pipeline: Literal["stable-diffusion", "stable-diffusion-xl", "audioldm", "text-to-video"]
     folder: str
     source: Source | None = None
-    million_parameters: float | None = Field(
-        None, description="of all its parts, to plan with while the folder is not there"
-    )
     signals: int = Field(gt=0, description="signal tokens a generated medium takes")
     condition: tuple[int, ...] = Field(
         description="shape of the caption embedding, without the batch"
@@ -214,7 +226,11 @@ class Profile(_Checked):
             raise FileNotFoundError(
                 f"no profile {str(name_or_path)!r}: expected one of {known}, or the path of a .yaml file"
             )
-        return cls.parse(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(settings, dict) and "like" in settings:
+            other = cls.load(settings.pop("like")).model_dump(exclude_unset=True)
+            settings = _merged(other, settings)
+        return cls.parse(settings, str(path))
 
     @classmethod
     def parse(cls, settings: dict, where: str) -> Profile:

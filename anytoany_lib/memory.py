@@ -107,7 +107,7 @@ def _decoder(config: DecoderConfig) -> int:
     folder = resolve(config.folder)
     if folder.is_dir():
         return _weights_on_disk(folder) * _ACTIVE
-    return round((config.million_parameters or 0) * 1e6) * _ACTIVE
+    return round(((config.source and config.source.million_parameters) or 0) * 1e6) * _ACTIVE
 
 
 def _at_work(config: DecoderConfig) -> int:

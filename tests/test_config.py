@@ -60,6 +60,23 @@ def test_a_fit_of_what_the_stage_does_not_train_is_refused():
         Profile.parse(settings, "test")
 
 
+def test_a_profile_like_another_says_only_what_differs(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text(
+        "name: mine\nlike: nextgpt-7b\nencoder: {soft_tokens: 4}\n"
+        "decoders: {image: {folder: ckpt/sd2, source: {hub: a/b}, condition: [77, 1024]}}\n"
+    )
+    mine, base = Profile.load(tmp_path / "mine.yaml"), Profile.load("nextgpt-7b")
+    image = mine.decoders["image"]
+    assert (image.condition, image.signals, image.options) == (
+        (77, 1024),
+        4,
+        base.decoders["image"].options,
+    )
+    assert image.source.hub == "a/b" and image.source.gigabytes is None
+    assert mine.encoder.soft_tokens == 4 and mine.encoder.folder == base.encoder.folder
+    assert mine.decoders["video"] == base.decoders["video"] and mine.stages == base.stages
+
+
 def test_a_wheel_needs_its_checksum():
     settings = Profile.load("tiny").model_dump()
     settings["llm"]["source"] = {"wheel": "something==1"}
