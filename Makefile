@@ -2,6 +2,7 @@
 # make test   the tests, every notebook among them
 # make lab    JupyterLab at the chat notebook, with the newest run
 # make chat-check   the shipped run's any-to-any matrix, measured anew
+# make gpu-check    a CUDA card at full size: training steps, a chat turn, memory, beside the bare libraries
 # make tiny   trains the frozen tiny models anew (hours)
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 TORCH := torch>=2.11,<2.14
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test lab chat-check tiny lint readme browser clean
+.PHONY: demo test lab chat-check gpu-check tiny lint readme browser clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m anytoany_lib.demo
@@ -32,6 +33,10 @@ chat-check: $(VENV)/installed
 	$(BIN)/python -m anytoany_lib.checkpoints --profile tiny
 	$(BIN)/python -m anytoany_lib.toyworld.dataset data/toy-check --media 0 --conversations 0 --per-text-task 96
 	$(BIN)/python -m anytoany_lib.evaluate --run ckpt/tiny/run --data data/toy-check --check
+
+# Random weights stand in for models that are not there; PROFILE=tiny runs on a CPU.
+gpu-check: $(VENV)/installed
+	$(BIN)/python bench/gpu.py --profile $(or $(PROFILE),nextgpt-7b)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -1,0 +1,277 @@
+"""Training steps and a chat turn with every medium, timed and weighed beside the bare libraries: `make gpu-check`.
+
+    python bench/gpu.py [--profile nextgpt-7b --cap 16 --scratch DIR --tokens 128]
+
+Models that are absent are replaced by random ones of full size (about 23 GB below --scratch). On a CUDA card the process
+may use --cap GB and no more. Results go to bench/results/CARD.json; on a CPU use profile `tiny`, or be patient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import re
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from chat import RESULTS, machine
+from random_models import fill
+
+from anytoany_lib import memory
+from anytoany_lib.batches import Batch, collate
+from anytoany_lib.config import Profile, StageConfig
+from anytoany_lib.generation import Sampling, decode
+from anytoany_lib.llm import pick_device
+from anytoany_lib.model import AnyToAny
+from anytoany_lib.toyworld import draw, film, sound
+from anytoany_lib.train import _optimiser, total_loss, trained_parts
+
+DEVICE = pick_device()
+STEPS, WARMUP, NEW_TOKENS = 8, 2, 32
+WORDS = "A small red bell rings twice in the tower of the old church while the birds sing. "
+
+
+def _synchronise() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+@contextmanager
+def measured(into: dict[str, Any]):
+    """Seconds and peak memory (GB on the card, and of the process) of what runs inside."""
+    gc.collect()
+    if DEVICE.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    yield
+    _synchronise()
+    into["seconds"] = round(time.perf_counter() - started, 3)
+    if DEVICE.type == "cuda":
+        into["card_gb"] = round(torch.cuda.max_memory_reserved() / 1e9, 2)
+    into["host_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
+
+
+def median_seconds(step: Callable[[], None]) -> float:
+    """Of `STEPS` runs after `WARMUP`."""
+    times = []
+    for _ in range(WARMUP + STEPS):
+        _synchronise()
+        started = time.perf_counter()
+        step()
+        _synchronise()
+        times.append(time.perf_counter() - started)
+    return float(np.median(times[WARMUP:]))
+
+
+def talk(model: AnyToAny, stage: StageConfig, tokens: int) -> list[dict]:
+    """A conversation of `tokens` tokens, as the stage reads them."""
+    shown = {"type": "image", "image": torch.randn(model.profile.encoder.embedding)}
+    made = [{"type": kind, "caption": kind} for kind in model.profile.decoders]
+    asked = [{"type": "text", "text": "Make it."}]
+    reads, writes = {
+        "comprehension": ([shown], []),
+        "generation": (asked, made[:1]),
+        "instructions": ([shown, *asked], made[:1]),
+    }[stage.reads]
+
+    def with_words(count: int) -> list[dict]:
+        text = " ".join((WORDS * count).split()[:count])
+        return [
+            {"role": "user", "content": reads},
+            {"role": "assistant", "content": [{"type": "text", "text": text}, *writes]},
+        ]
+
+    count = 1
+    while len(model.messages.encode(with_words(count)).ids) < tokens:
+        count += 1
+    return with_words(count)
+
+
+def batch_for(model: AnyToAny, stage: StageConfig, tokens: int) -> Batch:
+    """The stage's batch of such conversations, on the device."""
+    encoded = model.messages.encode(talk(model, stage, tokens))
+
+    def target(kind: str, _: str) -> torch.Tensor:
+        return torch.randn(model.profile.decoders[kind].condition)
+
+    width = model.profile.encoder.embedding
+    return collate([encoded] * stage.batch_size, lambda _, m: m, target, width).to(DEVICE)
+
+
+def kit_step(model: AnyToAny, stage: StageConfig, batch: Batch) -> Callable[[], None]:
+    """One step of the kit's training."""
+    parts = trained_parts(model, stage)
+    optimiser, schedule = _optimiser(parts, stage, 1000)
+    scaler = torch.amp.GradScaler(DEVICE.type, enabled=model.causal_lm.dtype == torch.float16)
+
+    def step() -> None:
+        scaler.scale(total_loss(model(batch), stage)).backward()
+        scaler.unscale_(optimiser)
+        torch.nn.utils.clip_grad_norm_([p for part in parts.values() for p in part], stage.clip)
+        scaler.step(optimiser)
+        scaler.update()
+        schedule.step()
+        optimiser.zero_grad()
+
+    return step
+
+
+def bare_step(model: AnyToAny, batch: Batch) -> Callable[[], None]:
+    """The same language model on the same tokens by transformers alone: embeddings in, logits and loss out.
+
+    What is trained is its LoRA, or its input embeddings where the stage has none.
+    """
+    llm = model.llm
+    ids = batch.ids.clamp(max=model.vocabulary.base_size - 1)
+    labels = batch.labels.masked_fill(batch.labels >= model.vocabulary.base_size, -100)
+    inputs = llm.get_input_embeddings()(ids).detach().requires_grad_()
+    lora = [p for name, p in llm.named_parameters() if "lora_" in name]
+    optimiser = torch.optim.AdamW(lora or [torch.nn.Parameter(torch.zeros(1))])
+
+    def step() -> None:
+        llm(inputs_embeds=inputs, attention_mask=batch.mask, labels=labels).loss.backward()
+        inputs.grad = None
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step
+
+
+def training(profile: Profile, tokens: int) -> dict[str, Any]:
+    """Every stage: seconds of a step, tokens a second, the ratio to the bare step, and memory."""
+    results = {}
+    for number, stage in profile.stages.items():
+        loading: dict[str, Any] = {}
+        with measured(loading):
+            model = AnyToAny.from_profile(profile, seed=0)
+        batch = batch_for(model, stage, tokens)
+        found: dict[str, Any] = {"batch": list(batch.ids.shape), "loading": loading}
+        step = kit_step(model, stage, batch)
+        model.train()
+        with measured(found):
+            found["step_seconds"] = median_seconds(step)
+        bare: dict[str, Any] = {}
+        del step
+        with measured(bare):
+            found["bare_step_seconds"] = median_seconds(bare_step(model, batch))
+        found["tokens_per_second"] = round(batch.ids.numel() / found["step_seconds"])
+        found["ratio"] = round(found["step_seconds"] / found["bare_step_seconds"], 3)
+        found["bare_card_gb"] = bare.get("card_gb")
+        results[f"stage {number}"] = found
+        del model, batch
+    return results
+
+
+def _media() -> list[tuple[str, Any]]:
+    rng = np.random.default_rng(0)
+    return [
+        ("image", draw("bell", "red", rng)),
+        ("audio", sound("bell", rng)),
+        ("video", film("bell", "red", "left", rng)),
+    ]
+
+
+@torch.inference_mode()
+def chat(profile: Profile) -> dict[str, Any]:
+    """A turn that shows every medium and makes every medium, on one card; a second round loads nothing."""
+    model = AnyToAny.from_profile(profile, seed=0)
+    model.requires_grad_(False).eval()
+    parts = [{"type": kind, kind: medium} for kind, medium in _media()]
+    messages = [{"role": "user", "content": [*parts, {"type": "text", "text": WORDS}]}]
+    results: dict[str, Any] = {}
+    for turn in ("first", "second"):
+        found: dict[str, Any] = {}
+        reading: dict[str, Any] = {}
+        with measured(reading):
+            prompt = model.messages.encode(messages, prompt=True)
+            model.embed_media([(kind, medium) for kind, medium, _ in prompt.media])
+        found["reading media"] = reading
+        writing: dict[str, Any] = {}
+        with measured(writing):
+            sampling = Sampling(max_new_tokens=NEW_TOKENS, kinds=())
+            drafts = [draft for _, draft, _ in decode(model, [prompt], sampling, [0])]
+        writing["tokens_per_second"] = round(drafts[-1].length / writing["seconds"], 1)
+        found["writing"] = writing
+        for kind, decoder in profile.decoders.items():
+            making: dict[str, Any] = {}
+            states = torch.randn(1, decoder.signals, model.token_rows.input.shape[1]).to(DEVICE)
+            condition = model.project(kind, states)
+            with measured(making):
+                model.render(kind, condition, [0])
+            found[f"making {kind}"] = making
+        results[turn] = found
+    results["bare"] = {kind: bare_pipeline(model, kind) for kind in profile.decoders}
+    return results
+
+
+def bare_pipeline(model: AnyToAny, kind: str) -> float:
+    """Seconds of the pipeline's own call with an embedding of the same shape, its model on the card."""
+    config, decoder = model.profile.decoders[kind], model.decoder(kind)
+    pipeline = decoder.pipeline
+    condition = torch.randn(1, *config.condition).to(DEVICE, pipeline.unet.dtype)
+    arguments = {
+        "prompt_embeds": condition,
+        "negative_prompt_embeds": condition,
+        "num_inference_steps": config.steps,
+        "guidance_scale": config.guidance,
+        "output_type": "pil" if kind == "image" else "np",
+        **config.options,
+    }
+
+    def call() -> float:
+        _synchronise()
+        started = time.perf_counter()
+        pipeline(**arguments)
+        _synchronise()
+        return time.perf_counter() - started
+
+    return round(model._residence.run(kind, decoder, call), 3)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="nextgpt-7b")
+    parser.add_argument("--cap", type=float, default=16, help="GB of the card that may be used")
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--scratch", type=Path, help="keep random models here for the next time")
+    options = parser.parse_args()
+    if DEVICE.type == "cuda":
+        whole = torch.cuda.get_device_properties(DEVICE).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, options.cap * 1e9 / whole))
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = options.scratch or Path(temporary)
+        profile, random = fill(Profile.load(options.profile), scratch)
+        planned = {
+            name: round(memory.peak(phase) / 1e9, 2)
+            for name, phase in memory.plan(profile, options.tokens).items()
+        }
+        result = {
+            "machine": machine(),
+            "date": date.today().isoformat(),
+            "profile": profile.name,
+            "cap_gb": options.cap if DEVICE.type == "cuda" else None,
+            "random weights": random,
+            "planned_gb": planned,
+            "training": training(profile, options.tokens),
+            "chat": chat(profile),
+        }
+    name = re.sub(r"\W+", "-", result["machine"]).strip("-").lower()
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps(result, indent=2) + "\n"
+    (RESULTS / f"{profile.name}-{name}.json").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Frozen models with random weights in their published layouts: enough to measure speed and memory where none are at hand.
+
+`fill(profile, folder)` writes every model that a profile names and this machine lacks below a scratch folder, and returns
+the profile with those folders. Full size takes about 23 GB of disk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AudioLDMPipeline,
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    TextToVideoSDPipeline,
+    UNet2DConditionModel,
+    UNet3DConditionModel,
+)
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tqdm.auto import tqdm
+from transformers import (
+    AutoModelForCausalLM,
+    ClapTextConfig,
+    ClapTextModelWithProjection,
+    CLIPTextConfig,
+    CLIPTextModel,
+    PreTrainedTokenizerFast,
+    SpeechT5HifiGan,
+    SpeechT5HifiGanConfig,
+)
+
+from anytoany_lib.checkpoints import missing
+from anytoany_lib.config import Profile
+from anytoany_lib.imagebind import ImageBind
+from anytoany_lib.llm import pick_device
+from anytoany_lib.memory import llm_config
+
+_SHARD_BYTES = 2 * 2**30
+_TEXTS = Path(__file__).resolve().parents[1].glob("docs/*.md")
+
+
+def words(size: int, positions: int) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of at most `size` words, learnt from the documentation."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    special = ["<unk>", "<s>", "</s>", "<pad>"]
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+    tokenizer.train([str(path) for path in _TEXTS], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        model_max_length=positions,
+    )
+
+
+def language_model(profile: Profile, folder: Path) -> None:
+    """Writes the profile's architecture in fp16, shard by shard: memory holds one shard."""
+    config = llm_config(profile)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    generator = torch.Generator().manual_seed(0)
+    weight_map, shard, size, number = {}, {}, 0, 0
+    folder.mkdir(parents=True)
+    tensors = dict(model.named_parameters())
+    for name, tensor in tqdm(tensors.items(), desc="random language model"):
+        if tensor.dim() == 1:
+            value = torch.ones(tensor.shape) if "norm" in name else torch.zeros(tensor.shape)
+        else:
+            value = 0.02 * torch.randn(tensor.shape, generator=generator)
+        shard[name] = value.half()
+        weight_map[name] = f"model-{number:05d}.safetensors"
+        size += shard[name].nbytes
+        if size >= _SHARD_BYTES or name == list(tensors)[-1]:
+            save_file(shard, folder / weight_map[name], {"format": "pt"})
+            shard, size, number = {}, 0, number + 1
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+    words(min(4000, config.vocab_size), 2048).save_pretrained(folder)
+
+
+def _clip(width: int, inner: int, layers: int, heads: int, tokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=width,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def _vae(channels: tuple[int, ...] = (128, 256, 512, 512), **other) -> AutoencoderKL:
+    depth = len(channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * depth,
+        up_block_types=("UpDecoderBlock2D",) * depth,
+        block_out_channels=channels,
+        layers_per_block=2,
+        **other,
+    )
+
+
+def stable_diffusion(tokenizer) -> StableDiffusionPipeline:
+    """The sizes of Stable Diffusion 1.5, which are the UNet class's defaults; without the safety checker."""
+    return StableDiffusionPipeline(
+        vae=_vae(sample_size=512),
+        text_encoder=_clip(768, 3072, 12, 12, tokenizer),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768),
+        scheduler=DDIMScheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def text_to_video(tokenizer) -> TextToVideoSDPipeline:
+    """The sizes of ZeroScope v2 576w, which are the UNet class's defaults."""
+    return TextToVideoSDPipeline(
+        vae=_vae(),
+        text_encoder=_clip(1024, 4096, 23, 16, tokenizer),
+        tokenizer=tokenizer,
+        unet=UNet3DConditionModel(sample_size=32),
+        scheduler=DDIMScheduler(),
+    )
+
+
+def audioldm(tokenizer) -> AudioLDMPipeline:
+    """The sizes of AudioLDM-l-full: twice the width of AudioLDM-s."""
+    widths = (256, 512, 768, 1280)
+    clap = ClapTextConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    return AudioLDMPipeline(
+        vae=_vae((128, 256, 512), in_channels=1, out_channels=1, latent_channels=8),
+        text_encoder=ClapTextModelWithProjection(clap),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(
+            sample_size=128,
+            in_channels=8,
+            out_channels=8,
+            block_out_channels=widths,
+            cross_attention_dim=widths,
+            attention_head_dim=32,
+            class_embed_type="simple_projection",
+            projection_class_embeddings_input_dim=512,
+            class_embeddings_concat=True,
+        ),
+        scheduler=DDIMScheduler(),
+        vocoder=SpeechT5HifiGan(
+            SpeechT5HifiGanConfig(
+                model_in_dim=64,
+                sampling_rate=16000,
+                upsample_initial_channel=1024,
+                upsample_rates=(5, 4, 2, 2, 2),
+                upsample_kernel_sizes=(16, 16, 8, 4, 4),
+            )
+        ),
+    )
+
+
+PIPELINES: dict[str, Callable] = {
+    "stable-diffusion": stable_diffusion,
+    "text-to-video": text_to_video,
+    "audioldm": audioldm,
+}
+
+
+def pipeline(kind: str, folder: Path) -> None:
+    """Writes a pipeline in fp16."""
+    torch.manual_seed(0)
+    with pick_device():
+        made = PIPELINES[kind](words(4000, 77))
+    for part in made.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.half()
+    made.save_pretrained(folder)
+
+
+def encoder(folder: Path) -> None:
+    """Writes ImageBind-huge in the layout of the published file."""
+    torch.manual_seed(0)
+    with pick_device():
+        model = ImageBind.huge()
+    state = {name: tensor.half().cpu() for name, tensor in model.state_dict().items()}
+    torch.save(state, folder)
+
+
+def fill(profile: Profile, scratch: Path) -> tuple[Profile, list[str]]:
+    """The profile with random models in the place of absent ones, and the names of those."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    absent, changes = missing(profile), {"decoders": dict(profile.decoders)}
+    for what in absent:
+        folder = scratch / what
+        if what == "llm":
+            if not folder.is_dir():
+                language_model(profile, folder)
+            changes["llm"] = profile.llm.model_copy(update={"folder": str(folder)})
+        elif what == "encoder":
+            folder = scratch / "imagebind_huge.pth"
+            if not folder.is_file():
+                encoder(folder)
+            changes["encoder"] = profile.encoder.model_copy(update={"folder": str(folder)})
+        else:
+            config = profile.decoders[what]
+            if not folder.is_dir():
+                pipeline(config.pipeline, folder)
+            changes["decoders"][what] = config.model_copy(update={"folder": str(folder)})
+    return profile.model_copy(update=changes), list(absent)
