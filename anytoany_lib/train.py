@@ -14,9 +14,9 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import count, islice
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,111 +29,19 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from anytoany_lib import runs
-from anytoany_lib.batches import Batch, collate
+from anytoany_lib.batches import Batch
 from anytoany_lib.config import FitConfig, Profile, StageConfig, portable, resolve
-from anytoany_lib.data import (
-    Row,
-    as_comprehension,
-    as_generation,
-    dataset_fingerprint,
-    media_in,
-    read_manifest,
-    splits_in,
-)
+from anytoany_lib.data import dataset_fingerprint, splits_in
 from anytoany_lib.features import DatasetFeatures
 from anytoany_lib.fitting import fit_input_projection, fit_output_projections
 from anytoany_lib.llm import pick_device, pick_dtype
-from anytoany_lib.messages import Encoded, MessageEncoder
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.stage_data import StageData
 
 CHECKPOINT = "checkpoint"
 _ABOUT_OLD_WEIGHTS = ("evaluation", "conversation")
-_WINDOW_BATCHES = 50
 _CAPTIONS_FITTED = 4096
 _FREE_BYTES = 200 * 2**20
-
-
-class StageData:
-    """The rows of a dataset's split that a stage reads, as batches of encoded conversations in a fixed order."""
-
-    def __init__(
-        self,
-        data: Path,
-        split: str,
-        reads: str,
-        encoder: MessageEncoder,
-        features: DatasetFeatures,
-        seed: int,
-    ):
-        self._rows = read_manifest(data, split)
-        self._reads, self._encoder, self._features, self._seed = reads, encoder, features, seed
-        self._indices = [n for n, row in enumerate(self._rows) if self._fits(row)]
-        if not self._indices and reads == "instructions":
-            self._indices = list(
-                range(len(self._rows))
-            )  # captioned media alone: asked about in both directions
-        if not self._indices:
-            raise ValueError(
-                f"{data}: its {split} split has no rows for {reads}; expected media with captions"
-            )
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def _fits(self, row: Row) -> bool:
-        return ("caption" in row.meta) != (self._reads == "instructions")
-
-    def _encode(self, index: int, epoch: int) -> tuple[str, Encoded]:
-        row = self._rows[index]
-        rng = np.random.default_rng([self._seed, epoch, index])
-        if "caption" not in row.meta:
-            messages = row.messages
-        elif self._reads == "comprehension" or (
-            self._reads == "instructions" and rng.random() < 0.5
-        ):
-            messages = as_comprehension(row, rng)
-        else:
-            messages = as_generation(row, rng)
-        return row.id, self._encoder.encode_within(messages, self._encoder.context)[0]
-
-    def _collate(self, rows: list[tuple[str, Encoded]]) -> tuple[list[str], Batch]:
-        encoded = [one for _, one in rows]
-        width = self._features.profile.encoder.embedding
-        batch = collate(
-            encoded, lambda _, path: self._features.media(path), self._features.caption, width
-        )
-        return [name for name, _ in rows], batch
-
-    def captioned_media(self, most: int) -> tuple[torch.Tensor, list[str]]:
-        """Encoder embeddings (N, D) of the stage's captioned media and their captions, `most` at most."""
-        rows = (self._rows[index] for index in self._indices)
-        captioned = list(islice((row for row in rows if "caption" in row.meta), most))
-        vectors = [self._features.media(media_in(row.messages)[0][1]) for row in captioned]
-        embeddings = torch.from_numpy(np.stack(vectors)) if vectors else torch.empty(0)
-        return embeddings, [row.meta["caption"] for row in captioned]
-
-    def batches(self, size: int) -> Iterator[tuple[list[str], Batch]]:
-        """Endless (row ids, batch), epoch after epoch; rows of like length share a batch.
-
-        The order depends on the seed alone, so a resumed run skips to where it was.
-        """
-        for epoch in count():
-            rng = np.random.default_rng([self._seed, epoch])
-            order = rng.permutation(self._indices)
-            window = size * _WINDOW_BATCHES
-            for start in range(0, len(order), window):
-                rows = [self._encode(int(index), epoch) for index in order[start : start + window]]
-                rows.sort(key=lambda row: len(row[1].ids))
-                groups = [rows[at : at + size] for at in range(0, len(rows), size)]
-                for number in rng.permutation(len(groups)):
-                    yield self._collate(groups[int(number)])
-
-    def once(self, size: int) -> Iterator[Batch]:
-        """Every row once, in order of the manifest."""
-        for start in range(0, len(self._indices), size):
-            yield self._collate(
-                [self._encode(index, 0) for index in self._indices[start : start + size]]
-            )[1]
 
 
 def trained_parts(model: AnyToAny, stage: StageConfig) -> dict[str, list[nn.Parameter]]:
@@ -153,7 +61,7 @@ def trained_parts(model: AnyToAny, stage: StageConfig) -> dict[str, list[nn.Para
     return parts
 
 
-def _optimiser(parts: dict[str, list[nn.Parameter]], stage: StageConfig, steps: int):
+def optimiser_and_schedule(parts: dict[str, list[nn.Parameter]], stage: StageConfig, steps: int):
     """AdamW with a learning rate for each part, and the stage's schedule."""
     kind: type[torch.optim.Optimizer] = torch.optim.AdamW
     if stage.optimiser == "paged-adamw-8bit":
@@ -212,27 +120,6 @@ def _initial_model(profile: Profile, init: Path | None, seed: int) -> AnyToAny:
             model.add_lora()
         model.load(init)
     return model
-
-
-def _save_checkpoint(
-    run: Path, model: AnyToAny, optimiser, schedule, step: int, seconds: float
-) -> None:
-    with runs.appearing_whole(run / CHECKPOINT) as folder:
-        runs.write_tensors(folder, model.bridges(), model.adapter)
-        state = {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
-        torch.save(
-            state | {"step": step, "seconds": seconds, "rng": torch.get_rng_state()},
-            folder / "state.pt",
-        )
-
-
-def _load_checkpoint(run: Path, model: AnyToAny, optimiser, schedule) -> tuple[int, float]:
-    model.load(run / CHECKPOINT)
-    state = torch.load(run / CHECKPOINT / "state.pt", weights_only=True)
-    optimiser.load_state_dict(state["optimiser"])
-    schedule.load_state_dict(state["schedule"])
-    torch.set_rng_state(state["rng"])
-    return state["step"], state["seconds"]
 
 
 def peak_memory_bytes() -> dict[str, int]:
@@ -304,19 +191,17 @@ def train(
     train_data = StageData(data, "train", settings.reads, model.messages, features, seed)
     planned = settings.steps_of(len(train_data), accelerator.num_processes)
     steps = max_steps or planned
-    parts = trained_parts(model, settings)
-    optimiser, schedule = _optimiser(parts, settings, steps)
-    done, seconds = _load_checkpoint(run, model, optimiser, schedule) if resume else (0, 0.0)
-    started = time.perf_counter() - seconds
-    fitted = {}
-    share = steps / planned
-    if not resume:
+    state = _State(model, *optimiser_and_schedule(trained_parts(model, settings), settings, steps))
+    fitted, share = {}, steps / planned
+    if resume:
+        state.load(run)
+    else:
         torch.manual_seed(seed + stage)
         fitted = _fit_before(model, settings, train_data, untrained=init is None, share=share)
         torch.manual_seed(seed + stage)
     log = _Log(run, accelerator, append=resume, on_log=on_log)
-    progress = _Progress(run, settings, stage, steps, done, started)
-    _loop(accelerator, model, parts, optimiser, schedule, train_data, progress, log, save_every)
+    job = _Job(run, stage, settings, steps, save_every)
+    _loop(accelerator, job, state, train_data, log)
     if accelerator.is_main_process:
         if settings.fit_after.steps:
             fitted |= _fit_projections(
@@ -331,7 +216,7 @@ def train(
             "data": {portable(data): dataset_fingerprint(data)},
             "fitted": fitted,
             "validation": _validation(model, data, settings, features, seed),
-            "seconds": time.perf_counter() - started,
+            "seconds": state.seconds,
             "peak_memory_bytes": peak_memory_bytes(),
             **runs.provenance(),
         }
@@ -369,63 +254,77 @@ def _fit_before(
 
 
 @dataclass
-class _Progress:
-    """Where a training stands: its run folder, stage, number of steps, those done, and when it (as good as) began."""
+class _Job:
+    """What a training is to do: where to, which stage, for how many steps, and how often to save."""
 
     run: Path
-    settings: StageConfig
     stage: int
+    settings: StageConfig
     steps: int
-    done: int
-    started: float
+    save_every: int
+
+
+@dataclass
+class _State:
+    """Where a training stands: all that a checkpoint holds, and when it (as good as) began."""
+
+    model: AnyToAny
+    optimiser: torch.optim.Optimizer
+    schedule: Any
+    step: int = 0
+    started: float = field(default_factory=time.perf_counter)
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self.started
 
+    def save(self, run: Path, step: int) -> None:
+        """Writes the checkpoint of a run, which stands before `step`."""
+        state = {"optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict()}
+        state |= {"step": step, "seconds": self.seconds, "rng": torch.get_rng_state()}
+        with runs.appearing_whole(run / CHECKPOINT) as folder:
+            runs.write_tensors(folder, self.model.bridges(), self.model.adapter)
+            torch.save(state, folder / "state.pt")
 
-def _loop(
-    accelerator: Accelerator,
-    model: AnyToAny,
-    parts: dict[str, list[nn.Parameter]],
-    optimiser: torch.optim.Optimizer,
-    schedule: Any,
-    data: StageData,
-    at: _Progress,
-    log: _Log,
-    save_every: int,
-) -> None:
-    """The steps from `at.done` on; saves a checkpoint every `save_every` and when it is interrupted."""
-    wrapped, optimiser, schedule = accelerator.prepare(model, optimiser, schedule)
+    def load(self, run: Path) -> None:
+        """Takes over the checkpoint of a run."""
+        self.model.load(run / CHECKPOINT)
+        state = torch.load(run / CHECKPOINT / "state.pt", weights_only=True)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["rng"])
+        self.step, self.started = state["step"], time.perf_counter() - state["seconds"]
+
+
+def _loop(accelerator: Accelerator, job: _Job, state: _State, data: StageData, log: _Log) -> None:
+    """The steps from `state.step` on; saves a checkpoint every so often and when it is interrupted."""
+    model, first = state.model, state.step
+    wrapped, optimiser, schedule = accelerator.prepare(model, state.optimiser, state.schedule)
     rank, world = accelerator.process_index, accelerator.num_processes
-    batches = islice(data.batches(at.settings.batch_size), at.done * world + rank, None, world)
-    bar = tqdm(
-        range(at.done, at.steps),
-        desc=f"stage {at.stage}",
-        initial=at.done,
-        total=at.steps,
-        disable=rank > 0,
-    )
-    trained = [parameter for part in parts.values() for parameter in part]
-    step = at.done
+    batches = islice(data.batches(job.settings.batch_size), first * world + rank, None, world)
+    shown = {"desc": f"stage {job.stage}", "initial": first, "total": job.steps}
+    bar = tqdm(range(first, job.steps), **shown, disable=rank > 0)
+    trained = [p for group in state.optimiser.param_groups for p in group["params"]]
+    step = first
     wrapped.train()
     try:
         for step, (names, batch) in zip(bar, batches, strict=False):
             losses = wrapped(batch.to(model.device))
-            loss = total_loss(losses, at.settings)
+            loss = total_loss(losses, job.settings)
             if not torch.isfinite(loss):
-                raise _not_finite(loss, at.stage, step, names, at.run)
+                raise _not_finite(loss, job.stage, step, names, job.run)
             accelerator.backward(loss)
-            accelerator.clip_grad_norm_(trained, at.settings.clip)
+            accelerator.clip_grad_norm_(trained, job.settings.clip)
             optimiser.step()
             schedule.step()
             optimiser.zero_grad()
             bar.set_postfix(loss=f"{loss.item():.3f}")
-            log.add(step, losses, schedule.get_last_lr()[0], batch, at.seconds)
-            if accelerator.is_main_process and (step + 1) % save_every == 0 and step + 1 < at.steps:
-                _save_checkpoint(at.run, model, optimiser, schedule, step + 1, at.seconds)
+            log.add(step, losses, schedule.get_last_lr()[0], batch, state.seconds)
+            due = (step + 1) % job.save_every == 0 and step + 1 < job.steps
+            if accelerator.is_main_process and due:
+                state.save(job.run, step + 1)
     except KeyboardInterrupt:
-        _save_checkpoint(at.run, model, optimiser, schedule, step, at.seconds)
+        state.save(job.run, step)
         raise
 
 

@@ -33,7 +33,7 @@ from anytoany_lib.generation import Sampling, decode
 from anytoany_lib.llm import pick_device
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.toyworld import draw, film, sound
-from anytoany_lib.train import _optimiser, total_loss, trained_parts
+from anytoany_lib.train import optimiser_and_schedule, total_loss, trained_parts
 
 DEVICE = pick_device()
 STEPS, WARMUP, NEW_TOKENS = 8, 2, 32
@@ -111,7 +111,7 @@ def batch_for(model: AnyToAny, stage: StageConfig, tokens: int) -> Batch:
 def kit_step(model: AnyToAny, stage: StageConfig, batch: Batch) -> Callable[[], None]:
     """One step of the kit's training."""
     parts = trained_parts(model, stage)
-    optimiser, schedule = _optimiser(parts, stage, 1000)
+    optimiser, schedule = optimiser_and_schedule(parts, stage, 1000)
     scaler = torch.amp.GradScaler(DEVICE.type, enabled=model.causal_lm.dtype == torch.float16)
 
     def step() -> None:

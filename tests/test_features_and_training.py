@@ -18,6 +18,7 @@ from anytoany_lib.decoders import CaptionEncoder
 from anytoany_lib.features import DatasetFeatures, FeatureCache, caption_key
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.stage_data import StageData
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +192,7 @@ def test_every_row_is_read_once_an_epoch_and_batches_hold_like_lengths(
     small, toy_data, model: AnyToAny
 ):
     store = DatasetFeatures(small, toy_data)
-    data = train.StageData(toy_data, "train", "instructions", model.messages, store, seed=3)
+    data = StageData(toy_data, "train", "instructions", model.messages, store, seed=3)
     batches = data.batches(4)
     names, padding = [], 0.0
     while len(names) < len(data):
@@ -202,16 +203,14 @@ def test_every_row_is_read_once_an_epoch_and_batches_hold_like_lengths(
         row.id for row in read_manifest(toy_data, "train") if "caption" not in row.meta
     )
     assert padding / (len(names) / 4) < 0.2
-    again = train.StageData(
-        toy_data, "train", "instructions", model.messages, store, seed=3
-    ).batches(4)
+    again = StageData(toy_data, "train", "instructions", model.messages, store, seed=3).batches(4)
     assert next(again)[0] == names[:4]
 
 
 def test_captioned_media_are_read_in_the_direction_of_the_stage(small, toy_data, model: AnyToAny):
     store = DatasetFeatures(small, toy_data)
     for reads, has_media in (("comprehension", True), ("generation", False)):
-        data = train.StageData(toy_data, "train", reads, model.messages, store, seed=0)
+        data = StageData(toy_data, "train", reads, model.messages, store, seed=0)
         _, batch = next(data.batches(4))
         assert (len(batch.media) > 0) == has_media
         assert bool(batch.signals_at) != has_media

@@ -11,7 +11,7 @@ from anytoany_lib.features import DatasetFeatures
 from anytoany_lib.fitting import caption_words, fit_input_projection, fit_output_projections
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.projections import InputProjection
-from anytoany_lib.train import StageData
+from anytoany_lib.stage_data import StageData
 
 FIT = FitConfig(rows=24, steps=30, batch_size=8, learning_rate=2e-3)
 
