@@ -40,7 +40,9 @@ def home(tmp_path_factory):
     for decoder in settings["decoders"].values():
         decoder["steps"] = 2
     for stage in settings["stages"].values():
-        stage |= {"steps": 3, "batch_size": 4, "fit_after": {"rows": 16, "steps": 2}}
+        stage |= {"steps": 3, "batch_size": 4}
+        if stage["fit_after"]["steps"]:
+            stage["fit_after"] |= {"rows": 16, "steps": 2}
     settings["llm"]["max_new_tokens"] = 16
     (place / "fast.yaml").write_text(yaml.safe_dump(settings))
     with pytest.MonkeyPatch.context() as patch:
