@@ -148,7 +148,10 @@ def card(name: str, measured: Measured, trainings: Sequence[dict[str, Any]], siz
     lines = [f"# Tiny {name}", "", f"{TITLES[name]}, {size / 1e6:.1f} MB in fp16.", ""]
     if (name != "encoder") and measured:
         lines += ["![what it makes of all prompts](sheet.png)", ""]
-    lines += ["## Measured", "", "In %, by judges that were trained apart.", ""]
+    by = "judges that were trained apart"
+    if name == "encoder":
+        by = "linear probes, and by which caption lies nearest"
+    lines += ["## Measured", "", f"In %, by {by}.", ""]
     for title, found in measured.items():
         said = [
             f"{key} {value:.1f}" if key == "psnr" else f"{key} {100 * value:.1f}"
