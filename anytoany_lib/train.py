@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, AutocastKwargs, DistributedDataParallelKwargs
 from bitsandbytes.optim import PagedAdamW8bit
 from torch import nn
 from tqdm.auto import tqdm
@@ -182,9 +182,13 @@ def train(
     data, run = resolve(data), resolve(run)
     settings = profile.stages[stage]
     _check_target(run, profile, stage, resume)
+    # In float16 the loss is scaled, and that is all: the model itself keeps its projections and LoRA in float32.
     accelerator = Accelerator(
         mixed_precision="fp16" if pick_dtype(pick_device()) == torch.float16 else "no",
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            AutocastKwargs(enabled=False),
+        ],
     )
     features = DatasetFeatures(profile, data)
     model = _initial_model(profile, resolve(init) if init else None, seed)
