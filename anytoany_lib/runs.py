@@ -27,6 +27,10 @@ from anytoany_lib.config import Profile, home, resolve
 
 TENSORS, RECORD, ADAPTER = "trainable.safetensors", "run.json", "adapter"
 ADAPTER_TENSORS, VOCABULARY = "adapter_model.safetensors", "vocabulary.safetensors"
+_BELONGS = (
+    ". A run belongs to the language model, encoder and decoders it was trained with: name its own profile, or train "
+    "for the new ones (python -m anytoany_lib.features, then stages 1 to 3)"
+)
 _PACKAGES = ("torch", "transformers", "peft", "diffusers", "bitsandbytes", "accelerate")
 
 
@@ -123,12 +127,13 @@ def read_tensors(folder: Path, modules: dict[str, nn.Module], adapter: PeftModel
     """
     expected = trainable_tensors(modules)
     found = load_file(folder / TENSORS)
-    compare(expected, found, folder / TENSORS)
+    compare(expected, found, folder / TENSORS, _BELONGS)
     lora = {}
     if adapter is not None:
         file = folder / ADAPTER / ADAPTER_TENSORS
         lora = load_file(file)
-        compare(get_peft_model_state_dict(adapter, save_embedding_layers=False), lora, file)
+        own = get_peft_model_state_dict(adapter, save_embedding_layers=False)
+        compare(own, lora, file, _BELONGS)
         set_peft_model_state_dict(adapter, lora)
     for name, module in modules.items():
         prefix = name + "."
@@ -153,8 +158,10 @@ def halve(run: str | Path, out: str | Path) -> Path:
     return out
 
 
-def compare(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], where: Path) -> None:
-    """Raises ValueError unless both have the same keys and shapes."""
+def compare(
+    expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], where: Path, advice: str = ""
+) -> None:
+    """Raises ValueError, which ends with the advice, unless both have the same keys and shapes."""
     problems = [f"missing {key}" for key in sorted(expected.keys() - found.keys())]
     problems += [f"surplus {key}" for key in sorted(found.keys() - expected.keys())]
     problems += [
@@ -166,4 +173,4 @@ def compare(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], w
         shown = "; ".join(problems[:8]) + (
             f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
         )
-        raise ValueError(f"{where} does not fit the profile: {shown}")
+        raise ValueError(f"{where} does not fit the profile: {shown}{advice}")
