@@ -129,6 +129,7 @@ def test_a_run_trained_for_one_decoder_is_refused_by_the_other(xl: DecoderConfig
     swapped = profile.model_copy(update={"decoders": profile.decoders | {"image": xl}})
     model = AnyToAny.from_profile(swapped, seed=0)
     with pytest.raises(
-        ValueError, match=r"image.model.weight is \(128, 256\) instead of \(80, 256\).*anytoany_lib.features"
+        ValueError,
+        match=r"image.model.weight is \(128, 256\) instead of \(80, 256\).*anytoany_lib.features",
     ):
         model.load(resolve("ckpt/tiny/run"))

@@ -1,0 +1,85 @@
+"""The benchmarks run and measure what they say, at small size: on a card they are the same code at full size."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from anytoany_lib.config import Profile
+from anytoany_lib.imagebind import ImageBind
+from anytoany_lib.model import AnyToAny
+
+BENCH = Path(__file__).resolve().parents[1] / "bench"
+
+
+@pytest.fixture(scope="module")
+def bench() -> dict[str, ModuleType]:
+    """The scripts of bench/ as modules, which import each other by name."""
+    loaded = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCH))
+        for name in ("random_models", "chat", "gpu"):
+            spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
+            module = importlib.util.module_from_spec(spec)
+            patch.setitem(sys.modules, name, module)
+            spec.loader.exec_module(module)
+            loaded[name] = module
+        yield loaded
+
+
+def test_a_random_language_model_loads_as_a_published_one_does(
+    bench, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    full = Profile.load("nextgpt-7b")
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    llm = full.llm.model_copy(update={"architecture": full.llm.architecture | sizes})
+    monkeypatch.setattr(bench["random_models"], "_SHARD_BYTES", 3_000_000)
+    small = full.model_copy(
+        update={"llm": llm, "encoder": profile.encoder, "decoders": profile.decoders}
+    )
+    filled, absent = bench["random_models"].fill(small, tmp_path)
+    assert absent == ["llm"] and len(list((tmp_path / "llm").glob("*.safetensors"))) > 1
+    model = AnyToAny.from_profile(filled)
+    assert model.causal_lm.get_input_embeddings().weight.shape == (32000, 64)
+    assert model.causal_lm.get_decoder().layers[0].mlp.up_proj.weight.dtype == torch.uint8
+    batch = bench["gpu"].batch_for(model, filled.stages[3], tokens=48)
+    assert 48 <= batch.ids.shape[1] < 60 and batch.ids.shape[0] == filled.stages[3].batch_size
+
+
+def test_the_random_pipelines_and_encoder_have_the_published_sizes(bench):
+    """Counted on the meta device: parameters in millions, as published or counted from published files."""
+    random_models = bench["random_models"]
+    tokenizer = random_models.words(300, 77)
+    with torch.device("meta"):
+        image = random_models.stable_diffusion(tokenizer)
+        video = random_models.text_to_video(tokenizer)
+        encoder = ImageBind.huge()
+
+    def millions(module: torch.nn.Module) -> float:
+        return sum(p.numel() for p in module.parameters()) / 1e6
+
+    assert millions(image.unet) == pytest.approx(859.5, abs=0.1)
+    assert millions(image.text_encoder) == pytest.approx(123.1, abs=0.1)
+    assert millions(image.vae) == pytest.approx(83.7, abs=0.1)
+    assert millions(video.unet) == pytest.approx(1413, rel=0.01)
+    assert millions(encoder) == pytest.approx(1200.8, abs=0.1)
+
+
+def test_a_stage_is_measured_beside_the_bare_step(
+    bench, profile: Profile, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(bench["gpu"], "STEPS", 1)
+    monkeypatch.setattr(bench["gpu"], "WARMUP", 0)
+    stages = {3: profile.stages[3].model_copy(update={"batch_size": 2})}
+    found = bench["gpu"].training(profile.model_copy(update={"stages": stages}), tokens=32)
+    stage = found["stage 3"]
+    assert stage["batch"][0] == 2 and 32 <= stage["batch"][1] < 40
+    assert stage["step_seconds"] > 0 and stage["bare_step_seconds"] > 0 and stage["host_gb"] > 0.1
+    assert stage["ratio"] == pytest.approx(
+        stage["step_seconds"] / stage["bare_step_seconds"], abs=1e-3
+    )
