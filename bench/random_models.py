@@ -149,6 +149,8 @@ def audioldm(tokenizer) -> AudioLDMPipeline:
             in_channels=8,
             out_channels=8,
             block_out_channels=widths,
+            down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * 3),
+            up_block_types=(*("CrossAttnUpBlock2D",) * 3, "UpBlock2D"),
             cross_attention_dim=widths,
             attention_head_dim=32,
             class_embed_type="simple_projection",

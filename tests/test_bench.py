@@ -58,6 +58,7 @@ def test_the_random_pipelines_and_encoder_have_the_published_sizes(bench):
     with torch.device("meta"):
         image = random_models.stable_diffusion(tokenizer)
         video = random_models.text_to_video(tokenizer)
+        audio = random_models.audioldm(tokenizer)
         encoder = ImageBind.huge()
 
     def millions(module: torch.nn.Module) -> float:
@@ -67,6 +68,7 @@ def test_the_random_pipelines_and_encoder_have_the_published_sizes(bench):
     assert millions(image.text_encoder) == pytest.approx(123.1, abs=0.1)
     assert millions(image.vae) == pytest.approx(83.7, abs=0.1)
     assert millions(video.unet) == pytest.approx(1413, rel=0.01)
+    assert millions(audio.unet) == pytest.approx(739, abs=0.5)
     assert millions(encoder) == pytest.approx(1200.8, abs=0.1)
 
 
