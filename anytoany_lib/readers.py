@@ -2,11 +2,13 @@
 
 A reader yields a `Row` for each usable record and tells the `Report` what it dropped and why. Media
 stay where they are: rows name them by POSIX paths relative to the source; `data.build` checks and
-copies them. Formats as published with NExT-GPT (`cc3m.json`, `webvid.json`, `audiocap.json`).
+copies them. Formats as published with NExT-GPT (`cc3m.json`, `webvid.json`, `audiocap.json`), the instruction data of
+`instructions`, and folders of media with captions as `imagefolder` has them.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections import Counter
@@ -15,7 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from anytoany_lib.instructions import Unusable, conversation_of, located
+
 EXAMPLES_KEPT = 10
+SUFFIXES = {
+    "image": (".jpg", ".jpeg", ".png", ".webp", ".bmp"),
+    "audio": (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a"),
+    "video": (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif"),
+}
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -207,9 +216,82 @@ def map_media(
     ]
 
 
+def read_instructions(source: Path, report: Report) -> Iterator[Row]:
+    """Every JSON file of a folder with conversations in a published form (see `instructions`), media beside them."""
+    files = sorted(path for path in source.glob("*.json*") if path.suffix in (".json", ".jsonl"))
+    if not files:
+        raise DataError(f"{source}: expected .json files with conversations in it")
+    for path in files:
+        for number, record in enumerate(json_records(path)):
+            name = f"{path.stem}-{number}"
+            try:
+                messages = conversation_of(record)
+            except Unusable as reason:
+                report.drop(str(reason), name)
+                continue
+            messages = map_media(messages, lambda kind, medium: located(source, kind, medium))
+            yield Row(name, path.stem, messages, {"task": path.stem})
+
+
+def read_folder(source: Path, report: Report) -> Iterator[Row]:
+    """Media with captions: `metadata.csv` or `.jsonl` (file_name and caption or text), else a `.txt` or `.json` (caption)
+    of the same name beside each medium, in folders of any depth.
+    """
+    tables = [source / f"metadata.{form}" for form in ("csv", "jsonl")]
+    table = next((path for path in tables if path.is_file()), None)
+    found = _of_table(table) if table else _beside_media(source)
+    empty = True
+    for name, caption in found:
+        empty = False
+        kind = next((k for k, ends in SUFFIXES.items() if name.lower().endswith(ends)), None)
+        text, reason = _text({"caption": caption} if caption is not None else {}, "caption")
+        if kind is None or reason:
+            report.drop(reason if kind else "no medium by its name", name or "a row without a name")
+            continue
+        caption = " ".join(text.split())
+        messages = [
+            {"role": "user", "content": [{"type": kind, kind: name}]},
+            {"role": "assistant", "content": [{"type": "text", "text": caption}]},
+        ]
+        yield Row(name, source.name, messages, {"caption": caption, "kind": kind})
+    if empty:
+        raise DataError(f"{source}: expected pictures, sounds or clips in it")
+
+
+def _of_table(path: Path) -> Iterator[tuple[str, Any]]:
+    """(file name, caption) of every row of a metadata table."""
+    if path.suffix == ".jsonl":
+        records: Any = json_records(path)
+    else:
+        records = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
+    for number, record in enumerate(records):
+        if not isinstance(record, dict) or not {"caption", "text"} & set(record):
+            raise DataError(f"{path}, row {number}: expected file_name and caption (or text)")
+        yield str(record.get("file_name") or ""), record.get("caption", record.get("text"))
+
+
+def _beside_media(source: Path) -> Iterator[tuple[str, Any]]:
+    """(path below the source, caption or None) of every medium in the folder."""
+    known = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+    for path in sorted(source.rglob("*")):
+        if not path.name.lower().endswith(known) or not path.is_file():
+            continue
+        caption = None
+        if path.with_suffix(".txt").is_file():
+            caption = path.with_suffix(".txt").read_text(encoding="utf-8", errors="replace")
+        elif path.with_suffix(".json").is_file():
+            record = next(json_records(path.with_suffix(".json")), None)
+            caption = (
+                record.get("caption", record.get("text")) if isinstance(record, dict) else None
+            )
+        yield path.relative_to(source).as_posix(), caption
+
+
 READERS: dict[str, Callable[[Path, Report], Iterator[Row]]] = {
     "cc3m": read_cc3m,
     "webvid": read_webvid,
     "audiocap": read_audiocap,
     "nextgpt": read_nextgpt,
+    "instructions": read_instructions,
+    "folder": read_folder,
 }

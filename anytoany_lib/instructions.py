@@ -1,0 +1,140 @@
+"""Instruction data in its published JSON forms, each record read by its own fields.
+
+Covers LLaVA-Instruct, Alpaca, VideoChat, T2M and MosIT as they are published and as NExT-GPT (legacy and v1.5) prepares
+them, and its `*_comprehension.json` and `*_generation.json`. Media stand in the text as `<image>`, `<audio>`, `<video>`,
+or by name as `<Image>name</Image>`; legacy records name them beside a turn. Other angle brackets are text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from anytoany_lib.modalities import MEDIA_KINDS
+
+Message = dict[str, Any]
+Record = dict[str, Any]
+_MARK = re.compile(r"<(image|audio|video)>|<(Image|Audio|Video)>([^<>]*)</\2>")
+_NO_MEDIUM = "00000000000"  # what legacy text-only records call their image
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+
+
+class Unusable(ValueError):
+    """A record that gives no conversation; the message is the reason for the report."""
+
+
+def turns_of(record: Record) -> list[Record]:
+    """The turns of a record as [{from, value, ...}]; Alpaca and VideoChat are brought into that form."""
+    turns = record.get("conversations", record.get("conversation"))
+    if isinstance(turns, list):
+        return turns
+    if "instruction" in record and "output" in record:
+        asked = "\n".join(str(record[k]) for k in ("instruction", "input") if record.get(k))
+        return [{"from": "human", "value": asked}, {"from": "gpt", "value": record["output"]}]
+    if isinstance(record.get("QA"), list):
+        turns = []
+        for number, qa in enumerate(record["QA"]):
+            asked = "\n".join(str(qa[key]) for key in ("i", "q") if qa.get(key))
+            turns.append({"from": "human", "value": asked if number else f"<video>\n{asked}"})
+            turns.append({"from": "gpt", "value": qa.get("a")})
+        return turns
+    raise Unusable("no conversation")
+
+
+def _shown(record: Record) -> list[tuple[str, str]]:
+    """(kind, name) of the media that a record shows, by the fields that name them."""
+    found = []
+    for kind in MEDIA_KINDS:
+        for key in (f"input_{kind}", kind, f"{kind}_name"):
+            names = record.get(key)
+            names = [names] if isinstance(names, str) else names or []
+            found += [(kind, n) for n in names if isinstance(n, str) and n and n != _NO_MEDIUM]
+    return found
+
+
+class _Talk:
+    """Puts a record's media where its turns mention them, in order."""
+
+    def __init__(self, record: Record):
+        self.shown = _shown(record)
+        self.told: dict[str, list[str]] = {}
+        self.listed: dict[str, str] = {}
+        for kind in MEDIA_KINDS:
+            captions = record.get(f"{kind}_captions") or []
+            self.told[kind] = [captions] if isinstance(captions, str) else list(captions)
+            for medium in record.get(f"{kind}_list") or []:
+                self.listed[medium.get(f"{kind}_name", "")] = medium.get("caption", "")
+
+    def medium(self, role: str, kind: str, name: str | None, turn: Record) -> Message:
+        """One medium: what the user shows by its name, what the assistant makes by its caption."""
+        if role == "user":
+            if name is None:
+                at = next((n for n, (k, _) in enumerate(self.shown) if k == kind), None)
+                if at is None:
+                    raise Unusable(f"no {kind} for a mark in the text")
+                name = self.shown.pop(at)[1]
+            return {"type": kind, kind: name}
+        own = turn.get("caption") if turn.get("output_modality") == kind else None
+        queued = self.told[kind].pop(0) if self.told[kind] else None
+        caption = self.listed.get(name) if name else own or queued
+        if not isinstance(caption, str) or not caption.strip():
+            raise Unusable(f"no caption for a generated {kind}")
+        return {"type": kind, "caption": " ".join(caption.split())}
+
+    def parts(self, role: str, turn: Record, first: bool) -> list[Message]:
+        """The parts of one turn."""
+        value = turn.get("value")
+        if not isinstance(value, str):
+            raise Unusable("a turn is not text")
+        parts: list[Message] = []
+        at = 0
+        for mark in _MARK.finditer(value):
+            _add_text(parts, value[at : mark.start()])
+            kind = (mark[1] or mark[2]).lower()
+            parts.append(self.medium(role, kind, mark[3], turn))
+            at = mark.end()
+        _add_text(parts, value[at:])
+        kinds = {part["type"] for part in parts}
+        if role == "user" and first and not kinds & set(MEDIA_KINDS):
+            # Legacy records name the medium beside the turns and mark it nowhere.
+            parts = [self.medium(role, kind, name, turn) for kind, name in self.shown] + parts
+            self.shown = []
+        wanted = turn.get("output_modality")
+        if role == "assistant" and wanted in MEDIA_KINDS and wanted not in kinds:
+            parts.append(self.medium(role, wanted, None, turn))
+        if not parts:
+            raise Unusable("a turn is empty")
+        return parts
+
+
+def _add_text(parts: list[Message], text: str) -> None:
+    if text.strip():
+        parts.append({"type": "text", "text": text.strip()})
+
+
+def conversation_of(record: Any) -> list[Message]:
+    """A record as messages of this kit; media by the names that the record gives them.
+
+    Raises Unusable with the reason if it is no conversation of alternating turns, or lacks what a mark stands for.
+    """
+    if not isinstance(record, dict):
+        raise Unusable("no record")
+    talk, messages = _Talk(record), []
+    for number, turn in enumerate(turns_of(record)):
+        role = _ROLES.get(turn.get("from")) if isinstance(turn, dict) else None
+        if role != ("user", "assistant")[number % 2]:
+            raise Unusable("turns out of order")
+        messages.append({"role": role, "content": talk.parts(role, turn, not number)})
+    if len(messages) % 2:
+        messages.pop()  # a question that nobody answered
+    if not messages:
+        raise Unusable("no conversation")
+    return messages
+
+
+def located(source: Path, kind: str, name: str) -> str:
+    """A medium's path below the source: as named, or in the folders where the datasets keep their media."""
+    tries: Iterator[str] = iter((name, f"{kind}s/{name}", f"{kind}/{name}"))
+    return next((path for path in tries if (source / path).is_file()), f"{kind}s/{name}")
