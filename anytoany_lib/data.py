@@ -38,7 +38,8 @@ from anytoany_lib.manifests import (
     write_manifest,
 )
 from anytoany_lib.media import MediaError
-from anytoany_lib.readers import READERS, DataError, Report, Row, map_media
+from anytoany_lib.readers import READERS, DataError, Report, Row, map_media, read_folder
+from anytoany_lib.shards import unpacked
 
 __all__ = [
     "READERS",
@@ -58,6 +59,8 @@ __all__ = [
 ]
 
 MEDIA_FOLDER = "media"
+SHARDED = "webdataset"
+ALL_READERS = READERS | {SHARDED: read_folder}
 
 DESCRIBE = {
     "image": ("Describe this picture.", "What does this picture show?", "Write a caption for it."),
@@ -88,8 +91,8 @@ def build(
     go to validation and test, of every source at least one medium; rows of one medium stay together.
     DataError if nothing can be kept, or if OUT holds anything (`overwrite` replaces a manifest).
     """
-    if reader not in READERS:
-        raise DataError(f"unknown reader {reader!r}: expected one of {', '.join(READERS)}")
+    if reader not in ALL_READERS:
+        raise DataError(f"unknown reader {reader!r}: expected one of {', '.join(ALL_READERS)}")
     fractions = (validation_fraction, test_fraction)
     if min(fractions) < 0 or sum(fractions) >= 1:
         raise DataError("validation and test fractions are at least 0 and add up to less than 1")
@@ -103,7 +106,10 @@ def build(
     work.mkdir(parents=True)
     try:
         origins: list[tuple[str, str]] = []
-        rows = _kept(READERS[reader](source, report), source, work, link, report, origins)
+        if reader == SHARDED:
+            # What was unpacked is nobody else's: its files can be linked.
+            source, link = unpacked(source, work / "unpacked", report), True
+        rows = _kept(ALL_READERS[reader](source, report), source, work, link, report, origins)
         if not write_manifest(rows, work / "spool", "train"):
             raise DataError(f"{source}: nothing could be kept. {report}")
         spool = read_manifest(work / "spool", "train")
@@ -111,6 +117,7 @@ def build(
         for split in SPLITS:
             write_manifest(compress(spool, (one == split for one in chosen)), work, split)
         shutil.rmtree(work / "spool")
+        shutil.rmtree(work / "unpacked", ignore_errors=True)
         report.seconds = time.perf_counter() - started
         report.save(work / "report.json")
         _move_into_place(work, out)
@@ -282,7 +289,9 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m anytoany_lib.data",
         description="Turn a dataset's own files into a manifest.",
     )
-    parser.add_argument("reader", metavar="READER", choices=READERS, help=", ".join(READERS))
+    parser.add_argument(
+        "reader", metavar="READER", choices=ALL_READERS, help=", ".join(ALL_READERS)
+    )
     parser.add_argument(
         "source", metavar="SOURCE", type=Path, help="folder with the dataset's files"
     )

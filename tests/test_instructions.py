@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -250,9 +252,60 @@ def test_a_folder_with_a_table_of_captions(tmp_path: Path, form: str):
     assert read_manifest(tmp_path / "out")[0].meta["caption"] == 'a bell, "red"'
 
 
+def shard(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def test_webdataset_shards_are_read_and_what_is_wrong_with_them_is_told(tmp_path: Path):
+    source = tmp_path / "source"
+    pictures = {}
+    for number in range(4):
+        picture(tmp_path / "p" / f"{number}.jpg", number)
+        pictures[number] = (tmp_path / "p" / f"{number}.jpg").read_bytes()
+    source.mkdir()
+    told = {"caption": "from json", "url": "x", "width": 20}
+    shard(
+        source / "00000.tar",
+        {
+            "000.jpg": pictures[0],
+            "000.txt": b"a bell",
+            "000.json": json.dumps(told).encode(),
+            "001.jpg": pictures[1],
+            "001.json": json.dumps(told).encode(),
+            "001.npy": b"not ours",
+            "../evil.jpg": pictures[2],
+        },
+    )
+    shard(source / "00001.tar", {"000.jpg": pictures[3], "000.txt": b"a car"})
+    whole = (source / "00001.tar").read_bytes()
+    (source / "00002.tar").write_bytes(whole[: len(pictures[3]) // 2])
+    report = build("webdataset", source, tmp_path / "out", validation_fraction=0, test_fraction=0)
+    rows = {row.id: row.meta["caption"] for row in read_manifest(tmp_path / "out")}
+    assert rows == {
+        "00000/000.jpg": "a bell",
+        "00000/001.jpg": "from json",
+        "00001/000.jpg": "a car",
+    }
+    assert report.dropped["outside the folder"] == 1 and report.dropped["shard cut or damaged"] == 1
+    assert not (tmp_path / "evil.jpg").exists()
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "media",
+        "report.json",
+        "train.parquet",
+    }
+
+
 def test_empty_folders_say_what_was_expected(tmp_path: Path):
     (tmp_path / "source").mkdir()
-    for reader, expected in (("instructions", "conversations"), ("folder", "pictures")):
+    for reader, expected in (
+        ("instructions", "conversations"),
+        ("folder", "pictures"),
+        ("webdataset", "shards"),
+    ):
         with pytest.raises(DataError, match=f"expected .*{expected}"):
             build(reader, tmp_path / "source", tmp_path / "out")
 
