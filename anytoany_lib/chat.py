@@ -82,6 +82,7 @@ class Session:
     def __init__(self, model: AnyToAny, seed: int = 0, sampling: Sampling | None = None):
         self.model, self.seed, self.sampling = model, seed, sampling
         self.messages: list[Message] = []
+        self._memory = generation.Memory()
         self._attempt = 0
         self._running = threading.Lock()
         self._stopping = threading.Event()
@@ -177,7 +178,7 @@ class Session:
             raise RuntimeError("another reply is being drawn in this session")
         turn = sum(message["role"] == "user" for message in self.messages) - 1
         seed = self.seed + turn + _RETRY_STRIDE * self._attempt
-        events = generation.stream(self.model, self._prompt(), seed, self.sampling)
+        events = generation.stream(self.model, self._prompt(), seed, self.sampling, self._memory)
         reply, kept = _PartialReply(), False
         try:
             for event in events:

@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,7 @@ from transformers import (
 )
 
 from anytoany_lib.batches import collate
+from anytoany_lib.media import content_key
 from anytoany_lib.messages import Encoded, Message
 from anytoany_lib.modalities import MEDIA_KINDS
 
@@ -90,6 +92,41 @@ class Draft:
             self.parts.append({"type": "text", "text": ""})
             self.tokens = []
         return self.parts[-1]
+
+
+class Memory:
+    """What the language model has read of one conversation: a turn then reads only what is new.
+
+    Kept are its keys and values with what stands at every position: a token's id, or a medium's content and which of its
+    soft tokens.
+    """
+
+    def __init__(self):
+        self.read: list[Any] = []
+        self.cache = DynamicCache()
+
+    def forget(self) -> None:
+        """Begins anew: after an error nobody knows what was read."""
+        self.__init__()
+
+    def keep(self, positions: list[Any]) -> int:
+        """Forgets what does not stand at the beginning of `positions`; how many are known, the last one never."""
+        pairs = zip(self.read, positions[:-1], strict=False)
+        known = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        if known < len(self.read):
+            self.cache.crop(known - len(self.read))  # a negative number is how many to drop
+            del self.read[known:]
+        return known
+
+
+def _positions(model: AnyToAny, prompt: Encoded) -> list[Any]:
+    """What stands at every position of a prompt, as `Memory` compares it."""
+    found: list[Any] = list(prompt.ids)
+    for kind, medium, at in prompt.media:
+        key = content_key(kind, medium)
+        for k in range(model.messages.soft_tokens):
+            found[at + k] = (key, k)
+    return found
 
 
 class _Writer:
@@ -176,13 +213,36 @@ def _read(model: AnyToAny, chunks: list[list[int]], mask: torch.Tensor, cache: D
 
 @torch.inference_mode()
 def decode(
-    model: AnyToAny, prompts: Sequence[Encoded], sampling: Sampling, seeds: Sequence[int]
+    model: AnyToAny,
+    prompts: Sequence[Encoded],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    memory: Memory | None = None,
 ) -> Iterator[tuple[int, Draft, str]]:
     """Draws the replies to encoded prompts; yields (row, its draft, new text) whenever one grows.
 
     A medium's part has its "condition" (the projected hidden states) when it is yielded. The drafts are complete
-    when the iterator ends; each has a finish reason.
+    when the iterator ends; each has a finish reason. With a memory, which holds one conversation, there is one prompt.
     """
+    memory = memory or Memory()
+    try:
+        yield from _decode(model, prompts, sampling, seeds, memory)
+    except GeneratorExit:
+        raise
+    except (
+        BaseException
+    ):  # an interrupted kernel as well: the cache may end in the middle of a layer
+        memory.forget()
+        raise
+
+
+def _decode(
+    model: AnyToAny,
+    prompts: Sequence[Encoded],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    memory: Memory,
+) -> Iterator[tuple[int, Draft, str]]:
     limit = sampling.max_new_tokens or model.profile.llm.max_new_tokens
     writer, choose = _Writer(model, limit), _chooser(model, sampling, seeds)
     media = [(kind, medium) for prompt in prompts for kind, medium, _ in prompt.media]
@@ -190,10 +250,13 @@ def decode(
     width = model.profile.encoder.embedding
     batch = collate(prompts, lambda *_: next(embeddings), None, width, left=True).to(model.device)
 
-    cache, mask = DynamicCache(), batch.mask
-    inputs = model.embed_inputs(batch.ids, batch.media, batch.media_at)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    read = _positions(model, prompts[0]) if len(prompts) == 1 else []
+    known = memory.keep(read)
+    cache, mask = memory.cache, batch.mask
+    inputs = model.embed_inputs(batch.ids, batch.media, batch.media_at)[:, known:]
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, known:]
     hidden = model.hidden_states(inputs, mask, position_ids=positions, past_key_values=cache)
+    memory.read = read
     last = hidden[:, -1]
     drafts = [Draft() for _ in prompts]
     while any(draft.finish_reason is None for draft in drafts):
@@ -203,6 +266,7 @@ def decode(
             if drafts[row].finish_reason is None:
                 chunks[row], deltas[row] = writer.add(drafts[row], token)
         hidden, mask = _read(model, chunks, mask, cache)
+        memory.read += chunks[0] if len(prompts) == 1 else []
         ends = torch.tensor([max(len(chunk) - 1, 0) for chunk in chunks], device=model.device)
         last = hidden[torch.arange(len(chunks), device=model.device), ends]
         for row, delta in deltas.items():
@@ -276,15 +340,21 @@ def _with_progress(
 
 
 def stream(
-    model: AnyToAny, messages: list[Message], seed: int = 0, sampling: Sampling | None = None
+    model: AnyToAny,
+    messages: list[Message],
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    memory: Memory | None = None,
 ) -> Iterator[Event]:
     """The reply to a conversation, event by event: its text first, then the media in order.
 
-    Closing the iterator stops it, within one diffusion step. The same seed gives the same reply.
+    Closing the iterator stops it, within one diffusion step. The same seed gives the same reply. What a `memory` holds
+    of the conversation is not read again.
     """
     sampling = sampling or Sampling()
     draft = Draft()
-    for _, draft, delta in decode(model, [prepare(model, messages, sampling)], sampling, [seed]):
+    prompt = prepare(model, messages, sampling)
+    for _, draft, delta in decode(model, [prompt], sampling, [seed], memory):
         if delta:
             yield TextDelta(delta)
         elif draft.parts[-1]["type"] != "text":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from anytoany_lib.generation import (
     TextDelta,
 )
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.toyworld import draw
 
 
 def ask(text: str) -> list[dict]:
@@ -192,3 +194,70 @@ def test_a_decoder_that_fails_is_heard_of(
     assert isinstance(next(events), TextDelta)
     with pytest.raises(ValueError, match="not finite"):
         list(events)
+
+
+@pytest.fixture
+def lengths(model: AnyToAny, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens the language model read in each of its passes."""
+    found, read = [], type(model).hidden_states
+
+    def noted(self, inputs, *arguments, **more):
+        found.append(inputs.shape[1])
+        return read(self, inputs, *arguments, **more)
+
+    monkeypatch.setattr(type(model), "hidden_states", noted)
+    return found
+
+
+def test_with_a_memory_a_turn_reads_only_what_is_new_and_says_the_same(
+    model: AnyToAny, lengths: list[int]
+):
+    picture = {"type": "image", "image": draw("bell", "red", np.random.default_rng(0))}
+    sampling = Sampling(max_new_tokens=6, kinds=())
+    memory, messages = generation.Memory(), []
+    for turn, content in enumerate(([picture], "And what is the capital of France?", "Thanks!")):
+        messages.append({"role": "user", "content": content})
+        lengths.clear()
+        *_, done = generation.stream(model, messages, 0, sampling, memory)
+        first = lengths[0]
+        whole = len(model.messages.encode(messages, prompt=True).ids)
+        *_, alone = generation.stream(model, messages, 0, sampling)
+        assert done.message == alone.message
+        assert first == whole if turn == 0 else first < 0.7 * whole
+        messages.append(done.message)
+    edited = [*messages[:2], {"role": "user", "content": "And of Italy?"}]
+    lengths.clear()
+    *_, done = generation.stream(model, edited, 0, sampling, memory)
+    first = lengths[0]
+    *_, alone = generation.stream(model, edited, 0, sampling)
+    assert done.message == alone.message
+    assert first < len(model.messages.encode(edited, prompt=True).ids) / 2
+
+
+def test_the_same_tokens_around_another_picture_are_read_anew(model: AnyToAny, lengths: list[int]):
+    rng, memory = np.random.default_rng(0), generation.Memory()
+    sampling = Sampling(max_new_tokens=2, kinds=())
+    for thing in ("bell", "car"):
+        lengths.clear()
+        shown = [{"type": "image", "image": draw(thing, "red", rng)}]
+        list(generation.stream(model, [{"role": "user", "content": shown}], 0, sampling, memory))
+    soft = model.messages.soft_tokens
+    assert soft < lengths[0] < len(memory.read)
+
+
+def test_a_memory_forgets_after_an_error_and_not_after_a_stop(
+    model: AnyToAny, monkeypatch: pytest.MonkeyPatch
+):
+    memory, sampling = generation.Memory(), Sampling(max_new_tokens=6, kinds=())
+    events = generation.stream(model, ask("Hello, who are you?"), 0, sampling, memory)
+    next(events)
+    events.close()
+    assert memory.read and memory.cache.get_seq_length() == len(memory.read)
+
+    def broken(logits):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(generation, "_chooser", lambda *_: broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(generation.stream(model, ask("Hello, who are you?"), 0, sampling, memory))
+    assert memory.read == [] and memory.cache.get_seq_length() == 0
