@@ -376,14 +376,14 @@ def stream(
     yield Done(_finished(draft), draft.finish_reason or "stop")
 
 
-def reply_all(
+def draw_all(
     model: AnyToAny,
     conversations: Sequence[list[Message]],
     seed: int = 0,
     sampling: Sampling | None = None,
     batch_size: int = 16,
-) -> list[Message]:
-    """The replies to many conversations, text and media each in batches; what an evaluation calls."""
+) -> list[Draft]:
+    """The replies to many conversations as drafts, in batches of like length: a medium's part has its condition only."""
     sampling = sampling or Sampling()
     prompts = [prepare(model, messages, sampling) for messages in conversations]
     drafts: dict[int, Draft] = {}
@@ -394,9 +394,22 @@ def reply_all(
             model, [prompts[r] for r in rows], sampling, [seed + r for r in rows]
         ):
             drafts[rows[at]] = draft
+    return [drafts[row] for row in range(len(conversations))]
+
+
+def reply_all(
+    model: AnyToAny,
+    conversations: Sequence[list[Message]],
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    batch_size: int = 16,
+) -> list[Message]:
+    """The replies to many conversations, text and media each in batches; what an evaluation calls."""
+    sampling = sampling or Sampling()
+    drafts = draw_all(model, conversations, seed, sampling, batch_size)
     wanted = [
         (row, index, part)
-        for row, draft in sorted(drafts.items())
+        for row, draft in enumerate(drafts)
         for index, part in enumerate(draft.parts)
         if part["type"] != "text"
     ]
@@ -409,4 +422,4 @@ def reply_all(
             made = model.render(kind, conditions, seeds, sampling.steps, sampling.guidance)
             for (_, _, part), payload in zip(group, made, strict=True):
                 part.update(payload)
-    return [_finished(drafts[row]) for row in range(len(conversations))]
+    return [_finished(draft) for draft in drafts]
