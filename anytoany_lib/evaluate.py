@@ -261,7 +261,10 @@ def test_set(data: Path, per_task: int | None) -> list[Row]:
         if "expect" in row.meta:
             groups[row.meta["task"]].append(manifest.resolved(row))
     if not groups:
-        raise ValueError(f"{data}: no test row says what its reply should contain (meta['expect'])")
+        raise ValueError(
+            f"{data}: no test row says what its reply should contain (meta['expect']); python -m anytoany_lib.retrieval "
+            "measures captioned media without judges"
+        )
     chosen = []
     for rows in groups.values():
         # Evenly over the group, so that held-out pairs keep their share.
@@ -291,7 +294,12 @@ def evaluate(
     """
     run = resolve(run)
     record = runs.read_record(run)
-    data = resolve(data or next(iter(record["data"])))
+    data = data or next(iter(record["data"]), None)
+    if data is None:
+        raise ValueError(
+            f"{run} was trained on no dataset here: name one (--data, or DATA in notebook 08)"
+        )
+    data = resolve(data)
     started = time.perf_counter()
     model = AnyToAny.from_pretrained(run)
     judges = load_judges(model.profile)

@@ -221,6 +221,7 @@ def import_nextgpt(
         record = {
             "profile": profile.model_dump(mode="json"),
             "stage": stage,
+            "steps": 0,
             "seed": seed,
             "init": portable(init) if init else None,
             "imported": {"file": file.name, "bytes": file.stat().st_size},
