@@ -138,6 +138,7 @@ def _heard(m: Maker, thing: str) -> tuple[str, Scene]:
 
 
 def riddle(m: Maker) -> Talk:
+    """A fact about a thing, in words: which one is it?"""
     thing = m.pick(THINGS)
     asked = m.said("riddle", fact=m.pick(phrases()["facts"][thing]))
     return Talk().user(asked).answer(f"It is a {thing}.", thing=thing)
@@ -169,6 +170,7 @@ def _description(kind: str) -> Callable[[Maker], Talk]:
 
 
 def image_question(m: Maker) -> Talk:
+    """What colour a picture shows, or which thing."""
     scene = m.scene("image")
     if m.rng.random() < 0.6:
         return (
@@ -184,6 +186,7 @@ def image_question(m: Maker) -> Talk:
 
 
 def audio_question(m: Maker) -> Talk:
+    """How often something is heard, how high, or what it is."""
     heard = _heard(m, m.pick(COUNTED))
     scene = heard[1]
     draw = m.rng.random()
@@ -202,6 +205,7 @@ def audio_question(m: Maker) -> Talk:
 
 
 def video_question(m: Maker) -> Talk:
+    """How something moves, which colour it has, or what it is."""
     scene = m.scene("video")
     question = m.pick(("ask_motion", "ask_colour", "ask_thing"))
     reply, asked = {
@@ -213,6 +217,7 @@ def video_question(m: Maker) -> Talk:
 
 
 def image_to_image(m: Maker) -> Talk:
+    """The thing of a picture in another colour."""
     seen = m.scene("image").but(size=None, place=None)
     wanted = seen.but(colour=m.colour_for(seen.thing, other_than=seen.colour))
     return (
@@ -249,6 +254,7 @@ def _shown_to_video(kind: str) -> Callable[[Maker], Talk]:
 
 
 def audio_to_image(m: Maker) -> Talk:
+    """What is heard, drawn in a colour that is asked for."""
     heard = _heard(m, m.pick(THINGS))
     wanted = Scene(heard[1].thing, m.colour_for(heard[1].thing))
     return (
@@ -257,6 +263,7 @@ def audio_to_image(m: Maker) -> Talk:
 
 
 def audio_to_audio(m: Maker) -> Talk:
+    """The same sound again, or so many times."""
     kind, scene = _heard(m, m.pick(THINGS))
     if scene.count:
         wanted = Scene(scene.thing, count=m.pick(n for n in TIMES if n != scene.count))
@@ -269,6 +276,7 @@ def audio_to_audio(m: Maker) -> Talk:
 
 
 def audio_to_video(m: Maker) -> Talk:
+    """What is heard, filmed in a colour and with a motion that are asked for."""
     heard = _heard(m, m.pick(THINGS))
     thing = heard[1].thing
     wanted = Scene(thing, m.colour_for(thing), motion=m.motion_for(thing))
@@ -277,6 +285,7 @@ def audio_to_video(m: Maker) -> Talk:
 
 
 def video_to_image(m: Maker) -> Talk:
+    """The thing of a film as a picture."""
     seen = m.scene("video")
     return (
         Talk()
@@ -286,6 +295,7 @@ def video_to_image(m: Maker) -> Talk:
 
 
 def match(m: Maker) -> Talk:
+    """Whether a picture and a sound are of the same thing."""
     seen = m.scene("image").but(size=None, place=None)
     same = m.rng.random() < 0.5
     heard = _heard(m, seen.thing if same else m.pick(t for t in THINGS if t != seen.thing))
@@ -300,6 +310,7 @@ def match(m: Maker) -> Talk:
 
 
 def which_colour(m: Maker) -> Talk:
+    """Which of two pictures shows a colour."""
     first = m.scene("image")
     second = m.scene("image")
     second = second.but(colour=m.colour_for(second.thing, other_than=first.colour))
@@ -314,6 +325,7 @@ def which_colour(m: Maker) -> Talk:
 
 
 def draw_mixed(m: Maker) -> Talk:
+    """The thing of a sound in the colour of a picture."""
     heard = _heard(m, m.pick(THINGS))
     seen = m.scene("image").but(size=None, place=None)
     wanted = Scene(heard[1].thing, m.colour_for(heard[1].thing))
@@ -325,6 +337,7 @@ def draw_mixed(m: Maker) -> Talk:
 
 
 def two_outputs(m: Maker) -> Talk:
+    """A picture, a film and a sound of one thing, two of them at once."""
     seen = m.scene("image").but(size=None, place=None)
     shown, heard = caption("image", seen), ("audio", Scene(seen.thing))
     filmed = seen.but(motion=m.motion_for(seen.thing))
