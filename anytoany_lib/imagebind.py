@@ -78,7 +78,7 @@ class ImageBind(nn.Module):
         with torch.device("meta"):
             model = cls(config)
         _check(model.state_dict(), weights, file)
-        model._keep(set(config.senses() if senses is None else senses))
+        model.keep_senses(set(config.senses() if senses is None else senses))
         kept = {name: weights[name].to(dtype) for name in model.state_dict()}
         model.load_state_dict(kept, assign=True)
         if (file.parent / "vocab.json").is_file():
@@ -86,7 +86,8 @@ class ImageBind(nn.Module):
         model._file = file
         return model.requires_grad_(False).eval()
 
-    def _keep(self, senses: set[str]) -> None:
+    def keep_senses(self, senses: set[str]) -> None:
+        """Drops the parts of all other senses. ValueError if one is not there."""
         if unknown := senses - self.config.senses().keys():
             raise ValueError(
                 f"no such sense: {sorted(unknown)}; there are {list(self.modality_trunks)}"

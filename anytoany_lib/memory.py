@@ -124,7 +124,7 @@ def _encoder(profile: Profile) -> int:
         return _weights_on_disk(folder) * _ACTIVE
     with torch.device("meta"):
         model = ImageBind(HUGE)
-    model._keep({"vision", "audio"})
+    model.keep_senses({"vision", "audio"})
     return sum(p.numel() for p in model.parameters()) * _ACTIVE
 
 
