@@ -145,16 +145,20 @@ class TokenRows(nn.Module):
         return torch.cat([head(hidden).float(), F.linear(hidden.float(), rows.float())], dim=-1)
 
 
-def add_lora(llm: PreTrainedModel, settings: LoraSettings) -> PeftModel:
-    """Puts fresh LoRA matrices into the LLM's layers (in place), with the identity as their first effect."""
-    config = LoraConfig(
+def lora_config(settings: LoraSettings) -> LoraConfig:
+    """The profile's LoRA settings as PEFT has them."""
+    return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=settings.targets,
         task_type="CAUSAL_LM",
     )
+
+
+def add_lora(llm: PreTrainedModel, settings: LoraSettings) -> PeftModel:
+    """Puts fresh LoRA matrices into the LLM's layers (in place), with the identity as their first effect."""
     with warnings.catch_warnings():
         # PEFT asks transformers by a name that is on its way out.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-        return get_peft_model(llm, config)
+        return get_peft_model(llm, lora_config(settings))

@@ -108,6 +108,11 @@ class AnyToAny(nn.Module):
     def device(self) -> torch.device:
         return self.causal_lm.get_input_embeddings().weight.device
 
+    @property
+    def _frozen_dtype(self) -> torch.dtype:
+        """What encoder and decoders compute in: half precision on a card."""
+        return torch.float16 if self.device.type == "cuda" else torch.float32
+
     def bridges(self) -> dict[str, nn.Module]:
         """The modules of its own that are trained, by the names they are saved under."""
         return {
@@ -132,8 +137,8 @@ class AnyToAny(nn.Module):
         """The frozen ImageBind, loaded on first use."""
         if not self._encoder:
             path = resolve(self.profile.encoder.folder)
-            dtype = torch.float16 if self.device.type == "cuda" else torch.float32
-            self._encoder.append(ImageBind.from_checkpoint(path, ("vision", "audio"), dtype))
+            encoder = ImageBind.from_checkpoint(path, ("vision", "audio"), self._frozen_dtype)
+            self._encoder.append(encoder)
         return self._encoder[0]
 
     def embed_media(self, items: Sequence[tuple[str, Any]]) -> torch.Tensor:
@@ -219,8 +224,7 @@ class AnyToAny(nn.Module):
     def decoder(self, kind: str) -> Decoder:
         """The frozen decoder of a kind, loaded into host memory on first use; `render` takes it to the device."""
         if kind not in self._decoders:
-            dtype = torch.float16 if self.device.type == "cuda" else torch.float32
-            self._decoders[kind] = Decoder(self.profile.decoders[kind], HOST, dtype)
+            self._decoders[kind] = Decoder(self.profile.decoders[kind], HOST, self._frozen_dtype)
         return self._decoders[kind]
 
     def render(self, kind: str, conditions: torch.Tensor, seeds: Sequence[int], *how: Any) -> list:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from anytoany_lib import runs
 from anytoany_lib.config import Profile, portable, resolve
+from anytoany_lib.llm import lora_config
 from anytoany_lib.messages import Vocabulary
 from anytoany_lib.projections import InputProjection, OutputProjection
 
@@ -209,14 +209,7 @@ def import_nextgpt(
         save_file(vocabulary, folder / runs.VOCABULARY)
         if adapter:
             (folder / runs.ADAPTER).mkdir()
-            lora = profile.lora
-            LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,
-                lora_dropout=lora.dropout,
-                target_modules=lora.targets,
-                task_type="CAUSAL_LM",
-            ).save_pretrained(folder / runs.ADAPTER)
+            lora_config(profile.lora).save_pretrained(folder / runs.ADAPTER)
             save_file(adapter, folder / runs.ADAPTER / runs.ADAPTER_TENSORS)
         record = {
             "profile": profile.model_dump(mode="json"),

@@ -158,14 +158,20 @@ def _captioned(
         if unnamed or reason:
             report.drop(unnamed or reason, name or f"{file}, record {number}")
             continue
-        caption = " ".join(caption.split())
-        messages = [
-            {"role": "user", "content": [{"type": kind, kind: f"{folder}/{name}"}]},
-            {"role": "assistant", "content": [{"type": "text", "text": caption}]},
-        ]
         dataset = Path(file).stem
-        meta = {"caption": caption, "kind": kind}
-        yield Row(f"{dataset}-{Path(name).stem}", dataset, messages, meta)
+        yield _with_caption(
+            f"{dataset}-{Path(name).stem}", dataset, kind, f"{folder}/{name}", caption
+        )
+
+
+def _with_caption(name: str, dataset: str, kind: str, path: str, caption: str) -> Row:
+    """A medium and its caption as a row; runs of blanks and line ends become single blanks."""
+    caption = " ".join(caption.split())
+    messages = [
+        {"role": "user", "content": [{"type": kind, kind: path}]},
+        {"role": "assistant", "content": [{"type": "text", "text": caption}]},
+    ]
+    return Row(name, dataset, messages, {"caption": caption, "kind": kind})
 
 
 def read_cc3m(source: Path, report: Report) -> Iterator[Row]:
@@ -248,12 +254,7 @@ def read_folder(source: Path, report: Report) -> Iterator[Row]:
         if kind is None or reason:
             report.drop(reason if kind else "no medium by its name", name or "a row without a name")
             continue
-        caption = " ".join(text.split())
-        messages = [
-            {"role": "user", "content": [{"type": kind, kind: name}]},
-            {"role": "assistant", "content": [{"type": "text", "text": caption}]},
-        ]
-        yield Row(name, source.name, messages, {"caption": caption, "kind": kind})
+        yield _with_caption(name, source.name, kind, name, text)
     if empty:
         raise DataError(f"{source}: expected pictures, sounds or clips in it")
 
