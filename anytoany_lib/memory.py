@@ -10,10 +10,12 @@ What diffusion needs while it works is a rule of thumb. All of it is a plan; `ru
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
@@ -97,10 +99,21 @@ def _activations(stage: StageConfig, config: PretrainedConfig, tokens: int) -> i
     return numbers * kept * _ACTIVE + largest * _ACTIVE + logits
 
 
+def _weights_in(file: Path) -> int:
+    """Numbers in a safetensors or PyTorch file, from its headers alone."""
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as opened:
+            return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+    state = torch.load(file, map_location="meta", weights_only=True, mmap=True)
+    return sum(tensor.numel() for tensor in state.values())
+
+
 def _weights_on_disk(folder: Path) -> int:
-    """Parameters in the weights files below a folder, from their sizes: two bytes each, four in pickled files."""
-    files = [f for f in folder.glob("**/*") if f.suffix in (".safetensors", ".bin")]
-    return sum(f.stat().st_size // (2 if f.suffix == ".safetensors" else 4) for f in files)
+    """Parameters of the models below a folder; where a model is there in both forms, those of the safetensors."""
+    files = list(folder.glob("**/*.safetensors"))
+    in_both = {file.parent for file in files}
+    files += [file for file in folder.glob("**/*.bin") if file.parent not in in_both]
+    return sum(_weights_in(file) for file in files)
 
 
 def _decoder(config: DecoderConfig) -> int:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from test_model import batch_of, conversation
 
 from anytoany_lib import memory
@@ -95,3 +99,22 @@ def test_without_folder_and_architecture_nothing_is_guessed(full: Profile):
 def test_the_plan_before_the_model_is_fetched_is_the_one_after(profile: Profile):
     llm = profile.llm.model_copy(update={"folder": "ckpt/nowhere"})
     assert memory.plan(profile.model_copy(update={"llm": llm})) == memory.plan(profile)
+
+
+def test_weights_on_disk_are_counted_by_their_shapes(tmp_path: Path):
+    half = {"a": torch.zeros(3, 5).half(), "b": torch.zeros(7).half()}
+    for name in ("unet", "vae"):
+        (tmp_path / name).mkdir()
+        torch.save(half, tmp_path / name / "model.bin")  # fp16 in a .bin, as ZeroScope is published
+    assert memory._weights_on_disk(tmp_path) == 2 * 22
+    save_file(half, tmp_path / "unet" / "model.safetensors")  # the same again
+    assert memory._weights_on_disk(tmp_path) == 2 * 22
+
+
+def test_the_readme_says_what_is_planned():
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    said = re.findall(r"^\| `(\S+)` \|.*planned: ([\d.]+) GB", readme, re.MULTILINE)
+    assert [name for name, _ in said] == ["nextgpt-7b", "qwen3-8b", "qwen2.5-1.5b"]
+    for name, gigabytes in said:
+        planned = max(memory.peak(phase) for phase in memory.plan(Profile.load(name)).values())
+        assert float(gigabytes) == pytest.approx(planned / 1e9, rel=0.03), name
