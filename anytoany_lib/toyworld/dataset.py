@@ -211,15 +211,16 @@ def write(
             rows = captioned_rows(split, media_rows, rng, files) + conversation_rows(
                 split, talks, rng, files
             )
-            maker = Maker(rng, split)
-            rows += plain_rows(
-                split,
-                round(talks * _PLAIN_SHARE),
-                answers,
-                lambda maker=maker, files=files: files.stored(
-                    maker.pick(CELLS.values())(maker).messages
-                ),
-            )
+            if talks:
+                maker = Maker(rng, split)
+                rows += plain_rows(
+                    split,
+                    round(talks * _PLAIN_SHARE),
+                    answers,
+                    lambda maker=maker, files=files: files.stored(
+                        maker.pick(CELLS.values())(maker).messages
+                    ),
+                )
             sizes[split] = write_manifest(rows, folder, split)
         files = _Pictures(folder, "test", _generator(seed, "test"), pool=1)
         rows = test_rows(per_task, per_text_task or per_task, seed, files) + plain_rows(
