@@ -61,16 +61,24 @@ def measured(into: dict[str, Any]):
     into["host_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
 
 
-def median_seconds(step: Callable[[], None]) -> float:
-    """Of `STEPS` runs after `WARMUP`."""
-    times = []
+def median_seconds(*steps: Callable[[], None]) -> list[float]:
+    """Of each step, in turns: what else the machine does meets them alike."""
+    times: list[list[float]] = []
     for _ in range(WARMUP + STEPS):
-        _synchronise()
-        started = time.perf_counter()
-        step()
-        _synchronise()
-        times.append(time.perf_counter() - started)
-    return float(np.median(times[WARMUP:]))
+        times.append([])
+        for step in steps:
+            _synchronise()
+            started = time.perf_counter()
+            step()
+            _synchronise()
+            times[-1].append(time.perf_counter() - started)
+    return np.median(times[WARMUP:], axis=0).tolist()
+
+
+def twice(step: Callable[[], None]) -> None:
+    """Not before its second run does a step hold the optimiser's moments beside the activations."""
+    step()
+    step()
 
 
 def talk(model: AnyToAny, stage: StageConfig, tokens: int) -> list[dict]:
@@ -158,17 +166,18 @@ def training(profile: Profile, tokens: int) -> dict[str, Any]:
         found: dict[str, Any] = {"batch": list(batch.ids.shape), "loading": loading}
         step = kit_step(model, stage, batch)
         model.train()
-        with measured(found):
-            found["step_seconds"] = median_seconds(step)
         bare: dict[str, Any] = {}
-        del step
-        with measured(bare):
-            found["bare_step_seconds"] = median_seconds(bare_step(model, batch))
+        with measured(bare):  # its optimiser is gone before the kit's first step
+            twice(bare_step(model, batch))
+        with measured(found):
+            twice(step)
+        times = median_seconds(step, bare_step(model, batch))
+        found["step_seconds"], found["bare_step_seconds"] = times
         found["tokens_per_second"] = round(batch.ids.numel() / found["step_seconds"])
         found["ratio"] = round(found["step_seconds"] / found["bare_step_seconds"], 3)
         found["bare_card_gb"] = bare.get("card_gb")
         results[f"stage {number}"] = found
-        del model, batch
+        del model, batch, step
     return results
 
 
