@@ -35,7 +35,7 @@ class Measured:
 
 
 class Histogram:
-    """How many values fall between fixed edges (the last bar is open), with the least, the greatest and their sum."""
+    """How many values fall between fixed edges (the last bar is open), with the least, the greatest and their mean."""
 
     def __init__(self, edges: tuple[float, ...]):
         self.edges, self.counts = edges, [0] * len(edges)
@@ -48,15 +48,19 @@ class Histogram:
         self.sum += value
 
     def as_dict(self) -> dict[str, Any]:
-        """{"n", "least", "mean", "most", "from": lower edges, "counts"}, bars beyond the greatest value left out."""
-        filled = max((at + 1 for at, count in enumerate(self.counts) if count), default=0)
+        """{"n", "least", "mean", "most", "edges", "counts"} from the first bar that holds something to the last.
+
+        Bar i goes from edge i up to edge i + 1; one without a next edge is open.
+        """
+        filled = [at for at, count in enumerate(self.counts) if count]
+        first, end = filled[0], filled[-1] + 1
         return {
             "n": sum(self.counts),
             "least": round(self.least, 3),
             "mean": round(self.sum / sum(self.counts), 3),
             "most": round(self.most, 3),
-            "from": list(self.edges[:filled]),
-            "counts": self.counts[:filled],
+            "edges": list(self.edges[first : end + 1]),
+            "counts": self.counts[first:end],
         }
 
 

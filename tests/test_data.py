@@ -386,9 +386,10 @@ def test_histograms_agree_with_a_plain_count():
     assert found["counts"] == np.histogram(values, [*edges, np.inf])[0].tolist()
     assert found["mean"] == pytest.approx(values.mean(), abs=1e-3) and found["n"] == 500
     assert (found["least"], found["most"]) == pytest.approx((values.min(), values.max()), abs=1e-3)
+    assert found["edges"] == list(edges)
     histogram = Histogram(edges)
     histogram.add(2)
-    assert histogram.as_dict()["from"] == [0, 1, 2] and histogram.as_dict()["counts"] == [0, 0, 1]
+    assert histogram.as_dict()["edges"] == [2, 5] and histogram.as_dict()["counts"] == [1]
 
 
 def test_memory_of_a_report_does_not_grow_with_its_rows():
