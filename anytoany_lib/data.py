@@ -163,35 +163,34 @@ def _kept(
     ids: set[str] = set()
     examined = _in_order(lambda row: (row, _examine(row, source)), rows)
     for row, found in tqdm(examined, desc="rows", unit="row"):
-        names = [name for _, name in media_in(row.messages)]
-        shown = str(names[0]) if names else row.id
         if isinstance(found, MediaError):
-            report.drop(found.reason, shown)
+            report.drop(found.reason, str(found.path))
             continue
         keys, measured = found
         same = map_media(row.messages, lambda _, name, keys=keys: keys[name])
         content = hashlib.blake2b(json.dumps(same).encode(), digest_size=16).digest()
+        first = next(iter(keys), None)
         if content in seen:
-            report.drop("duplicate", shown)
+            report.drop("duplicate", first or row.id)
             continue
         seen.add(content)
         media_folder = work / MEDIA_FOLDER
         added = [n for n in keys if _placed(source / n, media_folder / n, link)]
         report.kept(row, [measured[name] for name in added])
-        origins.append((row.source, keys[names[0]] if names else row.id))
+        origins.append((row.source, keys[first] if first else row.id))
         yield _moved(row, _unused(row.id, ids), keys)
 
 
 def _examine(row: Row, source: Path) -> tuple[dict[str, str], dict[str, Measured]] | MediaError:
-    """Of each medium of the row, by its path, what it holds (a content key) and measures; or why one cannot be used."""
+    """Of each medium of the row, by its path, what it holds (a content key) and measures; or which cannot be used, and why."""
     keys, measured = {}, {}
-    try:
-        for kind, name in media_in(row.messages):
+    for kind, name in media_in(row.messages):
+        try:
             path = media_path(source, name)
             measured[name] = inspect(kind, path)
             keys[name] = media.content_key(kind, path)
-    except MediaError as error:
-        return error
+        except MediaError as error:
+            return MediaError(error.reason, error.detail, name)
     return keys, measured
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import struct
 import time
@@ -16,8 +17,8 @@ import soundfile
 from PIL import Image
 from test_instructions import FORMS
 
-from anytoany_lib import media, reports
-from anytoany_lib.data import DataError, build, read_manifest
+from anytoany_lib import figures, media, reports
+from anytoany_lib.data import DataError, Report, build, read_manifest
 from anytoany_lib.inspection import inspect
 from anytoany_lib.instructions import MAX_CAPTION, Unusable, conversation_of
 from anytoany_lib.media import MediaError
@@ -244,6 +245,20 @@ def test_the_report_counts_what_was_kept(built):
     assert found["bytes"] > 0 and json.loads(json.dumps(found)) == found
 
 
+def test_the_report_is_drawn(built):
+    """Kept rows are blue, dropped ones red; the histograms are blue."""
+    found = built[0].as_dict()
+    drawn = [
+        np.asarray(Image.open(io.BytesIO(figure.data)).convert("RGB"))
+        for figure in (figures.fates(found), figures.spreads(found))
+    ]
+    red = [(picture == (214, 39, 40)).all(-1).mean() for picture in drawn]
+    blue = [(picture == (31, 119, 180)).all(-1).mean() for picture in drawn]
+    assert min(blue) > 0.01 and red[0] > 0.001 and red[1] == 0
+    empty = figures.spreads(Report().as_dict())
+    assert len(empty.data) > 100
+
+
 def test_one_record_a_line_is_read_as_a_list_is(tmp_path):
     (tmp_path / "source/images").mkdir(parents=True)
     lines = []
@@ -290,6 +305,23 @@ def test_a_told_caption_has_the_same_limit(tmp_path):
     record["video_captions"] = "x" * (MAX_CAPTION + 1)
     with pytest.raises(Unusable, match="caption too long"):
         conversation_of(record)
+
+
+def test_of_several_media_the_bad_one_is_named(tmp_path):
+    (tmp_path / "source").mkdir()
+    Image.fromarray(NOISE[0]).save(tmp_path / "source/good.png")
+    truncated(tmp_path / "source/cut.jpg")
+    rows = [
+        {"image": names, "conversations": [turn("human", "<image>" * len(names)), turn("gpt", "a")]}
+        for names in (["good.png", "cut.jpg"], ["good.png"], ["good.png"])
+    ]
+    (tmp_path / "source/rows.json").write_text(json.dumps(rows))
+    report = build("instructions", tmp_path / "source", tmp_path / "out")
+    assert report.examples == {"unreadable": ["cut.jpg"], "duplicate": ["good.png"]}
+
+
+def turn(speaker: str, text: str) -> dict[str, str]:
+    return {"from": speaker, "value": text}
 
 
 def test_bad_captions_beside_media(tmp_path):
