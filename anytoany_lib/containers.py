@@ -123,8 +123,10 @@ def sound_header(path: Path) -> float:
 def video_header(path: Path) -> tuple[float, int, int]:
     """(seconds, width, height) that the file's header states, the size before any turning; bounded as `check_pixels` says."""
     if _is_webp(path):
-        frames, ends = _webp_frames(path, None, None)
-        return ends[-1], frames[0].shape[1], frames[0].shape[0]
+        with Image.open(path, formats=["WEBP"]) as image:
+            width, height = image.size
+        # Only its frames say how long an animated WebP lasts: they are read, and kept as single pixels.
+        return _webp_frames(path, None, 1)[1][-1], width, height
     with _container(path) as container:
         stream = _stream(container, "video", path)
         check_pixels(stream.width, stream.height, path)

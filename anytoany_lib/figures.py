@@ -305,7 +305,5 @@ def _bars(axis: Axes, spread: Mapping[str, Any], title: str, unit: str) -> None:
     axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axis.tick_params("y", labelsize=7)
     axis.set_title(title, fontsize=9)
-    middle = (
-        f"{spread['n']:,}: {spread['least']:g} to {spread['most']:g}, mean {spread['mean']:.3g}"
-    )
-    axis.set_xlabel(f"{middle} {unit}", fontsize=8)
+    extent = f"{spread['least']:g} to {spread['most']:g} {unit}"
+    axis.set_xlabel(f"{spread['n']:,} of {extent}, mean {spread['mean']:.3g}", fontsize=8)

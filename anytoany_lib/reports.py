@@ -118,7 +118,7 @@ class Report:
         return {
             "read": self.read,
             "kept": self.kept_rows,
-            "dropped": dict(sorted(self.dropped.items())),
+            "dropped": dict(self.dropped.most_common()),
             "examples": dict(sorted(self.examples.items())),
             "rows": {name: dict(counts) for name, counts in rows.items()},
             "bytes": self.bytes,
