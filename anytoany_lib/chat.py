@@ -17,10 +17,10 @@ from typing import Any
 
 from anytoany_lib import generation, media
 from anytoany_lib.generation import Done, Event, MediaReady, MediaStarted, Sampling, TextDelta
-from anytoany_lib.manifests import media_path
 from anytoany_lib.messages import Message, Part, check, parts_of
 from anytoany_lib.modalities import MEDIA_KINDS
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.rows import media_path
 from anytoany_lib.runs import appearing_whole
 
 CONVERSATION, MEDIA_FOLDER = "messages.json", "media"

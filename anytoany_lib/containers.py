@@ -1,4 +1,4 @@
-"""Opens media files and containers for `media`: bounds, errors, and what PyAV decodes and encodes.
+"""Opens media files and containers for `media`: bounds, errors, headers, and what PyAV decodes and encodes.
 
 In come paths, out come raw arrays. Whatever cannot be used raises a `MediaError`, which carries the
 path and a reason word that a data report can count. Only the frames asked for are decoded.
@@ -14,7 +14,8 @@ from typing import Any
 
 import av
 import numpy as np
-from PIL import Image
+import soundfile
+from PIL import Image, ImageSequence
 
 MAX_PIXELS = 64_000_000
 MAX_FILE_BYTES = 8 * 2**30
@@ -30,8 +31,8 @@ _FORMATS = (
 class MediaError(ValueError):
     """A medium that cannot be used.
 
-    Attributes: `reason` ("missing", "unreadable", "empty", "too short", "too large", "wrong form",
-    "outside the folder"), `detail` (a sentence), `path` (None for a medium in memory).
+    Attributes: `reason` ("missing", "unreadable", "empty", "too short", "too large", "silent",
+    "wrong form", "outside the folder"), `detail` (a sentence), `path` (None for a medium in memory).
     """
 
     def __init__(self, reason: str, detail: str, path: str | Path | None = None):
@@ -110,6 +111,28 @@ def _stream(container: Any, kind: str, path: Path) -> Any:
     return streams[0]
 
 
+def sound_header(path: Path) -> float:
+    """Seconds of sound that the file's header states."""
+    try:
+        return soundfile.info(path).duration
+    except soundfile.LibsndfileError:
+        with _container(path) as container:
+            return _duration(container, _stream(container, "audio", path), path)
+
+
+def video_header(path: Path) -> tuple[float, int, int]:
+    """(seconds, width, height) that the file's header states, the size before any turning; bounded as `check_pixels` says."""
+    if _is_webp(path):
+        with Image.open(path, formats=["WEBP"]) as image:
+            width, height = image.size
+        # Only its frames say how long an animated WebP lasts: they are read, and kept as single pixels.
+        return _webp_frames(path, None, 1)[1][-1], width, height
+    with _container(path) as container:
+        stream = _stream(container, "video", path)
+        check_pixels(stream.width, stream.height, path)
+        return _duration(container, stream, path), stream.width, stream.height
+
+
 def decode_audio(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
     """The first sound track as float32 (N, channels) and its rate, by PyAV."""
     with _container(path) as container:
@@ -130,6 +153,8 @@ def decode_video(
     path: Path, num_frames: int | None, max_seconds: float | None, short_side: int | None
 ) -> tuple[np.ndarray, float]:
     """What `media.load_video` gives; the decoder's own errors come through."""
+    if _is_webp(path):
+        return _decode_webp(path, num_frames, max_seconds, short_side)
     with _container(path) as container:
         stream = _stream(container, "video", path)
         width, height = _frame_size(stream, short_side, path)
@@ -137,7 +162,7 @@ def decode_video(
         span = span if max_seconds is None else min(span, max_seconds)
         if num_frames is None:
             frames = _read_every_frame(container, stream, (width, height), span, path)
-            fps = float(stream.average_rate or stream.guessed_rate or len(frames) / span)
+            fps = _true_rate(stream, len(frames), span)
         else:
             check_video_bytes(num_frames, height, width, path)
             times = [(i + 0.5) / num_frames * span for i in range(num_frames)]
@@ -146,10 +171,19 @@ def decode_video(
     return np.stack(frames), fps
 
 
+def _true_rate(stream: Any, count: int, span: float) -> float:
+    """Frames a second: as stated, unless that is a variable rate's greatest, which some containers state."""
+    stated = float(stream.average_rate or stream.guessed_rate or 0)
+    return stated if abs(stated * span - count) <= 1 + 0.1 * count else count / span
+
+
 def _frame_size(stream: Any, short_side: int | None, path: Path) -> tuple[int, int]:
     """Width and height to decode to: square pixels, shrunk to `short_side`."""
     check_pixels(stream.width, stream.height, path)
-    width, height = stream.width * float(stream.sample_aspect_ratio or 1), float(stream.height)
+    return _shrunk(stream.width * float(stream.sample_aspect_ratio or 1), stream.height, short_side)
+
+
+def _shrunk(width: float, height: float, short_side: int | None) -> tuple[int, int]:
     scale = 1.0 if short_side is None else min(1.0, short_side / min(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
@@ -227,6 +261,45 @@ def _check_decoded(count: int, seconds: float, wanted: float, path: Path) -> Non
     if wanted - seconds > max(2.0, 0.25 * wanted):
         detail = f"the frames end at {seconds:.1f} s of {wanted:.1f} s: the file is cut"
         raise MediaError("unreadable", detail, path)
+
+
+def _is_webp(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(12)
+    return head[:4] == b"RIFF" and head[8:] == b"WEBP"
+
+
+def _decode_webp(
+    path: Path, num_frames: int | None, max_seconds: float | None, short_side: int | None
+) -> tuple[np.ndarray, float]:
+    """`decode_video` for an animated WebP, of which FFmpeg reads nothing."""
+    frames, ends = _webp_frames(path, max_seconds, short_side)
+    span = ends[-1] if max_seconds is None else min(ends[-1], max_seconds)
+    if num_frames is not None:
+        check_video_bytes(num_frames, *frames[0].shape[:2], path)
+        times = (np.arange(num_frames) + 0.5) / num_frames * span
+        frames = [frames[at] for at in np.searchsorted(ends, times, side="right")]
+    return np.stack(frames), len(frames) / span
+
+
+def _webp_frames(
+    path: Path, max_seconds: float | None, short_side: int | None
+) -> tuple[list[np.ndarray], list[float]]:
+    """The frames (H, W, 3) of an animated WebP that begin before `max_seconds`, and the second at which each ends."""
+    frames: list[np.ndarray] = []
+    ends = [0]  # in milliseconds, which add up exactly
+    with Image.open(path, formats=["WEBP"]) as image:
+        check_pixels(*image.size, path)
+        size = _shrunk(*image.size, short_side)
+        for frame in ImageSequence.Iterator(image):
+            if frames and max_seconds is not None and ends[-1] >= 1000 * max_seconds:
+                break
+            check_video_bytes(len(frames) + 1, size[1], size[0], path)
+            frames.append(np.asarray(frame.convert("RGB").resize(size)))
+            ends.append(ends[-1] + (frame.info["duration"] or 100))
+    seconds = [end / 1000 for end in ends[1:]]
+    _check_decoded(len(frames), seconds[-1], seconds[-1], path)
+    return frames, seconds
 
 
 def encode_video(target: io.BytesIO | Path, frames: np.ndarray, fps: float, options: dict) -> None:

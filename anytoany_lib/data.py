@@ -27,18 +27,19 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from anytoany_lib import media
+from anytoany_lib.inspection import inspect
 from anytoany_lib.manifests import (
     SPLITS,
     Manifest,
     dataset_fingerprint,
-    media_in,
-    media_path,
     read_manifest,
     splits_in,
     write_manifest,
 )
 from anytoany_lib.media import MediaError
-from anytoany_lib.readers import READERS, DataError, Report, Row, map_media, read_folder
+from anytoany_lib.readers import READERS, read_folder
+from anytoany_lib.reports import Measured, Report
+from anytoany_lib.rows import DataError, Row, map_media, media_in, media_path
 from anytoany_lib.shards import unpacked
 
 __all__ = [
@@ -108,14 +109,16 @@ def build(
         origins: list[tuple[str, str]] = []
         if reader == SHARDED:
             # What was unpacked is nobody else's: its files can be linked.
-            source, link = unpacked(source, work / "unpacked", report), True
+            named = work / "unpacked" / source.resolve().name
+            source, link = unpacked(source, named, report), True
         rows = _kept(ALL_READERS[reader](source, report), source, work, link, report, origins)
         if not write_manifest(rows, work / "spool", "train"):
             raise DataError(f"{source}: nothing could be kept. {report}")
         spool = read_manifest(work / "spool", "train")
         chosen = _choose_splits(origins, seed, fractions)
         for split in SPLITS:
-            write_manifest(compress(spool, (one == split for one in chosen)), work, split)
+            rows = compress(spool, (one == split for one in chosen))
+            report.splits[split] = write_manifest(rows, work, split)
         shutil.rmtree(work / "spool")
         shutil.rmtree(work / "unpacked", ignore_errors=True)
         report.seconds = time.perf_counter() - started
@@ -160,36 +163,35 @@ def _kept(
     ids: set[str] = set()
     examined = _in_order(lambda row: (row, _examine(row, source)), rows)
     for row, found in tqdm(examined, desc="rows", unit="row"):
-        names = [name for _, name in media_in(row.messages)]
-        shown = str(names[0]) if names else row.id
         if isinstance(found, MediaError):
-            report.drop(found.reason, shown)
+            report.drop(found.reason, str(found.path))
             continue
-        same = map_media(row.messages, lambda _, name, found=found: found[name])
+        keys, measured = found
+        same = map_media(row.messages, lambda _, name, keys=keys: keys[name])
         content = hashlib.blake2b(json.dumps(same).encode(), digest_size=16).digest()
+        first = next(iter(keys), None)
         if content in seen:
-            report.drop("duplicate", shown)
+            report.drop("duplicate", first or row.id)
             continue
         seen.add(content)
-        size = sum(_place(source / name, work / MEDIA_FOLDER / name, link) for name in found)
-        report.kept(size)
-        origins.append((row.source, found[names[0]] if names else row.id))
-        yield _moved(row, _unused(row.id, ids), found)
+        media_folder = work / MEDIA_FOLDER
+        added = [n for n in keys if _placed(source / n, media_folder / n, link)]
+        report.kept(row, [measured[name] for name in added])
+        origins.append((row.source, keys[first] if first else row.id))
+        yield _moved(row, _unused(row.id, ids), keys)
 
 
-def _examine(row: Row, source: Path) -> dict[str, str] | MediaError:
-    """What each medium of the row holds (path -> content key), or why one cannot be used."""
-    found = {}
-    try:
-        for kind, name in media_in(row.messages):
+def _examine(row: Row, source: Path) -> tuple[dict[str, str], dict[str, Measured]] | MediaError:
+    """Of each medium of the row, by its path, what it holds (a content key) and measures; or which cannot be used, and why."""
+    keys, measured = {}, {}
+    for kind, name in media_in(row.messages):
+        try:
             path = media_path(source, name)
-            # Three frames show that a clip opens and reaches its end, at a fraction of the cost.
-            options = {"num_frames": 3, "short_side": 64} if kind == "video" else {}
-            media.load(kind, path, **options)
-            found[name] = media.content_key(kind, path)
-    except MediaError as error:
-        return error
-    return found
+            measured[name] = inspect(kind, path)
+            keys[name] = media.content_key(kind, path)
+        except MediaError as error:
+            return MediaError(error.reason, error.detail, name)
+    return keys, measured
 
 
 def _in_order(function: Callable[[Row], Any], rows: Iterable[Row]) -> Iterator[Any]:
@@ -205,14 +207,14 @@ def _in_order(function: Callable[[Row], Any], rows: Iterable[Row]) -> Iterator[A
             yield waiting.popleft().result()
 
 
-def _place(path: Path, target: Path, link: bool) -> int:
-    """Copy or hard-link one medium, unless another row did; the bytes that this added."""
+def _placed(path: Path, target: Path, link: bool) -> bool:
+    """Copies or hard-links one medium; False if another row did."""
     if target.exists():
-        return 0
+        return False
     target.parent.mkdir(parents=True, exist_ok=True)
     if not (link and _linked(path, target)):
         shutil.copyfile(path, target)
-    return target.stat().st_size
+    return True
 
 
 def _linked(path: Path, target: Path) -> bool:
@@ -234,10 +236,10 @@ def _unused(name: str, used: set[str]) -> str:
     return unused
 
 
-def _moved(row: Row, name: str, found: dict[str, str]) -> Row:
+def _moved(row: Row, name: str, keys: dict[str, str]) -> Row:
     """The row as the manifest has it: media below MEDIA_FOLDER, their content keys in its meta."""
     messages = map_media(row.messages, lambda _, path: f"{MEDIA_FOLDER}/{path}")
-    content = {f"{MEDIA_FOLDER}/{path}": key for path, key in found.items()}
+    content = {f"{MEDIA_FOLDER}/{path}": key for path, key in keys.items()}
     return Row(name, row.source, messages, {**row.meta, "content": content})
 
 

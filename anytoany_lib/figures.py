@@ -1,4 +1,5 @@
-"""What the notebooks look at: galleries with sound and film to play, tables, loss curves that grow, heat maps.
+"""What the notebooks look at: galleries with sound and film to play, tables, loss curves that grow, heat maps,
+data reports.
 
 In come message parts, losses or rates; out come HTML and PNG that stay in an executed notebook as they are, without a
 running kernel. Every text is escaped, media are shrunk to a preview.
@@ -9,8 +10,10 @@ from __future__ import annotations
 import html
 import io
 import math
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import numpy as np
 from IPython.display import HTML, Image, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from anytoany_lib import media
 from anytoany_lib.chat import medium_of
@@ -259,13 +263,47 @@ def matrix(metrics: Mapping[str, Any], rates: Sequence[str]) -> Image:
     return picture(figure)
 
 
-def histogram(groups: Mapping[str, Sequence[float]], label: str) -> Image:
-    """How the numbers of each group are spread, side by side."""
-    figure = Figure(figsize=(3.2 * max(1, len(groups)), 2.2))
-    for number, (name, values) in enumerate(groups.items()):
-        axis = figure.add_subplot(1, len(groups), number + 1)
-        axis.hist(values, bins=min(20, max(1, len(set(values)))))
-        axis.set_title(f"{name}: {len(values)}", fontsize=10)
-        axis.set_xlabel(label, fontsize=8)
+def fates(report: Mapping[str, Any]) -> Image:
+    """What became of the rows of a data report: kept or why dropped, and the kept ones by source, kind and split."""
+    panels = {"rows": {"kept": report["kept"], **report["dropped"]}}
+    panels |= {f"kept, by {name}": counts for name, counts in report["rows"].items()}
+    tallest = max(len(counts) for counts in panels.values())
+    figure = Figure(figsize=(3.6 * len(panels), 1.0 + 0.27 * tallest))
+    for number, (title, counts) in enumerate(panels.items()):
+        axis = figure.add_subplot(1, len(panels), number + 1)
+        colours = ["C3" if name in report["dropped"] else "C0" for name in counts]
+        bars = axis.barh(range(len(counts)), list(counts.values()), color=colours)
+        axis.bar_label(bars, [f"{count:,}" for count in counts.values()], padding=2, fontsize=8)
+        axis.set_yticks(range(len(counts)), [textwrap.shorten(n, 28) for n in counts], fontsize=8)
+        axis.set_ylim(tallest - 0.5, -0.5)
+        axis.margins(x=0.25)
+        axis.xaxis.set_visible(False)
+        axis.set_title(title, fontsize=10)
     figure.tight_layout()
     return picture(figure)
+
+
+_SPREADS = {"caption_words": "words", "media_seconds": "seconds", "short_side_pixels": "pixels"}
+
+
+def spreads(report: Mapping[str, Any]) -> Image:
+    """How captions, durations and shorter sides of a data report are spread: a row each, a column each kind of medium."""
+    kinds = [kind for kind in KINDS if any(kind in report[name] for name in _SPREADS)]
+    figure = Figure(figsize=(3.6 * max(1, len(kinds)), 2.2 * len(_SPREADS)))
+    for place, (name, kind) in enumerate(product(_SPREADS, kinds)):
+        if kind in report[name]:
+            axis = figure.add_subplot(len(_SPREADS), len(kinds), place + 1)
+            _bars(axis, report[name][kind], f"{kind}: {name.replace('_', ' ')}", _SPREADS[name])
+    figure.tight_layout()
+    return picture(figure)
+
+
+def _bars(axis: Axes, spread: Mapping[str, Any], title: str, unit: str) -> None:
+    """One histogram as the report holds it; each bar goes from the number on its left up to the one on its right."""
+    axis.bar(range(len(spread["counts"])), spread["counts"], width=0.92, align="edge")
+    axis.set_xticks(range(len(spread["edges"])), spread["edges"], fontsize=7, rotation=60)
+    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axis.tick_params("y", labelsize=7)
+    axis.set_title(title, fontsize=9)
+    extent = f"{spread['least']:g} to {spread['most']:g} {unit}"
+    axis.set_xlabel(f"{spread['n']:,} of {extent}, mean {spread['mean']:.3g}", fontsize=8)

@@ -17,12 +17,19 @@ from anytoany_lib.modalities import MEDIA_KINDS
 Message = dict[str, Any]
 Record = dict[str, Any]
 _MARK = re.compile(r"<(image|audio|video)>|<(Image|Audio|Video)>([^<>]*)</\2>")
+_HALF = re.compile("[\ud800-\udfff]")
 _NO_MEDIUM = "00000000000"  # what legacy text-only records call their image
+MAX_CAPTION = 4000  # characters: more is a page that was taken for a caption
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
 
 class Unusable(ValueError):
     """A record that gives no conversation; the message is the reason for the report."""
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value of a JSON file is text that can be written again: half of a surrogate pair cannot."""
+    return isinstance(value, str) and not _HALF.search(value)
 
 
 def turns_of(record: Record) -> list[Record]:
@@ -31,16 +38,34 @@ def turns_of(record: Record) -> list[Record]:
     if isinstance(turns, list):
         return turns
     if "instruction" in record and "output" in record:
-        asked = "\n".join(str(record[k]) for k in ("instruction", "input") if record.get(k))
+        asked = _joined(record, "instruction", "input")
         return [{"from": "human", "value": asked}, {"from": "gpt", "value": record["output"]}]
     if isinstance(record.get("QA"), list):
         turns = []
-        for number, qa in enumerate(record["QA"]):
-            asked = "\n".join(str(qa[key]) for key in ("i", "q") if qa.get(key))
+        for number, qa in enumerate(_records(record["QA"])):
+            asked = _joined(qa, "i", "q")
             turns.append({"from": "human", "value": asked if number else f"<video>\n{asked}"})
             turns.append({"from": "gpt", "value": qa.get("a")})
         return turns
     raise Unusable("no conversation")
+
+
+def _joined(record: Record, *keys: str) -> str:
+    """The texts under the keys, a line each; those that are absent or empty are left out."""
+    texts = [record[key] for key in keys if record.get(key)]
+    if not all(map(is_text, texts)):
+        raise Unusable("a turn is not text")
+    return "\n".join(texts)
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of a field that holds one, a list of them or nothing."""
+    values = value if isinstance(value, list) else [value]
+    return [text for text in values if is_text(text) and text]
+
+
+def _records(value: Any) -> list[Record]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _shown(record: Record) -> list[tuple[str, str]]:
@@ -48,9 +73,7 @@ def _shown(record: Record) -> list[tuple[str, str]]:
     found = []
     for kind in MEDIA_KINDS:
         for key in (f"input_{kind}", kind, f"{kind}_name"):
-            names = record.get(key)
-            names = [names] if isinstance(names, str) else names or []
-            found += [(kind, n) for n in names if isinstance(n, str) and n and n != _NO_MEDIUM]
+            found += [(kind, name) for name in _texts(record.get(key)) if name != _NO_MEDIUM]
     return found
 
 
@@ -59,13 +82,15 @@ class _Talk:
 
     def __init__(self, record: Record):
         self.shown = _shown(record)
-        self.told: dict[str, list[str]] = {}
-        self.listed: dict[str, str] = {}
+        self.told: dict[str, list[Any]] = {}
+        self.listed: dict[str, Any] = {}
         for kind in MEDIA_KINDS:
-            captions = record.get(f"{kind}_captions") or []
-            self.told[kind] = [captions] if isinstance(captions, str) else list(captions)
-            for medium in record.get(f"{kind}_list") or []:
-                self.listed[medium.get(f"{kind}_name", "")] = medium.get("caption", "")
+            captions = record.get(f"{kind}_captions")
+            # As they stand: the n-th caption is told to the n-th medium, so a bad one keeps its place.
+            self.told[kind] = list(captions) if isinstance(captions, list) else _texts(captions)
+            for medium in _records(record.get(f"{kind}_list")):
+                for name in _texts(medium.get(f"{kind}_name")):
+                    self.listed[name] = medium.get("caption")
 
     def medium(self, role: str, kind: str, name: str | None, turn: Record) -> Message:
         """One medium: what the user shows by its name, what the assistant makes by its caption."""
@@ -79,14 +104,16 @@ class _Talk:
         own = turn.get("caption") if turn.get("output_modality") == kind else None
         queued = self.told[kind].pop(0) if self.told[kind] else None
         caption = self.listed.get(name) if name else own or queued
-        if not isinstance(caption, str) or not caption.strip():
+        if not is_text(caption) or not caption.strip():
             raise Unusable(f"no caption for a generated {kind}")
+        if len(caption) > MAX_CAPTION:
+            raise Unusable("caption too long")
         return {"type": kind, "caption": " ".join(caption.split())}
 
     def parts(self, role: str, turn: Record, first: bool) -> list[Message]:
         """The parts of one turn."""
         value = turn.get("value")
-        if not isinstance(value, str):
+        if not is_text(value):
             raise Unusable("a turn is not text")
         parts: list[Message] = []
         at = 0
@@ -123,7 +150,7 @@ def conversation_of(record: Any) -> list[Message]:
         raise Unusable("no record")
     talk, messages = _Talk(record), []
     for number, turn in enumerate(turns_of(record)):
-        role = _ROLES.get(turn.get("from")) if isinstance(turn, dict) else None
+        role = _ROLES.get(str(turn.get("from"))) if isinstance(turn, dict) else None
         if role != ("user", "assistant")[number % 2]:
             raise Unusable("turns out of order")
         messages.append({"role": role, "content": talk.parts(role, turn, not number)})

@@ -15,45 +15,19 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from anytoany_lib.media import MediaError
 from anytoany_lib.messages import check
 from anytoany_lib.modalities import MEDIA_KINDS
-from anytoany_lib.readers import DataError, Row, map_media
+from anytoany_lib.rows import DataError, Row, map_media, media_in, media_path
 
 SPLITS = ("train", "validation", "test")
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "messages", "meta")])
 GROUP_ROWS = 256  # what one random access decodes
 CACHED_GROUPS = 64
-
-
-def media_path(folder: Path, name: Any) -> Path:
-    """Where a manifest's medium lies; MediaError "outside the folder" unless it stays below `folder`."""
-    portable = isinstance(name, str) and name and not set(name) & {"\\", "\0"}
-    if not portable or PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
-        raise MediaError("outside the folder", "expected a relative POSIX path", str(name))
-    try:
-        path = folder / name
-        inside = ".." not in path.parts[len(folder.parts) :] and path.resolve().is_relative_to(
-            folder.resolve()
-        )
-    except (OSError, RuntimeError) as error:  # a loop of links, a name too long
-        raise MediaError("unreadable", str(error), name) from error
-    if not inside:
-        raise MediaError("outside the folder", f"it leads out of {folder}", name)
-    return path
-
-
-def media_in(messages: list[dict[str, Any]]) -> list[tuple[str, Any]]:
-    """(kind, medium) of every medium that the messages hold, in order."""
-    found: list[tuple[str, Any]] = []
-    map_media(messages, lambda kind, medium: found.append((kind, medium)))
-    return found
 
 
 def check_row(row: Row) -> Row:

@@ -11,87 +11,21 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anytoany_lib.instructions import Unusable, conversation_of, located
+from anytoany_lib.containers import MediaError
+from anytoany_lib.instructions import MAX_CAPTION, Unusable, conversation_of, is_text, located
+from anytoany_lib.reports import Report
+from anytoany_lib.rows import DataError, Row, map_media, media_path
 
-EXAMPLES_KEPT = 10
 SUFFIXES = {
     "image": (".jpg", ".jpeg", ".png", ".webp", ".bmp"),
     "audio": (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a"),
     "video": (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif"),
 }
 _SPACE = re.compile(r"[ \t\r\n]*")
-
-
-class DataError(ValueError):
-    """A dataset that cannot be read or written; the message names the file, the place and what to do."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One conversation: `messages` as DESIGN's contract has them, `meta` anything that JSON can hold."""
-
-    id: str
-    source: str
-    messages: list[dict[str, Any]]
-    meta: dict[str, Any] = field(default_factory=dict)
-
-
-class Report:
-    """What was read, kept and dropped, with the first names of each reason; counts always add up."""
-
-    def __init__(self) -> None:
-        self.kept_rows = 0
-        self.bytes = 0
-        self.seconds = 0.0
-        self.dropped: Counter[str] = Counter()
-        self.examples: dict[str, list[str]] = {}
-
-    def kept(self, size: int = 0) -> None:
-        """One more row was kept; `size` is what its media take, in bytes."""
-        self.kept_rows += 1
-        self.bytes += size
-
-    def drop(self, reason: str, name: str) -> None:
-        """One more row was dropped, known by `name`."""
-        self.dropped[reason] += 1
-        names = self.examples.setdefault(reason, [])
-        if len(names) < EXAMPLES_KEPT:
-            names.append(name)
-
-    @property
-    def read(self) -> int:
-        """Rows kept and dropped so far."""
-        return self.kept_rows + self.dropped.total()
-
-    def as_dict(self) -> dict[str, Any]:
-        """The content of report.json."""
-        return {
-            "read": self.read,
-            "kept": self.kept_rows,
-            "dropped": dict(sorted(self.dropped.items())),
-            "examples": dict(sorted(self.examples.items())),
-            "bytes": self.bytes,
-            "seconds": round(self.seconds, 2),
-        }
-
-    def save(self, path: str | Path) -> None:
-        """Write report.json."""
-        text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False)
-        Path(path).write_text(text + "\n", encoding="utf-8")
-
-    def __str__(self) -> str:
-        lines = [f"{self.read} rows read, {self.kept_rows} kept"]
-        for reason, count in self.dropped.most_common():
-            names = self.examples[reason]
-            more = ", ..." if count > len(names[:3]) else ""
-            lines.append(f"  {count} dropped, {reason}: {', '.join(names[:3])}{more}")
-        return "\n".join(lines)
 
 
 def json_records(path: Path) -> Iterator[Any]:
@@ -139,8 +73,10 @@ def _text(record: Any, key: str) -> tuple[str, str]:
     if not isinstance(record, dict) or key not in record:
         return "", f"{key} missing"
     value = record[key]
-    if not isinstance(value, str) or any("\ud800" <= c <= "\udfff" for c in value):
+    if not is_text(value):
         return "", f"{key} not text"
+    if len(value) > MAX_CAPTION:
+        return "", f"{key} too long"
     return (value, "") if value.strip() else ("", f"{key} empty")
 
 
@@ -205,23 +141,6 @@ def _below(folder: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return map_media(messages, lambda kind, path: f"{folder}/{path}")
 
 
-def map_media(
-    messages: list[dict[str, Any]], change: Callable[[str, str], Any]
-) -> list[dict[str, Any]]:
-    """The same messages with `change(kind, medium)` in place of every medium."""
-
-    def part(old: Any) -> Any:
-        kind = old["type"]
-        return {**old, kind: change(kind, old[kind])} if kind != "text" and kind in old else old
-
-    return [
-        message
-        if isinstance(message["content"], str)
-        else {**message, "content": [part(old) for old in message["content"]]}
-        for message in messages
-    ]
-
-
 def read_instructions(source: Path, report: Report) -> Iterator[Row]:
     """Every JSON file of a folder with conversations in a published form (see `instructions`), media beside them."""
     files = sorted(path for path in source.glob("*.json*") if path.suffix in (".json", ".jsonl"))
@@ -245,47 +164,76 @@ def read_folder(source: Path, report: Report) -> Iterator[Row]:
     """
     tables = [source / f"metadata.{form}" for form in ("csv", "jsonl")]
     table = next((path for path in tables if path.is_file()), None)
-    found = _of_table(table) if table else _beside_media(source)
-    empty = True
-    for name, caption in found:
-        empty = False
+    number = -1
+    for number, record in enumerate(_of_table(table) if table else _beside_media(source)):
+        name, unnamed = _text(record, "file_name")
         kind = next((k for k, ends in SUFFIXES.items() if name.lower().endswith(ends)), None)
-        text, reason = _text({"caption": caption} if caption is not None else {}, "caption")
-        if kind is None or reason:
-            report.drop(reason if kind else "no medium by its name", name or "a row without a name")
-            continue
-        yield _with_caption(name, source.name, kind, name, text)
-    if empty:
+        text, reason = _text(record, "caption")
+        if unnamed or kind is None:
+            report.drop(unnamed or "no medium by its name", name or f"row {number}")
+        elif reason:
+            report.drop(reason, name)
+        else:
+            yield _with_caption(name, source.resolve().name, kind, name, text)
+    if number < 0:
         raise DataError(f"{source}: expected pictures, sounds or clips in it")
 
 
-def _of_table(path: Path) -> Iterator[tuple[str, Any]]:
-    """(file name, caption) of every row of a metadata table."""
-    if path.suffix == ".jsonl":
-        records: Any = json_records(path)
-    else:
-        records = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
-    for number, record in enumerate(records):
-        if not isinstance(record, dict) or not {"caption", "text"} & set(record):
-            raise DataError(f"{path}, row {number}: expected file_name and caption (or text)")
-        yield str(record.get("file_name") or ""), record.get("caption", record.get("text"))
+def _of_table(path: Path) -> Iterator[dict[str, Any]]:
+    """Every row of a metadata table as {"file_name", "caption"}, as far as it has them."""
+    for record in _lines_of_csv(path) if path.suffix == ".csv" else json_records(path):
+        named = isinstance(record, dict) and record.get("file_name") is not None
+        yield {**({"file_name": record["file_name"]} if named else {}), **_told(record)}
 
 
-def _beside_media(source: Path) -> Iterator[tuple[str, Any]]:
-    """(path below the source, caption or None) of every medium in the folder."""
+def _lines_of_csv(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file by its header; DataError with the line where it is damaged or not UTF-8."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        # Strictly: a quotation mark that is never closed would swallow all rows behind it.
+        rows = csv.DictReader(file, strict=True)
+        try:
+            header = set(rows.fieldnames or ())
+            if "file_name" not in header or not header & {"caption", "text"}:
+                expected = "expected columns file_name and caption (or text)"
+                raise DataError(f"{path}: {expected}, found {sorted(header)}")
+            yield from rows
+        except csv.Error as error:
+            place = f"{path}, behind line {rows.line_num}"
+            raise DataError(f"{place}: {error}; mend the row there") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 text: {error}; save it as UTF-8") from error
+
+
+def _beside_media(source: Path) -> Iterator[dict[str, Any]]:
+    """{"file_name" (below the source), "caption" if there is one} of every medium in the folder."""
     known = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
     for path in sorted(source.rglob("*")):
-        if not path.name.lower().endswith(known) or not path.is_file():
-            continue
-        caption = None
-        if path.with_suffix(".txt").is_file():
-            caption = path.with_suffix(".txt").read_text(encoding="utf-8", errors="replace")
-        elif path.with_suffix(".json").is_file():
-            record = next(json_records(path.with_suffix(".json")), None)
-            caption = (
-                record.get("caption", record.get("text")) if isinstance(record, dict) else None
-            )
-        yield path.relative_to(source).as_posix(), caption
+        if path.name.lower().endswith(known) and path.is_file():
+            name = path.relative_to(source)
+            told = (name.with_suffix(form) for form in (".txt", ".json"))
+            beside = next((one for one in told if (source / one).is_file()), None)
+            caption = {} if beside is None else _caption_of(source, beside.as_posix())
+            yield {"file_name": name.as_posix(), **caption}
+
+
+def _caption_of(source: Path, name: str) -> dict[str, Any]:
+    """{"caption"} of a file beside a medium, which may hold anything; a damaged one holds no text."""
+    try:
+        path = media_path(source, name)
+        if path.suffix == ".txt":
+            with path.open(encoding="utf-8-sig") as file:
+                return {"caption": file.read(MAX_CAPTION + 1)}
+        record = next(json_records(path), None)
+    except (MediaError, DataError, UnicodeDecodeError):
+        return {"caption": None}
+    return _told(record)
+
+
+def _told(record: Any) -> dict[str, Any]:
+    """{"caption"} of a record that calls it caption or text, else {}."""
+    held = record if isinstance(record, dict) else {}
+    told = [held[key] for key in ("caption", "text") if held.get(key) is not None]
+    return {"caption": told[0]} if told else {}
 
 
 READERS: dict[str, Callable[[Path, Report], Iterator[Row]]] = {

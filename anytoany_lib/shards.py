@@ -11,7 +11,9 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
-from anytoany_lib.readers import SUFFIXES, DataError, Report
+from anytoany_lib.readers import SUFFIXES
+from anytoany_lib.reports import Report
+from anytoany_lib.rows import DataError
 
 _KEPT = (*(suffix for suffixes in SUFFIXES.values() for suffix in suffixes), ".txt", ".json")
 _LARGEST = 2 * 2**30

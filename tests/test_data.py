@@ -17,8 +17,10 @@ from PIL import Image
 
 from anytoany_lib import data, media
 from anytoany_lib.data import DataError, Report, Row, build, read_manifest, write_manifest
-from anytoany_lib.manifests import GROUP_ROWS, media_path
+from anytoany_lib.manifests import GROUP_ROWS
 from anytoany_lib.readers import json_records
+from anytoany_lib.reports import Histogram, Measured
+from anytoany_lib.rows import media_path
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT.parent / "shared" / "samples" / "nextgpt"
@@ -368,10 +370,36 @@ def test_report_keeps_ten_examples():
     report = Report()
     for number in range(25):
         report.drop("missing", str(number))
-    report.kept(100)
+    report.kept(row(), [Measured("image", 100, 64)])
     found = report.as_dict()
     assert found["dropped"] == {"missing": 25} and found["examples"]["missing"][-1] == "9"
     assert (found["read"], found["kept"], found["bytes"]) == (26, 1, 100)
+
+
+def test_histograms_agree_with_a_plain_count():
+    edges = (0, 1, 2, 5, 10)
+    values = np.random.default_rng(0).uniform(0, 30, 500)
+    histogram = Histogram(edges)
+    for value in values:
+        histogram.add(value)
+    found = histogram.as_dict()
+    assert found["counts"] == np.histogram(values, [*edges, np.inf])[0].tolist()
+    assert found["mean"] == pytest.approx(values.mean(), abs=1e-3) and found["n"] == 500
+    assert (found["least"], found["most"]) == pytest.approx((values.min(), values.max()), abs=1e-3)
+    assert found["edges"] == list(edges)
+    histogram = Histogram(edges)
+    histogram.add(2)
+    assert histogram.as_dict()["edges"] == [2, 5] and histogram.as_dict()["counts"] == [1]
+
+
+def test_memory_of_a_report_does_not_grow_with_its_rows():
+    report, sizes = Report(), []
+    for number in range(2000):
+        report.kept(row(number, meta={"kind": "image", "caption": "a " * (number % 90)}), [])
+        report.drop("missing", f"{number}.png")
+        if number in (200, 1999):
+            sizes.append(len(pickle.dumps(report.as_dict())))
+    assert sizes[1] < sizes[0] + 200
 
 
 @pytest.mark.parametrize("kind", ["image", "audio", "video"])

@@ -290,6 +290,7 @@ def test_webdataset_shards_are_read_and_what_is_wrong_with_them_is_told(tmp_path
         "00000/001.jpg": "from json",
         "00001/000.jpg": "a car",
     }
+    assert {row.source for row in read_manifest(tmp_path / "out")} == {"source"}
     assert report.dropped["outside the folder"] == 1 and report.dropped["shard cut or damaged"] == 1
     assert not (tmp_path / "evil.jpg").exists()
     assert {p.name for p in (tmp_path / "out").iterdir()} == {

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -35,7 +36,14 @@ def numbered_frames(count=12, height=48, width=64):
     return np.broadcast_to(levels, (count, height, width, 3)).copy()
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tiff"])
+def save_animation(path, durations):
+    """`numbered_frames`, each shown for so many milliseconds."""
+    first, *others = map(Image.fromarray, numbered_frames(len(durations)))
+    options = {"lossless": True} if path.suffix == ".webp" else {}
+    first.save(path, save_all=True, append_images=others, duration=durations, **options)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tiff"])
 def test_image_round_trip(tmp_path, suffix):
     path = media.save_image(tmp_path / f"a.{suffix}", Image.fromarray(LEFT_RED))
     back = media.load_image(path)
@@ -52,6 +60,48 @@ def test_exif_orientation_is_applied_to_files_and_images_in_memory(tmp_path):
         turned = np.asarray(media.as_image(medium))
         assert turned.shape == (48, 32, 3)
         assert turned[4, 16, 0] > 200 and turned[-4, 16, 0] < 60
+
+
+TURNS = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_every_exif_orientation(tmp_path, orientation, suffix):
+    stored = np.zeros((32, 48, 3), np.uint8)
+    stored[:16, :24], stored[:16, 24:], stored[16:, :24] = (250, 10, 10), (10, 250, 10), 250
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / f"a.{suffix}", exif=exif, quality=95)
+    shown = np.asarray(media.load_image(tmp_path / f"a.{suffix}")).astype(int)
+    expected = TURNS[orientation](stored)
+    assert shown.shape == expected.shape and np.abs(shown - expected).mean() < 12
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_of_an_animation_the_first_picture_is_read(tmp_path, suffix):
+    save_animation(tmp_path / f"a.{suffix}", [100] * 4)
+    assert media.load_image(tmp_path / f"a.{suffix}").getpixel((32, 24)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "1", "LA", "CMYK"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    suffix = "jpg" if mode == "CMYK" else "png"
+    picture = Image.new("RGB", (16, 16), "white")
+    picture.paste("black", (8, 0, 16, 16))
+    picture.convert(mode).save(tmp_path / f"a.{suffix}")
+    back = media.load_image(tmp_path / f"a.{suffix}")
+    assert back.mode == "RGB"
+    assert min(back.getpixel((2, 8))) > 240 and max(back.getpixel((13, 8))) < 50
 
 
 def test_transparency_palette_and_cmyk(tmp_path):
@@ -103,6 +153,43 @@ def test_stereo_files_become_mono(tmp_path, suffix):
     assert rate == 16000 and samples.dtype == np.float32 and samples.ndim == 1
     assert abs(len(samples) - 16000) < 2400
     assert np.sqrt((samples[2000:14000] ** 2).mean()) == pytest.approx(0.25 / 2**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 96000])
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_any_sampling_rate(tmp_path, suffix, rate):
+    soundfile.write(tmp_path / f"a.{suffix}", tone(rate=rate), rate)
+    samples, found = media.load_audio(tmp_path / f"a.{suffix}", rate=16000)
+    assert found == 16000 and len(samples) == pytest.approx(16000, abs=2)
+    assert np.abs(samples[500:15500] - tone()[500:15500]).max() < 5e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate", "layout"),
+    [
+        ("a.webm", "libopus", 48000, "mono"),  # what a browser's microphone gives
+        ("a.webm", "libopus", 48000, "stereo"),
+        ("a.ogg", "libopus", 24000, "mono"),
+        ("a.mp3", "libmp3lame", 22050, "stereo"),
+        ("a.m4a", "aac", 44100, "stereo"),
+    ],
+)
+def test_compressed_sounds(tmp_path, name, codec, rate, layout):
+    channels = 2 if layout == "stereo" else 1
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        samples = np.repeat(tone(rate=rate)[None], channels, axis=0)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+        frame.rate = rate
+        fit = av.AudioResampler(stream.codec_context.format.name, layout, rate)
+        for part in fit.resample(frame):
+            container.mux(stream.encode(part))
+        container.mux(stream.encode())
+    samples, found = media.load_audio(tmp_path / name, rate=16000)
+    assert found == 16000 and len(samples) == pytest.approx(16000, rel=0.12)
+    spectrum = np.abs(np.fft.rfft(samples[2000:14000] * np.hanning(12000)))
+    assert spectrum.argmax() * 16000 / 12000 == pytest.approx(440, abs=2)
+    assert np.abs(samples).max() == pytest.approx(0.5, abs=0.1)
 
 
 def test_audio_round_trip_resampling_and_limit(tmp_path):
@@ -223,18 +310,87 @@ def test_long_video_is_sought_not_decoded(tmp_path, monkeypatch):
     assert frames[:, 8, 8, 0] == pytest.approx([31, 93, 156, 218], abs=3)
 
 
-def test_rotation_in_the_container_is_applied(tmp_path):
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotation_in_the_container_is_applied(tmp_path, degrees):
+    """Phones store what the sensor saw and, in the container, how far to turn it clockwise."""
     frames = np.stack([LEFT_RED] * 4)
     data = bytearray(media.save_video(tmp_path / "a.mp4", frames, 4).read_bytes())
     one = 1 << 16
     upright = struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
-    quarter_turn = struct.pack(">9i", 0, one, 0, -one, 0, 0, 0, 0, 1 << 30)  # clockwise
     at = data.index(upright, data.index(b"tkhd"))
-    data[at : at + 36] = quarter_turn
+    turns = {90: (0, one, 0, -one, 0), 180: (-one, 0, 0, 0, -one), 270: (0, -one, 0, one, 0)}
+    data[at : at + 36] = struct.pack(">9i", *turns[degrees], 0, 0, 0, 1 << 30)
     (tmp_path / "turned.mp4").write_bytes(data)
-    turned, _ = media.load_video(tmp_path / "turned.mp4")
-    assert turned.shape == (4, 48, 32, 3)
-    assert turned[0, 4, 16, 0] > 200 and turned[0, -4, 16, 0] < 60
+    for options in ({}, {"num_frames": 2}):
+        turned = media.load_video(tmp_path / "turned.mp4", **options)[0][0]
+        expected = np.rot90(LEFT_RED, -degrees // 90)
+        assert turned.shape == expected.shape and np.abs(turned.astype(int) - expected).mean() < 12
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("a.mp4", "libx264"),
+        ("a.mov", "libx264"),
+        ("a.mov", "mpeg4"),
+        ("a.avi", "mpeg4"),
+        ("a.avi", "mjpeg"),
+        ("a.mkv", "libx264"),
+        ("a.webm", "libvpx"),
+        ("a.webm", "libvpx-vp9"),
+    ],
+)
+def test_containers_and_codecs(tmp_path, name, codec):
+    frames = numbered_frames()
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, rate=4)
+        stream.width, stream.height = 64, 48
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    back, fps = media.load_video(tmp_path / name)
+    assert back.shape == frames.shape and fps == pytest.approx(4, rel=0.02)
+    assert np.abs(back.astype(int) - frames).max() <= 12
+    some, fps = media.load_video(tmp_path / name, num_frames=4)
+    assert fps == pytest.approx(4 / 3, rel=0.1) and np.array_equal(some, back[[1, 4, 7, 10]])
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_animations_as_videos(tmp_path, suffix):
+    """Six frames of 0.1 s, then six of 0.4 s: what is shown when, not the n-th of the file."""
+    save_animation(path := tmp_path / f"a.{suffix}", [100] * 6 + [400] * 6)
+    frames, fps = media.load_video(path)
+    assert frames.shape == (12, 48, 64, 3) and fps == pytest.approx(4)
+    assert np.abs(frames.astype(int) - numbered_frames()).max() <= 2
+    some, fps = media.load_video(path, num_frames=4)
+    assert fps == pytest.approx(4 / 3) and np.array_equal(some, frames[[3, 7, 9, 11]])
+    assert len(media.load_video(path, max_seconds=0.6)[0]) == 6
+    assert media.load_video(path, short_side=24)[0].shape == (12, 24, 32, 3)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_variable_frame_rate(tmp_path, name):
+    """Frames 0 to 5 within 0.6 s, frames 6 to 11 half a second each, as phones and screen recorders write them."""
+    times = [100 * n for n in range(6)] + [600 + 500 * n for n in range(6)]
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base, stream.options = Fraction(1, 1000), {"bf": "0"}
+        for time, pixels in zip(times, numbered_frames(), strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    frames, fps = media.load_video(tmp_path / name)
+    assert len(frames) == 12
+    some, _ = media.load_video(tmp_path / name, num_frames=6)
+    span = 6 / media.load_video(tmp_path / name, num_frames=6)[1]
+    shown = [
+        max(n for n, t in enumerate(times) if t <= (i + 0.5) / 6 * span * 1000) for i in range(6)
+    ]
+    assert some[:, 24, 32, 0] == pytest.approx([20 * n for n in shown], abs=4)
+    assert fps == pytest.approx(12 / span, rel=0.1)
 
 
 def test_recording_that_states_no_duration(tmp_path):

@@ -102,7 +102,8 @@ def test_real_media_by_the_same_notebooks(home):
         demo.execute(path, told | (reader if path.stem == "02_data" else {}), home / "out-samples")
     report = json.loads((home / "data/samples/report.json").read_text())
     assert report["kept"] == 27 and report["dropped"]["missing"] == 33
-    assert "33" in outputs(home / "out-samples" / "02_data.ipynb")
+    shown = outputs(home / "out-samples" / "02_data.ipynb")
+    assert "33" in shown and shown.count('"image/png": ') == 2
     record = json.loads((home / "ckpt/runs/tiny/stage3/run.json").read_text())
     assert [Path(name).name for name in record["data"]] == ["samples"]
 

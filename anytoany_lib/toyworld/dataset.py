@@ -20,9 +20,11 @@ from tqdm.auto import tqdm
 
 from anytoany_lib import media
 from anytoany_lib.config import Profile
-from anytoany_lib.data import Report, Row, check_target, write_manifest
+from anytoany_lib.data import Report, Row, check_target, read_manifest, write_manifest
 from anytoany_lib.generation import Sampling, reply_all
+from anytoany_lib.inspection import inspect
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.rows import media_in
 from anytoany_lib.runs import appearing_whole
 from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.pictures import FPS
@@ -227,11 +229,20 @@ def write(
             "test", 0, answers
         )
         sizes["test"] = write_manifest(rows, folder, "test")
-        report = Report()
-        for _ in range(sum(sizes.values())):
-            report.kept()
-        report.save(folder / "report.json")
+        _report(folder, sizes).save(folder / "report.json")
     return sizes
+
+
+def _report(folder: Path, sizes: dict[str, int]) -> Report:
+    """What the written rows are like; each medium is opened and measured once."""
+    report, seen = Report(), set()
+    report.splits = dict(sizes)
+    for split in sizes:
+        for row in tqdm(read_manifest(folder, split), desc=f"{split} checked"):
+            new = [one for one in dict.fromkeys(media_in(row.messages)) if one not in seen]
+            seen.update(new)
+            report.kept(row, [inspect(kind, folder / name) for kind, name in new])
+    return report
 
 
 def main() -> None:
