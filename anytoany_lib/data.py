@@ -17,21 +17,24 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import compress
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from anytoany_lib import media
+from anytoany_lib.ledger import DiskSet, Splits
 from anytoany_lib.manifests import (
     SPLITS,
     Manifest,
     dataset_fingerprint,
-    media_in,
     media_path,
     read_manifest,
     splits_in,
@@ -39,6 +42,7 @@ from anytoany_lib.manifests import (
 )
 from anytoany_lib.media import MediaError
 from anytoany_lib.readers import READERS, DataError, Report, Row, map_media, read_folder
+from anytoany_lib.records import SCHEMA, Record, RecordWriter, media_in, record_of
 from anytoany_lib.shards import unpacked
 
 __all__ = [
@@ -61,6 +65,11 @@ __all__ = [
 MEDIA_FOLDER = "media"
 SHARDED = "webdataset"
 ALL_READERS = READERS | {SHARDED: read_folder}
+# Kept rows until the splits are drawn: a record, and of its first medium the number of its source and its rank there.
+_SPOOL = pa.schema(
+    [*SCHEMA, ("captioned", pa.bool_()), ("number", pa.int32()), ("rank", pa.int64())]
+)
+_SPOOL_ROWS = 4096
 
 DESCRIBE = {
     "image": ("Describe this picture.", "What does this picture show?", "Write a caption for it."),
@@ -103,21 +112,20 @@ def build(
         raise DataError(f"{out}: holds the source {source}; choose another OUT")
     check_target(out, overwrite)
     report, work = Report(), out.with_name(f".{out.name}.{os.getpid()}")
-    work.mkdir(parents=True)
+    scratch = work / "scratch"
+    scratch.mkdir(parents=True)
     try:
-        origins: list[tuple[str, str]] = []
         if reader == SHARDED:
             # What was unpacked is nobody else's: its files can be linked.
-            source, link = unpacked(source, work / "unpacked", report), True
-        rows = _kept(ALL_READERS[reader](source, report), source, work, link, report, origins)
-        if not write_manifest(rows, work / "spool", "train"):
-            raise DataError(f"{source}: nothing could be kept. {report}")
-        spool = read_manifest(work / "spool", "train")
-        chosen = _choose_splits(origins, seed, fractions)
-        for split in SPLITS:
-            write_manifest(compress(spool, (one == split for one in chosen)), work, split)
-        shutil.rmtree(work / "spool")
-        shutil.rmtree(work / "unpacked", ignore_errors=True)
+            source, link = unpacked(source, scratch / "unpacked", report), True
+        rows = ALL_READERS[reader](source, report)
+        with Splits(scratch / "splits", seed) as splits:
+            _spool(_kept(rows, source, work, link, report, splits), scratch / "rows")
+            if not report.kept_rows:
+                raise DataError(f"{source}: nothing could be kept. {report}")
+            splits.choose(*fractions)
+            _distribute(scratch / "rows", splits, work)
+        shutil.rmtree(scratch)
         report.seconds = time.perf_counter() - started
         report.save(work / "report.json")
         _move_into_place(work, out)
@@ -145,36 +153,56 @@ def _move_into_place(work: Path, out: Path) -> None:
 
 
 def _kept(
-    rows: Iterable[Row],
-    source: Path,
-    work: Path,
-    link: bool,
-    report: Report,
-    origins: list[tuple[str, str]],
-) -> Iterator[Row]:
-    """Rows whose media are usable, not seen before and now below `work`.
+    rows: Iterable[Row], source: Path, work: Path, link: bool, report: Report, splits: Splits
+) -> Iterator[tuple]:
+    """Rows whose media are usable, not seen before and now below `work`, as the spool has them."""
+    scratch = work / "scratch"
+    with DiskSet(scratch / "contents") as seen, DiskSet(scratch / "ids") as ids:
+        for row, found in tqdm(_examined(rows, source), desc="rows", unit="row"):
+            names = [name for _, name in media_in(row.messages)]
+            shown = str(names[0]) if names else row.id
+            if isinstance(found, MediaError):
+                report.drop(found.reason, shown)
+            elif not seen.add(_content(row, found)):
+                report.drop("duplicate", shown)
+            else:
+                record = record_of(_moved(row, _unused(row.id, ids), found))
+                size = sum(
+                    _place(source / name, work / MEDIA_FOLDER / name, link) for name in found
+                )
+                report.kept(size)
+                yield *record, *splits.add(row.source, found[names[0]] if names else row.id)
 
-    Each adds (its source, what its first medium holds) to `origins`.
-    """
-    seen: set[bytes] = set()
-    ids: set[str] = set()
-    examined = _in_order(lambda row: (row, _examine(row, source)), rows)
-    for row, found in tqdm(examined, desc="rows", unit="row"):
-        names = [name for _, name in media_in(row.messages)]
-        shown = str(names[0]) if names else row.id
-        if isinstance(found, MediaError):
-            report.drop(found.reason, shown)
-            continue
-        same = map_media(row.messages, lambda _, name, found=found: found[name])
-        content = hashlib.blake2b(json.dumps(same).encode(), digest_size=16).digest()
-        if content in seen:
-            report.drop("duplicate", shown)
-            continue
-        seen.add(content)
-        size = sum(_place(source / name, work / MEDIA_FOLDER / name, link) for name in found)
-        report.kept(size)
-        origins.append((row.source, found[names[0]] if names else row.id))
-        yield _moved(row, _unused(row.id, ids), found)
+
+def _content(row: Row, found: dict[str, str]) -> bytes:
+    """What the row says and shows, wherever its media lie: 16 bytes."""
+    same = map_media(row.messages, lambda _, name: found[name]) if found else row.messages
+    return hashlib.blake2b(json.dumps(same).encode(), digest_size=16).digest()
+
+
+def _spool(kept: Iterator[tuple], path: Path) -> None:
+    """Writes kept rows to a file, some thousand at a time."""
+    with pq.ParquetWriter(path, _SPOOL, compression="zstd", write_statistics=False) as writer:
+        while some := list(islice(kept, _SPOOL_ROWS)):
+            columns = zip(zip(*some, strict=True), _SPOOL, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in columns]
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=_SPOOL))
+
+
+def _distribute(spool: Path, splits: Splits, folder: Path) -> None:
+    """Writes every spooled row to the file of its split, in the order they came."""
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(RecordWriter(folder / f"{split}.parquet"))
+            for split in SPLITS
+        }
+        for batch in pq.ParquetFile(spool).iter_batches(_SPOOL_ROWS):
+            columns = (column.to_pylist() for column in batch.columns)
+            for *record, number, rank in zip(*columns, strict=True):
+                writers[splits.of(number, rank)].add(Record(*record))
+    for split, writer in writers.items():
+        if not writer.rows:
+            (folder / f"{split}.parquet").unlink()
 
 
 def _examine(row: Row, source: Path) -> dict[str, str] | MediaError:
@@ -192,17 +220,26 @@ def _examine(row: Row, source: Path) -> dict[str, str] | MediaError:
     return found
 
 
-def _in_order(function: Callable[[Row], Any], rows: Iterable[Row]) -> Iterator[Any]:
-    """`function` of each row, in order, some rows ahead on threads (decoders release Python's lock)."""
+def _examined(
+    rows: Iterable[Row], source: Path
+) -> Iterator[tuple[Row, dict[str, str] | MediaError]]:
+    """Each row and what `_examine` finds, in order; some rows ahead on threads (decoders release Python's lock)."""
     workers = min(8, os.cpu_count() or 1)
-    waiting: deque[Future] = deque()
+    waiting: deque[tuple[Row, Future | None]] = deque()
+
+    def first() -> tuple[Row, dict[str, str] | MediaError]:
+        row, examining = waiting.popleft()
+        return row, examining.result() if examining else {}
+
     with ThreadPoolExecutor(workers) as pool:
         for row in rows:
-            waiting.append(pool.submit(function, row))
+            # A thread costs more than a row without media.
+            shows = media_in(row.messages)
+            waiting.append((row, pool.submit(_examine, row, source) if shows else None))
             if len(waiting) > 4 * workers:
-                yield waiting.popleft().result()
+                yield first()
         while waiting:
-            yield waiting.popleft().result()
+            yield first()
 
 
 def _place(path: Path, target: Path, link: bool) -> int:
@@ -224,13 +261,12 @@ def _linked(path: Path, target: Path) -> bool:
     return True
 
 
-def _unused(name: str, used: set[str]) -> str:
+def _unused(name: str, used: DiskSet) -> str:
     """`name`, numbered if it is among the used ones; it is used from now on."""
     number, unused = 1, name
-    while unused in used:
+    while not used.add(unused):
         number += 1
         unused = f"{name}#{number}"
-    used.add(unused)
     return unused
 
 
@@ -239,27 +275,6 @@ def _moved(row: Row, name: str, found: dict[str, str]) -> Row:
     messages = map_media(row.messages, lambda _, path: f"{MEDIA_FOLDER}/{path}")
     content = {f"{MEDIA_FOLDER}/{path}": key for path, key in found.items()}
     return Row(name, row.source, messages, {**row.meta, "content": content})
-
-
-def _choose_splits(
-    origins: list[tuple[str, str]], seed: int, fractions: tuple[float, float]
-) -> list[str]:
-    """The split of each (source, content): drawn within every source, the same for equal content."""
-    first: dict[str, str] = {}
-    for source, content in origins:
-        first.setdefault(content, source)
-    groups: dict[str, list[str]] = {}
-    for content, source in first.items():
-        groups.setdefault(source, []).append(content)
-    placed = dict.fromkeys(first, "train")
-    for group in groups.values():
-        drawn = sorted(group, key=lambda one: hashlib.blake2b(f"{seed} {one}".encode()).digest())
-        wanted = [max(1, round(part * len(drawn))) if part else 0 for part in fractions]
-        validation = min(wanted[0], len(drawn) - 1)
-        test = min(wanted[1], len(drawn) - 1 - validation)
-        placed.update(dict.fromkeys(drawn[:validation], "validation"))
-        placed.update(dict.fromkeys(drawn[validation : validation + test], "test"))
-    return [placed[content] for _, content in origins]
 
 
 def as_comprehension(row: Row, rng: np.random.Generator) -> list[dict[str, Any]]:

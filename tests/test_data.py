@@ -17,8 +17,9 @@ from PIL import Image
 
 from anytoany_lib import data, media
 from anytoany_lib.data import DataError, Report, Row, build, read_manifest, write_manifest
-from anytoany_lib.manifests import GROUP_ROWS, media_path
+from anytoany_lib.manifests import media_path
 from anytoany_lib.readers import json_records
+from anytoany_lib.records import GROUP_ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT.parent / "shared" / "samples" / "nextgpt"
