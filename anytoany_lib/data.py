@@ -163,21 +163,25 @@ def _kept(
             shown = str(names[0]) if names else row.id
             if isinstance(found, MediaError):
                 report.drop(found.reason, shown)
-            elif not seen.add(_content(row, found)):
+                continue
+            record = record_of(_moved(row, found))
+            if not seen.add(_content(row, record, found)):
                 report.drop("duplicate", shown)
             else:
-                record = record_of(_moved(row, _unused(row.id, ids), found))
                 size = sum(
                     _place(source / name, work / MEDIA_FOLDER / name, link) for name in found
                 )
                 report.kept(size)
-                yield *record, *splits.add(row.source, found[names[0]] if names else row.id)
+                place = splits.add(row.source, found[names[0]] if names else row.id)
+                yield _unused(row.id, ids), *record[1:], *place
 
 
-def _content(row: Row, found: dict[str, str]) -> bytes:
+def _content(row: Row, record: Record, found: dict[str, str]) -> bytes:
     """What the row says and shows, wherever its media lie: 16 bytes."""
-    same = map_media(row.messages, lambda _, name: found[name]) if found else row.messages
-    return hashlib.blake2b(json.dumps(same).encode(), digest_size=16).digest()
+    text = record.messages
+    if found:
+        text = json.dumps(map_media(row.messages, lambda _, name: found[name]))
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def _spool(kept: Iterator[tuple], path: Path) -> None:
@@ -270,11 +274,11 @@ def _unused(name: str, used: DiskSet) -> str:
     return unused
 
 
-def _moved(row: Row, name: str, found: dict[str, str]) -> Row:
+def _moved(row: Row, found: dict[str, str]) -> Row:
     """The row as the manifest has it: media below MEDIA_FOLDER, their content keys in its meta."""
     messages = map_media(row.messages, lambda _, path: f"{MEDIA_FOLDER}/{path}")
     content = {f"{MEDIA_FOLDER}/{path}": key for path, key in found.items()}
-    return Row(name, row.source, messages, {**row.meta, "content": content})
+    return Row(row.id, row.source, messages, {**row.meta, "content": content})
 
 
 def as_comprehension(row: Row, rng: np.random.Generator) -> list[dict[str, Any]]:

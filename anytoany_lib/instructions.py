@@ -18,6 +18,7 @@ Message = dict[str, Any]
 Record = dict[str, Any]
 _MARK = re.compile(r"<(image|audio|video)>|<(Image|Audio|Video)>([^<>]*)</\2>")
 _NO_MEDIUM = "00000000000"  # what legacy text-only records call their image
+_NAMES = [(kind, key) for kind in MEDIA_KINDS for key in (f"input_{kind}", kind, f"{kind}_name")]
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
 
@@ -46,10 +47,9 @@ def turns_of(record: Record) -> list[Record]:
 def _shown(record: Record) -> list[tuple[str, str]]:
     """(kind, name) of the media that a record shows, by the fields that name them."""
     found = []
-    for kind in MEDIA_KINDS:
-        for key in (f"input_{kind}", kind, f"{kind}_name"):
-            names = record.get(key)
-            names = [names] if isinstance(names, str) else names or []
+    for kind, key in _NAMES:
+        if names := record.get(key):
+            names = [names] if isinstance(names, str) else names
             found += [(kind, n) for n in names if isinstance(n, str) and n and n != _NO_MEDIUM]
     return found
 

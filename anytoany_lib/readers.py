@@ -281,15 +281,16 @@ def read_instructions(source: Path, report: Report) -> Iterator[Row]:
     if not files:
         raise DataError(f"{source}: expected .json files with conversations in it")
     for path in files:
+        task = path.stem
         for number, record in enumerate(json_records(path)):
-            name = f"{path.stem}-{number}"
+            name = f"{task}-{number}"
             try:
                 messages = conversation_of(record)
             except Unusable as reason:
                 report.drop(str(reason), name)
                 continue
             messages = map_media(messages, lambda kind, medium: located(source, kind, medium))
-            yield Row(name, path.stem, messages, {"task": path.stem})
+            yield Row(name, task, messages, {"task": task})
 
 
 def read_folder(source: Path, report: Report) -> Iterator[Row]:
