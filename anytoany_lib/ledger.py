@@ -11,7 +11,7 @@ import sqlite3
 from collections import Counter
 from pathlib import Path
 
-_CACHE_KIB = 16384
+_CACHE_KIB = 8192
 _BELOW_ALL = -(2**63) - 1
 
 

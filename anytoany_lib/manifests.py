@@ -40,7 +40,7 @@ from anytoany_lib.records import (
 )
 
 SPLITS = ("train", "validation", "test")
-CACHED_GROUPS = 64
+CACHED_GROUPS = 16
 
 
 def media_path(folder: Path, name: Any) -> Path:

@@ -130,7 +130,8 @@ class _Window:
         except UnicodeDecodeError as error:
             place = self._bytes - len(pending) + error.start
             raise DataError(f"{self._path}: not UTF-8 text at byte {place}") from error
-        self.text += more if self._bytes else more.removeprefix("\ufeff")
+        begins = self._bytes == len(pending)
+        self.text += more.removeprefix("\ufeff") if begins else more
         self._bytes += len(found)
         self.ended = not found
 
