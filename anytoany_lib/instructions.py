@@ -18,12 +18,18 @@ Message = dict[str, Any]
 Record = dict[str, Any]
 _MARK = re.compile(r"<(image|audio|video)>|<(Image|Audio|Video)>([^<>]*)</\2>")
 _NO_MEDIUM = "00000000000"  # what legacy text-only records call their image
+_HALF = re.compile("[\ud800-\udfff]")
 _NAMES = [(kind, key) for kind in MEDIA_KINDS for key in (f"input_{kind}", kind, f"{kind}_name")]
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
 
 class Unusable(ValueError):
     """A record that gives no conversation; the message is the reason for the report."""
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is text that UTF-8 can hold: JSON may escape halves of characters."""
+    return isinstance(value, str) and (value.isascii() or not _HALF.search(value))
 
 
 def turns_of(record: Record) -> list[Record]:
@@ -50,7 +56,7 @@ def _shown(record: Record) -> list[tuple[str, str]]:
     for kind, key in _NAMES:
         if names := record.get(key):
             names = [names] if isinstance(names, str) else names
-            found += [(kind, n) for n in names if isinstance(n, str) and n and n != _NO_MEDIUM]
+            found += [(kind, n) for n in names if is_text(n) and n and n != _NO_MEDIUM]
     return found
 
 
@@ -79,14 +85,14 @@ class _Talk:
         own = turn.get("caption") if turn.get("output_modality") == kind else None
         queued = self.told[kind].pop(0) if self.told[kind] else None
         caption = self.listed.get(name) if name else own or queued
-        if not isinstance(caption, str) or not caption.strip():
+        if not is_text(caption) or not caption.strip():
             raise Unusable(f"no caption for a generated {kind}")
         return {"type": kind, "caption": " ".join(caption.split())}
 
     def parts(self, role: str, turn: Record, first: bool) -> list[Message]:
         """The parts of one turn."""
         value = turn.get("value")
-        if not isinstance(value, str):
+        if not is_text(value):
             raise Unusable("a turn is not text")
         parts: list[Message] = []
         at = 0

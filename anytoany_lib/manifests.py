@@ -28,12 +28,12 @@ from anytoany_lib.media import MediaError
 from anytoany_lib.readers import DataError, Row, map_media
 from anytoany_lib.records import (
     SCHEMA,
-    Index,
+    Catalogue,
     Record,
     RecordWriter,
     Tally,
+    catalogue_of,
     check_row,
-    index_of,
     media_in,
     notes_in,
     record_of,
@@ -135,7 +135,7 @@ class Manifest(Sequence[Row]):
         return Row(row.id, row.source, messages, row.meta)
 
     @cached_property
-    def index(self) -> Index:
+    def catalogue(self) -> Catalogue:
         """What the rows are, by the notes in the file; a file without them is read through."""
         notes = notes_in(self._file.metadata)
         if notes is None:
@@ -143,7 +143,7 @@ class Manifest(Sequence[Row]):
             for records in self._records():
                 tally.add(records)
             notes = tally.notes()
-        return index_of(notes)
+        return catalogue_of(notes)
 
     def _records(self) -> Iterator[list[Record]]:
         """All records, group by group."""
@@ -197,7 +197,7 @@ def dataset_fingerprint(folder: str | Path) -> str:
     """16 hex digits that name all rows of all splits, in order."""
     digest = hashlib.blake2b(digest_size=8)
     for split in splits_in(folder):
-        digest.update(f"{split} {read_manifest(folder, split).index.digest} ".encode())
+        digest.update(f"{split} {read_manifest(folder, split).catalogue.digest} ".encode())
     return digest.hexdigest()
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anytoany_lib.instructions import Unusable, conversation_of, located
+from anytoany_lib.instructions import Unusable, conversation_of, is_text, located
 
 EXAMPLES_KEPT = 10
 SUFFIXES = {
@@ -193,7 +193,7 @@ def _text(record: Any, key: str) -> tuple[str, str]:
     if not isinstance(record, dict) or key not in record:
         return "", f"{key} missing"
     value = record[key]
-    if not isinstance(value, str) or any("\ud800" <= c <= "\udfff" for c in value):
+    if not is_text(value):
         return "", f"{key} not text"
     return (value, "") if value.strip() else ("", f"{key} empty")
 

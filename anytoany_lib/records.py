@@ -82,7 +82,7 @@ def media_in(messages: list[dict[str, Any]]) -> list[tuple[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Index:
+class Catalogue:
     """What the rows of a file are: `kinds` of (source, captioned), `of_row` (rows,) uint32 [number of its kind].
 
     `digest` names all rows, in order: 32 hex digits.
@@ -102,7 +102,7 @@ class Index:
 
 
 class Tally:
-    """Makes the notes of a file, and so its index, from its records in order; its memory does not grow with them."""
+    """Makes the notes of a file, and so its catalogue, from its records in order; its memory does not grow with them."""
 
     def __init__(self) -> None:
         self._digest = hashlib.blake2b(digest_size=16)
@@ -131,10 +131,10 @@ class Tally:
         }
 
 
-def index_of(notes: dict[str, Any]) -> Index:
-    """The index that a tally's notes hold."""
+def catalogue_of(notes: dict[str, Any]) -> Catalogue:
+    """The catalogue that a tally's notes hold."""
     numbers = np.frombuffer(zlib.decompress(base64.b64decode(notes["of_row"])), dtype="<u4")
-    return Index(
+    return Catalogue(
         [(source, captioned) for source, captioned in notes["kinds"]], numbers, notes["digest"]
     )
 

@@ -42,7 +42,7 @@ class StageData:
         self._rows = read_manifest(data, split)
         self._reads, self._encoder, self._features, self._seed = reads, encoder, features, seed
         weights = self._weights(mixture or {}, f"{data}, {split}")
-        kinds = self._rows.index.kinds
+        kinds = self._rows.catalogue.kinds
         captioned = [with_caption for _, with_caption in kinds]
         read = [with_caption != (reads == "instructions") for with_caption in captioned]
         if reads == "instructions" and not any(read):
@@ -52,7 +52,7 @@ class StageData:
                 f"{data}: its {split} split has no rows for {reads}; expected media with captions"
             )
         shown = [one and weights[source] > 0 for one, (source, _) in zip(read, kinds, strict=True)]
-        self._indices = self._rows.index.rows_where(shown)
+        self._indices = self._rows.catalogue.rows_where(shown)
         self._pools = (
             self._pools_of(weights, shown) if mixture else [(len(self._indices), self._indices)]
         )
@@ -63,7 +63,7 @@ class StageData:
 
     def _weights(self, mixture: Mapping[str, float], where: str) -> dict[str, float]:
         """The weight of every source that the split has."""
-        sources = self._rows.index.sources()
+        sources = self._rows.catalogue.sources()
         if unknown := sorted(set(mixture) - set(sources)):
             raise ValueError(
                 f"{where}: the stage's mixture names {', '.join(unknown)}, but the sources there are "
@@ -75,10 +75,12 @@ class StageData:
         self, weights: dict[str, float], shown: list[bool]
     ) -> list[tuple[int, np.ndarray]]:
         """(rows in an epoch, indices (n,) of the rows they are drawn from) of every source."""
-        index, pools = self._rows.index, []
+        catalogue, pools = self._rows.catalogue, []
         for source, weight in weights.items():
-            own = [one and kind[0] == source for one, kind in zip(shown, index.kinds, strict=True)]
-            indices = index.rows_where(own)
+            own = [
+                one and kind[0] == source for one, kind in zip(shown, catalogue.kinds, strict=True)
+            ]
+            indices = catalogue.rows_where(own)
             pools.append((round(weight * len(indices)), indices))
         return [(wanted, indices) for wanted, indices in pools if wanted]
 
@@ -111,8 +113,8 @@ class StageData:
         """Encoder embeddings (N, D) of the stage's captioned media and their captions; of more than `most`, as many
         from all over the split.
         """
-        kinds = np.array([captioned for _, captioned in self._rows.index.kinds])
-        indices = self._indices[kinds[self._rows.index.of_row[self._indices]]]
+        kinds = np.array([captioned for _, captioned in self._rows.catalogue.kinds])
+        indices = self._indices[kinds[self._rows.catalogue.of_row[self._indices]]]
         if len(indices) > most:
             indices = indices[np.arange(most) * len(indices) // most]
         rows = [self._rows[int(index)] for index in indices]

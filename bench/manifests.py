@@ -74,7 +74,7 @@ def read(out: Path) -> dict:
     times = [time.perf_counter()]
     manifest = read_manifest(out)
     times.append(time.perf_counter())
-    indices = manifest.index.rows_where([True] * len(manifest.index.kinds))
+    indices = manifest.catalogue.rows_where([True] * len(manifest.catalogue.kinds))
     times.append(time.perf_counter())
     dataset_fingerprint(out)
     times.append(time.perf_counter())
@@ -85,11 +85,11 @@ def read(out: Path) -> dict:
     for index in range(in_order):
         manifest[index]
     times.append(time.perf_counter())
-    opening, index, fingerprint, random, ordered = np.diff(times)
+    opening, catalogue, fingerprint, random, ordered = np.diff(times)
     return {
         "rows": len(manifest),
         "open_seconds": opening,
-        "index_seconds": index,
+        "catalogue_seconds": catalogue,
         "fingerprint_seconds": fingerprint,
         "random_rows_per_second": RANDOM_READS / random,
         "ordered_rows_per_second": in_order / ordered,
@@ -112,10 +112,12 @@ def measure(rows: int, work: Path) -> dict:
             source, out = work / f"source-{form}-{count}", work / f"out-{form}-{count}"
             write_source(source, form, count)
             found[str(count)] = {"build": alone(built, source, out), "read": alone(read, out)}
-        for what in ("build", "read"):
-            few, many = (one[what]["peak_memory_mb"] for one in found.values())
-            found[f"{what}_memory_growth_mb"] = many - few
-        result[form] = found
+        growth = {
+            f"{what}_memory_growth_mb": found[str(rows)][what]["peak_memory_mb"]
+            - found[str(FEW)][what]["peak_memory_mb"]
+            for what in ("build", "read")
+        }
+        result[form] = found | growth
     return result
 
 

@@ -93,11 +93,11 @@ def test_splits_take_their_part_of_every_source_and_keep_equal_content_together(
 def test_the_footer_tells_what_the_rows_are(tmp_path: Path):
     rows = mixed(2 * GROUP_ROWS + 5)
     write_manifest(rows, tmp_path, "train")
-    index = read_manifest(tmp_path).index
-    told = [index.kinds[number] for number in index.of_row]
+    catalogue = read_manifest(tmp_path).catalogue
+    told = [catalogue.kinds[number] for number in catalogue.of_row]
     assert told == [(row.source, "caption" in row.meta) for row in rows]
-    assert index.sources() == ["cc3m", "more", "talks"]
-    captioned = index.rows_where([with_caption for _, with_caption in index.kinds])
+    assert catalogue.sources() == ["cc3m", "more", "talks"]
+    captioned = catalogue.rows_where([with_caption for _, with_caption in catalogue.kinds])
     assert captioned.tolist() == list(range(2, len(rows), 3))
 
 
@@ -129,8 +129,10 @@ def test_a_manifest_from_before_opens_and_is_told_apart_by_its_rows(tmp_path: Pa
     pq.write_table(texts, tmp_path / "old/train.parquet", row_group_size=100)
     new, old = read_manifest(tmp_path / "new"), read_manifest(tmp_path / "old")
     assert list(old) == rows
-    assert old.index.kinds == new.index.kinds and old.index.digest == new.index.digest
-    assert (old.index.of_row == new.index.of_row).all()
+    assert (
+        old.catalogue.kinds == new.catalogue.kinds and old.catalogue.digest == new.catalogue.digest
+    )
+    assert (old.catalogue.of_row == new.catalogue.of_row).all()
     assert dataset_fingerprint(tmp_path / "old") == dataset_fingerprint(tmp_path / "new")
 
 
@@ -149,7 +151,7 @@ def test_notes_that_were_copied_with_other_rows_do_not_count(tmp_path: Path, cha
     (tmp_path / "b").mkdir()
     pq.write_table(other, tmp_path / "b/train.parquet", compression="zstd")
     assert pq.read_metadata(tmp_path / "b/train.parquet").metadata.items() >= notes.items()
-    assert len(read_manifest(tmp_path / "b").index.of_row) == other.num_rows
+    assert len(read_manifest(tmp_path / "b").catalogue.of_row) == other.num_rows
     assert dataset_fingerprint(tmp_path / "b") != dataset_fingerprint(tmp_path / "a")
 
 
