@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
-_WHOLE = ("source", "architecture", "options", "learning_rates")
+_WHOLE = ("source", "architecture", "options", "learning_rates", "mixture")
 Kind = Literal["image", "audio", "video"]
 Part = Literal["input_projection", "output_projections", "token_rows", "lora"]
 
@@ -159,6 +159,10 @@ class StageConfig(_Checked):
     steps: int | None = Field(None, gt=0, description="of the optimiser; or give epochs")
     epochs: float | None = Field(None, gt=0, description="times that every row is read")
     batch_size: int = Field(gt=0)
+    mixture: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
+        None,
+        description="source: weight; an epoch holds that part of its rows, 1 where none is given",
+    )
     warmup: float = Field(0.05, ge=0, lt=1)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
     alignment_weight: float = Field(1.0, ge=0)

@@ -17,17 +17,21 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import compress
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from anytoany_lib import media
 from anytoany_lib.inspection import inspect
+from anytoany_lib.ledger import DiskSet, Splits
 from anytoany_lib.manifests import (
     SPLITS,
     Manifest,
@@ -38,6 +42,7 @@ from anytoany_lib.manifests import (
 )
 from anytoany_lib.media import MediaError
 from anytoany_lib.readers import READERS, read_folder
+from anytoany_lib.records import SCHEMA, Record, RecordWriter, record_of
 from anytoany_lib.reports import Measured, Report
 from anytoany_lib.rows import DataError, Row, map_media, media_in, media_path
 from anytoany_lib.shards import unpacked
@@ -62,6 +67,13 @@ __all__ = [
 MEDIA_FOLDER = "media"
 SHARDED = "webdataset"
 ALL_READERS = READERS | {SHARDED: read_folder}
+# Kept rows until the splits are drawn: a record, and of its first medium the number of its source and its rank there.
+_SPOOL = pa.schema(
+    [*SCHEMA, ("captioned", pa.bool_()), ("number", pa.int32()), ("rank", pa.int64())]
+)
+_SPOOL_ROWS = 4096
+# Of a row's media, by their paths, what each holds (a content key) and measures; or which cannot be used, and why.
+Found = tuple[dict[str, str], dict[str, Measured]] | MediaError
 
 DESCRIBE = {
     "image": ("Describe this picture.", "What does this picture show?", "Write a caption for it."),
@@ -104,23 +116,21 @@ def build(
         raise DataError(f"{out}: holds the source {source}; choose another OUT")
     check_target(out, overwrite)
     report, work = Report(), out.with_name(f".{out.name}.{os.getpid()}")
-    work.mkdir(parents=True)
+    scratch = work / "scratch"
+    scratch.mkdir(parents=True)
     try:
-        origins: list[tuple[str, str]] = []
         if reader == SHARDED:
             # What was unpacked is nobody else's: its files can be linked.
-            named = work / "unpacked" / source.resolve().name
+            named = scratch / "unpacked" / source.resolve().name
             source, link = unpacked(source, named, report), True
-        rows = _kept(ALL_READERS[reader](source, report), source, work, link, report, origins)
-        if not write_manifest(rows, work / "spool", "train"):
-            raise DataError(f"{source}: nothing could be kept. {report}")
-        spool = read_manifest(work / "spool", "train")
-        chosen = _choose_splits(origins, seed, fractions)
-        for split in SPLITS:
-            rows = compress(spool, (one == split for one in chosen))
-            report.splits[split] = write_manifest(rows, work, split)
-        shutil.rmtree(work / "spool")
-        shutil.rmtree(work / "unpacked", ignore_errors=True)
+        rows = ALL_READERS[reader](source, report)
+        with Splits(scratch / "splits", seed) as splits:
+            _spool(_kept(rows, source, work, link, report, splits), scratch / "rows")
+            if not report.kept_rows:
+                raise DataError(f"{source}: nothing could be kept. {report}")
+            splits.choose(*fractions)
+            report.splits = _distribute(scratch / "rows", splits, work)
+        shutil.rmtree(scratch)
         report.seconds = time.perf_counter() - started
         report.save(work / "report.json")
         _move_into_place(work, out)
@@ -148,41 +158,63 @@ def _move_into_place(work: Path, out: Path) -> None:
 
 
 def _kept(
-    rows: Iterable[Row],
-    source: Path,
-    work: Path,
-    link: bool,
-    report: Report,
-    origins: list[tuple[str, str]],
-) -> Iterator[Row]:
-    """Rows whose media are usable, not seen before and now below `work`.
-
-    Each adds (its source, what its first medium holds) to `origins`.
-    """
-    seen: set[bytes] = set()
-    ids: set[str] = set()
-    examined = _in_order(lambda row: (row, _examine(row, source)), rows)
-    for row, found in tqdm(examined, desc="rows", unit="row"):
-        if isinstance(found, MediaError):
-            report.drop(found.reason, str(found.path))
-            continue
-        keys, measured = found
-        same = map_media(row.messages, lambda _, name, keys=keys: keys[name])
-        content = hashlib.blake2b(json.dumps(same).encode(), digest_size=16).digest()
-        first = next(iter(keys), None)
-        if content in seen:
-            report.drop("duplicate", first or row.id)
-            continue
-        seen.add(content)
-        media_folder = work / MEDIA_FOLDER
-        added = [n for n in keys if _placed(source / n, media_folder / n, link)]
-        report.kept(row, [measured[name] for name in added])
-        origins.append((row.source, keys[first] if first else row.id))
-        yield _moved(row, _unused(row.id, ids), keys)
+    rows: Iterable[Row], source: Path, work: Path, link: bool, report: Report, splits: Splits
+) -> Iterator[tuple]:
+    """Rows whose media are usable, not seen before and now below `work`, as the spool has them."""
+    scratch, media_folder = work / "scratch", work / MEDIA_FOLDER
+    with DiskSet(scratch / "contents") as seen, DiskSet(scratch / "ids") as ids:
+        for row, found in tqdm(_examined(rows, source), desc="rows", unit="row"):
+            if isinstance(found, MediaError):
+                report.drop(found.reason, str(found.path))
+                continue
+            keys, measured = found
+            first = next(iter(keys), None)
+            record = record_of(_moved(row, keys))
+            if not seen.add(_content(row, record, keys)):
+                report.drop("duplicate", first or row.id)
+                continue
+            added = [n for n in keys if _placed(source / n, media_folder / n, link)]
+            report.kept(row, [measured[name] for name in added])
+            place = splits.add(row.source, keys[first] if first else row.id)
+            yield _unused(row.id, ids), *record[1:], *place
 
 
-def _examine(row: Row, source: Path) -> tuple[dict[str, str], dict[str, Measured]] | MediaError:
-    """Of each medium of the row, by its path, what it holds (a content key) and measures; or which cannot be used, and why."""
+def _content(row: Row, record: Record, keys: dict[str, str]) -> bytes:
+    """What the row says and shows, wherever its media lie: 16 bytes."""
+    text = record.messages
+    if keys:
+        text = json.dumps(map_media(row.messages, lambda _, name: keys[name]))
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _spool(kept: Iterator[tuple], path: Path) -> None:
+    """Writes kept rows to a file, some thousand at a time."""
+    with pq.ParquetWriter(path, _SPOOL, compression="zstd", write_statistics=False) as writer:
+        while some := list(islice(kept, _SPOOL_ROWS)):
+            columns = zip(zip(*some, strict=True), _SPOOL, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in columns]
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=_SPOOL))
+
+
+def _distribute(spool: Path, splits: Splits, folder: Path) -> dict[str, int]:
+    """Writes every spooled row to the file of its split, in the order they came; the rows of each."""
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(RecordWriter(folder / f"{split}.parquet"))
+            for split in SPLITS
+        }
+        for batch in pq.ParquetFile(spool).iter_batches(_SPOOL_ROWS):
+            columns = (column.to_pylist() for column in batch.columns)
+            for *record, number, rank in zip(*columns, strict=True):
+                writers[splits.of(number, rank)].add(Record(*record))
+    for split, writer in writers.items():
+        if not writer.rows:
+            (folder / f"{split}.parquet").unlink()
+    return {split: writer.rows for split, writer in writers.items()}
+
+
+def _examine(row: Row, source: Path) -> Found:
+    """Opens every medium of a row."""
     keys, measured = {}, {}
     for kind, name in media_in(row.messages):
         try:
@@ -194,17 +226,24 @@ def _examine(row: Row, source: Path) -> tuple[dict[str, str], dict[str, Measured
     return keys, measured
 
 
-def _in_order(function: Callable[[Row], Any], rows: Iterable[Row]) -> Iterator[Any]:
-    """`function` of each row, in order, some rows ahead on threads (decoders release Python's lock)."""
+def _examined(rows: Iterable[Row], source: Path) -> Iterator[tuple[Row, Found]]:
+    """Each row and what `_examine` finds, in order; some rows ahead on threads (decoders release Python's lock)."""
     workers = min(8, os.cpu_count() or 1)
-    waiting: deque[Future] = deque()
+    waiting: deque[tuple[Row, Future | None]] = deque()
+
+    def first() -> tuple[Row, Found]:
+        row, examining = waiting.popleft()
+        return row, examining.result() if examining else ({}, {})
+
     with ThreadPoolExecutor(workers) as pool:
         for row in rows:
-            waiting.append(pool.submit(function, row))
+            # A thread costs more than a row without media.
+            shows = media_in(row.messages)
+            waiting.append((row, pool.submit(_examine, row, source) if shows else None))
             if len(waiting) > 4 * workers:
-                yield waiting.popleft().result()
+                yield first()
         while waiting:
-            yield waiting.popleft().result()
+            yield first()
 
 
 def _placed(path: Path, target: Path, link: bool) -> bool:
@@ -226,42 +265,20 @@ def _linked(path: Path, target: Path) -> bool:
     return True
 
 
-def _unused(name: str, used: set[str]) -> str:
+def _unused(name: str, used: DiskSet) -> str:
     """`name`, numbered if it is among the used ones; it is used from now on."""
     number, unused = 1, name
-    while unused in used:
+    while not used.add(unused):
         number += 1
         unused = f"{name}#{number}"
-    used.add(unused)
     return unused
 
 
-def _moved(row: Row, name: str, keys: dict[str, str]) -> Row:
+def _moved(row: Row, keys: dict[str, str]) -> Row:
     """The row as the manifest has it: media below MEDIA_FOLDER, their content keys in its meta."""
     messages = map_media(row.messages, lambda _, path: f"{MEDIA_FOLDER}/{path}")
     content = {f"{MEDIA_FOLDER}/{path}": key for path, key in keys.items()}
-    return Row(name, row.source, messages, {**row.meta, "content": content})
-
-
-def _choose_splits(
-    origins: list[tuple[str, str]], seed: int, fractions: tuple[float, float]
-) -> list[str]:
-    """The split of each (source, content): drawn within every source, the same for equal content."""
-    first: dict[str, str] = {}
-    for source, content in origins:
-        first.setdefault(content, source)
-    groups: dict[str, list[str]] = {}
-    for content, source in first.items():
-        groups.setdefault(source, []).append(content)
-    placed = dict.fromkeys(first, "train")
-    for group in groups.values():
-        drawn = sorted(group, key=lambda one: hashlib.blake2b(f"{seed} {one}".encode()).digest())
-        wanted = [max(1, round(part * len(drawn))) if part else 0 for part in fractions]
-        validation = min(wanted[0], len(drawn) - 1)
-        test = min(wanted[1], len(drawn) - 1 - validation)
-        placed.update(dict.fromkeys(drawn[:validation], "validation"))
-        placed.update(dict.fromkeys(drawn[validation : validation + test], "test"))
-    return [placed[content] for _, content in origins]
+    return Row(row.id, row.source, messages, {**row.meta, "content": content})
 
 
 def as_comprehension(row: Row, rng: np.random.Generator) -> list[dict[str, Any]]:

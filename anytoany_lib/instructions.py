@@ -19,6 +19,7 @@ Record = dict[str, Any]
 _MARK = re.compile(r"<(image|audio|video)>|<(Image|Audio|Video)>([^<>]*)</\2>")
 _HALF = re.compile("[\ud800-\udfff]")
 _NO_MEDIUM = "00000000000"  # what legacy text-only records call their image
+_NAMES = [(kind, key) for kind in MEDIA_KINDS for key in (f"input_{kind}", kind, f"{kind}_name")]
 MAX_CAPTION = 4000  # characters: more is a page that was taken for a caption
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
@@ -28,8 +29,8 @@ class Unusable(ValueError):
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value of a JSON file is text that can be written again: half of a surrogate pair cannot."""
-    return isinstance(value, str) and not _HALF.search(value)
+    """Whether a value is text that UTF-8 can hold: JSON may escape halves of characters."""
+    return isinstance(value, str) and (value.isascii() or not _HALF.search(value))
 
 
 def turns_of(record: Record) -> list[Record]:
@@ -71,9 +72,9 @@ def _records(value: Any) -> list[Record]:
 def _shown(record: Record) -> list[tuple[str, str]]:
     """(kind, name) of the media that a record shows, by the fields that name them."""
     found = []
-    for kind in MEDIA_KINDS:
-        for key in (f"input_{kind}", kind, f"{kind}_name"):
-            found += [(kind, name) for name in _texts(record.get(key)) if name != _NO_MEDIUM]
+    for kind, key in _NAMES:
+        if names := record.get(key):
+            found += [(kind, name) for name in _texts(names) if name != _NO_MEDIUM]
     return found
 
 

@@ -3,7 +3,7 @@
 A dataset is a folder: `train.parquet`, `validation.parquet`, `test.parquet` (those that exist), media
 below it, `report.json`. A parquet row is a conversation: id, source, messages and meta (both JSON),
 with media as POSIX paths relative to the folder, and in an assistant turn a medium's `caption`.
-Rows are checked on their way in and out; only the groups of rows asked for are decoded.
+Rows are checked on their way in and out; only the groups of rows asked for are decoded (`records` has the file itself).
 """
 
 from __future__ import annotations
@@ -11,40 +11,34 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from anytoany_lib.messages import check
-from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.ledger import DiskSet
+from anytoany_lib.records import (
+    SCHEMA,
+    Catalogue,
+    Record,
+    RecordWriter,
+    Tally,
+    catalogue_of,
+    check_row,
+    notes_in,
+    record_of,
+)
 from anytoany_lib.rows import DataError, Row, map_media, media_in, media_path
 
 SPLITS = ("train", "validation", "test")
-SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "messages", "meta")])
-GROUP_ROWS = 256  # what one random access decodes
-CACHED_GROUPS = 64
-
-
-def check_row(row: Row) -> Row:
-    """`row` itself; DataError unless its messages follow the contract and its media are relative paths."""
-    try:
-        if not all(isinstance(text, str) and text for text in (row.id, row.source)):
-            raise ValueError("id and source must be text")
-        for message, parts in zip(row.messages, check(row.messages), strict=True):
-            for part in parts if message["role"] == "assistant" else ():
-                if part["type"] in MEDIA_KINDS and not isinstance(part.get("caption"), str):
-                    raise ValueError(f"the assistant's {part['type']} needs a text under 'caption'")
-        for kind, name in media_in(row.messages):
-            if not isinstance(name, str):
-                raise ValueError(f"{kind} must be a path below the manifest, found {name!r:.80}")
-    except ValueError as error:
-        raise DataError(f"row {row.id!r}: {error}") from error
-    return row
+CACHED_GROUPS = 16
 
 
 def write_manifest(rows: Iterable[Row], out: str | Path, split: str) -> int:
@@ -55,45 +49,22 @@ def write_manifest(rows: Iterable[Row], out: str | Path, split: str) -> int:
     _check_split(split)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    beside, path = out / f".{split}.{os.getpid()}", out / f"{split}.parquet"
+    work, path = out / f".{split}.{os.getpid()}", out / f"{split}.parquet"
+    work.mkdir()
     try:
-        count = write_rows(rows, beside)
-        if count:
-            beside.replace(path)
+        with RecordWriter(work / "rows") as writer, DiskSet(work / "ids") as ids:
+            for row in rows:
+                record = record_of(row)
+                if not ids.add(row.id):
+                    raise DataError(f"row {row.id!r}: the id is there twice")
+                writer.add(record)
+        if writer.rows:
+            (work / "rows").replace(path)
         else:
             path.unlink(missing_ok=True)
     finally:
-        beside.unlink(missing_ok=True)
-    return count
-
-
-def write_rows(rows: Iterable[Row], path: Path) -> int:
-    """Stream checked rows of differing ids into a parquet file; their number."""
-    seen: set[str] = set()
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-        group: list[dict[str, str]] = []
-        for row in rows:
-            if row.id in seen:
-                raise DataError(f"row {row.id!r}: the id is there twice")
-            seen.add(row.id)
-            group.append(_encoded(check_row(row)))
-            if len(group) == GROUP_ROWS:
-                writer.write_table(pa.Table.from_pylist(group, SCHEMA))
-                group = []
-        if group:
-            writer.write_table(pa.Table.from_pylist(group, SCHEMA))
-    return len(seen)
-
-
-def _encoded(row: Row) -> dict[str, str]:
-    try:
-        messages, meta = (
-            json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True)
-            for value in (row.messages, row.meta)
-        )
-    except (TypeError, ValueError) as error:
-        raise DataError(f"row {row.id!r}: not JSON: {error}") from error
-    return {"id": row.id, "source": row.source, "messages": messages, "meta": meta}
+        shutil.rmtree(work, ignore_errors=True)
+    return writer.rows
 
 
 class Manifest(Sequence[Row]):
@@ -103,16 +74,16 @@ class Manifest(Sequence[Row]):
         self.folder, self.split = folder, split
         self._path = folder / f"{split}.parquet"
         try:
-            self._file = pq.ParquetFile(self._path, memory_map=True)
+            self._file = pq.ParquetFile(self._path)
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{self._path}: not a readable parquet file: {error}") from error
         if not self._file.schema_arrow.equals(SCHEMA):
             found = ", ".join(f"{f.name}: {f.type}" for f in self._file.schema_arrow)
             raise DataError(f"{self._path}: expected text columns {SCHEMA.names}, found {found}")
-        groups = self._file.metadata.num_row_groups
-        sizes = [self._file.metadata.row_group(i).num_rows for i in range(groups)]
+        footer = self._file.metadata
+        sizes = (footer.row_group(number).num_rows for number in range(footer.num_row_groups))
         self._starts = [0, *accumulate(sizes)]
-        self._groups: OrderedDict[int, list[dict[str, str]]] = OrderedDict()
+        self._groups: OrderedDict[int, pa.Table] = OrderedDict()
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -125,12 +96,9 @@ class Manifest(Sequence[Row]):
             raise IndexError(f"row {index} of {len(self)} in {self._path}")
         index %= len(self)
         group = bisect_right(self._starts, index) - 1
-        record = self._group(group)[index - self._starts[group]]
-        try:
-            messages, meta = json.loads(record["messages"]), json.loads(record["meta"])
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{self._path}, row {index}: damaged JSON: {error}") from error
-        row = check_row(Row(record["id"], record["source"], messages, meta))
+        table, at = self._group(group), index - self._starts[group]
+        name, source, messages, meta = (column[at].as_py() for column in table.columns)
+        row = check_row(Row(name, source, self._json(messages, index), self._json(meta, index)))
         for _, name in media_in(row.messages):
             media_path(self.folder, name)
         return row
@@ -147,14 +115,45 @@ class Manifest(Sequence[Row]):
         messages = map_media(row.messages, lambda _, name: str(self.path(name)))
         return Row(row.id, row.source, messages, row.meta)
 
-    def _group(self, number: int) -> list[dict[str, str]]:
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """What the rows are, by the notes in the file; a file without them is read through."""
+        notes = notes_in(self._file.metadata)
+        if notes is None:
+            tally = Tally()
+            for records in self._records():
+                tally.add(records)
+            notes = tally.notes()
+        return catalogue_of(notes)
+
+    def _records(self) -> Iterator[list[Record]]:
+        """All records, group by group."""
+        for number, start in enumerate(self._starts[:-1]):
+            columns, records = (column.to_pylist() for column in self._read(number).columns), []
+            for index, texts in enumerate(zip(*columns, strict=True), start):
+                if None in texts:
+                    raise DataError(
+                        f"{self._path}, row {index}: expected four texts, found {texts!r:.80}"
+                    )
+                records.append(Record(*texts, "caption" in self._json(texts[-1], index)))
+            yield records
+
+    def _json(self, text: str, index: int) -> Any:
+        try:
+            return json.loads(text)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self._path}, row {index}: damaged JSON: {error}") from error
+
+    def _group(self, number: int) -> pa.Table:
         if number not in self._groups:
-            # Arrow's own threads do not survive the fork of a data loader's worker.
-            table = self._file.read_row_group(number, use_threads=False)
-            self._groups[number] = table.to_pylist()
+            self._groups[number] = self._read(number)
             if len(self._groups) > CACHED_GROUPS:
                 self._groups.popitem(last=False)
         return self._groups[number]
+
+    def _read(self, number: int) -> pa.Table:
+        # Arrow's own threads do not survive the fork of a data loader's worker.
+        return self._file.read_row_group(number, use_threads=False)
 
 
 def read_manifest(folder: str | Path, split: str = "train") -> Manifest:
@@ -176,12 +175,10 @@ def splits_in(folder: str | Path) -> list[str]:
 
 
 def dataset_fingerprint(folder: str | Path) -> str:
-    """16 hex digits that name all rows of all splits, whatever library version wrote them."""
+    """16 hex digits that name all rows of all splits, in order."""
     digest = hashlib.blake2b(digest_size=8)
     for split in splits_in(folder):
-        digest.update(split.encode())
-        for row in read_manifest(folder, split):
-            digest.update(json.dumps(_encoded(row)).encode())
+        digest.update(f"{split} {read_manifest(folder, split).catalogue.digest} ".encode())
     return digest.hexdigest()
 
 

@@ -8,8 +8,10 @@ copies them. Formats as published with NExT-GPT (`cc3m.json`, `webvid.json`, `au
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,46 +28,98 @@ SUFFIXES = {
     "video": (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif"),
 }
 _SPACE = re.compile(r"[ \t\r\n]*")
+_JSON = json.JSONDecoder()
+_CHUNK = 2**20  # bytes read at a time
+_LONGEST_VALUE = 2**26  # characters after which a value that does not end is taken for damage
+_NUMBER_GOES_ON = 3  # characters: where reading stops, "1" may be the beginning of "1e-5"
+
+
+class _Window:
+    """The stretch of a file's text that is being read. DataError where the file is not UTF-8 or cannot be read."""
+
+    def __init__(self, path: Path):
+        self.text, self.ended = "", False
+        self._path, self._decoder = path, codecs.getincrementaldecoder("utf-8")()
+        self._before = self._lines = self._bytes = 0
+        try:
+            self._file = path.open("rb")
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+    def __enter__(self) -> _Window:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+
+    def _read_on(self, at: int) -> None:
+        """Forgets what lies before `at`, which is the beginning from now on, and reads as much again."""
+        self._before += at
+        self._lines += self.text.count("\n", 0, at)
+        self.text = self.text[at:]
+        found = self._file.read(max(_CHUNK, len(self.text)))
+        pending, _ = self._decoder.getstate()
+        try:
+            more = self._decoder.decode(found, final=not found)
+        except UnicodeDecodeError as error:
+            place = self._bytes - len(pending) + error.start
+            raise DataError(f"{self._path}: not UTF-8 text at byte {place}") from error
+        begins = self._bytes == len(pending)
+        self.text += more.removeprefix("\ufeff") if begins else more
+        self._bytes += len(found)
+        self.ended = not found
+
+    def past_blanks(self, at: int) -> int:
+        """Where the next thing stands: at the end of the text only if the file ends there."""
+        while (at := _SPACE.match(self.text, at).end()) == len(self.text) and not self.ended:
+            self._read_on(at)
+            at = 0
+        return at
+
+    def value(self, at: int) -> tuple[Any, int]:
+        """The JSON value at a place, and where it ends."""
+        while True:
+            try:
+                value, end = _JSON.raw_decode(self.text, at)
+                if self.ended or end + _NUMBER_GOES_ON <= len(self.text):
+                    return value, end
+            # Beside JSONDecodeError, numbers of thousands of digits and bottomless nesting.
+            except (ValueError, RecursionError) as error:
+                if self.ended or len(self.text) - at > _LONGEST_VALUE:
+                    raise self.damage(getattr(error, "pos", at), str(error)) from error
+            self._read_on(at)
+            at = 0
+
+    def damage(self, at: int, message: str) -> DataError:
+        """An error that names the place."""
+        line = self._lines + self.text.count("\n", 0, at) + 1
+        of = f" of {self._before + len(self.text)}" if self.ended else ""
+        where = f"cut or damaged at line {line}, character {self._before + at}{of}"
+        return DataError(f"{self._path}: {where}: {message}; get the file again")
 
 
 def json_records(path: Path) -> Iterator[Any]:
-    """The values of a JSON array, or of JSON lines, one at a time.
+    """The values of a JSON array, or of JSON lines, one at a time; of the file a few MiB are in memory.
 
     Raises DataError naming the file and the position where it is cut, damaged or not UTF-8.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text at byte {error.start}") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    decoder, at = json.JSONDecoder(), _SPACE.match(text).end()
-    array = text.startswith("[", at)
-    at = _SPACE.match(text, at + 1 if array else at).end()
-    if array and text.startswith("]", at):
-        return
-    while array or at < len(text):
-        try:
-            value, at = decoder.raw_decode(text, at)
-        # Beside JSONDecodeError, numbers of thousands of digits and bottomless nesting.
-        except (ValueError, RecursionError) as error:
-            raise _cut(path, text, getattr(error, "pos", at), str(error)) from error
-        yield value
-        at = _SPACE.match(text, at).end()
+    with _Window(path) as window:
+        at = window.past_blanks(0)
+        array = window.text.startswith("[", at)
         if array:
-            if text.startswith("]", at):
-                break
-            if not text.startswith(",", at):
-                raise _cut(path, text, at, "expected ',' or ']'")
-            at = _SPACE.match(text, at + 1).end()
-    if array and _SPACE.match(text, at + 1).end() != len(text):
-        raise _cut(path, text, at + 1, "text after the closing ']'")
-
-
-def _cut(path: Path, text: str, at: int, message: str) -> DataError:
-    line = text.count("\n", 0, at) + 1
-    where = f"cut or damaged at line {line}, character {at} of {len(text)}"
-    return DataError(f"{path}: {where}: {message}; get the file again")
+            at = window.past_blanks(at + 1)
+        ended = array and window.text.startswith("]", at)
+        while not ended and (array or at < len(window.text)):
+            value, at = window.value(at)
+            yield value
+            at = window.past_blanks(at)
+            ended = array and window.text.startswith("]", at)
+            if array and not ended:
+                if not window.text.startswith(",", at):
+                    raise window.damage(at, "expected ',' or ']'")
+                at = window.past_blanks(at + 1)
+        if ended and (after := window.past_blanks(at + 1)) < len(window.text):
+            raise window.damage(after, "text after the closing ']'")
 
 
 def _text(record: Any, key: str) -> tuple[str, str]:
@@ -147,15 +201,16 @@ def read_instructions(source: Path, report: Report) -> Iterator[Row]:
     if not files:
         raise DataError(f"{source}: expected .json files with conversations in it")
     for path in files:
+        task = path.stem
         for number, record in enumerate(json_records(path)):
-            name = f"{path.stem}-{number}"
+            name = f"{task}-{number}"
             try:
                 messages = conversation_of(record)
             except Unusable as reason:
                 report.drop(str(reason), name)
                 continue
             messages = map_media(messages, lambda kind, medium: located(source, kind, medium))
-            yield Row(name, path.stem, messages, {"task": path.stem})
+            yield Row(name, task, messages, {"task": task})
 
 
 def read_folder(source: Path, report: Report) -> Iterator[Row]:
@@ -204,11 +259,20 @@ def _lines_of_csv(path: Path) -> Iterator[dict[str, str]]:
             raise DataError(f"{path}: not UTF-8 text: {error}; save it as UTF-8") from error
 
 
+def _files_below(folder: str | Path) -> Iterator[Path]:
+    """Every file in a folder of any depth, sorted; one folder's names at a time are in memory."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files_below(entry.path)
+        elif entry.is_file():
+            yield Path(entry.path)
+
+
 def _beside_media(source: Path) -> Iterator[dict[str, Any]]:
     """{"file_name" (below the source), "caption" if there is one} of every medium in the folder."""
     known = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
-    for path in sorted(source.rglob("*")):
-        if path.name.lower().endswith(known) and path.is_file():
+    for path in _files_below(source):
+        if path.name.lower().endswith(known):
             name = path.relative_to(source)
             told = (name.with_suffix(form) for form in (".txt", ".json"))
             beside = next((one for one in told if (source / one).is_file()), None)

@@ -47,9 +47,13 @@ def map_media(
 
 def media_in(messages: list[dict[str, Any]]) -> list[tuple[str, Any]]:
     """(kind, medium) of every medium that the messages hold, in order."""
-    found: list[tuple[str, Any]] = []
-    map_media(messages, lambda kind, medium: found.append((kind, medium)))
-    return found
+    return [
+        (part["type"], part[part["type"]])
+        for message in messages
+        if not isinstance(message["content"], str)
+        for part in message["content"]
+        if part["type"] != "text" and part["type"] in part
+    ]
 
 
 def captions_in(row: Row) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,6 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +191,9 @@ def train(
     )
     features = DatasetFeatures(profile, data)
     model = _initial_model(profile, resolve(init) if init else None, seed)
-    train_data = StageData(data, "train", settings.reads, model.messages, features, seed)
+    train_data = StageData(
+        data, "train", settings.reads, model.messages, features, seed, settings.mixture
+    )
     planned = settings.steps_of(len(train_data), accelerator.num_processes)
     steps = max_steps or planned
     state = _State(model, *optimiser_and_schedule(trained_parts(model, settings), settings, steps))
@@ -305,7 +306,7 @@ def _loop(accelerator: Accelerator, job: _Job, state: _State, data: StageData, l
     model, first = state.model, state.step
     wrapped, optimiser, schedule = accelerator.prepare(model, state.optimiser, state.schedule)
     rank, world = accelerator.process_index, accelerator.num_processes
-    batches = islice(data.batches(job.settings.batch_size), first * world + rank, None, world)
+    batches = data.batches(job.settings.batch_size, first * world + rank, world)
     shown = {"desc": f"stage {job.stage}", "initial": first, "total": job.steps}
     bar = tqdm(range(first, job.steps), **shown, disable=rank > 0)
     trained = [p for group in state.optimiser.param_groups for p in group["params"]]

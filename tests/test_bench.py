@@ -23,7 +23,7 @@ def bench() -> dict[str, ModuleType]:
     loaded = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCH))
-        for name in ("random_models", "chat", "gpu"):
+        for name in ("random_models", "chat", "gpu", "manifests"):
             spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
             module = importlib.util.module_from_spec(spec)
             patch.setitem(sys.modules, name, module)
@@ -85,3 +85,16 @@ def test_a_stage_is_measured_beside_the_bare_step(
     assert stage["ratio"] == pytest.approx(
         stage["step_seconds"] / stage["bare_step_seconds"], abs=1e-3
     )
+
+
+def test_manifests_are_measured_and_their_memory_does_not_grow_with_the_rows(
+    bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(bench["manifests"], "FEW", 4_000)
+    monkeypatch.setattr(bench["manifests"], "RANDOM_READS", 50)
+    found = bench["manifests"].measure(40_000, tmp_path)
+    for form in ("jsonl", "json"):
+        build, read = (found[form]["40000"][what] for what in ("build", "read"))
+        assert build["rows"] == 40_000 and read["rows"] == 36_000
+        assert build["rows_per_second"] > 0 and read["random_rows_per_second"] > 0
+        assert found[form]["build_memory_growth_mb"] < 40

@@ -17,8 +17,8 @@ from PIL import Image
 
 from anytoany_lib import data, media
 from anytoany_lib.data import DataError, Report, Row, build, read_manifest, write_manifest
-from anytoany_lib.manifests import GROUP_ROWS
 from anytoany_lib.readers import json_records
+from anytoany_lib.records import GROUP_ROWS
 from anytoany_lib.reports import Histogram, Measured
 from anytoany_lib.rows import media_path
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from anytoany_lib import features, runs, train
+from anytoany_lib import features, runs, stage_data, train
 from anytoany_lib.config import Profile
-from anytoany_lib.data import read_manifest
+from anytoany_lib.data import read_manifest, write_manifest
 from anytoany_lib.decoders import CaptionEncoder
 from anytoany_lib.features import DatasetFeatures, FeatureCache, caption_key
 from anytoany_lib.messages import IGNORED
@@ -215,6 +218,131 @@ def test_captioned_media_are_read_in_the_direction_of_the_stage(small, toy_data,
         assert (len(batch.media) > 0) == has_media
         assert bool(batch.signals_at) != has_media
         assert (batch.labels != IGNORED).any()
+
+
+def rows_read(data: StageData, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """(row, epoch) of what `data` encodes from now on."""
+    read, encode = [], data._encode
+
+    def noted(index: int, epoch: int):
+        read.append((index, epoch))
+        return encode(index, epoch)
+
+    monkeypatch.setattr(data, "_encode", noted)
+    return read
+
+
+@pytest.mark.parametrize(("start", "every"), [(0, 1), (1, 1), (55, 1), (110, 3), (7, 60)])
+def test_batches_from_a_later_number_are_those_of_the_whole_order(
+    small, toy_data, model: AnyToAny, monkeypatch, start: int, every: int
+):
+    store = DatasetFeatures(small, toy_data)
+
+    def fresh() -> StageData:
+        return StageData(toy_data, "train", "comprehension", model.messages, store, seed=5)
+
+    size, in_epoch = 1, len(fresh())
+    stop = start + 4 * every
+    whole = list(islice(fresh().batches(size), start, stop, every))
+    data = fresh()
+    read = rows_read(data, monkeypatch)
+    part = list(islice(data.batches(size, start, every), 4))
+    assert [names for names, _ in part] == [names for names, _ in whole]
+    for (_, one), (_, other) in zip(part, whole, strict=True):
+        assert torch.equal(one.ids, other.ids) and torch.equal(one.media, other.media)
+    assert min(epoch for _, epoch in read) == start // in_epoch
+    epochs = {number // in_epoch for number in range(start, stop, every)}
+    assert len(read) <= in_epoch * len(epochs)
+
+
+def test_windows_before_the_start_are_not_read(small, toy_data, model: AnyToAny, monkeypatch):
+    monkeypatch.setattr(stage_data, "_WINDOW_BATCHES", 2)
+    store = DatasetFeatures(small, toy_data)
+    data = StageData(toy_data, "train", "instructions", model.messages, store, seed=0)
+    expected = next(islice(data.batches(4), 7, None))
+    read = rows_read(data, monkeypatch)
+    names, _ = next(data.batches(4, start=7))
+    assert names == expected[0] and len(read) == 8
+
+
+def mixed_data(folder: Path, toy_data: Path) -> Path:
+    """The toy world's captioned rows as two sources, every third row of them `few`, with their features."""
+    rows = [row for row in read_manifest(toy_data, "train") if "caption" in row.meta]
+    sources = ("many", "many", "few")
+    for split in ("train", "validation"):
+        write_manifest(
+            (replace(row, source=sources[n % 3]) for n, row in enumerate(rows)), folder, split
+        )
+    (folder / "features").symlink_to(toy_data / "features")
+    return folder
+
+
+def epochs_of(data: StageData, count: int) -> list[list[str]]:
+    """The ids of the rows of some epochs, in their order."""
+    batches = data.batches(1)
+    return [[next(batches)[0][0] for _ in range(len(data))] for _ in range(count)]
+
+
+def test_a_mixture_gives_every_source_its_part_of_an_epoch(
+    small, toy_data, model: AnyToAny, tmp_path: Path
+):
+    folder, store = mixed_data(tmp_path / "data", toy_data), DatasetFeatures(small, toy_data)
+    source = {row.id: row.source for row in read_manifest(folder)}
+    size = Counter(source.values())
+
+    def data(**mixture: float) -> StageData:
+        return StageData(
+            folder, "train", "comprehension", model.messages, store, seed=2, mixture=mixture
+        )
+
+    mixed = data(many=0.5, few=2.5)
+    half, more = round(0.5 * size["many"]), round(2.5 * size["few"])
+    assert len(mixed) == half + more
+    first, second = epochs_of(mixed, 2)
+    for names in (first, second):
+        times = Counter(names)
+        assert Counter(source[name] for name in names) == {"many": half, "few": more}
+        assert max(n for name, n in times.items() if source[name] == "many") == 1
+        few = {name for name in source if source[name] == "few"}
+        assert {times[name] for name in few} == {2, 3}
+    assert Counter(first) != Counter(second)
+    assert epochs_of(data(many=0.5, few=2.5), 2) == [first, second]
+    assert [next(mixed.batches(1, start=n))[0] for n in (3, len(mixed) + 1)] == [
+        [first[3]],
+        [second[1]],
+    ]
+    (named,) = epochs_of(data(few=0), 1)
+    assert sorted(named) == sorted(name for name in source if source[name] == "many")
+    assert len(data(many=0).captioned_media(1000)[1]) == size["few"]
+
+
+def test_a_mixture_of_unknown_or_no_sources_is_refused(small, toy_data, tmp_path: Path):
+    folder = mixed_data(tmp_path / "data", toy_data)
+
+    def training(mixture: dict[str, float]) -> Path:
+        stage = small.stages[1].model_copy(update={"mixture": mixture})
+        profile = small.model_copy(update={"stages": {1: stage}})
+        return train.train(profile, 1, folder, tmp_path / "run", max_steps=1)
+
+    with pytest.raises(ValueError, match=r"names webvid, but the sources there are few, many"):
+        training({"many": 1, "webvid": 0.5})
+    with pytest.raises(ValueError, match="mixture leaves nothing of the train split"):
+        training({"many": 0, "few": 0.001})
+    record = runs.read_record(training({"many": 0.5, "few": 2.0}))
+    assert record["profile"]["stages"]["1"]["mixture"] == {"many": 0.5, "few": 2.0}
+    with pytest.raises(ValueError, match=r"stages\.1\.mixture\.few"):
+        settings = small.model_dump()
+        settings["stages"][1]["mixture"] = {"few": -1}
+        Profile.parse(settings, "test")
+
+
+def test_captioned_media_come_from_all_over_the_split(small, toy_data, model: AnyToAny):
+    store = DatasetFeatures(small, toy_data)
+    data = StageData(toy_data, "train", "comprehension", model.messages, store, seed=0)
+    every, captions = data.captioned_media(1000)
+    third, fewer = data.captioned_media(8)
+    at = [n * len(captions) // 8 for n in range(8)]
+    assert fewer == [captions[n] for n in at] and torch.equal(third, every[at])
 
 
 # --- caches ---

@@ -179,6 +179,8 @@ def test_every_published_form_becomes_the_same_conversation(form: str):
         ({"conversations": [human("a"), {"from": "gpt", "value": None}]}, "a turn is not text"),
         ({"conversations": [human(" "), gpt("b")]}, "a turn is empty"),
         ({"conversations": [human("only a question")]}, "no conversation"),
+        ({"conversations": [human("half \ud83d"), gpt("b")]}, "a turn is not text"),
+        ({"image": "\ud83d.png", "conversations": [human("<image>"), gpt("b")]}, "no image"),
     ],
 )
 def test_what_is_no_conversation_is_dropped_with_the_reason(record, reason: str):

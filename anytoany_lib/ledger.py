@@ -1,0 +1,94 @@
+"""What a build has met so far, kept on disk: its memory is the same for ten million rows as for ten.
+
+`DiskSet` knows the keys that were there before; `Splits` draws the splits when all media are known. Both are SQLite files
+that hold scratch: nothing in them outlives the build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections import Counter
+from pathlib import Path
+
+_CACHE_KIB = 8192
+_BELOW_ALL = -(2**63) - 1
+
+
+class _Scratch:
+    """A table in a file of its own; use it in a `with`. What is lost if the machine stops is not missed."""
+
+    def __init__(self, path: Path, columns: str):
+        self._database = sqlite3.connect(path, isolation_level=None)
+        for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}"):
+            self._database.execute(f"PRAGMA {setting}")
+        self._database.execute(f"CREATE TABLE met ({columns}) WITHOUT ROWID")
+        # One transaction for everything: SQLite writes pages when its cache is full, not for every row.
+        self._database.execute("BEGIN")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._database.close()
+
+
+class DiskSet(_Scratch):
+    """A set of texts or bytes in the file `path`, which must not exist yet."""
+
+    def __init__(self, path: Path):
+        super().__init__(path, "key PRIMARY KEY")
+
+    def add(self, key: str | bytes) -> bool:
+        """Adds a key; whether it is new."""
+        done = self._database.execute("INSERT OR IGNORE INTO met VALUES (?)", (key,))
+        return done.rowcount == 1
+
+
+class Splits(_Scratch):
+    """Draws validation and test within every source: add all media, `choose`, then ask `of` each.
+
+    A medium belongs to the source that it was first met in. The seed puts the media of a source in an order, by rank (64
+    bits of a hash), and the first of them are validation, the next ones test: equal content has an equal rank.
+    """
+
+    def __init__(self, path: Path, seed: int):
+        super().__init__(path, "rank INTEGER PRIMARY KEY, source INTEGER")
+        self._seed = seed
+        self._numbers: dict[str, int] = {}
+        self._ends: dict[int, tuple[int, int]] = {}
+
+    def add(self, source: str, content: str) -> tuple[int, int]:
+        """Notes a medium by what it holds; the number of its source, and its rank there."""
+        digest = hashlib.blake2b(f"{self._seed} {content}".encode()).digest()
+        rank = int.from_bytes(digest[:8], "big") - 2**63  # SQLite's integers are signed
+        number = self._numbers.setdefault(source, len(self._numbers))
+        new = self._database.execute("INSERT OR IGNORE INTO met VALUES (?, ?)", (rank, number))
+        if not new.rowcount:
+            first = self._database.execute("SELECT source FROM met WHERE rank = ?", (rank,))
+            (number,) = first.fetchone()
+        return number, rank
+
+    def choose(self, validation: float, test: float) -> None:
+        """Draws the splits: these parts of every source, at least one medium for each part that is not 0.
+
+        A source always keeps a medium to train on; of two media one is validation.
+        """
+        last: dict[int, tuple[int, int]] = {}
+        sizes = self._database.execute("SELECT source, count(*) FROM met GROUP BY source")
+        for source, size in sizes.fetchall():
+            wanted = [max(1, round(part * size)) if part else 0 for part in (validation, test)]
+            first = min(wanted[0], size - 1)
+            last[source] = (first, first + min(wanted[1], size - 1 - first))
+            self._ends[source] = (_BELOW_ALL, _BELOW_ALL)
+        met: Counter[int] = Counter()
+        for rank, source in self._database.execute("SELECT rank, source FROM met ORDER BY rank"):
+            met[source] += 1
+            if met[source] <= last[source][1]:
+                ends = self._ends[source]
+                self._ends[source] = (rank if met[source] <= last[source][0] else ends[0], rank)
+
+    def of(self, source: int, rank: int) -> str:
+        """The split of a medium, by what `add` gave."""
+        validation, test = self._ends[source]
+        return "validation" if rank <= validation else "test" if rank <= test else "train"
