@@ -16,9 +16,7 @@ import shutil
 import signal
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from anytoany_lib import media
+from anytoany_lib.ahead import in_order
 from anytoany_lib.manifests import (
     SPLITS,
     Manifest,
@@ -158,7 +157,7 @@ def _kept(
     """
     seen: set[bytes] = set()
     ids: set[str] = set()
-    examined = _in_order(lambda row: (row, _examine(row, source)), rows)
+    examined = in_order(lambda row: (row, _examine(row, source)), rows)
     for row, found in tqdm(examined, desc="rows", unit="row"):
         names = [name for _, name in media_in(row.messages)]
         shown = str(names[0]) if names else row.id
@@ -190,19 +189,6 @@ def _examine(row: Row, source: Path) -> dict[str, str] | MediaError:
     except MediaError as error:
         return error
     return found
-
-
-def _in_order(function: Callable[[Row], Any], rows: Iterable[Row]) -> Iterator[Any]:
-    """`function` of each row, in order, some rows ahead on threads (decoders release Python's lock)."""
-    workers = min(8, os.cpu_count() or 1)
-    waiting: deque[Future] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for row in rows:
-            waiting.append(pool.submit(function, row))
-            if len(waiting) > 4 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _place(path: Path, target: Path, link: bool) -> int:

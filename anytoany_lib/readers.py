@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anytoany_lib.instructions import Unusable, conversation_of, located
+from anytoany_lib.instructions import Unusable, conversation_of, embedding_files, located
 
 EXAMPLES_KEPT = 10
 SUFFIXES = {
@@ -236,7 +236,9 @@ def read_instructions(source: Path, report: Report) -> Iterator[Row]:
                 report.drop(str(reason), name)
                 continue
             messages = map_media(messages, lambda kind, medium: located(source, kind, medium))
-            yield Row(name, path.stem, messages, {"task": path.stem})
+            named = embedding_files(record)
+            meta = {"task": path.stem} | ({"embeddings": named} if named else {})
+            yield Row(name, path.stem, messages, meta)
 
 
 def read_folder(source: Path, report: Report) -> Iterator[Row]:
