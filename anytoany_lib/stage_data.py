@@ -66,6 +66,10 @@ class StageData:
 
     def _collate(self, rows: list[tuple[str, Encoded]]) -> tuple[list[str], Batch]:
         encoded = [one for _, one in rows]
+        self._features.ready(
+            [(kind, path) for one in encoded for kind, path, _ in one.media],
+            [(kind, caption) for one in encoded for kind, caption, _ in one.signals],
+        )
         width = self._features.profile.encoder.embedding
         batch = collate(
             encoded, lambda _, path: self._features.media(path), self._features.caption, width
@@ -76,7 +80,9 @@ class StageData:
         """Encoder embeddings (N, D) of the stage's captioned media and their captions, `most` at most."""
         rows = (self._rows[index] for index in self._indices)
         captioned = list(islice((row for row in rows if "caption" in row.meta), most))
-        vectors = [self._features.media(media_in(row.messages)[0][1]) for row in captioned]
+        shown = [media_in(row.messages)[0] for row in captioned]
+        self._features.ready(shown, [])
+        vectors = [self._features.media(path) for _, path in shown]
         embeddings = torch.from_numpy(np.stack(vectors)) if vectors else torch.empty(0)
         return embeddings, [row.meta["caption"] for row in captioned]
 
