@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from anytoany_lib import costs, decoders, media, npy_folder
 from anytoany_lib.ahead import in_order
-from anytoany_lib.cache import KEY, SAVE_EVERY, FeatureCache, processes
+from anytoany_lib.cache import CAPTION_BATCH, KEY, SAVE_EVERY, FeatureCache, processes
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.data import Row, read_manifest, splits_in
 from anytoany_lib.frozen import FrozenModels
@@ -237,6 +237,7 @@ class DatasetFeatures:
             lambda batch: models.captions(kind, batch),
             f"{kind} captions embedded",
             save_every=save_every,
+            batch_size=CAPTION_BATCH,
         )
 
     def take_over(
