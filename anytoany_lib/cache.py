@@ -276,7 +276,7 @@ class FeatureCache:
 
 def _stored(rows: np.ndarray) -> np.ndarray:
     """Rows as the files have them. ValueError if fp16 cannot hold them."""
-    # By torch, which casts with the processor's own instructions: numpy takes ten times as long.
+    # By torch, which does not warn of an overflow: it is refused here.
     stored = torch.from_numpy(np.ascontiguousarray(rows)).half()
     if not stored.isfinite().all():
         raise ValueError(

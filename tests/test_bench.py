@@ -23,7 +23,7 @@ def bench() -> dict[str, ModuleType]:
     loaded = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCH))
-        for name in ("random_models", "chat", "gpu"):
+        for name in ("random_models", "chat", "gpu", "features"):
             spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
             module = importlib.util.module_from_spec(spec)
             patch.setitem(sys.modules, name, module)
@@ -85,3 +85,13 @@ def test_a_stage_is_measured_beside_the_bare_step(
     assert stage["ratio"] == pytest.approx(
         stage["step_seconds"] / stage["bare_step_seconds"], abs=1e-3
     )
+
+
+def test_features_are_measured_beside_the_bare_models(bench, profile: Profile, tmp_path: Path):
+    features = bench["features"]
+    captions = features.caption_rates(profile, "audio", count=16, rounds=1, work=tmp_path)
+    images = features.media_rates(profile, "image", count=4, rounds=1, work=tmp_path)
+    for found in (captions, images):
+        expected = found["a second"] / found["bare a second"]
+        assert found["ratio to bare"] == pytest.approx(expected, rel=0.1)
+    assert captions["bare batch"] in features.BATCH_SIZES and captions["ratio to single files"] > 0
