@@ -16,9 +16,7 @@ import shutil
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -30,6 +28,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from anytoany_lib import media
+from anytoany_lib.ahead import in_order
 from anytoany_lib.inspection import inspect
 from anytoany_lib.ledger import DiskSet, Splits
 from anytoany_lib.manifests import (
@@ -162,8 +161,9 @@ def _kept(
 ) -> Iterator[tuple]:
     """Rows whose media are usable, not seen before and now below `work`, as the spool has them."""
     scratch, media_folder = work / "scratch", work / MEDIA_FOLDER
+    examined = in_order(lambda row: (row, _examine(row, source)), rows, worth=_shows_media)
     with DiskSet(scratch / "contents") as seen, DiskSet(scratch / "ids") as ids:
-        for row, found in tqdm(_examined(rows, source), desc="rows", unit="row"):
+        for row, found in tqdm(examined, desc="rows", unit="row"):
             if isinstance(found, MediaError):
                 report.drop(found.reason, str(found.path))
                 continue
@@ -213,6 +213,10 @@ def _distribute(spool: Path, splits: Splits, folder: Path) -> dict[str, int]:
     return {split: writer.rows for split, writer in writers.items()}
 
 
+def _shows_media(row: Row) -> bool:
+    return bool(media_in(row.messages))
+
+
 def _examine(row: Row, source: Path) -> Found:
     """Opens every medium of a row."""
     keys, measured = {}, {}
@@ -224,26 +228,6 @@ def _examine(row: Row, source: Path) -> Found:
         except MediaError as error:
             return MediaError(error.reason, error.detail, name)
     return keys, measured
-
-
-def _examined(rows: Iterable[Row], source: Path) -> Iterator[tuple[Row, Found]]:
-    """Each row and what `_examine` finds, in order; some rows ahead on threads (decoders release Python's lock)."""
-    workers = min(8, os.cpu_count() or 1)
-    waiting: deque[tuple[Row, Future | None]] = deque()
-
-    def first() -> tuple[Row, Found]:
-        row, examining = waiting.popleft()
-        return row, examining.result() if examining else ({}, {})
-
-    with ThreadPoolExecutor(workers) as pool:
-        for row in rows:
-            # A thread costs more than a row without media.
-            shows = media_in(row.messages)
-            waiting.append((row, pool.submit(_examine, row, source) if shows else None))
-            if len(waiting) > 4 * workers:
-                yield first()
-        while waiting:
-            yield first()
 
 
 def _placed(path: Path, target: Path, link: bool) -> bool:

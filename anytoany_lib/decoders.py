@@ -43,7 +43,9 @@ def _clip_condition(encoders: list[CLIPTextModel], tokens: list) -> torch.Tensor
 
 def _clap_condition(encoders: list[ClapTextModelWithProjection], tokens: list) -> torch.Tensor:
     """The projected pooled text, L2-normalised, as AudioLDM takes it: (B, D)."""
-    read = encoders[0](tokens[0].input_ids, tokens[0].attention_mask)
+    # It attends to no padding, so the columns that are nothing else (most of 512) need not be computed.
+    longest = int(tokens[0].attention_mask.sum(1).max())
+    read = encoders[0](tokens[0].input_ids[:, :longest], tokens[0].attention_mask[:, :longest])
     return F.normalize(read.text_embeds, dim=-1)
 
 

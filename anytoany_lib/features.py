@@ -1,8 +1,10 @@
-"""Caches of what frozen models give: encoder embeddings of media and caption embeddings for the decoders.
+"""What the frozen models make of a dataset, computed once: encoder embeddings of its media, and of each caption the
+condition that a decoder's own text encoder gives.
 
-A cache is a folder of a few shards: `00000.npy` (fp16, one row per distinct content) and `00000.keys` (one key a
-line, written last, so a shard without keys does not exist). `cache.json` holds the fingerprint of the model that made
-the rows. `python -m anytoany_lib.features --profile P --data OUT` fills all caches of a dataset below OUT/features.
+    python -m anytoany_lib.features --profile P --data OUT [--plan] [--npy FOLDER]
+
+fills the caches (see `cache`) below OUT/features, `accelerate launch -m anytoany_lib.features ...` with several processes;
+begun again it goes on where it was. `--plan` only says what that would cost.
 """
 
 from __future__ import annotations
@@ -10,113 +12,29 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
-from anytoany_lib import decoders, media
+from anytoany_lib import costs, decoders, media, npy_folder
+from anytoany_lib.ahead import in_order
+from anytoany_lib.cache import CAPTION_BATCH, KEY, SAVE_EVERY, FeatureCache, processes
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.data import Row, read_manifest, splits_in
-from anytoany_lib.imagebind import ImageBind
+from anytoany_lib.frozen import FrozenModels
 from anytoany_lib.llm import pick_device
 from anytoany_lib.messages import parts_of
 from anytoany_lib.modalities import MEDIA_KINDS
-from anytoany_lib.runs import write_file
 
-_SHARD_ROWS = 8192
-_BATCH = 32
 _FINGERPRINT_BYTES = 2**20
 
 
 def caption_key(caption: str) -> str:
     """The cache key of a caption: 32 hex digits of its text."""
     return hashlib.blake2b(caption.encode("utf-8"), digest_size=16).hexdigest()
-
-
-class FeatureCache:
-    """Rows of one shape in a folder, looked up by content key, memory-mapped.
-
-    Raises ValueError if the folder was filled by another model (fingerprint) or holds another shape.
-    """
-
-    def __init__(self, folder: Path, fingerprint: str, shape: tuple[int, ...]):
-        self.folder, self.shape = folder, tuple(shape)
-        made_by = {"fingerprint": fingerprint, "shape": list(shape)}
-        note = folder / "cache.json"
-        if note.is_file():
-            found = json.loads(note.read_text())
-            if found != made_by:
-                raise ValueError(
-                    f"{folder} was made by another model: expected {made_by}, found {found}. Delete that folder "
-                    "and rebuild it with python -m anytoany_lib.features (or notebooks/03_embeddings.ipynb)"
-                )
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_file(note, json.dumps(made_by))
-        self._shards: list[np.ndarray] = []
-        self._places: dict[str, tuple[int, int]] = {}
-        for keys in sorted(folder.glob("*.keys")):
-            self._open(keys)
-
-    def _open(self, keys: Path) -> None:
-        rows = np.load(keys.with_suffix(".npy"), mmap_mode="r")
-        names = keys.read_text().split()
-        if rows.shape != (len(names), *self.shape):
-            raise ValueError(
-                f"{keys.with_suffix('.npy')}: expected {(len(names), *self.shape)}, found {rows.shape}; delete "
-                "both files of this shard and run python -m anytoany_lib.features again"
-            )
-        self._places.update({name: (len(self._shards), row) for row, name in enumerate(names)})
-        self._shards.append(rows)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._places
-
-    def append(self, keys: Sequence[str], rows: np.ndarray) -> None:
-        """Writes a new shard: rows (n, *shape), stored as fp16."""
-        number = len(self._shards)
-        path = self.folder / f"{number:05d}.npy"
-        beside = path.with_suffix(".part.npy")
-        np.save(beside, np.ascontiguousarray(rows, dtype=np.float16))
-        beside.replace(path)
-        write_file(path.with_suffix(".keys"), "\n".join(keys))
-        self._open(path.with_suffix(".keys"))
-
-    def get(self, keys: Sequence[str]) -> np.ndarray:
-        """float32 (n, *shape). KeyError with the command that fills the cache if a row is absent."""
-        rows = np.empty((len(keys), *self.shape), dtype=np.float32)
-        for at, key in enumerate(keys):
-            if key not in self._places:
-                raise KeyError(
-                    f"{self.folder} has no row {key}: the data changed since the embeddings were computed; "
-                    "run python -m anytoany_lib.features (or notebooks/03_embeddings.ipynb) again"
-                )
-            shard, row = self._places[key]
-            rows[at] = self._shards[shard][row]
-        return rows
-
-    def fill(
-        self, items: Iterable[tuple[str, Any]], embed: Callable[[list], np.ndarray], label: str
-    ) -> int:
-        """Embeds the items (key, content) that are not there yet, shard by shard; returns how many were added."""
-        todo = [(key, item) for key, item in dict(items).items() if key not in self]
-        with tqdm(total=len(todo), desc=label, disable=not todo) as bar:
-            for start in range(0, len(todo), _SHARD_ROWS):
-                shard = todo[start : start + _SHARD_ROWS]
-                rows = []
-                for first in range(0, len(shard), _BATCH):
-                    batch = [item for _, item in shard[first : first + _BATCH]]
-                    rows.append(embed(batch))
-                    bar.update(len(batch))
-                self.append([key for key, _ in shard], np.concatenate(rows))
-        return len(todo)
 
 
 def fingerprint(files: Sequence[Path]) -> str:
@@ -149,126 +67,274 @@ def _encoder_files(profile: Profile) -> list[Path]:
     return files
 
 
+@dataclass
+class Contents:
+    """What rows of a manifest need embedded, each once and in order of first use."""
+
+    media: dict[str, dict[str, str | None]] = field(
+        default_factory=lambda: {kind: {} for kind in MEDIA_KINDS}
+    )
+    """kind -> path -> its content key, if the manifest says it."""
+    captions: dict[str, dict[str, None]] = field(
+        default_factory=lambda: {kind: {} for kind in MEDIA_KINDS}
+    )
+    """kind -> captions that a medium of it is to be generated from."""
+
+    def add(self, row: Row) -> None:
+        """Takes in what one more row needs."""
+        known = row.meta.get("content", {})
+        if "caption" in row.meta:
+            self.captions[row.meta["kind"]][row.meta["caption"]] = None
+        for message in row.messages:
+            for part in parts_of(message):
+                kind = part["type"]
+                if kind in MEDIA_KINDS and message["role"] == "assistant":
+                    self.captions[kind][part["caption"]] = None
+                elif kind in MEDIA_KINDS:
+                    self.media[kind][part[kind]] = known.get(part[kind])
+
+
+def contents(rows: Iterable[Row]) -> Contents:
+    """What the rows of a manifest need embedded."""
+    found = Contents()
+    for row in rows:
+        found.add(row)
+    return found
+
+
+class MediaKeys:
+    """Which content each media path of a dataset has: two sorted columns in a file, memory-mapped."""
+
+    def __init__(self, file: Path):
+        self._file = file
+        self.look()
+
+    def look(self) -> None:
+        """Reads what the file has by now."""
+        there = self._file.is_file()
+        # (2, paths): keys of the paths, sorted, above the keys of their contents.
+        self._keys = np.load(self._file, mmap_mode="r") if there else np.empty((2, 0), KEY)
+
+    def of(self, paths: Sequence[str]) -> list[str]:
+        """The content key of each path, "" where it is not known."""
+        if not self._keys.shape[1]:
+            return [""] * len(paths)
+        wanted = np.array([caption_key(path) for path in paths], dtype=KEY)
+        at = np.minimum(np.searchsorted(self._keys[0], wanted), self._keys.shape[1] - 1)
+        found = np.where(self._keys[0][at] == wanted, self._keys[1][at], b"")
+        return [key.decode() for key in found]
+
+    def add(self, keys: dict[str, str]) -> None:
+        """Notes the content keys of paths, in place of what was known of them."""
+        new = np.array([[caption_key(path) for path in keys], list(keys.values())], dtype=KEY)
+        both = np.concatenate([new, self._keys], axis=1)
+        _, first = np.unique(both[0], return_index=True)
+        beside = self._file.with_name(f".{self._file.name}.part")
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with beside.open("wb") as stream:
+                np.save(stream, both[:, first])
+            beside.replace(self._file)
+        finally:
+            beside.unlink(missing_ok=True)
+        self.look()
+
+
 class DatasetFeatures:
     """The caches of one dataset folder, below its `features/`, and which row each media path has."""
 
-    def __init__(self, profile: Profile, data: str | Path):
+    def __init__(self, profile: Profile, data: str | Path, repair: bool = False):
         self.profile, self.data = profile, resolve(data)
-        self._folder = self.data / "features"
-        self._names = self._folder / "media.json"
-        self._keys: dict[str, str] = (
-            json.loads(self._names.read_text()) if self._names.is_file() else {}
+        folder = self.data / "features"
+        self._rebuild = (
+            f"python -m anytoany_lib.features --profile {profile.name} --data {self.data} "
+            "(or notebooks/03_embeddings.ipynb)"
         )
+        self._media_keys = MediaKeys(folder / "media.npy")
         self.encoder = FeatureCache(
-            self._folder / "encoder",
+            folder / "encoder",
             fingerprint(_encoder_files(profile)),
             (profile.encoder.embedding,),
+            self._rebuild,
+            repair,
         )
         self.captions = {
             kind: FeatureCache(
-                self._folder / f"captions-{kind}",
+                folder / f"captions-{kind}",
                 fingerprint(decoders.caption_model_files(config)),
                 config.condition,
+                self._rebuild,
+                repair,
             )
             for kind, config in profile.decoders.items()
         }
 
+    def ready(self, media: Sequence[tuple[str, str]], captions: Sequence[tuple[str, str]]) -> None:
+        """Told of every batch's media (kind, path) and captions (kind, caption) before it asks for them one by one.
+
+        Here all of them are on disk; `live.LiveFeatures` computes what is not.
+        """
+
     def media(self, path: str) -> np.ndarray:
         """The encoder's embedding (D,) of a medium, by its path in the manifest."""
-        if path not in self._keys:
-            raise KeyError(
-                f"{self.data}: no embedding of {path}; run python -m anytoany_lib.features "
-                f"--profile {self.profile.name} --data {self.data} (or notebooks/03_embeddings.ipynb)"
-            )
-        return self.encoder.get([self._keys[path]])[0]
+        key = self._media_keys.of([path])[0]
+        if not key:
+            raise KeyError(f"{self.data}: no embedding of {path}; run {self._rebuild}")
+        return self.encoder.get([key])[0]
 
     def caption(self, kind: str, caption: str) -> np.ndarray:
         """The decoder's condition for a caption, (*condition)."""
         return self.captions[kind].get([caption_key(caption)])[0]
 
-    def fill_media(self, paths: dict[str, list[str]], device: torch.device) -> int:
-        """Embeds the media (kind -> paths below the dataset); returns how many were new."""
-        encoder = ImageBind.from_checkpoint(
-            resolve(self.profile.encoder.folder), senses=("vision", "audio")
+    def lacking_media(self, paths: Sequence[str]) -> list[str]:
+        """Those of the media paths whose embedding is not cached."""
+        keys = self._media_keys.of(paths)
+        lacking = set(self.encoder.lacking(keys))
+        return [path for path, key in zip(paths, keys, strict=True) if key in lacking]
+
+    def lacking_captions(self, kind: str, captions: Sequence[str]) -> list[str]:
+        """Those of the captions whose condition is not cached."""
+        by_key = {caption_key(caption): caption for caption in captions}
+        if not by_key:
+            return []  # of a kind, perhaps, that the profile has no decoder for
+        return [by_key[key] for key in self.captions[kind].lacking(list(by_key))]
+
+    def fill_media(
+        self, kind: str, paths: dict[str, str | None], models: FrozenModels, save_every: float
+    ) -> int:
+        """Embeds media of a kind (path -> content key if known); returns how many were new."""
+        self._note_keys(kind, paths)
+        keys = self._media_keys.of(list(paths))
+        return self.encoder.fill(
+            ((key, self.data / path) for key, path in zip(keys, paths, strict=True)),
+            lambda prepared: models.media(kind, prepared),
+            f"{kind}s embedded",
+            lambda path: models.prepared(kind, path),
+            save_every,
         )
-        encoder.to(device)
-        added = 0
-        for kind, names in paths.items():
-            for name in names:
-                self._keys.setdefault(name, media.content_key(kind, self.data / name))
-            write_file(self._names, json.dumps(self._keys))
 
-            def embed(batch: list[Path], kind: str = kind) -> np.ndarray:
-                loaded = [media.as_media(kind, path) for path in batch]
-                return encoder.embed(kind, loaded, batch_size=_BATCH).numpy()
+    def _note_keys(self, kind: str, paths: dict[str, str | None]) -> None:
+        """Sees to it that the content key of every path is known; files of which no one knows it are read."""
+        state = processes()
+        if state.is_main_process:
+            noted = self._media_keys.of(list(paths))
+            found = {p: known or old for (p, known), old in zip(paths.items(), noted, strict=True)}
+            unread = [path for path, key in found.items() if not key]
+            read = in_order(lambda path: media.content_key(kind, self.data / path), unread)
+            bar = tqdm(read, desc=f"{kind}s read", total=len(unread), disable=not unread)
+            found |= dict(zip(unread, bar, strict=True))
+            if list(found.values()) != noted:
+                self._media_keys.add(found)
+        state.wait_for_everyone()
+        self._media_keys.look()
 
-            items = ((self._keys[name], self.data / name) for name in names)
-            added += self.encoder.fill(items, embed, f"{kind}s embedded")
-        return added
+    def fill_captions(
+        self, kind: str, captions: Iterable[str], models: FrozenModels, save_every: float
+    ) -> int:
+        """Embeds captions for the decoder of a kind; returns how many were new."""
+        return self.captions[kind].fill(
+            ((caption_key(text), text) for text in captions),
+            lambda batch: models.captions(kind, batch),
+            f"{kind} captions embedded",
+            save_every=save_every,
+            batch_size=CAPTION_BATCH,
+        )
 
-    def fill_captions(self, captions: dict[str, Sequence[str]], device: torch.device) -> int:
-        """Embeds the captions (kind of decoder -> captions); returns how many were new."""
-        added = 0
-        for kind, texts in captions.items():
-            encode = decoders.CaptionEncoder(self.profile.decoders[kind], device)
-            items = ((caption_key(text), text) for text in texts)
-            added += self.captions[kind].fill(
-                items,
-                lambda batch, encode=encode: encode(batch).cpu().numpy(),
-                f"{kind} captions embedded",
-            )
-        return added
+    def take_over(
+        self, kind: str, files: dict[str, Path], models: FrozenModels, save_every: float
+    ) -> int:
+        """Takes caption embeddings of a kind (caption -> .npy file) from elsewhere; returns how many were new.
 
-
-def contents(rows: Iterable[Row]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """What the rows of a manifest need embedded: ({kind: media paths}, {kind: captions to generate from})."""
-    paths: dict[str, dict[str, None]] = {kind: {} for kind in MEDIA_KINDS}
-    captions: dict[str, dict[str, None]] = {kind: {} for kind in MEDIA_KINDS}
-    for row in rows:
-        if "caption" in row.meta:
-            captions[row.meta["kind"]][row.meta["caption"]] = None
-        for message in row.messages:
-            for part in parts_of(message):
-                kind = part["type"]
-                if kind in MEDIA_KINDS and message["role"] == "assistant":
-                    captions[kind][part["caption"]] = None
-                elif kind in MEDIA_KINDS:
-                    paths[kind][part[kind]] = None
-    return {k: list(v) for k, v in paths.items()}, {k: list(v) for k, v in captions.items()}
+        ValueError if one has another shape than the decoder's, or if they are another model's.
+        """
+        shape = self.captions[kind].shape
+        npy_folder.check_model(files, shape, lambda captions: models.captions(kind, captions))
+        return self.captions[kind].fill(
+            ((caption_key(text), file) for text, file in files.items()),
+            np.stack,
+            f"{kind} captions taken over",
+            lambda file: npy_folder.read(file, shape),
+            save_every,
+        )
 
 
-def precompute(profile: Profile, data: str | Path) -> dict[str, int]:
-    """Fills the caches of a dataset for its training and validation rows; returns the number of new rows of each sort.
+def rows_to_embed(data: Path) -> Iterator[Row]:
+    """The rows of a dataset whose features training reads: all but those of the test split, which are for generating."""
+    manifests = [read_manifest(data, split) for split in splits_in(data) if split != "test"]
+    rows = (row for manifest in manifests for row in manifest)
+    # Only a manifest of very many rows takes long enough to look at.
+    return iter(tqdm(rows, "rows looked through", sum(map(len, manifests)), leave=False, delay=2))
 
-    Interrupted work goes on where it was: what is cached is not computed again.
-    """
-    store = DatasetFeatures(profile, data)
-    rows = [
-        row
-        for split in splits_in(store.data)
-        if split != "test"
-        for row in read_manifest(store.data, split)
-    ]
-    paths, captions = contents(rows)
-    unknown = {kind for kind, texts in captions.items() if texts} - set(profile.decoders)
+
+def needed(profile: Profile, data: Path) -> Contents:
+    """What training on a dataset needs embedded. ValueError if it generates what the profile has no decoder for."""
+    found = contents(rows_to_embed(data))
+    unknown = {kind for kind, texts in found.captions.items() if texts} - set(profile.decoders)
     if unknown:
         raise ValueError(
             f"the data generates {', '.join(unknown)}, profile {profile.name} has no decoder for it"
         )
-    device = pick_device()
-    return {
-        "media": store.fill_media(paths, device),
-        "captions": store.fill_captions({k: v for k, v in captions.items() if v}, device),
-    }
+    return found
+
+
+def plan(profile: Profile, data: str | Path) -> costs.Costs:
+    """What the features of a dataset cost on disk, to fill, and on the fly, by a short measured sample."""
+    store = DatasetFeatures(profile, data)
+    models = FrozenModels(profile, pick_device())
+    return costs.measure(store, needed(profile, store.data), rows_to_embed(store.data), models)
+
+
+def precompute(
+    profile: Profile,
+    data: str | Path,
+    npy: str | Path | None = None,
+    save_every: float = SAVE_EVERY,
+) -> dict[str, int]:
+    """Fills the caches of a dataset for its training and validation rows; returns the number of new rows of each sort.
+
+    Interrupted work goes on where it was: what is cached is not computed again, and a kill loses `save_every` seconds.
+    `npy` is a folder of caption embeddings that NExT-GPT made: those are taken over, and the others computed.
+    """
+    state = processes()
+    with state.main_process_first():
+        store = DatasetFeatures(profile, data, repair=state.is_main_process)
+    found = needed(profile, store.data)
+    models = FrozenModels(profile, pick_device())
+    added = {"media": 0, "captions": 0}
+    if npy is not None:
+        files = npy_folder.files_of(rows_to_embed(store.data), resolve(npy))
+        added["npy"] = sum(
+            store.take_over(kind, named, models, save_every)
+            for kind, named in files.items()
+            if named
+        )
+    for kind, paths in found.media.items():
+        added["media"] += store.fill_media(kind, paths, models, save_every)
+    for kind, texts in found.captions.items():
+        models.release()  # one after the other: together they fill a card
+        if texts:
+            added["captions"] += store.fill_captions(kind, texts, models, save_every)
+    return added
 
 
 def main() -> None:
-    """Command line: fill the caches of a dataset."""
+    """Command line: fill the caches of a dataset, or say what that would cost."""
     parser = argparse.ArgumentParser(description=precompute.__doc__.splitlines()[0])
     parser.add_argument("--profile", default="tiny")
     parser.add_argument("--data", required=True, help="folder with the manifests")
-    arguments = parser.parse_args()
-    print(json.dumps(precompute(Profile.load(arguments.profile), arguments.data)))
+    parser.add_argument("--plan", action="store_true", help="only print what it would cost")
+    parser.add_argument("--npy", help="folder of caption embeddings (MEDIUM.npy) to take over")
+    parser.add_argument(
+        "--save-every", type=float, default=SAVE_EVERY, help="seconds of work that a kill may lose"
+    )
+    given = parser.parse_args()
+    profile = Profile.load(given.profile)
+    if given.plan:
+        print(plan(profile, given.data))
+        return
+    added = precompute(profile, given.data, given.npy, save_every=given.save_every)
+    if processes().is_main_process:
+        print(json.dumps(added))
 
 
 if __name__ == "__main__":

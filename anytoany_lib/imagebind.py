@@ -162,7 +162,6 @@ class ImageBind(nn.Module):
         rows = self.tokenizer(list(texts), truncation=True, max_length=length)["input_ids"]
         return torch.tensor([row + [0] * (length - len(row)) for row in rows])
 
-    @torch.inference_mode()
     def embed(
         self, kind: str, media: Sequence[Any], batch_size: int = 16, progress: bool = False
     ) -> Tensor:
@@ -172,18 +171,23 @@ class ImageBind(nn.Module):
         """
         if kind not in SENSE_OF_KIND:
             raise ValueError(f"kind must be one of {list(SENSE_OF_KIND)}, not {kind!r}")
-        sense, like = SENSE_OF_KIND[kind], next(self.parameters())
-        starts = range(0, len(media), batch_size)
         rows = [torch.empty(0, self.config.embed_dim)]
+        starts = range(0, len(media), batch_size)
         for start in tqdm(starts, desc=f"embed {kind}", disable=not progress):
             batch = media[start : start + batch_size]
             if kind == "text":
-                x = self.tokenize(batch).to(like.device)
+                x = self.tokenize(batch)
             else:
                 x = torch.stack([prepare(self.config, kind, medium) for medium in batch])
-                x = x.to(like.device, like.dtype)
-            rows.append(self({sense: x})[sense].float().cpu())
+            rows.append(self.embed_prepared(kind, x))
         return torch.cat(rows)
+
+    @torch.inference_mode()
+    def embed_prepared(self, kind: str, x: Tensor) -> Tensor:
+        """What `prepare` gave of media of one kind, stacked (or token ids) -> (B, D) float32 on the CPU."""
+        sense, like = SENSE_OF_KIND[kind], next(self.parameters())
+        x = x.to(like.device, like.dtype if x.is_floating_point() else None)
+        return self({sense: x})[sense].float().cpu()
 
 
 def _read(path: Path) -> tuple[ImageBindConfig, dict[str, Tensor], Path]:

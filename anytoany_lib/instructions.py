@@ -162,6 +162,20 @@ def conversation_of(record: Any) -> list[Message]:
     return messages
 
 
+def embedding_files(record: Record) -> list[list[str]]:
+    """[kind, caption, file] of each caption whose embedding a record names (`image_caption_embeddings` and the like)."""
+    found = []
+    for kind in MEDIA_KINDS:
+        captions, files = (
+            [value] if isinstance(value := record.get(key), str) else value or []
+            for key in (f"{kind}_captions", f"{kind}_caption_embeddings")
+        )
+        for caption, file in zip(captions, files, strict=False):
+            if isinstance(caption, str) and isinstance(file, str):
+                found.append([kind, " ".join(caption.split()), file])
+    return found
+
+
 def located(source: Path, kind: str, name: str) -> str:
     """A medium's path below the source: as named, or in the folders where the datasets keep their media."""
     tries: Iterator[str] = iter((name, f"{kind}s/{name}", f"{kind}/{name}"))

@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from anytoany_lib.containers import MediaError
-from anytoany_lib.instructions import MAX_CAPTION, Unusable, conversation_of, is_text, located
+from anytoany_lib.instructions import (
+    MAX_CAPTION,
+    Unusable,
+    conversation_of,
+    embedding_files,
+    is_text,
+    located,
+)
 from anytoany_lib.reports import Report
 from anytoany_lib.rows import DataError, Row, map_media, media_path
 
@@ -210,7 +217,9 @@ def read_instructions(source: Path, report: Report) -> Iterator[Row]:
                 report.drop(str(reason), name)
                 continue
             messages = map_media(messages, lambda kind, medium: located(source, kind, medium))
-            yield Row(name, task, messages, {"task": task})
+            named = embedding_files(record)
+            meta = {"task": task} | ({"embeddings": named} if named else {})
+            yield Row(name, task, messages, meta)
 
 
 def read_folder(source: Path, report: Report) -> Iterator[Row]:

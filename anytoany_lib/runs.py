@@ -57,10 +57,16 @@ def appearing_whole(folder: Path) -> Iterator[Path]:
 
 
 def write_file(path: Path, content: str) -> None:
-    """Writes a file beside its place and renames it, so that it is never seen half-written."""
+    """Writes a file beside its place and renames it, so that it is never seen half-written.
+
+    OSError (no space, no permission) leaves the older file as it was and nothing half-written behind.
+    """
     beside = path.with_name(f".{path.name}.part")
-    beside.write_text(content, encoding="utf-8")
-    beside.replace(path)
+    try:
+        beside.write_text(content, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def provenance() -> dict[str, Any]:

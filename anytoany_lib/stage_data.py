@@ -103,6 +103,10 @@ class StageData:
 
     def _collate(self, rows: list[tuple[str, Encoded]]) -> tuple[list[str], Batch]:
         encoded = [one for _, one in rows]
+        self._features.ready(
+            [(kind, path) for one in encoded for kind, path, _ in one.media],
+            [(kind, caption) for one in encoded for kind, caption, _ in one.signals],
+        )
         width = self._features.profile.encoder.embedding
         batch = collate(
             encoded, lambda _, path: self._features.media(path), self._features.caption, width
@@ -118,7 +122,9 @@ class StageData:
         if len(indices) > most:
             indices = indices[np.arange(most) * len(indices) // most]
         rows = [self._rows[int(index)] for index in indices]
-        vectors = [self._features.media(media_in(row.messages)[0][1]) for row in rows]
+        shown = [media_in(row.messages)[0] for row in rows]
+        self._features.ready(shown, [])
+        vectors = [self._features.media(path) for _, path in shown]
         embeddings = torch.from_numpy(np.stack(vectors)) if vectors else torch.empty(0)
         return embeddings, [row.meta["caption"] for row in rows]
 

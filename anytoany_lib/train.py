@@ -3,7 +3,8 @@
     python -m anytoany_lib.train --profile P --stage 1 --data OUT --run DIR [--init RUN --max-steps N --resume]
 
 A stage is a row of the profile's table: what it reads, which parts it trains and how fast. It reads cached features
-only: no encoder or diffusion model is in memory. `accelerate launch -m anytoany_lib.train ...` spreads it over cards.
+only: no encoder or diffusion model is in memory. With `--on-the-fly` the encoder and the decoders' text encoders are, and
+compute what the caches lack. `accelerate launch -m anytoany_lib.train ...` spreads it over cards.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from anytoany_lib.config import FitConfig, Profile, StageConfig, portable, resol
 from anytoany_lib.data import dataset_fingerprint, splits_in
 from anytoany_lib.features import DatasetFeatures
 from anytoany_lib.fitting import fit_input_projection, fit_output_projections
+from anytoany_lib.live import LiveFeatures
 from anytoany_lib.llm import pick_device, pick_dtype
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.stage_data import StageData
@@ -170,11 +172,12 @@ def train(
     save_every: int = 100,
     resume: bool = False,
     seed: int = 0,
+    on_the_fly: bool = False,
     on_log: Callable[[dict[str, Any]], None] | None = None,
 ) -> Path:
     """Trains one stage on a dataset with cached features and writes the run folder; returns it.
 
-    `init` is the run to start from (the stage before). A killed or interrupted run goes on with `resume`, to the
+    `init` is the run to start from (the stage before). `on_the_fly` computes what the caches lack. A killed or interrupted run goes on with `resume`, to the
     weights it would have had. `on_log` gets each line of metrics.jsonl. Raises RuntimeError (step, rows, last
     checkpoint) if a loss is not finite.
     """
@@ -189,7 +192,7 @@ def train(
             AutocastKwargs(enabled=False),
         ],
     )
-    features = DatasetFeatures(profile, data)
+    features = (LiveFeatures if on_the_fly else DatasetFeatures)(profile, data)
     model = _initial_model(profile, resolve(init) if init else None, seed)
     train_data = StageData(
         data, "train", settings.reads, model.messages, features, seed, settings.mixture
@@ -400,6 +403,9 @@ def main() -> None:
     parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--on-the-fly", action="store_true", help="compute the features that are not cached"
+    )
     given = vars(parser.parse_args())
     print(train(Profile.load(given.pop("profile")), **given))
 

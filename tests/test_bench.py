@@ -23,7 +23,7 @@ def bench() -> dict[str, ModuleType]:
     loaded = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCH))
-        for name in ("random_models", "chat", "gpu", "manifests"):
+        for name in ("random_models", "chat", "gpu", "manifests", "features"):
             spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
             module = importlib.util.module_from_spec(spec)
             patch.setitem(sys.modules, name, module)
@@ -98,3 +98,13 @@ def test_manifests_are_measured_and_their_memory_does_not_grow_with_the_rows(
         assert build["rows"] == 40_000 and read["rows"] == 36_000
         assert build["rows_per_second"] > 0 and read["random_rows_per_second"] > 0
         assert found[form]["build_memory_growth_mb"] < 40
+
+
+def test_features_are_measured_beside_the_bare_models(bench, profile: Profile, tmp_path: Path):
+    features = bench["features"]
+    captions = features.caption_rates(profile, "audio", count=16, rounds=1, work=tmp_path)
+    images = features.media_rates(profile, "image", count=4, rounds=1, work=tmp_path)
+    for found in (captions, images):
+        expected = found["a second"] / found["bare a second"]
+        assert found["ratio to bare"] == pytest.approx(expected, rel=0.1)
+    assert captions["bare batch"] in features.BATCH_SIZES and captions["ratio to single files"] > 0

@@ -18,7 +18,8 @@ from anytoany_lib import features, runs, stage_data, train
 from anytoany_lib.config import Profile
 from anytoany_lib.data import read_manifest, write_manifest
 from anytoany_lib.decoders import CaptionEncoder
-from anytoany_lib.features import DatasetFeatures, FeatureCache, caption_key
+from anytoany_lib.features import DatasetFeatures, caption_key
+from anytoany_lib.live import LiveFeatures
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.stage_data import StageData
@@ -348,45 +349,6 @@ def test_captioned_media_come_from_all_over_the_split(small, toy_data, model: An
 # --- caches ---
 
 
-def test_a_cache_gives_back_what_was_put_in_and_computes_nothing_twice(tmp_path: Path):
-    rows = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float16)
-    calls = []
-
-    def embed(batch):
-        calls.append(len(batch))
-        return rows[batch]
-
-    cache = FeatureCache(tmp_path / "cache", "model", (3,))
-    assert cache.fill([(f"k{n}", n) for n in range(20)], embed, "first") == 20
-    assert cache.fill([(f"k{n}", n) for n in range(40)], embed, "second") == 20
-    assert sum(calls) == 40
-    reopened = FeatureCache(tmp_path / "cache", "model", (3,))
-    order = [39, 0, 21, 5]
-    np.testing.assert_array_equal(
-        reopened.get([f"k{n}" for n in order]), rows[order].astype(np.float32)
-    )
-
-
-def test_a_shard_without_its_keys_was_never_written(tmp_path: Path):
-    cache = FeatureCache(tmp_path / "cache", "model", (3,))
-    cache.append(["a"], np.ones((1, 3)))
-    np.save(tmp_path / "cache/00001.npy", np.zeros((5, 3), np.float16))  # killed before the keys
-    reopened = FeatureCache(tmp_path / "cache", "model", (3,))
-    assert len(reopened) == 1
-    reopened.append(["b"], np.full((1, 3), 2.0))
-    assert FeatureCache(tmp_path / "cache", "model", (3,)).get(["b"])[0, 0] == 2
-
-
-def test_a_cache_of_another_model_is_refused(tmp_path: Path):
-    FeatureCache(tmp_path / "cache", "one", (16, 768))
-    with pytest.raises(
-        ValueError, match=r"made by another model.*\[16, 1024\].*\[16, 768\].*anytoany_lib.features"
-    ):
-        FeatureCache(tmp_path / "cache", "one", (16, 1024))
-    with pytest.raises(ValueError, match="'two'"):
-        FeatureCache(tmp_path / "cache", "two", (16, 768))
-
-
 def test_missing_features_name_the_command_that_makes_them(small: Profile, toy_data: Path):
     store = DatasetFeatures(small, toy_data)
     with pytest.raises(KeyError, match="media/none.png.*anytoany_lib.features"):
@@ -416,6 +378,40 @@ def test_precomputing_again_adds_nothing(small: Profile, toy_data: Path):
     assert features.precompute(small, toy_data) == {"media": 0, "captions": 0}
     assert json.loads((toy_data / "features/encoder/cache.json").read_text())["shape"] == [256]
     assert caption_key("a") != caption_key("b")
+
+
+@pytest.fixture(scope="module")
+def bare(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small toy dataset without its features."""
+    folder = tmp_path_factory.mktemp("bare") / "data"
+    shutil.copytree(toy_data, folder, ignore=shutil.ignore_patterns("features"))
+    return folder
+
+
+@pytest.mark.parametrize("reads", ["comprehension", "generation", "instructions"])
+def test_on_the_fly_the_losses_are_those_of_cached_features(
+    small: Profile, model: AnyToAny, toy_data: Path, bare: Path, reads: str
+):
+    """But for fp16, which the caches hold: a thousandth of a loss."""
+    losses = []
+    for kind, data in ((DatasetFeatures, toy_data), (LiveFeatures, bare)):
+        read = StageData(data, "train", reads, model.messages, kind(small, data), seed=0)
+        with torch.no_grad():
+            losses.append([model(batch) for _, batch in islice(read.batches(4), 3)])
+    for cached, live in zip(*losses, strict=True):
+        assert cached.keys() == live.keys() >= {"text"}
+        for name, loss in cached.items():
+            torch.testing.assert_close(live[name], loss, rtol=1e-3, atol=1e-3)
+
+
+def test_training_on_the_fly_needs_no_features_and_writes_none(
+    small: Profile, bare: Path, tmp_path: Path
+):
+    with pytest.raises(KeyError, match="anytoany_lib.features --profile tiny --data"):
+        train.train(small, 1, bare, tmp_path / "refused", max_steps=1)
+    run = train.train(small, 1, bare, tmp_path / "live", max_steps=1, on_the_fly=True)
+    assert runs.read_record(run)["steps"] == 1
+    assert not (bare / "features").exists()
 
 
 def test_a_halved_run_loads_and_takes_half_the_room(stage_runs: list[Path], tmp_path: Path):

@@ -1,0 +1,71 @@
+"""The frozen models whose outputs training reads: the encoder, and the text encoders of the decoders.
+
+Filling the caches, computing on the fly and measuring what either costs all go through here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from anytoany_lib import media
+from anytoany_lib.ahead import in_order
+from anytoany_lib.config import Profile, resolve
+from anytoany_lib.decoders import CaptionEncoder
+from anytoany_lib.imagebind import ImageBind
+from anytoany_lib.imagebind_inputs import prepare
+
+
+class FrozenModels:
+    """The encoder and the text encoders of a profile, each loaded when it is first asked for."""
+
+    def __init__(self, profile: Profile, device: torch.device):
+        self.profile, self.device = profile, device
+        self._lock = threading.Lock()  # threads that prepare media ask all at once
+        self._encoder: ImageBind | None = None
+        self._text_encoders: dict[str, CaptionEncoder] = {}
+
+    @property
+    def encoder(self) -> ImageBind:
+        """ImageBind's eyes and ears."""
+        with self._lock:
+            if self._encoder is None:
+                path = resolve(self.profile.encoder.folder)
+                # Loading draws random weights, which must not move the numbers a training draws.
+                with torch.random.fork_rng():
+                    loaded = ImageBind.from_checkpoint(path, senses=("vision", "audio"))
+                self._encoder = loaded.to(self.device)
+            return self._encoder
+
+    def text_encoder(self, kind: str) -> CaptionEncoder:
+        """The text encoders of a kind's decoder."""
+        if kind not in self._text_encoders:
+            with torch.random.fork_rng():
+                loaded = CaptionEncoder(self.profile.decoders[kind], self.device)
+            self._text_encoders[kind] = loaded
+        return self._text_encoders[kind]
+
+    def release(self) -> None:
+        """Lets go of what is loaded."""
+        self._encoder = None
+        self._text_encoders = {}
+
+    def prepared(self, kind: str, path: Path) -> torch.Tensor:
+        """A media file decoded and made into the encoder's input; may run on any thread."""
+        return prepare(self.encoder.config, kind, media.as_media(kind, path))
+
+    def media(self, kind: str, prepared: Sequence[torch.Tensor]) -> np.ndarray:
+        """What `prepared` gave of media of one kind -> float32 (n, D)."""
+        return self.encoder.embed_prepared(kind, torch.stack(list(prepared))).numpy()
+
+    def media_files(self, kind: str, files: Sequence[Path]) -> np.ndarray:
+        """Media files of one kind as one batch, decoded on threads -> float32 (n, D)."""
+        return self.media(kind, list(in_order(lambda file: self.prepared(kind, file), files)))
+
+    def captions(self, kind: str, captions: Sequence[str]) -> np.ndarray:
+        """Captions -> the conditions of a kind's decoder, float32 (n, *condition)."""
+        return self.text_encoder(kind)(captions).cpu().numpy()
