@@ -203,8 +203,10 @@ def _distribute(spool: Path, splits: Splits, folder: Path) -> dict[str, int]:
             split: stack.enter_context(RecordWriter(folder / f"{split}.parquet"))
             for split in SPLITS
         }
-        for batch in pq.ParquetFile(spool).iter_batches(_SPOOL_ROWS):
-            columns = (column.to_pylist() for column in batch.columns)
+        file = stack.enter_context(pq.ParquetFile(spool))
+        # One group at a time: an iterator over batches keeps what it has read.
+        for group in range(file.num_row_groups):
+            columns = (column.to_pylist() for column in file.read_row_group(group).columns)
             for *record, number, rank in zip(*columns, strict=True):
                 writers[splits.of(number, rank)].add(Record(*record))
     for split, writer in writers.items():
