@@ -10,33 +10,20 @@ bench/results/chat-MACHINE.json.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import re
 import subprocess
 import sys
 import time
 from datetime import date
-from pathlib import Path
 
 import torch
+from record import keep, machine
 
 REQUESTS = {
     "image": "Draw a red bell.",
     "audio": "Play the sound of a bell ringing twice.",
     "video": "Film a blue car moving left.",
 }
-RESULTS = Path(__file__).parent / "results"
 READY = "import anytoany_lib as a2a; a2a.AnyToAny.from_pretrained({!r}); a2a.Chat"
-
-
-def machine() -> str:
-    """The card's name, or the processor's and its number of cores."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.is_file() else None
-    return f"{found[1] if found else platform.processor()} x{torch.get_num_threads()}"
 
 
 def seconds_to_ready(run: str) -> float:
@@ -104,11 +91,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     result = measure(options.run)
-    name = re.sub(r"\W+", "-", result["machine"]).strip("-").lower()
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(result, indent=2, default=float) + "\n"
-    (RESULTS / f"chat-{name}.json").write_text(text)
-    print(text)
+    keep(result, "chat")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ bench/results/features-PROFILE-MACHINE.json.
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import statistics
 import tempfile
 import time
@@ -23,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from chat import RESULTS, machine
+from record import keep, machine
 
 from anytoany_lib import media
 from anytoany_lib.ahead import WORKERS
@@ -188,11 +186,7 @@ def main() -> None:
             result[f"{kind}s"] = media_rates(profile, kind, options.media, options.rounds, work)
             result[f"reading {kind} captions"] = reading_rates(config.condition, 20_000, work)
         result["reading media"] = reading_rates((profile.encoder.embedding,), 100_000, work)
-    name = re.sub(r"\W+", "-", result["machine"]).strip("-").lower()
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(result, indent=2) + "\n"
-    (RESULTS / f"features-{profile.name}-{name}.json").write_text(text)
-    print(text)
+    keep(result, f"features-{profile.name}")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
-import re
 import resource
 import tempfile
 import time
@@ -23,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from chat import RESULTS, machine
 from random_models import fill
+from record import keep, machine
 
 from anytoany_lib import memory
 from anytoany_lib.batches import Batch, collate
@@ -275,11 +273,7 @@ def main() -> None:
             "training": training(profile, options.tokens),
             "chat": chat(profile),
         }
-    name = re.sub(r"\W+", "-", result["machine"]).strip("-").lower()
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(result, indent=2) + "\n"
-    (RESULTS / f"{profile.name}-{name}.json").write_text(text)
-    print(text)
+    keep(result, profile.name)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from chat import RESULTS, machine
+from record import keep, machine
 
 from anytoany_lib.data import build, dataset_fingerprint, read_manifest
 
@@ -130,11 +130,7 @@ def main() -> None:
     result = {"machine": machine(), "date": date.today().isoformat()}
     with tempfile.TemporaryDirectory(dir=options.work) as work:
         result |= measure(options.rows, Path(work))
-    name = re.sub(r"\W+", "-", result["machine"]).strip("-").lower()
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(result, indent=2, default=float) + "\n"
-    (RESULTS / f"manifests-{name}.json").write_text(text)
-    print(text)
+    keep(result, "manifests")
 
 
 if __name__ == "__main__":

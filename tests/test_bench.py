@@ -23,7 +23,7 @@ def bench() -> dict[str, ModuleType]:
     loaded = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCH))
-        for name in ("random_models", "chat", "gpu", "manifests", "features"):
+        for name in ("random_models", "record", "chat", "gpu", "manifests", "features"):
             spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
             module = importlib.util.module_from_spec(spec)
             patch.setitem(sys.modules, name, module)

@@ -1,0 +1,31 @@
+"""What a bench measured, kept under the name of the machine that it ran on."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> str:
+    """The card's name, or the processor's and its number of cores."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.is_file() else None
+    return f"{found[1] if found else platform.processor()} x{torch.get_num_threads()}"
+
+
+def keep(result: dict[str, Any], what: str) -> None:
+    """Prints a result and writes it to results/WHAT-MACHINE.json; `result["machine"]` names the machine."""
+    name = re.sub(r"\W+", "-", result["machine"]).strip("-").lower()
+    text = json.dumps(result, indent=2, default=float) + "\n"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{what}-{name}.json").write_text(text)
+    print(text)
