@@ -59,12 +59,16 @@ def check_row(row: Row) -> Row:
         if not all(isinstance(text, str) and text for text in (row.id, row.source)):
             raise ValueError("id and source must be text")
         for message, parts in zip(row.messages, check(row.messages), strict=True):
-            for part in parts if message["role"] == "assistant" else ():
-                if part["type"] in MEDIA_KINDS and not isinstance(part.get("caption"), str):
-                    raise ValueError(f"the assistant's {part['type']} needs a text under 'caption'")
-        for kind, name in media_in(row.messages):
-            if not isinstance(name, str):
-                raise ValueError(f"{kind} must be a path below the manifest, found {name!r:.80}")
+            for part in parts:
+                kind = part["type"]
+                if kind not in MEDIA_KINDS:
+                    continue
+                if message["role"] == "assistant" and not isinstance(part.get("caption"), str):
+                    raise ValueError(f"the assistant's {kind} needs a text under 'caption'")
+                if kind in part and not isinstance(part[kind], str):
+                    raise ValueError(
+                        f"{kind} must be a path below the manifest, found {part[kind]!r:.80}"
+                    )
     except ValueError as error:
         raise DataError(f"row {row.id!r}: {error}") from error
     return row
