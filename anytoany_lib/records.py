@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from anytoany_lib.messages import check
 from anytoany_lib.modalities import MEDIA_KINDS
-from anytoany_lib.rows import DataError, Row, media_in
+from anytoany_lib.rows import DataError, Row
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "messages", "meta")])
 GROUP_ROWS = (
