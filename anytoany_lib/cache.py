@@ -240,7 +240,10 @@ class FeatureCache:
             beside.unlink(missing_ok=True)
 
     def _merge(self, order: Sequence[str]) -> None:
-        """Moves the rows of all parts into shards, in this order; those of other keys come last."""
+        """Moves what the parts hold of these keys into shards, in this order.
+
+        Parts of other keys are of a fill that was killed, and stay for it.
+        """
         if not (self.folder / PARTS).is_dir():
             return
         self._look()
@@ -248,7 +251,7 @@ class FeatureCache:
         first = self._starts[shards]
         ordered = self._find(order)
         others = np.setdiff1d(self._rows[self._rows >= first], ordered)
-        rows = np.concatenate([ordered[ordered >= first], others])
+        rows = ordered[ordered >= first]
         names = np.empty(self._starts[-1], KEY)
         names[self._rows] = self._keys
         step = max(1, _SHARD_BYTES // (math.prod(self.shape) * 2))
@@ -258,9 +261,11 @@ class FeatureCache:
             shard = rows[at : at + step]
             keys = [name.decode() for name in names[shard]]
             self._write(self.folder / f"{number:05d}", keys, self._copied(shard))
-            self._drop_parts(range(shards, len(self._files)), rows[at + step :])
+            needed = np.concatenate([rows[at + step :], others])
+            self._drop_parts(range(shards, len(self._files)), needed)
             number += 1
-        shutil.rmtree(self.folder / PARTS)
+        if not len(others):
+            shutil.rmtree(self.folder / PARTS)
 
     def _copied(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         for at in range(0, len(rows), _COPIED_ROWS):
