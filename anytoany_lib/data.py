@@ -262,7 +262,9 @@ def _unused(name: str, used: DiskSet) -> str:
 
 def _moved(row: Row, keys: dict[str, str]) -> Row:
     """The row as the manifest has it: media below MEDIA_FOLDER, their content keys in its meta."""
-    messages = map_media(row.messages, lambda _, path: f"{MEDIA_FOLDER}/{path}")
+    messages = row.messages
+    if keys:
+        messages = map_media(messages, lambda _, path: f"{MEDIA_FOLDER}/{path}")
     content = {f"{MEDIA_FOLDER}/{path}": key for path, key in keys.items()}
     return Row(row.id, row.source, messages, {**row.meta, "content": content})
 
