@@ -177,9 +177,9 @@ def train(
 ) -> Path:
     """Trains one stage on a dataset with cached features and writes the run folder; returns it.
 
-    `init` is the run to start from (the stage before). `on_the_fly` computes what the caches lack. A killed or interrupted run goes on with `resume`, to the
-    weights it would have had. `on_log` gets each line of metrics.jsonl. Raises RuntimeError (step, rows, last
-    checkpoint) if a loss is not finite.
+    `init` is the run to start from (the stage before). `on_the_fly` computes what the caches lack. A killed or interrupted
+    run goes on with `resume`, to the weights it would have had. `on_log` gets each line of metrics.jsonl. Raises
+    RuntimeError (step, rows, last checkpoint) if a loss is not finite.
     """
     data, run = resolve(data), resolve(run)
     settings = profile.stages[stage]
