@@ -80,7 +80,9 @@ def test_shards_are_the_same_however_the_work_was_broken_up(tmp_path: Path, monk
     assert bytes_in(tmp_path / "broken") == bytes_in(tmp_path / "whole")
 
 
-def test_a_merge_that_was_killed_is_finished_by_the_next_fill(tmp_path: Path, monkeypatch):
+def test_a_merge_that_was_killed_is_finished_by_the_next_fill_of_its_items(
+    tmp_path: Path, monkeypatch
+):
     filled(tmp_path / "whole", range(300))
     monkeypatch.setattr(cache, "_SHARD_BYTES", 100 * 3 * 2)
     real, written = FeatureCache._write, []
@@ -104,6 +106,9 @@ def test_a_merge_that_was_killed_is_finished_by_the_next_fill(tmp_path: Path, mo
         there = look(tmp_path / "broken")
         assert len(there) == 300
         np.testing.assert_array_equal(there.get(names), ROWS.astype(np.float32))
+        assert (tmp_path / "broken/parts").is_dir()  # it waits for its own items
+    there = filled(tmp_path / "broken", range(300))
+    np.testing.assert_array_equal(there.get(names), ROWS.astype(np.float32))
     assert not (tmp_path / "broken/parts").exists()
 
 
