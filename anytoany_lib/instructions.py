@@ -65,6 +65,11 @@ def _texts(value: Any) -> list[str]:
     return [text for text in values if is_text(text) and text]
 
 
+def _places(value: Any) -> list[Any]:
+    """The items of such a field as they stand: the n-th is told to the n-th medium, so a bad one keeps its place."""
+    return list(value) if isinstance(value, list) else _texts(value)
+
+
 def _records(value: Any) -> list[Record]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
@@ -86,9 +91,7 @@ class _Talk:
         self.told: dict[str, list[Any]] = {}
         self.listed: dict[str, Any] = {}
         for kind in MEDIA_KINDS:
-            captions = record.get(f"{kind}_captions")
-            # As they stand: the n-th caption is told to the n-th medium, so a bad one keeps its place.
-            self.told[kind] = list(captions) if isinstance(captions, list) else _texts(captions)
+            self.told[kind] = _places(record.get(f"{kind}_captions"))
             for medium in _records(record.get(f"{kind}_list")):
                 for name in _texts(medium.get(f"{kind}_name")):
                     self.listed[name] = medium.get("caption")
@@ -167,12 +170,10 @@ def embedding_files(record: Record) -> list[list[str]]:
     """[kind, caption, file] of each caption whose embedding a record names (`image_caption_embeddings` and the like)."""
     found = []
     for kind in MEDIA_KINDS:
-        captions, files = (
-            [value] if isinstance(value := record.get(key), str) else value or []
-            for key in (f"{kind}_captions", f"{kind}_caption_embeddings")
-        )
+        captions = _places(record.get(f"{kind}_captions"))
+        files = _places(record.get(f"{kind}_caption_embeddings"))
         for caption, file in zip(captions, files, strict=False):
-            if isinstance(caption, str) and isinstance(file, str):
+            if is_text(caption) and is_text(file):
                 found.append([kind, " ".join(caption.split()), file])
     return found
 

@@ -20,7 +20,7 @@ from test_instructions import FORMS
 from anytoany_lib import figures, media, reports
 from anytoany_lib.data import DataError, Report, build, read_manifest
 from anytoany_lib.inspection import inspect
-from anytoany_lib.instructions import MAX_CAPTION, Unusable, conversation_of
+from anytoany_lib.instructions import MAX_CAPTION, Unusable, conversation_of, embedding_files
 from anytoany_lib.media import MediaError
 from anytoany_lib.messages import check
 
@@ -296,8 +296,16 @@ def test_junk_anywhere_in_an_instruction_record_is_dropped_or_harmless(form):
                 dropped += 1
                 continue
             check(messages)
-            json.dumps(messages, ensure_ascii=False).encode()
+            json.dumps([messages, embedding_files(damaged)], ensure_ascii=False).encode()
     assert dropped
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_junk_where_a_record_names_caption_embeddings_names_none(junk):
+    told = {"image_captions": ["a bell"], "image_caption_embeddings": ["1.npy"]}
+    assert embedding_files(told) == [["image", "a bell", "1.npy"]]
+    for field in told:
+        assert embedding_files(told | {field: junk}) == []
 
 
 def test_a_told_caption_has_the_same_limit(tmp_path):
