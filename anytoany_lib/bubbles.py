@@ -100,6 +100,7 @@ class ReplyBubble(Bubble):
         self.flush()
 
     def finish(self, reason: str, said_something: bool = True) -> None:
+        """Ends the bubble: what is still unfinished is called so, and a reason worth telling is told."""
         self._no_longer_empty()
         self._give_up_unfinished("not made")
         if reason in _REASON:

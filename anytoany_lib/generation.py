@@ -183,6 +183,7 @@ def _chooser(
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def choose(logits: torch.Tensor) -> list[int]:
+        """Logits (B, V) -> the next token of each row."""
         logits[:, banned] = -torch.inf
         if sampling.temperature == 0:
             return logits.argmax(-1).tolist()
@@ -317,6 +318,7 @@ def _with_progress(
         news.put(("step", (done, total)))
 
     def run() -> None:
+        """The work, on its thread; how it ended is the last of the news."""
         try:
             news.put(("result", work(on_step)))
         except _Cancelled:

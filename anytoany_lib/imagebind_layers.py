@@ -46,6 +46,7 @@ class Attention(nn.Module):
             nn.init.xavier_normal_(self.bias_v)
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:
+        """(B, T, D) -> (B, T, D); with `causal` a position sees those before it only."""
         q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         if self.bias_k is not None:
             k = torch.cat([k, self.bias_k.expand(len(x), -1, -1).to(k)], dim=1)
@@ -149,6 +150,7 @@ class PatchPreprocessor(nn.Module):
         self.cls_token = nn.Parameter(torch.randn(1, 1, width) * width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Pictures, clips or spectrograms (B, C, ..., H, W) -> tokens (B, 1 + patches, D), the class token first."""
         found = (x.shape[1], *x.shape[-2:])
         if found != self.shape:
             raise ValueError(

@@ -367,6 +367,7 @@ class _Log:
         self._since = 0.0
 
     def add(self, step: int, losses, rate: float, batch: Batch, seconds: float) -> None:
+        """Notes one step, and writes a line every few."""
         if self._silent:
             return
         tokens = int(batch.mask.sum())

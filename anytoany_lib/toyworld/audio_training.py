@@ -91,6 +91,7 @@ def steps(
     bar = tqdm(total=100, desc=name, unit="%", mininterval=5)
 
     def step(loss: Tensor, **figures: float) -> None:
+        """One optimiser step at the pace's learning rate; the figures are shown in the bar."""
         for group in optimiser.param_groups:
             group["lr"] = pace.cosine(peak)
         optimiser.zero_grad()

@@ -175,6 +175,7 @@ def untouched(profile: Profile, seed: int = 0) -> Callable[[Sequence[str]], list
     model = AnyToAny.from_profile(plain, seed)
 
     def answer(questions: Sequence[str]) -> list[str]:
+        """The untouched model's answer to each question."""
         conversations = [[{"role": "user", "content": question}] for question in questions]
         replies = reply_all(
             model, conversations, seed, Sampling(kinds=(), max_new_tokens=48), batch_size=32

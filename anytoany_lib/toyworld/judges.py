@@ -106,6 +106,7 @@ class Watcher(nn.Module):
         self.heads["motion"] = nn.Linear(128, len(MOTIONS))
 
     def forward(self, films: Tensor) -> dict[str, Tensor]:
+        """Films (B, T, 3, H, W) -> logits (B, classes) of each attribute."""
         batch = films.shape[0]
         features = self.trunk(films.flatten(0, 1))  # (B T, 96, 8, 8)
         moves = self.moves(self.where(features).view(batch, -1))

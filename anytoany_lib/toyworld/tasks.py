@@ -146,6 +146,7 @@ def riddle(m: Maker) -> Talk:
 
 def _request(kind: str) -> Callable[[Maker], Talk]:
     def task(m: Maker) -> Talk:
+        """A medium asked for in words."""
         scene = m.scene(kind)
         if kind == "audio" and m.rng.random() < 0.5:
             scene = scene.but(count=None, pitch=None)
@@ -159,6 +160,7 @@ def _request(kind: str) -> Callable[[Maker], Talk]:
 
 def _description(kind: str) -> Callable[[Maker], Talk]:
     def task(m: Maker) -> Talk:
+        """A medium, described in a sentence."""
         scene = m.scene(kind)
         return (
             Talk()
@@ -229,6 +231,7 @@ def image_to_image(m: Maker) -> Talk:
 
 def _shown_to_audio(kind: str) -> Callable[[Maker], Talk]:
     def task(m: Maker) -> Talk:
+        """The sound of what a medium shows, once or so many times."""
         seen = m.scene(kind)
         if seen.thing in COUNTED and m.rng.random() < 0.4:
             wanted = Scene(seen.thing, count=m.pick(TIMES))
@@ -242,6 +245,7 @@ def _shown_to_audio(kind: str) -> Callable[[Maker], Talk]:
 
 def _shown_to_video(kind: str) -> Callable[[Maker], Talk]:
     def task(m: Maker) -> Talk:
+        """What a medium shows, filmed with a motion that is asked for."""
         seen = m.scene(kind)
         wanted = Scene(seen.thing, seen.colour, motion=m.motion_for(seen.thing, seen.motion))
         return (

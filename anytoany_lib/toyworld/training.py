@@ -229,6 +229,7 @@ def save_pipeline(pipeline: DiffusionPipeline, path: Path) -> None:
     halved = type(pipeline)(**parts, **_extras(pipeline))
 
     def write(folder: Path) -> None:
+        """Writes the halved pipeline, without a trace of where its parts came from."""
         halved.save_pretrained(folder, safe_serialization=True)
         halved.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
         for file in folder.rglob("*.json"):
