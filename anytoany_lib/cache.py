@@ -28,7 +28,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from anytoany_lib.ahead import WORKERS, in_order
-from anytoany_lib.runs import write_file
+from anytoany_lib.runs import appearing_file, write_file
 
 BATCH = 32
 CAPTION_BATCH = 128  # short texts: in small batches a fifth of the time is Python's
@@ -46,6 +46,15 @@ def processes() -> PartialState:
     """This process among those that `accelerate launch` started; alone without it."""
     # The others wait while the first moves what may be hundreds of gigabytes.
     return PartialState(timeout=timedelta(days=1))
+
+
+def places(sorted_keys: np.ndarray, wanted: Sequence[str]) -> np.ndarray:
+    """Where each wanted key stands among the sorted ones (dtype KEY), -1 where it does not."""
+    keys = np.array(wanted, dtype=KEY)
+    if not len(sorted_keys):
+        return np.full(len(keys), -1)
+    at = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
+    return np.where(sorted_keys[at] == keys, at, -1)
 
 
 class FeatureCache:
@@ -119,11 +128,8 @@ class FeatureCache:
 
     def _find(self, keys: Sequence[str]) -> np.ndarray:
         """The row number of each key, -1 where there is none."""
-        wanted = np.array(keys, dtype=KEY)
-        if not len(self):
-            return np.full(len(wanted), -1)
-        at = np.minimum(np.searchsorted(self._keys, wanted), len(self) - 1)
-        return np.where(self._keys[at] == wanted, self._rows[at], -1)
+        at = places(self._keys, keys)
+        return np.where(at < 0, -1, self._rows[at]) if len(self) else at
 
     def lacking(self, keys: Sequence[str]) -> list[str]:
         """Those of the keys that have no row, in order."""
@@ -218,15 +224,14 @@ class FeatureCache:
         """Writes PATH.npy and PATH.keys, both or neither."""
         if max(map(len, keys)) > KEY.itemsize:
             raise ValueError(f"a key has at most {KEY.itemsize} characters: {max(keys, key=len)}")
-        file, beside = path.with_suffix(".npy"), path.with_name(f".{path.name}.part")
+        file = path.with_suffix(".npy")
         shape = (len(keys), *self.shape)
         header = {"descr": "<f2", "fortran_order": False, "shape": shape}
         try:
-            with beside.open("wb") as stream:
+            with appearing_file(file) as beside, beside.open("wb") as stream:
                 np.lib.format.write_array_header_1_0(stream, header)
                 for block in blocks:
                     stream.write(block.data)
-            beside.replace(file)
             write_file(path.with_suffix(".keys"), "\n".join(keys))
         except OSError as error:
             file.unlink(missing_ok=True)
@@ -236,8 +241,6 @@ class FeatureCache:
                 f"{error.strerror}: {file} takes {size / 2**20:.1f} MiB; nothing that was there is lost. "
                 f"Make room and run {self._rebuild} again",
             ) from error
-        finally:
-            beside.unlink(missing_ok=True)
 
     def _merge(self, order: Sequence[str]) -> None:
         """Moves what the parts hold of these keys into shards, in this order.

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from anytoany_lib.data import Row
 from anytoany_lib.frozen import FrozenModels
 from anytoany_lib.messages import parts_of
 from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.rows import Row
 
 if TYPE_CHECKING:
     from anytoany_lib.features import Contents, DatasetFeatures

@@ -21,13 +21,14 @@ from tqdm.auto import tqdm
 
 from anytoany_lib import costs, decoders, media, npy_folder
 from anytoany_lib.ahead import in_order
-from anytoany_lib.cache import CAPTION_BATCH, KEY, SAVE_EVERY, FeatureCache, processes
+from anytoany_lib.cache import CAPTION_BATCH, KEY, SAVE_EVERY, FeatureCache, places, processes
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.data import Row, read_manifest, splits_in
 from anytoany_lib.frozen import FrozenModels
 from anytoany_lib.llm import pick_device
 from anytoany_lib.messages import parts_of
 from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.runs import appearing_file
 
 _FINGERPRINT_BYTES = 2**20
 
@@ -119,9 +120,8 @@ class MediaKeys:
         """The content key of each path, "" where it is not known."""
         if not self._keys.shape[1]:
             return [""] * len(paths)
-        wanted = np.array([caption_key(path) for path in paths], dtype=KEY)
-        at = np.minimum(np.searchsorted(self._keys[0], wanted), self._keys.shape[1] - 1)
-        found = np.where(self._keys[0][at] == wanted, self._keys[1][at], b"")
+        at = places(self._keys[0], [caption_key(path) for path in paths])
+        found = np.where(at < 0, b"", self._keys[1][at])
         return [key.decode() for key in found]
 
     def add(self, keys: dict[str, str]) -> None:
@@ -129,14 +129,9 @@ class MediaKeys:
         new = np.array([[caption_key(path) for path in keys], list(keys.values())], dtype=KEY)
         both = np.concatenate([new, self._keys], axis=1)
         _, first = np.unique(both[0], return_index=True)
-        beside = self._file.with_name(f".{self._file.name}.part")
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with beside.open("wb") as stream:
-                np.save(stream, both[:, first])
-            beside.replace(self._file)
-        finally:
-            beside.unlink(missing_ok=True)
+        with appearing_file(self._file) as beside, beside.open("wb") as stream:
+            np.save(stream, both[:, first])
         self.look()
 
 

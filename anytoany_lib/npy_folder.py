@@ -11,9 +11,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from anytoany_lib.data import Row
-from anytoany_lib.manifests import media_in
 from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.rows import Row, media_in
 
 _COMPARED, _ALIKE = 4, 0.9
 

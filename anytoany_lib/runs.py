@@ -56,17 +56,24 @@ def appearing_whole(folder: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def write_file(path: Path, content: str) -> None:
-    """Writes a file beside its place and renames it, so that it is never seen half-written.
+@contextmanager
+def appearing_file(path: Path) -> Iterator[Path]:
+    """A file to write beside its place, which takes its name only when all has been written; an older one is replaced.
 
     OSError (no space, no permission) leaves the older file as it was and nothing half-written behind.
     """
     beside = path.with_name(f".{path.name}.part")
     try:
-        beside.write_text(content, encoding="utf-8")
+        yield beside
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: str) -> None:
+    """Writes a text file that is never seen half-written (see `appearing_file`)."""
+    with appearing_file(path) as beside:
+        beside.write_text(content, encoding="utf-8")
 
 
 def provenance() -> dict[str, Any]:

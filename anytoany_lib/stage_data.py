@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from anytoany_lib.batches import Batch, collate
-from anytoany_lib.data import as_comprehension, as_generation, media_in, read_manifest
+from anytoany_lib.data import as_comprehension, as_generation, read_manifest
 from anytoany_lib.features import DatasetFeatures
 from anytoany_lib.messages import Encoded, MessageEncoder
+from anytoany_lib.rows import media_in
 
 _WINDOW_BATCHES = 50
 

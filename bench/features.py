@@ -11,17 +11,15 @@ bench/results/features-PROFILE-MACHINE.json.
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
-from record import keep, machine
+from record import keep, machine, medians
 
 from anytoany_lib import media
 from anytoany_lib.ahead import WORKERS
@@ -39,17 +37,6 @@ from anytoany_lib.toyworld.sounds import RATE
 
 BATCH_SIZES = (8, 16, 32, 64, 128)
 READ_SECONDS = 1.0
-
-
-def seconds(rounds: int, *works: Callable[[], None]) -> list[float]:
-    """Median seconds of each work, timed in turns so that whatever else the machine does meets all alike."""
-    times: list[list[float]] = [[] for _ in works]
-    for _ in range(rounds):
-        for work, taken in zip(works, times, strict=True):
-            started = time.perf_counter()
-            work()
-            taken.append(time.perf_counter() - started)
-    return [statistics.median(taken) for taken in times]
 
 
 def captions_of(kind: str, count: int) -> list[str]:
@@ -91,12 +78,12 @@ def caption_rates(profile: Profile, kind: str, count: int, rounds: int, work: Pa
     tried = dict(
         zip(
             BATCH_SIZES,
-            seconds(rounds, *(lambda b=b: bare(b, few) for b in BATCH_SIZES)),
+            medians(*(lambda b=b: bare(b, few) for b in BATCH_SIZES), rounds=rounds),
             strict=True,
         )
     )
     best = min(tried, key=tried.get)
-    ours, theirs, single = seconds(rounds, cached, lambda: bare(best, texts), files)
+    ours, theirs, single = medians(cached, lambda: bare(best, texts), files, rounds=rounds)
     return {
         "captions": count,
         "a second": round(count / ours),
@@ -137,7 +124,7 @@ def media_rates(profile: Profile, kind: str, count: int, rounds: int, work: Path
             lambda path: models.prepared(kind, path),
         )
 
-    ours, theirs = seconds(rounds, cached, bare)
+    ours, theirs = medians(cached, bare, rounds=rounds)
     return {
         "media": count,
         "a second": round(count / ours, 1),

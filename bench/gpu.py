@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from random_models import fill
-from record import keep, machine
+from record import keep, machine, medians, synchronise
 
 from anytoany_lib import memory
 from anytoany_lib.batches import Batch, collate
@@ -38,11 +38,6 @@ STEPS, WARMUP, NEW_TOKENS = 8, 2, 32
 WORDS = "A small red bell rings twice in the tower of the old church while the birds sing. "
 
 
-def _synchronise() -> None:
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
-
-
 @contextmanager
 def measured(into: dict[str, Any]):
     """Seconds and peak memory (GB on the card, and of the process) of what runs inside."""
@@ -52,25 +47,11 @@ def measured(into: dict[str, Any]):
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
     yield
-    _synchronise()
+    synchronise()
     into["seconds"] = round(time.perf_counter() - started, 3)
     if DEVICE.type == "cuda":
         into["card_gb"] = round(torch.cuda.max_memory_reserved() / 1e9, 2)
     into["host_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
-
-
-def median_seconds(*steps: Callable[[], None]) -> list[float]:
-    """Of each step, in turns: what else the machine does meets them alike."""
-    times: list[list[float]] = []
-    for _ in range(WARMUP + STEPS):
-        times.append([])
-        for step in steps:
-            _synchronise()
-            started = time.perf_counter()
-            step()
-            _synchronise()
-            times[-1].append(time.perf_counter() - started)
-    return np.median(times[WARMUP:], axis=0).tolist()
 
 
 def twice(step: Callable[[], None]) -> None:
@@ -169,7 +150,7 @@ def training(profile: Profile, tokens: int) -> dict[str, Any]:
             twice(bare_step(model, batch))
         with measured(found):
             twice(step)
-        times = median_seconds(step, bare_step(model, batch))
+        times = medians(step, bare_step(model, batch), rounds=STEPS, warmup=WARMUP)
         found["step_seconds"], found["bare_step_seconds"] = times
         found["tokens_per_second"] = round(batch.ids.numel() / found["step_seconds"])
         found["ratio"] = round(found["step_seconds"] / found["bare_step_seconds"], 3)
@@ -236,10 +217,10 @@ def bare_pipeline(model: AnyToAny, kind: str) -> float:
     }
 
     def call() -> float:
-        _synchronise()
+        synchronise()
         started = time.perf_counter()
         pipeline(**arguments)
-        _synchronise()
+        synchronise()
         return time.perf_counter() - started
 
     return round(model._residence.run(kind, decoder, call), 3)

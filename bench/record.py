@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import platform
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 RESULTS = Path(__file__).parent / "results"
@@ -20,6 +23,26 @@ def machine() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.is_file() else None
     return f"{found[1] if found else platform.processor()} x{torch.get_num_threads()}"
+
+
+def synchronise() -> None:
+    """Waits for what a card is still at."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def medians(*works: Callable[[], None], rounds: int, warmup: int = 0) -> list[float]:
+    """Median seconds of each work, in turns: what else the machine does meets them alike."""
+    times: list[list[float]] = []
+    for _ in range(warmup + rounds):
+        times.append([])
+        for work in works:
+            synchronise()
+            started = time.perf_counter()
+            work()
+            synchronise()
+            times[-1].append(time.perf_counter() - started)
+    return np.median(times[warmup:], axis=0).tolist()
 
 
 def keep(result: dict[str, Any], what: str) -> None:
