@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anytoany_lib.data import read_manifest
+from anytoany_lib.data import read_manifest, splits_in
 from anytoany_lib.toyworld import (
     COLOURS,
     HELD_OUT_MOTIONS,
@@ -25,6 +26,7 @@ from anytoany_lib.toyworld import (
     render,
     sound,
 )
+from anytoany_lib.toyworld.dataset import write
 from anytoany_lib.toyworld.tasks import BEYOND, CELLS, Maker, phrases
 
 
@@ -202,3 +204,16 @@ def test_what_is_written_keeps_its_promises(toy_data: Path):
     )
     assert tasks == dict.fromkeys(CELLS | BEYOND, 4)
     assert any(row.meta["unseen"] for row in read_manifest(toy_data, "test"))
+
+
+def test_without_training_rows_there_is_a_test_split_alone(toy_data: Path, tmp_path: Path):
+    """As `make chat-check` asks for it; the test rows are those of a whole dataset."""
+    sizes = write(tmp_path / "toy", lambda asked: ["Yes, it is."] * len(asked), 0, 0, 4, seed=1)
+    assert splits_in(tmp_path / "toy") == ["test"] and not sizes["train"]
+    report = json.loads((tmp_path / "toy/report.json").read_text())
+    assert report["kept"] == sizes["test"] == len(read_manifest(toy_data, "test"))
+
+    def asked(folder: Path) -> list:
+        return [row.messages[0] for row in read_manifest(folder, "test")]
+
+    assert asked(tmp_path / "toy") == asked(toy_data)

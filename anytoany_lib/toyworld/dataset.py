@@ -20,7 +20,14 @@ from tqdm.auto import tqdm
 
 from anytoany_lib import media
 from anytoany_lib.config import Profile
-from anytoany_lib.data import Report, Row, check_target, read_manifest, write_manifest
+from anytoany_lib.data import (
+    Report,
+    Row,
+    check_target,
+    read_manifest,
+    splits_in,
+    write_manifest,
+)
 from anytoany_lib.generation import Sampling, reply_all
 from anytoany_lib.inspection import inspect
 from anytoany_lib.model import AnyToAny
@@ -238,7 +245,7 @@ def _report(folder: Path, sizes: dict[str, int]) -> Report:
     """What the written rows are like; each medium is opened and measured once."""
     report, seen = Report(), set()
     report.splits = dict(sizes)
-    for split in sizes:
+    for split in splits_in(folder):
         for row in tqdm(read_manifest(folder, split), desc=f"{split} checked"):
             new = [one for one in dict.fromkeys(media_in(row.messages)) if one not in seen]
             seen.update(new)
