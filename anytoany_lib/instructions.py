@@ -61,6 +61,8 @@ def _joined(record: Record, *keys: str) -> str:
 
 def _texts(value: Any) -> list[str]:
     """The texts of a field that holds one, a list of them or nothing."""
+    if value is None:
+        return []
     values = value if isinstance(value, list) else [value]
     return [text for text in values if is_text(text) and text]
 
