@@ -133,6 +133,12 @@ def video_header(path: Path) -> tuple[float, int, int]:
         return _duration(container, stream, path), stream.width, stream.height
 
 
+def video_codec(path: Path) -> str:
+    """What a clip's pictures are encoded with, as FFmpeg names its decoder: "h264", "hevc", "libdav1d"."""
+    with decoding(path), _container(path) as container:
+        return _stream(container, "video", path).codec_context.name
+
+
 def decode_audio(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
     """The first sound track as float32 (N, channels) and its rate, by PyAV."""
     with _container(path) as container:

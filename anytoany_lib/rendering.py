@@ -1,53 +1,74 @@
 """Conversations as HTML: what the chat widget puts in its bubbles, and `show` for static output.
 
 In come messages or their parts, out comes HTML with the media in it as data URIs. Whatever users and models wrote is
-escaped; large media are reduced for the page.
+rendered by `markdown`, which lets nothing of it act; large media are reduced for the page.
 """
 
 from __future__ import annotations
 
 import base64
 import html
+import mimetypes
 from pathlib import Path
 
 from IPython.display import HTML, Audio, Image, Video, display
 
-from anytoany_lib import media
+from anytoany_lib import markdown, media
 from anytoany_lib.chat import medium_of
+from anytoany_lib.containers import decoding, existing_file
 from anytoany_lib.messages import Message, Part, parts_of
 
 # What a page gets of a large medium; the model reads the whole.
 PREVIEW_PIXELS, PREVIEW_SECONDS, PREVIEW_FRAMES = 1024, 60.0, 96
-SHOWN_WIDTH = {"image": 224, "video": 256}  # at least: pixels on the screen
+SHOWN_WIDTH = {"image": 224, "audio": 260, "video": 256}  # at least: pixels on the screen
+SHOWN_HEIGHT = 480  # at most
 MAKING = {"image": "drawing a picture", "audio": "making a sound", "video": "filming a clip"}
 ICON = {"image": "🖼", "audio": "🔊", "video": "🎞"}
+NAMES = {"user": "You", "assistant": "Model", "system": "System"}
 
-STYLE = """<style>
-.a2a-chat { border: 1px solid var(--jp-border-color2, #ccc); border-radius: 12px; max-width: 860px;
-  overflow: hidden; color: var(--jp-ui-font-color1, inherit); background: var(--jp-layout-color1, transparent); }
-.a2a-chat .widget-html-content, .a2a-chat .widget-html { line-height: 1.45; font-size: 14px; height: auto; }
-.a2a-header { border-bottom: 1px solid var(--jp-border-color2, #ddd); padding: 6px 14px; }
-.a2a-header b { margin-right: 10px; }
-.a2a-ready::before { content: "● "; color: #2e9e5b; }
-.a2a-busy::before { content: "● "; color: #e08a00; animation: a2a-blink 1s infinite; }
-.a2a-problem::before { content: "▲ "; color: #d33; }
-.a2a-log { padding: 12px 14px; gap: 10px; }
-.a2a-bubble { max-width: 82%; border-radius: 14px; padding: 4px 12px; overflow: hidden; flex: 0 0 auto; }
-.a2a-user { align-self: flex-end; background: rgba(33, 150, 243, .18); border-bottom-right-radius: 4px; }
-.a2a-model { align-self: flex-start; background: rgba(128, 128, 128, .14); border-bottom-left-radius: 4px; }
-.a2a-text { white-space: pre-wrap; overflow-wrap: anywhere; }
-.a2a-bubble img, .a2a-bubble video { max-width: 100%; height: auto; border-radius: 8px; display: block; margin: 4px 0; }
-.a2a-bubble audio { width: 260px; max-width: 100%; display: block; margin: 4px 0; }
-.a2a-bubble progress { width: 220px; max-width: 100%; display: block; }
-.a2a-note { font-size: 12px; opacity: .65; }
+# How text and media look wherever they are shown; the colours follow those around them.
+CONTENT_STYLE = """
+.a2a-text { overflow-wrap: anywhere; line-height: 1.5; }
+.a2a-text > :first-child { margin-top: 0; }
+.a2a-text > :last-child { margin-bottom: 0; }
+.a2a-text :is(p, ul, ol, pre, blockquote, table) { margin: .5em 0; }
+.a2a-text :is(h1, h2, h3, h4, h5, h6) { font-size: 1.1em; font-weight: 600; margin: .8em 0 .3em; }
+.a2a-text :is(ul, ol) { padding-left: 1.5em; }
+.a2a-text a { color: inherit; text-decoration: underline; text-underline-offset: 2px; }
+.a2a-text code { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .9em; color: inherit;
+  background: rgba(128, 128, 128, .2); border-radius: 4px; padding: .1em .3em; }
+.a2a-text pre { background: rgba(128, 128, 128, .16); border-radius: 8px; padding: .6em .8em; overflow-x: auto; }
+.a2a-text pre code { background: none; padding: 0; white-space: pre; overflow-wrap: normal; }
+.a2a-text blockquote { border-left: 3px solid rgba(128, 128, 128, .5); padding-left: .8em; opacity: .85; }
+.a2a-text table { border-collapse: collapse; display: block; width: fit-content; max-width: 100%; overflow-x: auto; }
+.a2a-text :is(th, td) { border: 1px solid rgba(128, 128, 128, .4); padding: .25em .6em; text-align: left; }
+.a2a-text hr { border: 0; border-top: 1px solid rgba(128, 128, 128, .4); }
+.a2a-medium :is(img, video, audio) { border-radius: 8px; }
+.a2a-note { font-size: 12px; opacity: .7; }
 .a2a-error { color: #d33; overflow-wrap: anywhere; }
-.a2a-dots { animation: a2a-blink 1s infinite; letter-spacing: 3px; }
-@keyframes a2a-blink { 50% { opacity: .25; } }
-.a2a-input textarea { font-family: inherit; font-size: 14px; }
-.a2a-inputs { border-top: 1px solid var(--jp-border-color2, #ddd); padding: 8px 12px; }
-.a2a-chip { border: 1px solid var(--jp-border-color2, #ccc); border-radius: 14px; padding: 0 2px 0 10px; margin: 2px; }
-.a2a-chip button { background: none; box-shadow: none; }
-</style>"""
+"""
+
+STYLE = f"""<style>
+.a2a-chat {{ border: 1px solid var(--jp-border-color2, #ccc); border-radius: 12px; max-width: 860px;
+  overflow: hidden; color: var(--jp-ui-font-color1, inherit); background: var(--jp-layout-color1, transparent); }}
+.a2a-chat .widget-html-content, .a2a-chat .widget-html {{ line-height: 1.45; font-size: 14px; height: auto; }}
+.a2a-header {{ border-bottom: 1px solid var(--jp-border-color2, #ddd); padding: 6px 14px; }}
+.a2a-header b {{ margin-right: 10px; }}
+.a2a-ready::before {{ content: "● "; color: #2e9e5b; }}
+.a2a-busy::before {{ content: "● "; color: #e08a00; animation: a2a-blink 1s infinite; }}
+.a2a-problem::before {{ content: "▲ "; color: #d33; }}
+.a2a-log {{ padding: 12px 14px; gap: 10px; }}
+.a2a-bubble {{ max-width: 82%; border-radius: 14px; padding: 4px 12px; overflow: hidden; flex: 0 0 auto; }}
+.a2a-user {{ align-self: flex-end; background: rgba(33, 150, 243, .18); border-bottom-right-radius: 4px; }}
+.a2a-model {{ align-self: flex-start; background: rgba(128, 128, 128, .14); border-bottom-left-radius: 4px; }}
+.a2a-bubble progress {{ width: 220px; max-width: 100%; display: block; }}
+.a2a-dots {{ animation: a2a-blink 1s infinite; letter-spacing: 3px; }}
+@keyframes a2a-blink {{ 50% {{ opacity: .25; }} }}
+.a2a-input textarea {{ font-family: inherit; font-size: 14px; }}
+.a2a-inputs {{ border-top: 1px solid var(--jp-border-color2, #ddd); padding: 8px 12px; }}
+.a2a-chip {{ border: 1px solid var(--jp-border-color2, #ccc); border-radius: 14px; padding: 0 2px 0 10px; margin: 2px; }}
+.a2a-chip button {{ background: none; box-shadow: none; }}
+{CONTENT_STYLE}</style>"""
 
 
 def preview(part: Part) -> tuple[str, bytes]:
@@ -68,36 +89,78 @@ def preview(part: Part) -> tuple[str, bytes]:
     return media.MIME[kind], media.to_bytes(kind, medium)
 
 
+def original(part: Part) -> tuple[str, str, bytes]:
+    """A part's medium as it is, for keeping: (file name, MIME type, bytes).
+
+    A file keeps its own bytes and name; what a model made becomes PNG, WAV or MP4. Raises MediaError if it cannot be
+    read.
+    """
+    kind, medium = part["type"], medium_of(part)
+    if not isinstance(medium, str | Path):
+        return f"{kind}{media.SUFFIX[kind]}", media.MIME[kind], media.to_bytes(kind, medium)
+    path = existing_file(medium)
+    with decoding(path):
+        return path.name, _mime(path), path.read_bytes()
+
+
+def _mime(path: Path) -> str:
+    """The MIME type that a file's name says, if it is one of a medium: a page never gets another."""
+    mime = mimetypes.guess_type(path.name)[0] or ""
+    return mime if mime.split("/")[0] in media.MIME else "application/octet-stream"
+
+
+def data_uri(mime: str, data: bytes) -> str:
+    """Bytes as an address that holds them."""
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+
+
 def text_html(text: str) -> str:
-    return f'<div class="a2a-text">{html.escape(text)}</div>'
+    """Markdown that somebody wrote, as HTML that is only to be read."""
+    return f'<div class="a2a-text">{markdown.to_html(text)}</div>'
 
 
 def note_html(text: str, css: str = "a2a-note") -> str:
+    """A plain sentence of the chat's own."""
     return f'<div class="{css}">{html.escape(text)}</div>'
 
 
 def making_html(kind: str, done: int = 0, total: int = 0) -> str:
+    """What stands in a medium's place while it is made, after `done` of `total` steps."""
     steps = f" {done}/{total}" if total else ""
-    bar = (
-        f'<progress max="{total}" value="{done}"></progress>' if total else "<progress></progress>"
-    )
+    at = f' max="{total}" value="{done}"' if total else ""
+    bar = f'<progress aria-label="{MAKING[kind]}"{at}></progress>'
     return f'<div class="a2a-making a2a-note">{ICON[kind]} {MAKING[kind]} …{steps}{bar}</div>'
 
 
+def label_of(part: Part) -> str:
+    """What a medium is, in words, for those who do not see or hear it."""
+    caption = part.get("caption")
+    return f"{part['type']}: {caption}" if caption else part["type"]
+
+
 def medium_html(part: Part) -> str:
-    """A medium in the page itself, as a data URI."""
-    kind = part["type"]
-    mime, data = preview(part)
-    source = f'src="data:{mime};base64,{base64.b64encode(data).decode()}"'
-    style = f'style="min-width: min({SHOWN_WIDTH.get(kind, 0)}px, 100%)"'
+    """A medium in the page itself, as a data URI, large ones reduced; clips play by themselves, without sound."""
+    return figure_html(part, *preview(part), moving=True)
+
+
+def figure_html(part: Part, mime: str, data: bytes, below: str = "", moving: bool = False) -> str:
+    """A picture or a player for these bytes of a part's medium, with HTML `below` it."""
+    kind, label = part["type"], html.escape(label_of(part))
+    # Styled in place, since saved notebooks lose style sheets.
+    size = f"min-width: min({SHOWN_WIDTH[kind]}px, 100%); max-width: 100%; max-height: {SHOWN_HEIGHT}px"
+    common = f'src="{data_uri(mime, data)}" style="display: block; {size}; object-fit: contain"'
     if kind == "image":
-        return f'<img {source} {style} alt="{kind}">'
-    if kind == "audio":
-        return f"<audio controls {source}></audio>"
-    return f"<video controls autoplay loop muted playsinline {source} {style}></video>"
+        shown = f'<img {common} alt="{label}">'
+    else:
+        playing = "autoplay loop muted playsinline " if moving and kind == "video" else ""
+        shown = f'<{kind} controls {playing}{common} aria-label="{label}"></{kind}>'
+    return (
+        f'<figure class="a2a-medium" style="margin: 6px 0; max-width: 100%">{shown}{below}</figure>'
+    )
 
 
 def part_html(part: Part) -> str:
+    """A part of a message, whatever its kind."""
     if part["type"] == "text":
         return text_html(part["text"])
     if medium_of(part) is None:
@@ -107,22 +170,17 @@ def part_html(part: Part) -> str:
 
 def show(messages: list[Message]) -> None:
     """Displays a conversation as static output that every notebook viewer can show and that survives saving."""
-    names = {"user": "You", "assistant": "Model", "system": "System"}
     for message in messages:
         role, parts = message["role"], parts_of(message)
         opening = parts[0].get("text", "") if parts else ""
-        display(HTML(_box(role, f"<b>{names[role]}</b>&ensp;{_with_breaks(opening)}")))
+        display(HTML(_box(role, f"<b>{NAMES[role]}</b>{text_html(opening)}")))
         for number, part in enumerate(parts):
             if part["type"] != "text" and medium_of(part) is not None:
                 _show_medium(part)
             elif part["type"] != "text":
                 display(HTML(part_html(part)))
             elif number:
-                display(HTML(_box(role, _with_breaks(part["text"]))))
-
-
-def _with_breaks(text: str) -> str:
-    return html.escape(text).replace("\n", "<br>")
+                display(HTML(_box(role, text_html(part["text"]))))
 
 
 def _box(role: str, content: str) -> str:
