@@ -48,29 +48,6 @@ CONTENT_STYLE = """
 .a2a-error { color: #d33; overflow-wrap: anywhere; }
 """
 
-STYLE = f"""<style>
-.a2a-chat {{ border: 1px solid var(--jp-border-color2, #ccc); border-radius: 12px; max-width: 860px;
-  overflow: hidden; color: var(--jp-ui-font-color1, inherit); background: var(--jp-layout-color1, transparent); }}
-.a2a-chat .widget-html-content, .a2a-chat .widget-html {{ line-height: 1.45; font-size: 14px; height: auto; }}
-.a2a-header {{ border-bottom: 1px solid var(--jp-border-color2, #ddd); padding: 6px 14px; }}
-.a2a-header b {{ margin-right: 10px; }}
-.a2a-ready::before {{ content: "● "; color: #2e9e5b; }}
-.a2a-busy::before {{ content: "● "; color: #e08a00; animation: a2a-blink 1s infinite; }}
-.a2a-problem::before {{ content: "▲ "; color: #d33; }}
-.a2a-log {{ padding: 12px 14px; gap: 10px; }}
-.a2a-bubble {{ max-width: 82%; border-radius: 14px; padding: 4px 12px; overflow: hidden; flex: 0 0 auto; }}
-.a2a-user {{ align-self: flex-end; background: rgba(33, 150, 243, .18); border-bottom-right-radius: 4px; }}
-.a2a-model {{ align-self: flex-start; background: rgba(128, 128, 128, .14); border-bottom-left-radius: 4px; }}
-.a2a-bubble progress {{ width: 220px; max-width: 100%; display: block; }}
-.a2a-dots {{ animation: a2a-blink 1s infinite; letter-spacing: 3px; }}
-@keyframes a2a-blink {{ 50% {{ opacity: .25; }} }}
-.a2a-input textarea {{ font-family: inherit; font-size: 14px; }}
-.a2a-inputs {{ border-top: 1px solid var(--jp-border-color2, #ddd); padding: 8px 12px; }}
-.a2a-chip {{ border: 1px solid var(--jp-border-color2, #ccc); border-radius: 14px; padding: 0 2px 0 10px; margin: 2px; }}
-.a2a-chip button {{ background: none; box-shadow: none; }}
-{CONTENT_STYLE}</style>"""
-
-
 def preview(part: Part) -> tuple[str, bytes]:
     """A part's medium as something every browser plays: (MIME type, bytes), large ones reduced.
 
@@ -122,14 +99,6 @@ def text_html(text: str) -> str:
 def note_html(text: str, css: str = "a2a-note") -> str:
     """A plain sentence of the chat's own."""
     return f'<div class="{css}">{html.escape(text)}</div>'
-
-
-def making_html(kind: str, done: int = 0, total: int = 0) -> str:
-    """What stands in a medium's place while it is made, after `done` of `total` steps."""
-    steps = f" {done}/{total}" if total else ""
-    at = f' max="{total}" value="{done}"' if total else ""
-    bar = f'<progress aria-label="{MAKING[kind]}"{at}></progress>'
-    return f'<div class="a2a-making a2a-note">{ICON[kind]} {MAKING[kind]} …{steps}{bar}</div>'
 
 
 def label_of(part: Part) -> str:
