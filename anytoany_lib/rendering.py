@@ -48,6 +48,7 @@ CONTENT_STYLE = """
 .a2a-error { color: #d33; overflow-wrap: anywhere; }
 """
 
+
 def preview(part: Part) -> tuple[str, bytes]:
     """A part's medium as something every browser plays: (MIME type, bytes), large ones reduced.
 
