@@ -69,8 +69,8 @@ class AnyToAny(nn.Module):
         self._embeddings: dict[str, torch.Tensor] = {}
         self.to(self.device)
         self._residence = Residence(self.device)
-        # Encoder and decoders serve one caller at a time. A reply's media are made on one thread that stays: each new
-        # one would begin with threads of its own for every parallel loop.
+        # Encoder and decoders serve one caller at a time. What replies need of them is done on one thread, in order: a
+        # reply that was stopped leaves its work there, and the next one's comes after it.
         self._frozen_work = threading.RLock()
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="frozen-models")
 
