@@ -284,23 +284,21 @@ def test_stop_before_the_first_token_ends_with_the_pass_that_is_running(
     assert list(session.retry())[-1].finish_reason == "length"
 
 
-def test_stop_acts_between_tokens_that_show_nothing(model, scripted, lengths):
-    held_back = model.tokenizer.encode("日", add_special_tokens=False)[0]
-    scripted(["Look", *["held back"] * 50])
-    session = Session(model, sampling=Sampling(max_new_tokens=90))
-    choose, drawn = generation._chooser(model, QUICK, [0]), []
+def test_stop_acts_between_tokens_that_show_nothing(model, lengths, monkeypatch):
+    session = Session(model)
+    piece, drawn = model.messages.text_ids("日")[0], []  # of a character, whose rest never comes
 
     def chooser(*_):
-        def one(logits):
-            drawn.append(choose(logits))
+        def choose(logits):
+            drawn.append(piece)
             if len(drawn) == 3:
                 session.stop()
-            return [held_back]
+            return [piece]
 
-        return one
+        return choose
 
-    generation._chooser = chooser  # undone by `scripted`
-    *_, done = session.send("Go")
+    monkeypatch.setattr(generation, "_chooser", chooser)
+    (done,) = session.send("Go")
     assert done.finish_reason == "stopped" and len(drawn) == 3 and len(lengths) == 4
 
 
