@@ -440,9 +440,12 @@ def test_what_is_remembered_is_right_whatever_happened_before(model, monkeypatch
     else:
         list(events)
         list(session.retry(1))
-    *_, done = session.send("And what is two plus two?")
-    *_, alone = generation.stream(model, session._prompt()[:-1], 0, WORDS)
-    assert done.message == alone.message
+    *_, done = session.send("And of Greece?")
+    fresh = recall.Memory()
+    *_, alone = generation.stream(model, session._prompt()[:-1], 0, WORDS, fresh)
+    assert done.message == alone.message and session._memory.read == fresh.read
+    kept, anew = (memory.cache.layers[-1].values.float() for memory in (session._memory, fresh))
+    assert torch.nn.functional.cosine_similarity(kept, anew, dim=-1).min() > 0.98
 
 
 def test_content_is_hashed_once_and_a_changed_picture_is_another(
