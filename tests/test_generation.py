@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scripts import count_reads
 
 from anytoany_lib import generation
 from anytoany_lib.batches import collate
@@ -293,16 +294,8 @@ def test_sampling_takes_whole_numbers_where_numbers_are_expected():
 
 
 @pytest.fixture
-def lengths(model: AnyToAny, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens the language model read in each of its passes."""
-    found, read = [], type(model).hidden_states
-
-    def noted(self, inputs, *arguments, **more):
-        found.append(inputs.shape[1])
-        return read(self, inputs, *arguments, **more)
-
-    monkeypatch.setattr(type(model), "hidden_states", noted)
-    return found
+def lengths(monkeypatch):
+    return count_reads(monkeypatch)
 
 
 def test_with_a_memory_a_turn_reads_only_what_is_new_and_says_the_same(
