@@ -230,7 +230,7 @@ class MessageEncoder:
                 return encoded, first - system
         raise ValueError(
             f"the last turn takes {len(encoded.ids)} tokens, more than the {limit} there are room for: "
-            "shorten it, or raise llm.context in the profile"
+            "shorten it, ask for a shorter reply, or raise llm.context in the profile"
         )
 
 
