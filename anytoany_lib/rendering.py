@@ -24,6 +24,8 @@ SHOWN_WIDTH = {"image": 224, "audio": 260, "video": 256}  # at least: pixels on 
 SHOWN_HEIGHT = 480  # at most
 MAKING = {"image": "drawing a picture", "audio": "making a sound", "video": "filming a clip"}
 ICON = {"image": "🖼", "audio": "🔊", "video": "🎞"}
+ENDED = {"stopped": "stopped", "length": "cut at the length limit"}
+SILENT = "the model ended its turn without saying anything"
 NAMES = {"user": "You", "assistant": "Model", "system": "System"}
 
 # How text and media look wherever they are shown; the colours follow those around them.
@@ -100,10 +102,10 @@ def original(part: Part) -> tuple[str, str, bytes]:
         return f"{kind}{media.SUFFIX[kind]}", media.MIME[kind], media.to_bytes(kind, medium)
     path = existing_file(medium)
     with decoding(path):
-        return path.name, _mime(path), path.read_bytes()
+        return path.name, mime_of(path), path.read_bytes()
 
 
-def _mime(path: Path) -> str:
+def mime_of(path: Path) -> str:
     """The MIME type that a file's name says, if it is one of a medium: a page never gets another."""
     mime = mimetypes.guess_type(path.name)[0] or ""
     return mime if mime.split("/")[0] in media.MIME else "application/octet-stream"
