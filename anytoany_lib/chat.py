@@ -10,20 +10,26 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from anytoany_lib import generation, media
-from anytoany_lib.generation import Done, Event, MediaReady, MediaStarted, Sampling, TextDelta
+from anytoany_lib.events import Done, Event, MediaReady, MediaStarted, TextDelta, TurnsDropped
 from anytoany_lib.messages import Message, Part, check, parts_of
 from anytoany_lib.modalities import MEDIA_KINDS
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.recall import Memory
 from anytoany_lib.rows import media_path
 from anytoany_lib.runs import appearing_whole
+from anytoany_lib.sampling import Sampling
 
 CONVERSATION, MEDIA_FOLDER = "messages.json", "media"
+_SILENCE: Message = {"role": "assistant", "content": []}
 _RETRY_STRIDE = (
     100_003  # further apart than the turns of any conversation: a retry never meets their seeds
 )
@@ -62,14 +68,8 @@ class _PartialReply:
             self._media[event.index].update(event.part)
 
     def message(self) -> Message:
-        """What is finished: text without outer blanks, media that are ready."""
-        parts = []
-        for part in self._parts:
-            if part["type"] == "text" and part["text"].strip():
-                parts.append({"type": "text", "text": part["text"].strip()})
-            elif part["type"] != "text" and part["type"] in part:
-                parts.append(part)
-        return {"role": "assistant", "content": parts}
+        """What is finished of it."""
+        return generation.finished(self._parts)
 
 
 class Session:
@@ -82,10 +82,19 @@ class Session:
     def __init__(self, model: AnyToAny, seed: int = 0, sampling: Sampling | None = None):
         self.model, self.seed, self.sampling = model, seed, sampling
         self.messages: list[Message] = []
-        self._memory = generation.Memory()
-        self._attempt = 0
+        self._memory = Memory()
+        self._attempts: dict[int, int] = {}  # how often the reply of a turn was drawn anew
+        self._folder: Path | None = None
         self._running = threading.Lock()
         self._stopping = threading.Event()
+
+    @property
+    def folder(self) -> Path:
+        """A folder for uploads, which stays as long as the session: made on first use, removed with it."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="anytoany-chat-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return self._folder
 
     # --- talking ---
 
@@ -97,38 +106,38 @@ class Session:
     def send(self, content: Content) -> Iterator[Event]:
         """Adds a user message and returns the events of the reply, which is drawn as they are read.
 
-        The last event is Done, with finish_reason "stopped" after `stop`; it leaves the reply in `messages`. If the
-        reader stops early, or drawing fails (whatever it raises comes through), `messages` keeps what was finished.
-        Raises ValueError if the content is malformed or empty, MediaError if a medium cannot be read, RuntimeError
-        while another reply is drawn; the history has not changed then.
+        The last event is Done, with finish_reason "stopped" after `stop`; it leaves the reply in `messages`, unless the
+        model said nothing. A medium that cannot be made is missing in it. If the reader stops early, or drawing fails
+        (whatever it raises comes through), `messages` keeps what was finished. Media in memory are copied. Raises
+        ValueError if the content is malformed, empty or longer than there is room for, MediaError if a medium cannot be
+        read, RuntimeError while another reply is drawn; the history has not changed then.
         """
-        self._refuse_if_busy()
-        message = {"role": "user", "content": _checked(content)}
-        self.messages.append(message)
-        self._attempt = 0
-        return self._begin()
+        return self._say(content, len(self.messages))
 
     def stop(self) -> None:
-        """Ends the reply being drawn at its next token or diffusion step; called from another thread."""
+        """Ends the reply being drawn, at its next token or at once while media are made; from another thread."""
         self._stopping.set()
 
-    def retry(self) -> Iterator[Event]:
-        """Draws the last reply anew, with the next seed. ValueError if nothing was said yet."""
+    def retry(self, index: int | None = None) -> Iterator[Event]:
+        """Draws anew, with the next seed, the reply that is `messages[index]` or answers it; None is the last one.
+
+        What came after is dropped. ValueError if there is no such message, or no user message it could answer.
+        """
         self._refuse_if_busy()
-        last = self._last_user("retry")
-        del self.messages[last + 1 :]
-        self._attempt += 1
+        if index is not None and not 0 <= index < len(self.messages):
+            raise ValueError(f"nothing to retry: there is no message {index}")
+        asked = self._last_user("retry", index)
+        del self.messages[asked + 1 :]
+        turn = self._forget_attempts()
+        self._attempts[turn] = self._attempts.get(turn, 0) + 1
         return self._begin()
 
     def edit(self, index: int, content: Content) -> Iterator[Event]:
-        """Replaces the user message `messages[index]`, drops what came after it, and draws the reply."""
+        """Replaces the user message `messages[index]`, drops what came after it, and draws the reply; see `send`."""
         self._refuse_if_busy()
         if not 0 <= index < len(self.messages) or self.messages[index]["role"] != "user":
             raise ValueError(f"message {index} is no user message: only those can be edited")
-        message = {"role": "user", "content": _checked(content)}
-        self.messages[index:] = [message]
-        self._attempt = 0
-        return self._begin()
+        return self._say(content, index)
 
     def undo(self) -> Message:
         """Takes back the last user message and its reply; returns that message."""
@@ -136,14 +145,13 @@ class Session:
         last = self._last_user("undo")
         message = self.messages[last]
         del self.messages[last:]
-        self._attempt = 0
         return message
 
     def clear(self) -> None:
         """Forgets the whole conversation."""
         self._refuse_if_busy()
         self.messages.clear()
-        self._attempt = 0
+        self._memory = Memory()
 
     def _refuse_if_busy(self) -> None:
         if self.busy:
@@ -151,67 +159,108 @@ class Session:
                 "a reply is still being drawn: stop() it or read it to its end first"
             )
 
-    def _last_user(self, wish: str) -> int:
-        users = [n for n, message in enumerate(self.messages) if message["role"] == "user"]
+    def _last_user(self, wish: str, index: int | None = None) -> int:
+        """Place of the last user message, of those up to `index`."""
+        end = len(self.messages) if index is None else index + 1
+        users = [n for n, message in enumerate(self.messages[:end]) if message["role"] == "user"]
         if not users:
             raise ValueError(f"nothing to {wish}: no message has been sent")
         return users[-1]
 
+    def _forget_attempts(self, new: bool = False) -> int:
+        """The number of the last turn; attempts at later ones are forgotten, and at a `new` one too."""
+        turn = sum(message["role"] == "user" for message in self.messages) - 1
+        kept = turn - new
+        self._attempts = {n: tries for n, tries in self._attempts.items() if n <= kept}
+        return turn
+
+    def _say(self, content: Content, index: int) -> Iterator[Event]:
+        """Puts a user message in the place of `messages[index:]` and draws the reply."""
+        self._refuse_if_busy()
+        message = {"role": "user", "content": _checked(content)}
+        system = [first for first in self.messages[: min(index, 1)] if first["role"] == "system"]
+        generation.prepare(self.model, [*system, message], self.sampling)
+        self.messages[index:] = [message]
+        self._forget_attempts(new=True)
+        return self._begin()
+
     def _begin(self) -> Iterator[Event]:
         self._stopping.clear()
         return self._draw(len(self.messages))
+
+    def _present(self, message: Message) -> Message:
+        """A message with words in the place of files that have vanished before the model has seen them."""
+        if message["role"] != "user":
+            return message
+        parts = []
+        for part in message["content"]:
+            kind, medium = part["type"], part[part["type"]]
+            gone = kind != "text" and isinstance(medium, str | Path) and not Path(medium).is_file()
+            if gone and not self.model.knows(self._memory.key_of(kind, medium)):
+                part = {"type": "text", "text": f"[{kind}: no longer there]"}
+            parts.append(part)
+        return {**message, "content": parts}
 
     def _prompt(self) -> list[Message]:
         """The history with a silent reply where one is missing: many chat templates want turns to alternate."""
         turns: list[Message] = []
         for message in self.messages:
             if turns and turns[-1]["role"] == message["role"] == "user":
-                turns.append({"role": "assistant", "content": []})
-            turns.append(message)
+                turns.append(_SILENCE)
+            turns.append(self._present(message))
         return turns
 
+    def _events(self) -> Iterator[Event]:
+        """The events of a reply to the history."""
+        turn = sum(message["role"] == "user" for message in self.messages) - 1
+        seed = self.seed + turn + _RETRY_STRIDE * self._attempts.get(turn, 0)
+        prompt = self._prompt()
+        stopping = self._stopping.is_set
+        for event in generation.stream(
+            self.model, prompt, seed, self.sampling, self._memory, stopping
+        ):
+            if isinstance(event, TurnsDropped):
+                system = prompt[0]["role"] == "system"
+                silent = prompt[system : system + event.count].count(_SILENCE)
+                event = replace(event, count=event.count - silent)
+            yield event
+
     def _draw(self, turns: int) -> Iterator[Event]:
-        """The events of a reply to the first `turns` messages, which have to be all there are."""
+        """The events of a reply to the first `turns` messages, which have to be all there are, and its keeping."""
         if len(self.messages) != turns:
             raise RuntimeError("the conversation has gone on since this reply was asked for")
         if not self._running.acquire(blocking=False):
             raise RuntimeError("another reply is being drawn in this session")
-        turn = sum(message["role"] == "user" for message in self.messages) - 1
-        seed = self.seed + turn + _RETRY_STRIDE * self._attempt
-        events = generation.stream(self.model, self._prompt(), seed, self.sampling, self._memory)
-        reply, kept = _PartialReply(), False
+        events, reply, done = self._events(), _PartialReply(), False
         try:
             for event in events:
                 reply.take(event)
                 if isinstance(event, Done):
-                    self.messages.append(event.message)
-                    kept = True
+                    self._keep(event.message)
+                    done = True
                 yield event
-                if self._stopping.is_set() and not kept:
-                    kept = True
-                    yield Done(self._keep(reply), "stopped")
-                    return
         finally:
             events.close()
-            if not kept:
-                self._keep(reply)
+            if not done:
+                self._keep(reply.message())
             self._running.release()
 
-    def _keep(self, reply: _PartialReply) -> Message:
-        message = reply.message()
-        if message["content"]:
-            self.messages.append(message)
-        return message
+    def _keep(self, reply: Message) -> None:
+        """A reply joins the history, unless nothing was said."""
+        if reply["content"]:
+            self.messages.append(reply)
 
     # --- keeping ---
 
     def save(self, folder: str | Path) -> Path:
         """Writes the conversation: messages.json, and its media in media/, named by their content.
 
-        The folder appears whole or not at all; one that exists is replaced. Returns its path. Raises OSError if there
-        is no room, MediaError if a file that a message names is gone.
+        The folder appears whole or not at all; a conversation that was there is replaced. Returns its path. Raises
+        ValueError if something else is there, OSError if there is no room, MediaError if a file that a message names is
+        gone.
         """
         folder = Path(folder)
+        _refuse_to_replace(folder)
         with appearing_whole(folder) as work:
             (work / MEDIA_FOLDER).mkdir()
             messages = [
@@ -221,7 +270,8 @@ class Session:
             record = {
                 "profile": self.model.profile.name,
                 "seed": self.seed,
-                "attempt": self._attempt,
+                "attempts": self._attempts,
+                "sampling": self.sampling and asdict(self.sampling),
                 "messages": messages,
             }
             text = json.dumps(record, ensure_ascii=False, indent=1)
@@ -232,22 +282,25 @@ class Session:
     def load(cls, folder: str | Path, model: AnyToAny, sampling: Sampling | None = None) -> Session:
         """A saved conversation, ready to go on with any model that knows its kinds of media.
 
-        Raises FileNotFoundError, ValueError if messages.json is not what `save` writes, MediaError if a medium is
-        missing, unreadable or outside the folder.
+        It goes on with the sampling it was saved with unless another is given. Raises FileNotFoundError, ValueError if
+        messages.json is not what `save` writes, MediaError if a medium is missing, unreadable or outside the folder.
         """
         folder = Path(folder)
-        path = folder / CONVERSATION
-        if not path.is_file():
+        if not (folder / CONVERSATION).is_file():
             raise FileNotFoundError(f"no conversation in {folder} (expected {CONVERSATION})")
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            messages, seed, attempt = (record[key] for key in ("messages", "seed", "attempt"))
-            session = cls(model, int(seed), sampling)
-            contents = check(messages) if messages else []
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a saved conversation: {error!r}") from error
-        session._attempt = int(attempt)
-        for message, parts in zip(messages, contents, strict=True):
+            record = _read_record(folder)
+            saved = record.get("sampling")
+            sampling = sampling or (saved and Sampling(**saved))
+            session = cls(model, int(record["seed"]), sampling)
+            attempts = record.get("attempts", {}).items()
+            session._attempts = {int(turn): int(tries) for turn, tries in attempts}
+            contents = check(record["messages"]) if record["messages"] else []
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{folder / CONVERSATION} is not a saved conversation: {error!r}"
+            ) from error
+        for message, parts in zip(record["messages"], contents, strict=True):
             loaded = [_load_part(part, folder, message["role"]) for part in parts]
             session.messages.append({"role": message["role"], "content": loaded})
         return session
@@ -261,10 +314,46 @@ def _checked(content: Content) -> list[Part]:
     checked = []
     for part in parts:
         kind, medium = part["type"], medium_of(part)
-        if kind in MEDIA_KINDS:
-            media.as_media(kind, medium)
-        checked.append({"type": kind, kind: medium})
+        checked.append({"type": kind, kind: _own(kind, medium) if kind in MEDIA_KINDS else medium})
     return checked
+
+
+def _own(kind: str, medium: Any) -> Any:
+    """A medium as the history keeps it, if it can be read: a file's path, or a copy that nobody else changes."""
+    read = media.as_media(kind, medium)
+    if isinstance(medium, str | Path):
+        return medium
+    if kind != "video":  # as_media has made a copy
+        return read
+    return (read.copy(), medium[1]) if isinstance(medium, tuple) else read.copy()
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """messages.json of a conversation. ValueError if it is something else."""
+    record = json.loads((folder / CONVERSATION).read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or not {"messages", "seed"} <= record.keys():
+        raise ValueError("expected messages and seed in it")
+    return record
+
+
+def _refuse_to_replace(folder: Path) -> None:
+    """Raises ValueError if there is something at this path that is no saved conversation."""
+    if not folder.exists():
+        return
+    found = "a file"
+    if folder.is_dir():
+        names = sorted(path.name for path in folder.iterdir())
+        if not names:
+            return
+        if CONVERSATION in names:
+            try:
+                _read_record(folder)
+                return
+            except ValueError:
+                found = f"a {CONVERSATION} that is no saved conversation"
+        else:
+            found = f"{len(names)} other files, {names[0]} among them"
+    raise ValueError(f"not saved: {folder} holds {found}; choose a folder that is new or empty")
 
 
 def _save_part(part: Part, folder: Path) -> Part:

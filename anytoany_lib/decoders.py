@@ -8,7 +8,8 @@ rest is loaded for generating. docs/adding_a_decoder.md takes one apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from diffusers import (
     TextToVideoSDPipeline,
 )
 from diffusers.utils import logging as diffusers_logging
+from PIL import Image
 from torch.nn import functional as F
 from transformers import (
     AutoTokenizer,
@@ -31,8 +33,9 @@ from transformers import (
 )
 
 from anytoany_lib.config import DecoderConfig, resolve
+from anytoany_lib.previews import colour_map, preview
 
-OnStep = Callable[[int, int], None]
+OnStep = Callable[[int, int, Image.Image | None], None]
 _FADE_SECONDS = 0.02
 
 
@@ -102,6 +105,8 @@ class Adapter:
     """Whether the pipeline takes callback_on_step_end(pipe, step, t, kwargs) or the older callback(step, t, latents)."""
     arguments: Callable[[Any, torch.Tensor], dict[str, torch.Tensor]] = _embeds
     """(pipeline, conditions) -> its keyword arguments; the unconditional ones get "negative_" before their names."""
+    lengths: dict[str, str] = field(default_factory=dict)
+    """What the pipeline calls the length of a medium: "frames" of a clip, "seconds" of a sound."""
 
     def parts(self) -> list[tuple[str, str, type]]:
         """(tokenizer folder, text encoder folder, its class) of each."""
@@ -125,10 +130,20 @@ ADAPTERS = {
         _embeds_and_pooled,
     ),
     "audioldm": Adapter(
-        AudioLDMPipeline, (ClapTextModelWithProjection,), _clap_condition, _sounds, False
+        AudioLDMPipeline,
+        (ClapTextModelWithProjection,),
+        _clap_condition,
+        _sounds,
+        False,
+        lengths={"seconds": "audio_length_in_s"},
     ),
     "text-to-video": Adapter(
-        TextToVideoSDPipeline, (CLIPTextModel,), _clip_condition, _films, False
+        TextToVideoSDPipeline,
+        (CLIPTextModel,),
+        _clip_condition,
+        _films,
+        False,
+        lengths={"frames": "num_frames"},
     ),
 }
 
@@ -211,6 +226,39 @@ class Decoder:
         self._unconditional = self._unconditional.to(device)
         self._device = device
 
+    @cached_property
+    def _colours(self) -> torch.Tensor:
+        return colour_map(self.pipeline.vae)
+
+    def _callbacks(self, on_step: OnStep | None, steps: int, preview_every: int) -> dict[str, Any]:
+        """The pipeline's argument that has it call `on_step` after each of its steps."""
+        if on_step is None:
+            return {}
+        if not self._adapter.new_callback:
+            return {"callback": lambda step, timestep, latents: on_step(step + 1, steps, None)}
+        colours = self._colours if preview_every else None  # found before the first step
+
+        def called(pipe, step, timestep, arguments):
+            shown = None
+            if preview_every and (step + 1) % preview_every == 0:
+                # Some schedulers keep latents larger than the autoencoder's, by the noise that is left.
+                latents = pipe.scheduler.scale_model_input(arguments["latents"], timestep)
+                shown = preview(colours, latents[0], pipe.vae_scale_factor)
+            on_step(step + 1, steps, shown)
+            return arguments
+
+        return {"callback_on_step_end": called}
+
+    def _conditions(self, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The pipeline's arguments for what it is told, and for being told nothing."""
+        told = embeddings.to(self._device, self._dtype)
+        untold = self._unconditional.expand_as(told).contiguous()
+        negative = self._adapter.arguments(self.pipeline, untold)
+        return self._adapter.arguments(self.pipeline, told) | {
+            f"negative_{name}": value for name, value in negative.items()
+        }
+
+    @torch.inference_mode()
     def generate(
         self,
         embeddings: torch.Tensor,
@@ -218,43 +266,32 @@ class Decoder:
         steps: int | None = None,
         guidance: float | None = None,
         on_step: OnStep | None = None,
+        frames: int | None = None,
+        seconds: float | None = None,
+        preview_every: int = 0,
     ) -> list[dict[str, Any]]:
         """Embeddings (B, *condition) and a seed each -> B media as the payload of reply parts.
 
         An image part gets "image" (PIL), an audio part "audio" (float32 mono) and "sampling_rate", a video part
-        "video" (uint8 (T, H, W, 3)) and "fps". `on_step(done, total)` is called after each diffusion step; what it
-        raises ends the generation.
+        "video" (uint8 (T, H, W, 3)) and "fps"; `frames` and `seconds` set the length of the kinds that have one.
+        `on_step(done, total, preview)` is called after each diffusion step, with the first picture as it is so far at
+        every `preview_every`-th, else None; what it raises ends the generation.
         """
         if not torch.isfinite(embeddings).all():
             raise ValueError(
                 "the output projection gave values that are not finite: the run folder is broken"
             )
         steps = steps or self.config.steps
-
-        def called_new(pipe, step, timestep, arguments):
-            on_step(step + 1, steps)
-            return arguments
-
-        def called_old(step, timestep, latents):
-            on_step(step + 1, steps)
-
-        callbacks = {}
-        if on_step is not None:
-            new = self._adapter.new_callback
-            callbacks = {"callback_on_step_end": called_new} if new else {"callback": called_old}
-        told = embeddings.to(self._device, self._dtype)
-        untold = self._unconditional.expand_as(told).contiguous()
-        arguments = self._adapter.arguments(self.pipeline, told)
-        negative = self._adapter.arguments(self.pipeline, untold)
-        with torch.inference_mode():
-            output = self.pipeline(
-                **arguments,
-                **{f"negative_{name}": value for name, value in negative.items()},
-                num_inference_steps=steps,
-                guidance_scale=self.config.guidance if guidance is None else guidance,
-                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-                output_type="pil" if self._adapter.media is _images else "np",
-                **self.config.options,
-                **callbacks,
-            )
+        wished = {"frames": frames, "seconds": seconds}
+        lengths = {name: wished[wish] for wish, name in self._adapter.lengths.items()}
+        lengths = {name: length for name, length in lengths.items() if length is not None}
+        output = self.pipeline(
+            **self._conditions(embeddings),
+            num_inference_steps=steps,
+            guidance_scale=self.config.guidance if guidance is None else guidance,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            output_type="pil" if self._adapter.media is _images else "np",
+            **(self.config.options | lengths),
+            **self._callbacks(on_step, steps, preview_every),
+        )
         return self._adapter.media(output, self.config, self.pipeline)

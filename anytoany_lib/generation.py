@@ -2,16 +2,13 @@
 
 A model chooses a medium by the first signal of its block; the rest of the block is appended, not sampled, and read in
 one forward pass whose hidden states become the decoder's condition. A block can therefore not be malformed, and text
-goes on after it. `decode` works on any number of conversations at once; `stream` and `reply` are built on it.
+goes on after it. `decode` works on any number of conversations at once; `stream` and `reply_all` are built on it.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,60 +19,28 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from anytoany_lib.background import Stopped, followed
 from anytoany_lib.batches import collate
-from anytoany_lib.media import content_key
-from anytoany_lib.messages import Encoded, Message
-from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.events import (
+    Done,
+    Event,
+    Loading,
+    MediaFailed,
+    MediaProgress,
+    MediaReady,
+    MediaStarted,
+    TextDelta,
+    TurnsDropped,
+)
+from anytoany_lib.messages import Encoded, Message, Part
+from anytoany_lib.recall import Memory
+from anytoany_lib.sampling import Sampling
 
 if TYPE_CHECKING:  # the model builds on this module
     from anytoany_lib.model import AnyToAny
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a reply is drawn. Temperature 0 takes the likeliest token; `kinds` are the media it may contain."""
-
-    temperature: float = 0.0
-    top_p: float = 0.95
-    max_new_tokens: int | None = None
-    kinds: tuple[str, ...] = MEDIA_KINDS
-    guidance: float | None = None
-    steps: int | None = None
-
-
-@dataclass(frozen=True)
-class TextDelta:
-    text: str
-
-
-@dataclass(frozen=True)
-class MediaStarted:
-    index: int
-    """Place of the medium among the reply's parts."""
-    kind: str
-
-
-@dataclass(frozen=True)
-class MediaProgress:
-    index: int
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class MediaReady:
-    index: int
-    part: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Done:
-    message: Message
-    finish_reason: str
-    """ "stop", or "length" if the reply was cut at its limit."""
-
-
-Event = TextDelta | MediaStarted | MediaProgress | MediaReady | Done
+# Of the room for a history that has outgrown it: what is kept, so that the next turns find the same beginning.
+_KEPT = 0.75
 
 
 @dataclass
@@ -94,39 +59,8 @@ class Draft:
         return self.parts[-1]
 
 
-class Memory:
-    """What the language model has read of one conversation: a turn then reads only what is new.
-
-    Kept are its keys and values with what stands at every position: a token's id, or a medium's content and which of its
-    soft tokens.
-    """
-
-    def __init__(self):
-        self.read: list[Any] = []
-        self.cache = DynamicCache()
-
-    def forget(self) -> None:
-        """Begins anew: after an error nobody knows what was read."""
-        self.__init__()
-
-    def keep(self, positions: list[Any]) -> int:
-        """Forgets what does not stand at the beginning of `positions`; how many are known, the last one never."""
-        pairs = zip(self.read, positions[:-1], strict=False)
-        known = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        if known < len(self.read):
-            self.cache.crop(known - len(self.read))  # a negative number is how many to drop
-            del self.read[known:]
-        return known
-
-
-def _positions(model: AnyToAny, prompt: Encoded) -> list[Any]:
-    """What stands at every position of a prompt, as `Memory` compares it."""
-    found: list[Any] = list(prompt.ids)
-    for kind, medium, at in prompt.media:
-        key = content_key(kind, medium)
-        for k in range(model.messages.soft_tokens):
-            found[at + k] = (key, k)
-    return found
+def _never() -> bool:
+    return False
 
 
 class _Writer:
@@ -219,22 +153,64 @@ def decode(
     sampling: Sampling,
     seeds: Sequence[int],
     memory: Memory | None = None,
+    stopping: Callable[[], bool] = _never,
 ) -> Iterator[tuple[int, Draft, str]]:
-    """Draws the replies to encoded prompts; yields (row, its draft, new text) whenever one grows.
+    """Draws the replies to encoded prompts; yields (row, its draft, new text) after every token.
 
     A medium's part has its "condition" (the projected hidden states) when it is yielded. The drafts are complete
-    when the iterator ends; each has a finish reason. With a memory, which holds one conversation, there is one prompt.
+    when the iterator ends; each has a finish reason, unless `stopping()` ended it before. With a memory, which holds
+    one conversation, there is one prompt. OutOfMemoryError says what to do, and leaves the device's memory free.
     """
     memory = memory or Memory()
     try:
-        yield from _decode(model, prompts, sampling, seeds, memory)
+        yield from _decode(model, prompts, sampling, seeds, memory, stopping)
+        return
     except GeneratorExit:
         raise
+    except torch.OutOfMemoryError as error:
+        found = str(error)
     except (
         BaseException
     ):  # an interrupted kernel as well: the cache may end in the middle of a layer
         memory.forget()
         raise
+    # Outside the handler, where nothing refers any more to the tensors of the pass that failed.
+    memory.forget()
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    raise torch.OutOfMemoryError(
+        f"{model.device} has no room to read {sum(len(prompt.ids) for prompt in prompts)} tokens and reply: shorten the "
+        "history (fewer turns or media), ask for less at a time, close other programs that use the device, or choose a "
+        f"smaller profile ({found})"
+    )
+
+
+def _positions(model: AnyToAny, prompt: Encoded, keys: list[str]) -> list[Any]:
+    """What stands at every position of a prompt, as `Memory` compares it."""
+    found: list[Any] = list(prompt.ids)
+    for key, (_, _, at) in zip(keys, prompt.media, strict=True):
+        for k in range(model.messages.soft_tokens):
+            found[at + k] = (key, k)
+    return found
+
+
+def _read_prompts(
+    model: AnyToAny, prompts: Sequence[Encoded], memory: Memory
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Reads what is new in the prompts; returns their last hidden states (B, H) and the mask (B, T)."""
+    media = [(kind, medium) for prompt in prompts for kind, medium, _ in prompt.media]
+    keys = memory.keys(media)
+    embeddings = iter(model.embed_media(media, keys))
+    width = model.profile.encoder.embedding
+    batch = collate(prompts, lambda *_: next(embeddings), None, width, left=True).to(model.device)
+    read = _positions(model, prompts[0], keys) if len(prompts) == 1 else []
+    known = memory.keep(read)
+    inputs = model.embed_inputs(batch.ids, batch.media, batch.media_at)[:, known:]
+    positions = (batch.mask.cumsum(1) - 1).clamp(min=0)[:, known:]
+    cached = {"position_ids": positions, "past_key_values": memory.cache}
+    hidden = model.hidden_states(inputs, batch.mask, **cached)
+    memory.read = read
+    return hidden[:, -1], batch.mask
 
 
 def _decode(
@@ -243,30 +219,19 @@ def _decode(
     sampling: Sampling,
     seeds: Sequence[int],
     memory: Memory,
+    stopping: Callable[[], bool],
 ) -> Iterator[tuple[int, Draft, str]]:
     limit = sampling.max_new_tokens or model.profile.llm.max_new_tokens
     writer, choose = _Writer(model, limit), _chooser(model, sampling, seeds)
-    media = [(kind, medium) for prompt in prompts for kind, medium, _ in prompt.media]
-    embeddings = iter(model.embed_media(media))
-    width = model.profile.encoder.embedding
-    batch = collate(prompts, lambda *_: next(embeddings), None, width, left=True).to(model.device)
-
-    read = _positions(model, prompts[0]) if len(prompts) == 1 else []
-    known = memory.keep(read)
-    cache, mask = memory.cache, batch.mask
-    inputs = model.embed_inputs(batch.ids, batch.media, batch.media_at)[:, known:]
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, known:]
-    hidden = model.hidden_states(inputs, mask, position_ids=positions, past_key_values=cache)
-    memory.read = read
-    last = hidden[:, -1]
+    last, mask = _read_prompts(model, prompts, memory)
     drafts = [Draft() for _ in prompts]
-    while any(draft.finish_reason is None for draft in drafts):
+    while any(draft.finish_reason is None for draft in drafts) and not stopping():
         chunks: list[list[int]] = [[] for _ in drafts]
         deltas: dict[int, str] = {}
         for row, token in enumerate(choose(model.logits(last))):
             if drafts[row].finish_reason is None:
                 chunks[row], deltas[row] = writer.add(drafts[row], token)
-        hidden, mask = _read(model, chunks, mask, cache)
+        hidden, mask = _read(model, chunks, mask, memory.cache)
         memory.read += chunks[0] if len(prompts) == 1 else []
         ends = torch.tensor([max(len(chunk) - 1, 0) for chunk in chunks], device=model.device)
         last = hidden[torch.arange(len(chunks), device=model.device), ends]
@@ -280,65 +245,74 @@ def _decode(
             yield row, drafts[row], delta
 
 
-def prepare(model: AnyToAny, messages: list[Message], sampling: Sampling) -> Encoded:
-    """A conversation as a prompt, its oldest turns dropped if it would not leave room for the reply."""
-    room = model.profile.llm.context - (sampling.max_new_tokens or model.profile.llm.max_new_tokens)
-    return model.messages.encode_within(messages, room, prompt=True)[0]
+def prepare(
+    model: AnyToAny, messages: list[Message], sampling: Sampling | None = None
+) -> tuple[Encoded, int]:
+    """A conversation as a prompt that leaves room for the reply, and how many of its oldest messages that cost.
 
-
-def _finished(draft: Draft) -> Message:
-    """The draft as an assistant message; text around media loses its outer blanks, empty text goes."""
-    parts = []
-    for part in draft.parts:
-        if part["type"] == "text":
-            part = {"type": "text", "text": part["text"].strip()}
-            if not part["text"]:
-                continue
-        parts.append({key: value for key, value in part.items() if key != "condition"})
-    return {"role": "assistant", "content": parts}
-
-
-class _Cancelled(Exception):
-    """Raised inside a diffusion loop whose consumer has gone."""
-
-
-def _with_progress(
-    work: Callable[[Callable[[int, int], None]], Any],
-) -> Iterator[tuple[int, int] | Any]:
-    """Runs `work(on_step)` in a thread; yields its (done, total) steps, then what it returned.
-
-    Closing the iterator ends the work at its next step.
+    Raises ValueError if the last turn alone leaves none.
     """
-    news: queue.SimpleQueue = queue.SimpleQueue()
-    gone = threading.Event()
+    reply = (sampling or Sampling()).max_new_tokens or model.profile.llm.max_new_tokens
+    room = model.profile.llm.context - reply
+    return model.messages.encode_within(messages, room, prompt=True, keep=_KEPT)
 
-    def on_step(done: int, total: int) -> None:
-        if gone.is_set():
-            raise _Cancelled
-        news.put(("step", (done, total)))
 
-    def run() -> None:
-        """The work, on its thread; how it ended is the last of the news."""
-        try:
-            news.put(("result", work(on_step)))
-        except _Cancelled:
-            news.put(("cancelled", None))
-        except BaseException as error:  # handed over to the consumer, which raises it
-            news.put(("error", error))
+def finished(parts: list[Part]) -> Message:
+    """The parts of a reply as an assistant message: without outer blanks, empty text, and media that were not made."""
+    whole = [
+        {key: value for key, value in part.items() if key != "condition"}
+        for part in parts
+        if (part["text"].strip() if part["type"] == "text" else part["type"] in part)
+    ]
+    # Blanks around media are kept: the next turn then reads the tokens that were drawn.
+    for part, strip in [(whole[0], str.lstrip), (whole[-1], str.rstrip)] if whole else []:
+        if part["type"] == "text":
+            part["text"] = strip(part["text"])
+    return {"role": "assistant", "content": whole}
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+
+def _look(
+    model: AnyToAny, prompt: Encoded, memory: Memory, stopping: Callable[[], bool]
+) -> Iterator[Event]:
+    """Has the encoder see what it has not seen yet, so that `decode` finds all embeddings at hand."""
+    media = [(kind, medium) for kind, medium, _ in prompt.media]
+    keys = memory.keys(media)
+    if all(model.knows(key) for key in keys):
+        return
+    if not model.loaded("encoder"):
+        yield Loading("encoder")
+    yield from followed(model.worker, lambda report: model.embed_media(media, keys), stopping)
+
+
+def _make(
+    model: AnyToAny,
+    draft: Draft,
+    index: int,
+    seed: int,
+    sampling: Sampling,
+    stopping: Callable[[], bool],
+) -> Iterator[Event]:
+    """Makes a medium from its condition and puts it into its part; one that cannot be made ends nothing else."""
+    part = draft.parts[index]
+    if not model.loaded(part["type"]):
+        yield Loading(part["type"])
+
+    def work(report: Callable[[Event], None]) -> Part:
+        def on_step(*step: Any) -> None:
+            report(MediaProgress(index, *step))
+
+        how = (sampling.steps, sampling.guidance, on_step)
+        more = (sampling.frames, sampling.seconds, sampling.preview_every)
+        return model.render(part["type"], part["condition"][None], [seed], *how, *more)[0]
+
     try:
-        while True:
-            what, value = news.get()
-            if what == "error":
-                raise value
-            yield what, value
-            if what == "result":
-                return
-    finally:
-        gone.set()
-        thread.join()
+        part.update((yield from followed(model.worker, work, stopping)))
+    except Stopped:
+        raise
+    except Exception as error:
+        yield MediaFailed(index, error)
+    else:
+        yield MediaReady(index, {key: value for key, value in part.items() if key != "condition"})
 
 
 def stream(
@@ -347,35 +321,34 @@ def stream(
     seed: int = 0,
     sampling: Sampling | None = None,
     memory: Memory | None = None,
+    stopping: Callable[[], bool] = _never,
 ) -> Iterator[Event]:
     """The reply to a conversation, event by event: its text first, then the media in order.
 
-    Closing the iterator stops it, within one diffusion step. The same seed gives the same reply. What a `memory` holds
-    of the conversation is not read again.
+    The same seed gives the same reply. What a `memory` holds of the conversation is not read again. Once `stopping()`,
+    which is asked between tokens and while encoder and decoders work, the reply is Done with what is finished of it.
+    Closing the iterator ends it as well.
     """
-    sampling = sampling or Sampling()
+    sampling, memory = sampling or Sampling(), memory or Memory()
+    prompt, dropped = prepare(model, messages, sampling)
+    if dropped:
+        yield TurnsDropped(dropped)
     draft = Draft()
-    prompt = prepare(model, messages, sampling)
-    for _, draft, delta in decode(model, [prompt], sampling, [seed], memory):
-        if delta:
-            yield TextDelta(delta)
-        elif draft.parts[-1]["type"] != "text":
-            yield MediaStarted(len(draft.parts) - 1, draft.parts[-1]["type"])
-    for index, part in enumerate(draft.parts):
-        if part["type"] == "text":
-            continue
-
-        def work(on_step, part=part, index=index):
-            how = (sampling.steps, sampling.guidance, on_step)
-            return model.render(part["type"], part["condition"][None], [seed + index], *how)[0]
-
-        for what, value in _with_progress(work):
-            if what == "step":
-                yield MediaProgress(index, *value)
-            else:
-                part.update(value)
-        yield MediaReady(index, {key: value for key, value in part.items() if key != "condition"})
-    yield Done(_finished(draft), draft.finish_reason or "stop")
+    try:
+        yield from _look(model, prompt, memory, stopping)
+        for _, draft, delta in decode(model, [prompt], sampling, [seed], memory, stopping):
+            if delta:
+                yield TextDelta(delta)
+            elif draft.parts[-1]["type"] != "text":
+                yield MediaStarted(len(draft.parts) - 1, draft.parts[-1]["type"])
+        if draft.finish_reason is None:
+            raise Stopped
+        for index, part in enumerate(draft.parts):
+            if part["type"] != "text":
+                yield from _make(model, draft, index, seed + index, sampling, stopping)
+    except Stopped:
+        draft.finish_reason = "stopped"
+    yield Done(finished(draft.parts), draft.finish_reason)
 
 
 def draw_all(
@@ -387,7 +360,7 @@ def draw_all(
 ) -> list[Draft]:
     """The replies to many conversations as drafts, in batches of like length: a medium's part has its condition only."""
     sampling = sampling or Sampling()
-    prompts = [prepare(model, messages, sampling) for messages in conversations]
+    prompts = [prepare(model, messages, sampling)[0] for messages in conversations]
     drafts: dict[int, Draft] = {}
     by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row].ids))
     for start in range(0, len(by_length), batch_size):
@@ -421,7 +394,8 @@ def reply_all(
             group = of_kind[start : start + batch_size]
             conditions = torch.stack([part["condition"] for _, _, part in group])
             seeds = [seed + row + index for row, index, _ in group]
-            made = model.render(kind, conditions, seeds, sampling.steps, sampling.guidance)
+            how = (sampling.steps, sampling.guidance, None, sampling.frames, sampling.seconds)
+            made = model.render(kind, conditions, seeds, *how)
             for (_, _, part), payload in zip(group, made, strict=True):
                 part.update(payload)
-    return [_finished(draft) for draft in drafts]
+    return [finished(draft.parts) for draft in drafts]

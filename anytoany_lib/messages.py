@@ -174,49 +174,77 @@ class MessageEncoder:
             encoded.media.append((kind, part[kind], len(encoded.ids) + 1))
             encoded.add([opening] * (1 + self.soft_tokens) + [closing], learnt=False)
 
-    def encode(self, messages: list[Message], prompt: bool = False) -> Encoded:
-        """The whole conversation; with `prompt` it ends where the assistant is to speak.
+    def _check_makeable(self, role: str, parts: list[Part]) -> None:
+        """Raises ValueError if a reply holds a medium that the profile has no decoder for."""
+        for part in parts if role == "assistant" else ():
+            if part["type"] != "text" and part["type"] not in self.vocabulary.signals:
+                known = ", ".join(self.vocabulary.signals)
+                raise ValueError(f"the profile generates {known}, not {part['type']}")
 
-        Raises ValueError if a message is malformed or names a medium that the profile has no decoder for.
-        """
+    def _encode(self, messages: list[Message], prompt: bool) -> tuple[Encoded, list[int]]:
+        """The whole conversation, and where in it each message ends."""
         contents = check(messages)
         roles = [message["role"] for message in messages]
         for role, parts in zip(roles, contents, strict=True):
-            for part in parts:
-                makes = part["type"] if role == "assistant" else "text"
-                if makes != "text" and makes not in self.vocabulary.signals:
-                    known = ", ".join(self.vocabulary.signals)
-                    raise ValueError(f"the profile generates {known}, not {makes}")
-        encoded = Encoded()
+            self._check_makeable(role, parts)
+        encoded, ends = Encoded(), []
         fragments = self._fragments(roles, prompt)
         encoded.add(self._template_ids(fragments[0]), learnt=False)
         for role, parts, fragment in zip(roles, contents, fragments[1:], strict=True):
             for part in parts:
                 self._add_part(encoded, part, role)
             ids = self._template_ids(fragment)
-            ends = (
+            stop = (
                 len(self.stop) if role == "assistant" and ids[: len(self.stop)] == self.stop else 0
             )
-            encoded.add(ids[:ends], learnt=True)
-            encoded.add(ids[ends:], learnt=False)
-        return encoded
+            encoded.add(ids[:stop], learnt=True)
+            encoded.add(ids[stop:], learnt=False)
+            ends.append(len(encoded.ids))
+        return encoded, ends
+
+    def encode(self, messages: list[Message], prompt: bool = False) -> Encoded:
+        """The whole conversation; with `prompt` it ends where the assistant is to speak.
+
+        Raises ValueError if a message is malformed or names a medium that the profile has no decoder for.
+        """
+        return self._encode(messages, prompt)[0]
 
     def encode_within(
-        self, messages: list[Message], limit: int, prompt: bool = False
+        self, messages: list[Message], limit: int, prompt: bool = False, keep: float = 1.0
     ) -> tuple[Encoded, int]:
-        """The conversation cut to `limit` tokens by dropping its oldest turns, and how many were dropped.
+        """The conversation cut to `limit` tokens by dropping its oldest turns, and how many messages were dropped.
 
-        A system message stays. Raises ValueError if the newest turn alone does not fit.
+        When something has to go, turns go until `keep` of the limit is left. What a growing conversation loses follows
+        from its beginning alone: with `keep` below 1, its next turns lose the same and no more until the limit is met
+        again. A system message stays. Raises ValueError if the newest turn alone does not fit.
         """
-        system = [m for m in messages[:1] if m.get("role") == "system"]
-        turns = messages[len(system) :]
-        for first in range(len(turns)):
-            if first and turns[first]["role"] != "user":
-                continue
-            encoded = self.encode(system + turns[first:], prompt)
+        encoded, ends = self._encode(messages, prompt)
+        if ends[-1] <= limit:
+            return encoded, 0
+        system = int(messages[0]["role"] == "system")
+        later = range(system + 1, len(messages))
+        turns = [system, *(n for n in later if messages[n]["role"] == "user")]
+        for first in turns[_oldest_kept(ends, turns, limit, keep) :]:
+            encoded = self.encode(messages[:system] + messages[first:], prompt)
             if len(encoded.ids) <= limit:
-                return encoded, first
+                return encoded, first - system
         raise ValueError(
             f"the last turn takes {len(encoded.ids)} tokens, more than the {limit} there are room for: "
             "shorten it, or raise llm.context in the profile"
         )
+
+
+def _oldest_kept(ends: list[int], turns: list[int], limit: int, keep: float) -> int:
+    """Which turn a conversation begins with after it was cut wherever, turn by turn, it had grown beyond the limit.
+
+    `ends` says where each message ends, `turns` which messages begin a turn (what is before the first one stays).
+    """
+    starts = [ends[first - 1] if first else 0 for first in turns]
+    oldest = 0
+    # It is read when a turn's user has spoken, and as it stands now.
+    for newest, read in [*enumerate(turns), (len(turns) - 1, len(ends) - 1)]:
+        over = starts[0] + ends[read] - starts[oldest] > limit
+        while over and oldest < newest:
+            oldest += 1
+            over = starts[0] + ends[read] - starts[oldest] > keep * limit
+    return oldest

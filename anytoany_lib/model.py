@@ -6,7 +6,9 @@ S generated media in a batch, N signal tokens of one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from anytoany_lib import generation, media, runs
 from anytoany_lib.batches import Batch
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.decoders import Decoder
-from anytoany_lib.generation import Sampling
+from anytoany_lib.events import Event, MediaFailed
 from anytoany_lib.imagebind import ImageBind
 from anytoany_lib.llm import (
     TokenRows,
@@ -33,6 +35,7 @@ from anytoany_lib.llm import (
 from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Vocabulary
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
 from anytoany_lib.residence import HOST, Residence
+from anytoany_lib.sampling import Sampling
 
 _EMBEDDINGS_KEPT = 512
 
@@ -66,6 +69,10 @@ class AnyToAny(nn.Module):
         self._embeddings: dict[str, torch.Tensor] = {}
         self.to(self.device)
         self._residence = Residence(self.device)
+        # Encoder and decoders serve one caller at a time. A reply's media are made on one thread that stays: each new
+        # one would begin with threads of its own for every parallel loop.
+        self._frozen_work = threading.RLock()
+        self.worker = ThreadPoolExecutor(1, thread_name_prefix="frozen-models")
 
     @classmethod
     def from_profile(
@@ -141,28 +148,45 @@ class AnyToAny(nn.Module):
             self._encoder.append(encoder)
         return self._encoder[0]
 
-    def embed_media(self, items: Sequence[tuple[str, Any]]) -> torch.Tensor:
-        """(kind, medium) pairs -> encoder embeddings (M, D); media seen before are not encoded again."""
-        keys = [media.content_key(kind, item) for kind, item in items]
+    def loaded(self, what: str) -> bool:
+        """Whether the "encoder", or the decoder of a kind of medium, has been loaded."""
+        return bool(self._encoder) if what == "encoder" else what in self._decoders
+
+    def knows(self, key: str) -> bool:
+        """Whether the embedding of the medium with this content key is at hand."""
+        return key in self._embeddings
+
+    def embed_media(
+        self, items: Sequence[tuple[str, Any]], keys: Sequence[str] | None = None
+    ) -> torch.Tensor:
+        """(kind, medium) pairs -> encoder embeddings (M, D); media seen before are not encoded again.
+
+        `keys` are the media's content keys, where the caller has them. MediaError if a medium cannot be read.
+        """
+        if not items:
+            return torch.empty(0, self.profile.encoder.embedding)
+        if keys is None:
+            keys = [media.content_key(kind, item) for kind, item in items]
+        known = {key: self._embeddings.get(key) for key in keys}
         for kind in dict.fromkeys(kind for kind, _ in items):
             new = {
                 key: item
                 for key, (k, item) in zip(keys, items, strict=True)
-                if k == kind and key not in self._embeddings
+                if k == kind and known[key] is None
             }
-            loaded = [media.as_media(kind, item) for item in new.values()]
-            if loaded:
-                embed = partial(self.encoder.embed, kind, loaded)
-                found = self._residence.run("encoder", self.encoder, embed)
-                self._embeddings.update(zip(new, found, strict=True))
-        embeddings = [self._embeddings[key] for key in keys]
+            if new:
+                known.update(zip(new, self._encode(kind, new.values()), strict=True))
+        self._embeddings.update(known)
         for key in list(self._embeddings)[:-_EMBEDDINGS_KEPT]:
             del self._embeddings[key]
-        return (
-            torch.stack(embeddings)
-            if embeddings
-            else torch.empty(0, self.profile.encoder.embedding)
-        )
+        return torch.stack([known[key] for key in keys])
+
+    def _encode(self, kind: str, items: Iterable[Any]) -> torch.Tensor:
+        """Media of one kind through the encoder: (M, D)."""
+        read = [media.as_media(kind, item) for item in items]
+        with self._frozen_work:
+            encoder = self.encoder
+            return self._residence.run("encoder", encoder, partial(encoder.embed, kind, read))
 
     def embed_inputs(
         self, ids: torch.Tensor, embeddings: torch.Tensor, at: torch.Tensor
@@ -229,20 +253,27 @@ class AnyToAny(nn.Module):
 
     def render(self, kind: str, conditions: torch.Tensor, seeds: Sequence[int], *how: Any) -> list:
         """Conditions (B, *condition) and a seed each -> B media, as `Decoder.generate` gives them."""
-        decoder = self.decoder(kind)
-        return self._residence.run(kind, decoder, lambda: decoder.generate(conditions, seeds, *how))
+        with self._frozen_work:
+            decoder = self.decoder(kind)
+            work = partial(decoder.generate, conditions, seeds, *how)
+            return self._residence.run(kind, decoder, work)
 
     # --- talking ---
 
     def stream(
         self, messages: list[Message], seed: int = 0, sampling: Sampling | None = None
-    ) -> Iterator[generation.Event]:
+    ) -> Iterator[Event]:
         """The reply to a conversation as events; see `generation.stream`."""
         return generation.stream(self, messages, seed, sampling)
 
     def chat(
         self, messages: list[Message], seed: int = 0, sampling: Sampling | None = None
     ) -> Message:
-        """One assistant message in reply to a conversation; the same seed gives the same message."""
-        *_, done = self.stream(messages, seed, sampling)
-        return done.message
+        """One assistant message in reply to a conversation; the same seed gives the same message.
+
+        Raises what kept a medium of it from being made.
+        """
+        for event in self.stream(messages, seed, sampling):
+            if isinstance(event, MediaFailed):
+                raise event.error
+        return event.message
