@@ -25,14 +25,16 @@ from gradio.utils import get_upload_folder
 from anytoany_lib import media
 from anytoany_lib.chat import Session, medium_of
 from anytoany_lib.config import Profile, resolve
-from anytoany_lib.generation import (
+from anytoany_lib.events import (
     Done,
     Event,
+    Loading,
+    MediaFailed,
     MediaProgress,
     MediaReady,
     MediaStarted,
-    Sampling,
     TextDelta,
+    TurnsDropped,
 )
 from anytoany_lib.messages import Message, Part
 from anytoany_lib.modalities import MEDIA_KINDS
@@ -41,6 +43,7 @@ from anytoany_lib.pages import write_page
 from anytoany_lib.rendering import (
     CONTENT_STYLE,
     ENDED,
+    ICON,
     SILENT,
     label_of,
     making_html,
@@ -51,6 +54,7 @@ from anytoany_lib.rendering import (
     text_html,
 )
 from anytoany_lib.runs import newest_run
+from anytoany_lib.sampling import Sampling
 
 EXAMPLES = (
     "Draw a red bell.",
@@ -58,7 +62,7 @@ EXAMPLES = (
     "Film a green drum moving left.",
     "What is the capital of France?",
 )
-REDRAW_SECONDS = 0.1
+REDRAW_SECONDS, PREVIEW_STEPS = 0.1, 4
 UPLOAD_BYTES = 256 * 2**20
 _HINT = f"Write a message; attach pictures, sounds and clips of up to {UPLOAD_BYTES // 2**20} MB"
 # Beside each download Gradio puts a button that shares the medium with the world: it is taken away.
@@ -123,44 +127,51 @@ def _in_one_line(text: str) -> str:
     return text.replace("\n", "&#10;")
 
 
-def _note(text: str) -> Piece:
-    return _in_one_line(note_html(text))
+def _note(text: str, css: str = "a2a-note") -> Piece:
+    return _in_one_line(note_html(text, css))
 
 
-def _failure(error: Exception) -> Turn:
-    text = note_html(f"⚠ {type(error).__name__}: {error}", "a2a-error")
-    return {"role": "assistant", "content": [_in_one_line(text)]}
+def _failure(error: Exception) -> Piece:
+    return _note(f"⚠ {type(error).__name__}: {error}", "a2a-error")
 
 
 def _growing(visitor: Visitor, events: Iterator[Event]) -> Iterator[list[Piece]]:
-    """A reply as it grows, at most ten times a second, and at its end."""
+    """A reply as it grows, at most ten times a second, and as it ends."""
     pieces: list[Piece] = []
-    places: dict[int, tuple[int, str]] = {}
+    making: dict[
+        int, tuple[int, str]
+    ] = {}  # by its number: a medium's place among the pieces, its kind
     text, drawn = "", time.monotonic()
     yield [_DOTS]
     for event in events:
+        waiting: list[Piece] = []
         match event:
+            case TurnsDropped(count):
+                pieces.append(_note(f"the oldest {count} messages no longer fit and were not read"))
+            case Loading(what):
+                waiting = [_note(f"loading what reads or makes it: {what} …")]
             case TextDelta(more):
                 if not text:
                     pieces.append("")
                 text += more
                 pieces[-1] = _in_one_line(text_html(text.strip()))
             case MediaStarted(index, kind):
-                text, places[index] = "", (len(pieces), kind)
+                text, making[index] = "", (len(pieces), kind)
                 pieces.append(_in_one_line(making_html(kind)))
-            case MediaProgress(index, done, total):
-                at, kind = places[index]
-                pieces[at] = _in_one_line(making_html(kind, done, total))
+            case MediaProgress(index, done, total, preview):
+                at, kind = making[index]
+                pieces[at] = _in_one_line(making_html(kind, done, total, preview))
             case MediaReady(index, part):
-                pieces[places[index][0]] = visitor.piece(part)
-            case Done(message, reason):
-                ending = ENDED.get(reason) or (None if message["content"] else SILENT)
-                yield [
-                    *map(visitor.piece, message["content"]),
-                    *([_note(ending)] if ending else []),
-                ]
-        if time.monotonic() - drawn >= REDRAW_SECONDS:
-            yield list(pieces)
+                pieces[making.pop(index)[0]] = visitor.piece(part)
+            case MediaFailed(index, error):
+                pieces[making.pop(index)[0]] = _failure(error)
+            case Done(finish_reason=reason):
+                for at, kind in making.values():
+                    pieces[at] = _note(f"{ICON[kind]} {kind} not made")
+                ending = ENDED.get(reason) or ("" if pieces else SILENT)
+                waiting = [_note(ending)] if ending else []
+        if waiting or isinstance(event, Done) or time.monotonic() - drawn >= REDRAW_SECONDS:
+            yield [*pieces, *waiting]
             drawn = time.monotonic()
 
 
@@ -170,10 +181,14 @@ def _play(visitor: Visitor, begin: Callable[[], Iterator[Event]]) -> Iterator[li
         events = begin()
         before = visitor.turns()
         for pieces in _growing(visitor, events):
-            yield [*before, {"role": "assistant", "content": pieces}]
+            yield [*before, _saying(*pieces)]
     except Exception as error:  # told to the visitor, and to whoever runs the page
         logging.getLogger(__name__).warning("a reply failed", exc_info=error)
-        yield [*visitor.turns(), _failure(error)]
+        yield [*visitor.turns(), _saying(_failure(error))]
+
+
+def _saying(*pieces: Piece) -> Turn:
+    return {"role": "assistant", "content": list(pieces)}
 
 
 def _content(message: dict[str, Any]) -> list[Part]:
@@ -188,33 +203,43 @@ def _content(message: dict[str, Any]) -> list[Part]:
     return [*parts, {"type": "text", "text": text}] if text else parts
 
 
-def _sampling(
-    temperature: float,
-    top_p: float,
-    max_new_tokens: float | None,
-    guidance: float | None,
-    steps: float | None,
-    kinds: list[str],
-) -> Sampling:
-    """The settings as they stand in their fields, where an empty one is the profile's own."""
+def _set(visitor: Visitor, seed: float | None, *fields: Any) -> None:
+    """Takes over the settings as they stand in their fields, in the order of `_settings`; empty is the profile's own."""
+    temperature, top_p, *whole, guidance, seconds, kinds = fields
+    max_new_tokens, steps, frames = (None if number is None else int(number) for number in whole)
+    visitor.session.seed = int(seed or 0)
+    visitor.session.sampling = Sampling(
+        temperature,
+        top_p,
+        max_new_tokens,
+        tuple(kinds),
+        guidance,
+        steps,
+        frames,
+        seconds,
+        PREVIEW_STEPS,
+    )
 
-    def whole(number: float | None) -> int | None:
-        return None if number is None else int(number)
 
-    return Sampling(temperature, top_p, whole(max_new_tokens), tuple(kinds), guidance, whole(steps))
+def _send(visitor: Visitor, message: dict[str, Any], *settings: Any) -> Iterator[Any]:
+    """Sends what is in the box, which is emptied only if that was accepted."""
 
+    def begin() -> Iterator[Event]:
+        _set(visitor, *settings)
+        return visitor.session.send(_content(message))
 
-def _send(visitor: Visitor, message: dict[str, Any], seed: float, *settings: Any) -> Iterator[Any]:
-    session, said = visitor.session, len(visitor.session.messages)
-    session.seed, session.sampling = int(seed or 0), _sampling(*settings)
-    for number, turns in enumerate(_play(visitor, lambda: session.send(_content(message)))):
-        accepted = number == 0 and len(session.messages) > said  # else it stays, to be mended
+    said = len(visitor.session.messages)
+    for number, turns in enumerate(_play(visitor, begin)):
+        accepted = number == 0 and len(visitor.session.messages) > said
         yield turns, gr.update(value=None) if accepted else gr.skip()
 
 
-def _retry(visitor: Visitor, seed: float, *settings: Any) -> Iterator[list[Turn]]:
-    visitor.session.seed, visitor.session.sampling = int(seed or 0), _sampling(*settings)
-    yield from _play(visitor, visitor.session.retry)
+def _retry(visitor: Visitor, *settings: Any) -> Iterator[list[Turn]]:
+    def begin() -> Iterator[Event]:
+        _set(visitor, *settings)
+        return visitor.session.retry()
+
+    yield from _play(visitor, begin)
 
 
 def _stop(visitor: Visitor) -> None:
@@ -226,7 +251,7 @@ def _undo(visitor: Visitor) -> tuple[list[Turn], Any]:
     try:
         parts = visitor.session.undo()["content"]
     except (ValueError, RuntimeError) as error:
-        return [*visitor.turns(), _failure(error)], gr.skip()
+        return [*visitor.turns(), _saying(_failure(error))], gr.skip()
     text = "\n".join(part["text"] for part in parts if part["type"] == "text")
     files = [str(part[part["type"]]) for part in parts if part["type"] != "text"]
     return visitor.turns(), {"text": text, "files": files}
@@ -236,7 +261,7 @@ def _clear(visitor: Visitor) -> list[Turn]:
     try:
         visitor.session.clear()
     except RuntimeError as error:
-        return [*visitor.turns(), _failure(error)]
+        return [*visitor.turns(), _saying(_failure(error))]
     return []
 
 
@@ -249,19 +274,21 @@ def _save(visitor: Visitor, name: str) -> Any:
 
 
 def _settings(model: AnyToAny) -> list[gr.components.Component]:
-    """The fields of the settings: the seed, then what `_sampling` takes."""
+    """The fields of the settings, in the order in which `_set` takes them."""
     usual, kinds = Sampling(), list(model.profile.decoders)
     with gr.Accordion("Settings (an empty field is the profile's own)", open=False):
         with gr.Row():
-            seed = gr.Number(0, label="Seed", precision=0)
             temperature = gr.Slider(0, 2, usual.temperature, label="Temperature")
             top_p = gr.Slider(0.05, 1, usual.top_p, label="Top-p")
             max_new_tokens = gr.Number(None, label="Max tokens", precision=0, minimum=1)
+            seed = gr.Number(0, label="Seed", precision=0)
         with gr.Row():
-            guidance = gr.Number(None, label="Guidance", minimum=0)
+            guidance = gr.Number(None, label="Guidance", minimum=1)
             steps = gr.Number(None, label="Diffusion steps", precision=0, minimum=1)
-            outputs = gr.CheckboxGroup(kinds, value=kinds, label="Outputs besides text")
-    return [seed, temperature, top_p, max_new_tokens, guidance, steps, outputs]
+            frames = gr.Number(None, label="Frames of a clip", precision=0, minimum=2)
+            seconds = gr.Number(None, label="Seconds of a sound", minimum=0.1)
+        outputs = gr.CheckboxGroup(kinds, value=kinds, label="Outputs besides text")
+    return [seed, temperature, top_p, max_new_tokens, steps, frames, guidance, seconds, outputs]
 
 
 def build(model: AnyToAny, name: str = "") -> gr.Blocks:

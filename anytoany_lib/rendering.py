@@ -12,6 +12,7 @@ import mimetypes
 from pathlib import Path
 
 from IPython.display import HTML, Audio, Image, Video, display
+from PIL.Image import Image as PILImage
 
 from anytoany_lib import markdown, media
 from anytoany_lib.chat import medium_of
@@ -126,12 +127,15 @@ def note_html(text: str, css: str = "a2a-note") -> str:
     return f'<div class="{css}">{html.escape(text)}</div>'
 
 
-def making_html(kind: str, done: int = 0, total: int = 0) -> str:
-    """What stands in a medium's place while it is made, after `done` of `total` steps."""
+def making_html(kind: str, done: int = 0, total: int = 0, so_far: PILImage | None = None) -> str:
+    """What stands in a medium's place while it is made, after `done` of `total` steps: a bar, and how it looks so far."""
     steps = f" {done}/{total}" if total else ""
     at = f' max="{total}" value="{done}"' if total else ""
     bar = f'<progress aria-label="{MAKING[kind]}"{at}></progress>'
-    return f'<div class="a2a-making a2a-note">{ICON[kind]} {MAKING[kind]} …{steps}{bar}</div>'
+    said = f'<div class="a2a-making a2a-note">{ICON[kind]} {MAKING[kind]} …{steps}{bar}</div>'
+    if so_far is None:
+        return said
+    return said + figure_html({"type": kind}, media.MIME["image"], media.to_bytes("image", so_far))
 
 
 def label_of(part: Part) -> str:

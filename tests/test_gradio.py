@@ -23,8 +23,8 @@ gradio_app = pytest.importorskip("anytoany_lib.gradio_app", reason="the extra is
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-# seed, temperature, top-p, max tokens, guidance, steps, outputs
-SETTINGS = [0, 0.0, 0.95, None, None, 3, ["image", "audio", "video"]]
+# seed, temperature, top-p, max tokens, steps, frames, guidance, seconds, outputs
+SETTINGS = [0, 0.0, 0.95, None, 3, None, None, None, ["image", "audio", "video"]]
 ATTACK = """<img src=x onerror="window.hacked=1"> <script>window.hacked=2</script> [x](javascript:window.hacked=3)
 
 ```html
@@ -88,7 +88,7 @@ def test_text_streams_and_every_medium_arrives(client, tmp_path):
 
 
 def test_settings_hold_back_media_and_cut_the_reply(client):
-    only_text = [0, 0.0, 0.95, 3, None, None, []]
+    only_text = [0, 0.0, 0.95, 3, None, None, None, None, []]
     reply = say(client, "Draw a red bell.", settings=only_text)[-1][-1]
     assert not {".png", ".wav", ".mp4"} & set(pieces(reply))
     assert "cut at the length limit" in pieces(reply)[-1]
@@ -142,11 +142,12 @@ def test_a_failing_decoder_leaves_the_text_and_its_cause(client, monkeypatch):
 
 def test_stop_ends_a_picture_being_drawn(client):
     message = {"text": "Draw a red bell.", "files": []}
-    job = client.submit(message, *SETTINGS[:5], 2000, SETTINGS[6], api_name="/_send")
+    job = client.submit(message, *SETTINGS[:4], 2000, *SETTINGS[5:], api_name="/_send")
     while not any("<progress" in str(state) for state in job.outputs()):
         assert not job.done()
     client.predict(api_name="/_stop")
-    assert "stopped" in str(job.result(20)[0][-1])
+    reply = pieces(job.result(20)[0][-1])
+    assert "not made" in reply[-2] and "stopped" in reply[-1]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
