@@ -1,114 +1,155 @@
-"""Turns on the screen: boxes of HTML pieces, one for every text and medium, that grow while a reply is drawn.
+"""What stands in the chat's bubbles, as data: one piece for every text, medium, placeholder or note.
 
-A piece is redrawn in place, at most ten times a second and only while it changes: a finished picture or player is sent
-to the page once.
+A piece is a dict with a "kind": "text" (html made safe, and the text itself), "image", "audio" or "video" (bytes and MIME
+type), "making" (how far a medium is, perhaps with a first look at it), "note", "error", or "dots" while nothing was said
+yet. The page draws them (`static/chat.js`).
 """
 
 from __future__ import annotations
 
-import time
+import io
+from typing import Any
 
-import ipywidgets as widgets
+from anytoany_lib.chat import medium_of
+from anytoany_lib.containers import MediaError
+from anytoany_lib.generation import (
+    Done,
+    Event,
+    Loading,
+    MediaFailed,
+    MediaProgress,
+    MediaReady,
+    MediaStarted,
+    TextDelta,
+    TurnsDropped,
+)
+from anytoany_lib.messages import Part
+from anytoany_lib.rendering import MAKING, SHOWN_WIDTH, label_of, preview, text_html
 
-from anytoany_lib.generation import Event, MediaProgress, MediaReady, MediaStarted, TextDelta
-from anytoany_lib.rendering import ICON, MAKING, making_html, medium_html, note_html, text_html
+Piece = dict[str, Any]
 
-REDRAW_SECONDS = 0.1
 _REASON = {"stopped": "stopped", "length": "cut at the length limit"}
+_SILENT = "the model ended its turn without saying anything"
 
 
-class Bubble:
-    """One turn on the screen. Pieces of HTML are added in order and redrawn in place, at a bounded rate."""
+def text_piece(text: str) -> Piece:
+    return {"kind": "text", "html": text_html(text), "text": text}
 
-    def __init__(self, role: str):
-        self.box = widgets.VBox()
-        self.box.add_class("a2a-bubble")
-        self.box.add_class("a2a-user" if role == "user" else "a2a-model")
-        self._waiting: dict[widgets.HTML, str] = {}
-        self._drawn = 0.0
 
-    def add(self, text: str) -> widgets.HTML:
-        piece = widgets.HTML(text)
-        self.box.children = (*self.box.children, piece)
+def note(text: str) -> Piece:
+    return {"kind": "note", "text": text}
+
+
+def problem(error: BaseException) -> Piece:
+    """An error with its cause; the page offers a retry beside it."""
+    return {"kind": "error", "text": f"{type(error).__name__}: {error}"}
+
+
+def piece_of(part: Part) -> Piece:
+    """A part of a message; a medium that cannot be read any more is a note of that."""
+    kind = part["type"]
+    if kind == "text":
+        return text_piece(part["text"])
+    label = label_of(part)
+    if medium_of(part) is None:
+        return note(f"[{label}]")
+    try:
+        mime, data = preview(part)
+    except MediaError as error:
+        return note(f"[{label} cannot be shown: {error}]")
+    width = SHOWN_WIDTH[kind]
+    return {"kind": kind, "mime": mime, "data": data, "label": label, "width": width}
+
+
+def _making(kind: str, event: MediaProgress | None = None) -> Piece:
+    """The placeholder of a medium that is being made."""
+    piece: Piece = {"kind": "making", "medium": kind, "text": MAKING[kind]}
+    if event is None:
         return piece
-
-    def draw(self, piece: widgets.HTML, text: str, at_once: bool = False) -> None:
-        self._waiting[piece] = text
-        if at_once or time.monotonic() - self._drawn >= REDRAW_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        for piece, text in self._waiting.items():
-            piece.value = text
-        self._waiting.clear()
-        self._drawn = time.monotonic()
+    piece |= {"done": event.done, "total": event.total}
+    if event.preview is not None:
+        file = io.BytesIO()
+        event.preview.save(file, "JPEG")
+        piece |= {"mime": "image/jpeg", "data": file.getvalue()}
+    return piece
 
 
-class ReplyBubble(Bubble):
-    """A reply that grows: text as it comes, a placeholder for each medium until it is ready."""
+class Reply:
+    """The pieces of a reply while its events arrive; `changed` are the numbers of those to be drawn anew."""
 
-    def __init__(self):
-        super().__init__("assistant")
-        self._text, self._text_piece = "", None
-        self._media: dict[int, tuple[str, widgets.HTML]] = {}
+    def __init__(self) -> None:
+        self.pieces: list[Piece] = [{"kind": "dots"}]
+        self.changed: set[int] = set()
+        self._text: int | None = None
+        self._media: dict[int, int] = {}
         self._unfinished: set[int] = set()
-        self._empty = self.add('<span class="a2a-dots" aria-label="waiting">•••</span>')
 
     def take(self, event: Event) -> str:
-        """Draws an event; returns what the status line is to say."""
-        if isinstance(event, TextDelta):
-            self._write(event.text)
-            return "writing"
-        if isinstance(event, MediaStarted):
-            self._begin(event.index, event.kind)
-            return "writing"
-        if isinstance(event, MediaProgress):
-            kind, piece = self._media[event.index]
-            self.draw(piece, making_html(kind, event.done, event.total))
-            return MAKING[kind]
-        if isinstance(event, MediaReady):
-            kind, piece = self._media[event.index]
-            self._unfinished.discard(event.index)
-            self.draw(piece, medium_html(event.part), at_once=True)
-            return f"{kind} ready"
-        self.finish(event.finish_reason, bool(event.message["content"]))
-        return event.finish_reason
+        """Takes an event in; returns what the status line is to say."""
+        match event:
+            case TextDelta(text=text):
+                self._write(text)
+            case MediaStarted(index=index, kind=kind):
+                self._text = None
+                self._media[index] = self._add(_making(kind))
+                self._unfinished.add(index)
+            case MediaProgress(index=index):
+                kind = self.pieces[self._media[index]]["medium"]
+                self._put(self._media[index], _making(kind, event))
+                return MAKING[kind]
+            case MediaReady(index=index, part=part):
+                self._end(index, piece_of(part))
+                return f"{part['type']} ready"
+            case MediaFailed(index=index, error=error):
+                self._end(index, problem(error))
+            case TurnsDropped(count=count):
+                self._add(note(f"too long for the model: its first {count} messages are not read"))
+            case Loading(what=what):
+                return f"loading the {what} {'model' if what == 'encoder' else 'decoder'}"
+            case Done(finish_reason=reason):
+                self.finish(reason)
+                return reason
+        return "writing"
 
-    def _no_longer_empty(self) -> None:
-        if self._empty is not None:
-            self.box.children, self._empty = (), None
-
-    def _write(self, delta: str) -> None:
-        self._no_longer_empty()
-        if self._text_piece is None:
-            self._text, self._text_piece = "", self.add("")
-        self._text += delta
-        self.draw(self._text_piece, text_html(self._text.strip()))
-
-    def _begin(self, index: int, kind: str) -> None:
-        self._no_longer_empty()
-        self.flush()
-        self._text_piece = None
-        self._media[index] = (kind, self.add(making_html(kind)))
-        self._unfinished.add(index)
-
-    def _give_up_unfinished(self, why: str) -> None:
-        for index in self._unfinished:
-            kind, piece = self._media[index]
-            self.draw(piece, note_html(f"{ICON[kind]} {kind} {why}"))
-        self._unfinished.clear()
-        self.flush()
-
-    def finish(self, reason: str, said_something: bool = True) -> None:
-        """Ends the bubble: what is still unfinished is called so, and a reason worth telling is told."""
-        self._no_longer_empty()
-        self._give_up_unfinished("not made")
+    def finish(self, reason: str) -> None:
+        """Ends the reply: what is still unfinished is called so, and a reason worth telling is told."""
+        self._give_up("not made")
         if reason in _REASON:
-            self.add(note_html(_REASON[reason]))
-        elif not said_something:
-            self.add(note_html("the model ended its turn without saying anything"))
+            self._add(note(_REASON[reason]))
+        elif all(piece["kind"] in ("dots", "note") for piece in self.pieces):
+            self._add(note(_SILENT))
 
     def fail(self, error: BaseException) -> None:
-        self._no_longer_empty()
-        self._give_up_unfinished("failed")
-        self.add(note_html(f"⚠ {type(error).__name__}: {error}", "a2a-error"))
+        """Ends the reply with an error."""
+        self._give_up("not made")
+        self._add(problem(error))
+
+    def _write(self, delta: str) -> None:
+        if self._text is None:
+            if not delta.strip():
+                return
+            self._text = self._add(text_piece(""))
+        written = self.pieces[self._text]["text"] + delta
+        self._put(self._text, text_piece(written.lstrip()))
+
+    def _add(self, piece: Piece) -> int:
+        """Puts a piece at the end, in place of the dots if there is nothing else."""
+        if self.pieces[-1]["kind"] == "dots":
+            self.pieces.pop()
+        self.pieces.append(piece)
+        self.changed.add(len(self.pieces) - 1)
+        return len(self.pieces) - 1
+
+    def _put(self, at: int, piece: Piece) -> None:
+        self.pieces[at] = piece
+        self.changed.add(at)
+
+    def _end(self, index: int, piece: Piece) -> None:
+        self._unfinished.discard(index)
+        self._put(self._media[index], piece)
+
+    def _give_up(self, why: str) -> None:
+        for index in sorted(self._unfinished):
+            kind = self.pieces[self._media[index]]["medium"]
+            self._put(self._media[index], note(f"{kind} {why}"))
+        self._unfinished.clear()

@@ -198,26 +198,30 @@ class FeatureCache:
     def _write_parts(
         self, batches: list[list[str]], rows: Iterable[np.ndarray], label: str, save_every: float
     ) -> None:
-        """Writes the rows of each batch, in parts of whole batches: what is killed and begun anew has the same ones."""
-        keys: list[str] = []
-        blocks: list[np.ndarray] = []
+        """Writes the rows of each batch, in parts of whole batches: what is killed and begun anew has the same ones.
+
+        Whatever ends the work early, a medium that cannot be read or an interrupt, what was computed before is kept.
+        """
+        done: list[tuple[list[str], np.ndarray]] = []
         size, since = 0, time.monotonic()
         total = sum(map(len, batches))
         hidden = not batches or not processes().is_local_main_process
-        with tqdm(total=total, desc=label, disable=hidden) as bar:
-            for batch, block in zip(batches, rows, strict=True):
-                keys += batch
-                blocks.append(_stored(block))
-                size += blocks[-1].nbytes
-                bar.update(len(batch))
-                if size >= _PART_BYTES or time.monotonic() - since >= save_every:
-                    self._write_part(keys, blocks)
-                    keys, blocks, size, since = [], [], 0, time.monotonic()
-            if keys:
-                self._write_part(keys, blocks)
+        try:
+            with tqdm(total=total, desc=label, disable=hidden) as bar:
+                for batch, block in zip(batches, rows, strict=True):
+                    done.append((batch, _stored(block)))
+                    size += done[-1][1].nbytes
+                    bar.update(len(batch))
+                    if size >= _PART_BYTES or time.monotonic() - since >= save_every:
+                        part, done, size, since = done, [], 0, time.monotonic()
+                        self._write_part(part)
+        finally:
+            if done:
+                self._write_part(done)
 
-    def _write_part(self, keys: Sequence[str], blocks: Iterable[np.ndarray]) -> None:
+    def _write_part(self, part: list[tuple[list[str], np.ndarray]]) -> None:
         (self.folder / PARTS).mkdir(exist_ok=True)
+        keys, blocks = [key for batch, _ in part for key in batch], [block for _, block in part]
         self._write(self.folder / PARTS / keys[0], keys, blocks)
 
     def _write(self, path: Path, keys: Sequence[str], blocks: Iterable[np.ndarray]) -> None:

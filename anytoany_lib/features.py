@@ -12,11 +12,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from anytoany_lib import costs, decoders, media, npy_folder
@@ -288,8 +291,35 @@ def precompute(
     """Fills the caches of a dataset for its training and validation rows; returns the number of new rows of each sort.
 
     Interrupted work goes on where it was: what is cached is not computed again, and a kill loses `save_every` seconds.
-    `npy` is a folder of caption embeddings that NExT-GPT made: those are taken over, and the others computed.
+    `npy` is a folder of caption embeddings that NExT-GPT made: those are taken over, and the others computed. A second
+    call from elsewhere waits for the first.
     """
+    with _alone(resolve(data)):
+        return _precomputed(profile, data, npy, save_every)
+
+
+@contextmanager
+def _alone(data: Path) -> Iterator[None]:
+    """Waits until no other run fills the features of a dataset; the processes of one launch share the work."""
+    if not processes().is_main_process or not data.is_dir():
+        yield
+        return
+    lock = FileLock(data / "features.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        said = f"{data}: another process computes its features; waiting for it to end"
+        tqdm.write(said, file=sys.stderr)  # what is printed is the result
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _precomputed(
+    profile: Profile, data: str | Path, npy: str | Path | None, save_every: float
+) -> dict[str, int]:
     state = processes()
     with state.main_process_first():
         store = DatasetFeatures(profile, data, repair=state.is_main_process)

@@ -8,12 +8,15 @@ for this machine alone unless --host says otherwise, and it is never shared. Tex
 from __future__ import annotations
 
 import argparse
+import hashlib
+import html
 import logging
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +25,19 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing leaves thi
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from anytoany_lib import media
+from anytoany_lib import media, settings
+from anytoany_lib.bubbles import Piece, Reply, problem
 from anytoany_lib.chat import Session, medium_of
 from anytoany_lib.config import Profile, resolve
-from anytoany_lib.events import (
-    Done,
-    Event,
-    Loading,
-    MediaFailed,
-    MediaProgress,
-    MediaReady,
-    MediaStarted,
-    TextDelta,
-    TurnsDropped,
-)
+from anytoany_lib.events import Event, Loading, TextDelta
 from anytoany_lib.messages import Message, Part
-from anytoany_lib.modalities import MEDIA_KINDS
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.pages import write_page
 from anytoany_lib.rendering import (
     CONTENT_STYLE,
-    ENDED,
     ICON,
-    SILENT,
+    data_uri,
     label_of,
-    making_html,
-    mime_of,
     note_html,
     original,
     part_html,
@@ -55,14 +45,10 @@ from anytoany_lib.rendering import (
 )
 from anytoany_lib.runs import newest_run
 from anytoany_lib.sampling import Sampling
+from anytoany_lib.uploads import kind_of
+from anytoany_lib.widget import EXAMPLES, PREVIEW_EVERY
 
-EXAMPLES = (
-    "Draw a red bell.",
-    "Play the sound of a train.",
-    "Film a green drum moving left.",
-    "What is the capital of France?",
-)
-REDRAW_SECONDS, PREVIEW_STEPS = 0.1, 4
+REDRAW_SECONDS = 0.1
 UPLOAD_BYTES = 256 * 2**20
 _HINT = f"Write a message; attach pictures, sounds and clips of up to {UPLOAD_BYTES // 2**20} MB"
 # Beside each download Gradio puts a button that shares the medium with the world: it is taken away.
@@ -75,7 +61,7 @@ _CSS = (
 )
 _DOTS = '<span class="a2a-note" aria-label="waiting">•••</span>'
 
-Piece = str | dict[str, str]  # HTML, or a file by its path
+Shown = str | dict[str, str]  # as Gradio's chatbot takes it: HTML, or a file by its path
 Turn = dict[str, Any]
 
 
@@ -83,7 +69,7 @@ class Visitor:
     """A browser session: its conversation, and the folder with the files that its page shows."""
 
     def __init__(self, model: AnyToAny):
-        self.session = Session(model)
+        self.session = Session(model, sampling=Sampling(preview_every=PREVIEW_EVERY))
         # Below Gradio's own folder: what lies elsewhere it would copy there, anew for every token.
         Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
         self._folder = tempfile.TemporaryDirectory(prefix="anytoany-", dir=get_upload_folder())
@@ -98,28 +84,35 @@ class Visitor:
         self.session.stop()
         self._folder.cleanup()
 
-    def piece(self, part: Part) -> Piece:
-        """A part of a message as Gradio's chatbot takes it."""
-        medium = medium_of(part)
-        if part["type"] == "text" or medium is None:
-            return _in_one_line(part_html(part))
-        if not isinstance(medium, str | Path):
-            path = (
-                self.folder
-                / f"{media.content_key(part['type'], medium)}{media.SUFFIX[part['type']]}"
-            )
-            if not path.exists():
-                path.write_bytes(original(part)[2])
-            medium = path
-        return {"path": str(medium), "alt_text": label_of(part)}
-
-    def turn(self, message: Message) -> Turn:
-        """A message as Gradio's chatbot takes it."""
-        return {"role": message["role"], "content": list(map(self.piece, message["content"]))}
-
     def turns(self) -> list[Turn]:
         """The conversation so far."""
-        return list(map(self.turn, self.session.messages))
+        return list(map(self._turn, self.session.messages))
+
+    def _turn(self, message: Message) -> Turn:
+        return {"role": message["role"], "content": list(map(self._part, message["content"]))}
+
+    def _part(self, part: Part) -> Shown:
+        kind, medium = part["type"], medium_of(part)
+        if kind == "text" or medium is None:
+            return _in_one_line(part_html(part))
+        if isinstance(medium, str | Path):
+            return {"path": str(medium), "alt_text": label_of(part)}
+        path = self.folder / f"{media.content_key(kind, medium)}{media.SUFFIX[kind]}"
+        if not path.exists():
+            path.write_bytes(original(part)[2])
+        return {"path": str(path), "alt_text": label_of(part)}
+
+    def piece(self, piece: Piece) -> Shown:
+        """A piece of a reply that grows."""
+        kind = piece["kind"]
+        if kind == "text":
+            return _in_one_line(piece["html"])
+        if kind in media.SUFFIX:
+            key = hashlib.blake2b(piece["data"], digest_size=16).hexdigest()
+            path = self.folder / f"{key}{media.SUFFIX[kind]}"
+            path.write_bytes(piece["data"])
+            return {"path": str(path), "alt_text": piece["label"]}
+        return {"making": _making, "note": _note, "error": _error, "dots": _dots}[kind](piece)
 
 
 def _in_one_line(text: str) -> str:
@@ -127,105 +120,87 @@ def _in_one_line(text: str) -> str:
     return text.replace("\n", "&#10;")
 
 
-def _note(text: str, css: str = "a2a-note") -> Piece:
-    return _in_one_line(note_html(text, css))
+def _note(piece: Piece) -> str:
+    return _in_one_line(note_html(piece["text"]))
 
 
-def _failure(error: Exception) -> Piece:
-    return _note(f"⚠ {type(error).__name__}: {error}", "a2a-error")
+def _error(piece: Piece) -> str:
+    return _in_one_line(note_html(f"⚠ {piece['text']}", "a2a-error"))
 
 
-def _growing(visitor: Visitor, events: Iterator[Event]) -> Iterator[list[Piece]]:
-    """A reply as it grows, at most ten times a second, and as it ends."""
-    pieces: list[Piece] = []
-    making: dict[
-        int, tuple[int, str]
-    ] = {}  # by its number: a medium's place among the pieces, its kind
-    text, drawn = "", time.monotonic()
-    yield [_DOTS]
-    for event in events:
-        waiting: list[Piece] = []
-        match event:
-            case TurnsDropped(count):
-                pieces.append(_note(f"the oldest {count} messages no longer fit and were not read"))
-            case Loading(what):
-                waiting = [_note(f"loading what reads or makes it: {what} …")]
-            case TextDelta(more):
-                if not text:
-                    pieces.append("")
-                text += more
-                pieces[-1] = _in_one_line(text_html(text.strip()))
-            case MediaStarted(index, kind):
-                text, making[index] = "", (len(pieces), kind)
-                pieces.append(_in_one_line(making_html(kind)))
-            case MediaProgress(index, done, total, preview):
-                at, kind = making[index]
-                pieces[at] = _in_one_line(making_html(kind, done, total, preview))
-            case MediaReady(index, part):
-                pieces[making.pop(index)[0]] = visitor.piece(part)
-            case MediaFailed(index, error):
-                pieces[making.pop(index)[0]] = _failure(error)
-            case Done(finish_reason=reason):
-                for at, kind in making.values():
-                    pieces[at] = _note(f"{ICON[kind]} {kind} not made")
-                ending = ENDED.get(reason) or ("" if pieces else SILENT)
-                waiting = [_note(ending)] if ending else []
-        if waiting or isinstance(event, Done) or time.monotonic() - drawn >= REDRAW_SECONDS:
-            yield [*pieces, *waiting]
-            drawn = time.monotonic()
+def _dots(_: Piece) -> str:
+    return '<span class="a2a-note" aria-label="waiting">•••</span>'
+
+
+def _making(piece: Piece) -> str:
+    """How far a medium is, with a first look at it if there is one."""
+    steps, at, look = "", "", ""
+    if "total" in piece:
+        steps = f" {piece['done']}/{piece['total']}"
+        at = f' max="{piece["total"]}" value="{piece["done"]}"'
+    if "data" in piece:
+        look = f'<br><img src="{data_uri(piece["mime"], piece["data"])}" alt="what it looks like so far">'
+    text = html.escape(piece["text"])
+    bar = f'<progress aria-label="{text}"{at}></progress>'
+    return f'<div class="a2a-note">{ICON[piece["medium"]]} {text} …{steps} {bar}{look}</div>'
 
 
 def _play(visitor: Visitor, begin: Callable[[], Iterator[Event]]) -> Iterator[list[Turn]]:
     """The conversation while a reply is drawn; what goes wrong stands in it with its cause."""
+    reply, shown, drawn = Reply(), [_dots({})], time.monotonic()
+    before = visitor.turns()
+
+    def turns(*waiting: Shown) -> list[Turn]:
+        for at in sorted(reply.changed):
+            shown[at : at + 1] = [visitor.piece(reply.pieces[at])]
+        reply.changed.clear()
+        return [*before, {"role": "assistant", "content": [*shown, *waiting]}]
+
     try:
-        events = begin()
-        before = visitor.turns()
-        for pieces in _growing(visitor, events):
-            yield [*before, _saying(*pieces)]
+        with closing(begin()) as events:
+            before = visitor.turns()
+            yield turns()
+            for event in events:
+                status = reply.take(event)
+                if isinstance(event, TextDelta) and time.monotonic() - drawn < REDRAW_SECONDS:
+                    continue
+                yield turns(*([_note({"text": status})] if isinstance(event, Loading) else []))
+                drawn = time.monotonic()
     except Exception as error:  # told to the visitor, and to whoever runs the page
         logging.getLogger(__name__).warning("a reply failed", exc_info=error)
-        yield [*visitor.turns(), _saying(_failure(error))]
+        reply.fail(error)
+        yield turns()
 
 
-def _saying(*pieces: Piece) -> Turn:
-    return {"role": "assistant", "content": list(pieces)}
+def _refusal(visitor: Visitor, error: Exception) -> list[Turn]:
+    """The conversation, and below it why something cannot be done."""
+    return [*visitor.turns(), {"role": "assistant", "content": [_error(problem(error))]}]
 
 
 def _content(message: dict[str, Any]) -> list[Part]:
-    """What was written and attached, as parts: media first."""
+    """What was written and attached, as parts: media first. ValueError if a file is no medium."""
     parts: list[Part] = []
     for path in map(Path, message["files"]):
-        kind = mime_of(path).split("/")[0]
-        if kind not in MEDIA_KINDS:
-            raise ValueError(f"{path.name}: expected a picture, a sound or a clip")
+        kind = kind_of(path.name)
         parts.append({"type": kind, kind: path})
     text = message["text"].strip()
     return [*parts, {"type": "text", "text": text}] if text else parts
 
 
-def _set(visitor: Visitor, seed: float | None, *fields: Any) -> None:
-    """Takes over the settings as they stand in their fields, in the order of `_settings`; empty is the profile's own."""
-    temperature, top_p, *whole, guidance, seconds, kinds = fields
-    max_new_tokens, steps, frames = (None if number is None else int(number) for number in whole)
-    visitor.session.seed = int(seed or 0)
-    visitor.session.sampling = Sampling(
-        temperature,
-        top_p,
-        max_new_tokens,
-        tuple(kinds),
-        guidance,
-        steps,
-        frames,
-        seconds,
-        PREVIEW_STEPS,
-    )
+def _set(visitor: Visitor, values: tuple[Any, ...]) -> None:
+    """Takes over what the fields of the settings say, in the order of `_settings`."""
+    session = visitor.session
+    profile, usual = session.model.profile, session.sampling
+    names = [one["name"] for one in settings.fields(profile, usual, session.seed)]
+    told = {name: "" if v is None else v for name, v in zip(names, values, strict=True)}
+    session.sampling, session.seed = settings.chosen(told, profile, usual, session.seed)
 
 
-def _send(visitor: Visitor, message: dict[str, Any], *settings: Any) -> Iterator[Any]:
+def _send(visitor: Visitor, message: dict[str, Any], *values: Any) -> Iterator[Any]:
     """Sends what is in the box, which is emptied only if that was accepted."""
 
     def begin() -> Iterator[Event]:
-        _set(visitor, *settings)
+        _set(visitor, values)
         return visitor.session.send(_content(message))
 
     said = len(visitor.session.messages)
@@ -234,9 +209,9 @@ def _send(visitor: Visitor, message: dict[str, Any], *settings: Any) -> Iterator
         yield turns, gr.update(value=None) if accepted else gr.skip()
 
 
-def _retry(visitor: Visitor, *settings: Any) -> Iterator[list[Turn]]:
+def _retry(visitor: Visitor, *values: Any) -> Iterator[list[Turn]]:
     def begin() -> Iterator[Event]:
-        _set(visitor, *settings)
+        _set(visitor, values)
         return visitor.session.retry()
 
     yield from _play(visitor, begin)
@@ -251,7 +226,7 @@ def _undo(visitor: Visitor) -> tuple[list[Turn], Any]:
     try:
         parts = visitor.session.undo()["content"]
     except (ValueError, RuntimeError) as error:
-        return [*visitor.turns(), _saying(_failure(error))], gr.skip()
+        return _refusal(visitor, error), gr.skip()
     text = "\n".join(part["text"] for part in parts if part["type"] == "text")
     files = [str(part[part["type"]]) for part in parts if part["type"] != "text"]
     return visitor.turns(), {"text": text, "files": files}
@@ -261,7 +236,7 @@ def _clear(visitor: Visitor) -> list[Turn]:
     try:
         visitor.session.clear()
     except RuntimeError as error:
-        return [*visitor.turns(), _saying(_failure(error))]
+        return _refusal(visitor, error)
     return []
 
 
@@ -274,21 +249,19 @@ def _save(visitor: Visitor, name: str) -> Any:
 
 
 def _settings(model: AnyToAny) -> list[gr.components.Component]:
-    """The fields of the settings, in the order in which `_set` takes them."""
-    usual, kinds = Sampling(), list(model.profile.decoders)
-    with gr.Accordion("Settings (an empty field is the profile's own)", open=False):
-        with gr.Row():
-            temperature = gr.Slider(0, 2, usual.temperature, label="Temperature")
-            top_p = gr.Slider(0.05, 1, usual.top_p, label="Top-p")
-            max_new_tokens = gr.Number(None, label="Max tokens", precision=0, minimum=1)
-            seed = gr.Number(0, label="Seed", precision=0)
-        with gr.Row():
-            guidance = gr.Number(None, label="Guidance", minimum=1)
-            steps = gr.Number(None, label="Diffusion steps", precision=0, minimum=1)
-            frames = gr.Number(None, label="Frames of a clip", precision=0, minimum=2)
-            seconds = gr.Number(None, label="Seconds of a sound", minimum=0.1)
-        outputs = gr.CheckboxGroup(kinds, value=kinds, label="Outputs besides text")
-    return [seed, temperature, top_p, max_new_tokens, steps, frames, guidance, seconds, outputs]
+    """The fields of the settings; an empty one is the profile's own."""
+    found: list[gr.components.Component] = []
+    with gr.Accordion("Settings", open=False), gr.Row():
+        for one in settings.fields(model.profile, Sampling(), 0):
+            common = {"value": one["value"], "label": one["label"], "info": one["tip"]}
+            if one["type"] == "checkbox":
+                found.append(gr.Checkbox(**common))
+            else:
+                step = one["step"]
+                bounds = {"minimum": one.get("min"), "maximum": one.get("max"), "step": step}
+                whole = {"precision": 0} if step == 1 else {}
+                found.append(gr.Number(**common, **bounds, **whole, min_width=150))
+    return found
 
 
 def build(model: AnyToAny, name: str = "") -> gr.Blocks:
@@ -319,10 +292,10 @@ def build(model: AnyToAny, name: str = "") -> gr.Blocks:
             )
         saved = gr.File(label="The conversation", visible=False, file_count="multiple")
         gr.Examples([[{"text": text, "files": []}] for text in EXAMPLES], box, label="Try")
-        settings = [visitor, *_settings(model)]
+        values = _settings(model)
         one_at_a_time = {"concurrency_id": "model", "concurrency_limit": 1}
-        box.submit(_send, [visitor, box, *settings[1:]], [chat, box], **one_at_a_time)
-        retry.click(_retry, settings, chat, **one_at_a_time)
+        box.submit(_send, [visitor, box, *values], [chat, box], **one_at_a_time)
+        retry.click(_retry, [visitor, *values], chat, **one_at_a_time)
         stop.click(_stop, visitor, queue=False)
         undo.click(_undo, visitor, [chat, box])
         gr.on([clear.click, chat.clear], _clear, visitor, chat)

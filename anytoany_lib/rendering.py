@@ -12,7 +12,6 @@ import mimetypes
 from pathlib import Path
 
 from IPython.display import HTML, Audio, Image, Video, display
-from PIL.Image import Image as PILImage
 
 from anytoany_lib import markdown, media
 from anytoany_lib.chat import medium_of
@@ -25,8 +24,6 @@ SHOWN_WIDTH = {"image": 224, "audio": 260, "video": 256}  # at least: pixels on 
 SHOWN_HEIGHT = 480  # at most
 MAKING = {"image": "drawing a picture", "audio": "making a sound", "video": "filming a clip"}
 ICON = {"image": "🖼", "audio": "🔊", "video": "🎞"}
-ENDED = {"stopped": "stopped", "length": "cut at the length limit"}
-SILENT = "the model ended its turn without saying anything"
 NAMES = {"user": "You", "assistant": "Model", "system": "System"}
 
 # How text and media look wherever they are shown; the colours follow those around them.
@@ -50,28 +47,6 @@ CONTENT_STYLE = """
 .a2a-note { font-size: 12px; opacity: .7; }
 .a2a-error { color: #d33; overflow-wrap: anywhere; }
 """
-
-STYLE = f"""<style>
-.a2a-chat {{ border: 1px solid var(--jp-border-color2, #ccc); border-radius: 12px; max-width: 860px;
-  overflow: hidden; color: var(--jp-ui-font-color1, inherit); background: var(--jp-layout-color1, transparent); }}
-.a2a-chat .widget-html-content, .a2a-chat .widget-html {{ line-height: 1.45; font-size: 14px; height: auto; }}
-.a2a-header {{ border-bottom: 1px solid var(--jp-border-color2, #ddd); padding: 6px 14px; }}
-.a2a-header b {{ margin-right: 10px; }}
-.a2a-ready::before {{ content: "● "; color: #2e9e5b; }}
-.a2a-busy::before {{ content: "● "; color: #e08a00; animation: a2a-blink 1s infinite; }}
-.a2a-problem::before {{ content: "▲ "; color: #d33; }}
-.a2a-log {{ padding: 12px 14px; gap: 10px; }}
-.a2a-bubble {{ max-width: 82%; border-radius: 14px; padding: 4px 12px; overflow: hidden; flex: 0 0 auto; }}
-.a2a-user {{ align-self: flex-end; background: rgba(33, 150, 243, .18); border-bottom-right-radius: 4px; }}
-.a2a-model {{ align-self: flex-start; background: rgba(128, 128, 128, .14); border-bottom-left-radius: 4px; }}
-.a2a-bubble progress {{ width: 220px; max-width: 100%; display: block; }}
-.a2a-dots {{ animation: a2a-blink 1s infinite; letter-spacing: 3px; }}
-@keyframes a2a-blink {{ 50% {{ opacity: .25; }} }}
-.a2a-input textarea {{ font-family: inherit; font-size: 14px; }}
-.a2a-inputs {{ border-top: 1px solid var(--jp-border-color2, #ddd); padding: 8px 12px; }}
-.a2a-chip {{ border: 1px solid var(--jp-border-color2, #ccc); border-radius: 14px; padding: 0 2px 0 10px; margin: 2px; }}
-.a2a-chip button {{ background: none; box-shadow: none; }}
-{CONTENT_STYLE}</style>"""
 
 
 def preview(part: Part) -> tuple[str, bytes]:
@@ -103,10 +78,10 @@ def original(part: Part) -> tuple[str, str, bytes]:
         return f"{kind}{media.SUFFIX[kind]}", media.MIME[kind], media.to_bytes(kind, medium)
     path = existing_file(medium)
     with decoding(path):
-        return path.name, mime_of(path), path.read_bytes()
+        return path.name, _mime(path), path.read_bytes()
 
 
-def mime_of(path: Path) -> str:
+def _mime(path: Path) -> str:
     """The MIME type that a file's name says, if it is one of a medium: a page never gets another."""
     mime = mimetypes.guess_type(path.name)[0] or ""
     return mime if mime.split("/")[0] in media.MIME else "application/octet-stream"
@@ -125,17 +100,6 @@ def text_html(text: str) -> str:
 def note_html(text: str, css: str = "a2a-note") -> str:
     """A plain sentence of the chat's own."""
     return f'<div class="{css}">{html.escape(text)}</div>'
-
-
-def making_html(kind: str, done: int = 0, total: int = 0, so_far: PILImage | None = None) -> str:
-    """What stands in a medium's place while it is made, after `done` of `total` steps: a bar, and how it looks so far."""
-    steps = f" {done}/{total}" if total else ""
-    at = f' max="{total}" value="{done}"' if total else ""
-    bar = f'<progress aria-label="{MAKING[kind]}"{at}></progress>'
-    said = f'<div class="a2a-making a2a-note">{ICON[kind]} {MAKING[kind]} …{steps}{bar}</div>'
-    if so_far is None:
-        return said
-    return said + figure_html({"type": kind}, media.MIME["image"], media.to_bytes("image", so_far))
 
 
 def label_of(part: Part) -> str:

@@ -85,16 +85,19 @@ def provenance() -> dict[str, Any]:
     return {"versions": versions, "commit": git.stdout.strip() or None}
 
 
-def newest_run(profile: str, where: str | Path = "ckpt/runs") -> Path | None:
-    """The most recently written run folder of a profile, else the one that ships with it, else None."""
+def all_runs(where: str | Path = "ckpt/runs") -> list[Path]:
+    """Every run folder below `where`, the newest first, then those that ship with the profiles."""
     records = [
         path for path in resolve(where).glob(f"**/{RECORD}") if not path.parent.name.startswith(".")
     ]
-    of_profile = [p for p in records if json.loads(p.read_text())["profile"]["name"] == profile]
-    if of_profile:
-        return max(of_profile, key=lambda path: path.stat().st_mtime).parent
-    shipped = resolve(f"ckpt/{profile}/run")
-    return shipped if (shipped / RECORD).is_file() else None
+    records.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.parent for path in [*records, *sorted(resolve("ckpt").glob(f"*/run/{RECORD}"))]]
+
+
+def newest_run(profile: str, where: str | Path = "ckpt/runs") -> Path | None:
+    """The most recently written run folder of a profile, else the one that ships with it, else None."""
+    found = (run for run in all_runs(where) if read_record(run)["profile"]["name"] == profile)
+    return next(found, None)
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:

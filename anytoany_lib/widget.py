@@ -1,69 +1,69 @@
-"""The chat in a notebook cell: `Chat(model)` to talk, `show(messages)` to leave a conversation behind as static output.
+"""The chat in a notebook cell: `Chat(model)` as its last line.
 
-A `Chat` sends what is typed and attached to a `chat.Session` and draws the events that come back into bubbles. Works with
-ipywidgets 8 and 7 (Colab). Its parts carry the CSS classes a2a-chat, a2a-bubble, a2a-input, a2a-send, a2a-stop, a2a-upload
-and so on.
+A `Chat` is what the page knows of a `chat.Session`: it hears what the user does (`static/chat.js` sends it), and tells the
+page what to draw. Works wherever anywidget does: JupyterLab and Notebook, VS Code, Voila, Colab.
 """
 
 from __future__ import annotations
 
-import html
-import mimetypes
-import shutil
+import asyncio
+import signal
 import sys
-import tempfile
 import threading
-import weakref
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
+import anywidget
+import traitlets
 
-from anytoany_lib import media
-from anytoany_lib.bubbles import Bubble, ReplyBubble
-from anytoany_lib.chat import Session
+from anytoany_lib import pages, runs, settings
+from anytoany_lib.bubbles import Piece, Reply, piece_of
+from anytoany_lib.chat import Session, medium_of
+from anytoany_lib.config import portable, resolve
 from anytoany_lib.containers import MediaError
-from anytoany_lib.generation import Event, Sampling
+from anytoany_lib.generation import Event, Sampling, TextDelta
 from anytoany_lib.messages import Message
-from anytoany_lib.modalities import MEDIA_KINDS
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.rendering import ICON, STYLE, part_html, show
+from anytoany_lib.rendering import CONTENT_STYLE, original
+from anytoany_lib.uploads import LIMIT, Attachment, Uploads, attachment
 
-__all__ = ["Chat", "kind_of", "show", "uploaded"]
-
-# Jupyter drops larger uploads without a word, unless its server was started with a larger
-# ServerApp.tornado_settings websocket_max_message_size.
-UPLOAD_LIMIT = "above 10 MB: by path"
-
-
-def uploaded(value: Any) -> list[tuple[str, str, bytes]]:
-    """FileUpload's value in ipywidgets 8 (a tuple) or 7 (a dict by name) -> (name, MIME type, bytes) of each file."""
-    if isinstance(value, dict):
-        return [
-            (name, file["metadata"].get("type", ""), bytes(file["content"]))
-            for name, file in value.items()
-        ]
-    return [(file["name"], file["type"], bytes(file["content"])) for file in value]
+STATIC = Path(__file__).parent / "static"
+REDRAW_SECONDS = 0.08  # text grows on the page at most this often
+PREVIEW_EVERY = 3  # diffusion steps between two first looks at a picture
+_INTERRUPTS_AFTER = 0.3
+EXAMPLES = (
+    "Draw a red bell.",
+    "Play the sound of a train.",
+    "Film a green drum moving left.",
+    "What is the capital of France?",
+)
 
 
-def kind_of(name: str, mime: str = "") -> str:
-    """The kind of medium that a file is by its MIME type or, without one, its name. ValueError if it is none."""
-    for found in (mime, mimetypes.guess_type(name)[0] or ""):
-        if found.split("/")[0] in MEDIA_KINDS:
-            return found.split("/")[0]
-    raise ValueError(
-        f"{name}: expected a picture, a sound or a clip, found {mime or 'no known type'}"
-    )
+@dataclass
+class _Bubble:
+    """One turn on the screen: its pieces, and the message of the session that it shows or answers."""
+
+    role: str
+    message: int
+    pieces: list[Piece] = field(default_factory=list)
 
 
-class Chat(widgets.VBox):
+class Chat(anywidget.AnyWidget):
     """A conversation with a model in a cell: `Chat(model)` as its last line.
 
     `session` goes on with a conversation (then `seed` and `sampling` are the session's own); `name` says in the header
-    what is talking. `blocking` draws replies inside the button's callback, which Colab needs (and is told by itself):
-    Stop does not work then, but interrupting the kernel does. The last failure is in `error`.
+    what is talking. `blocking` draws replies inside the page's message, which Colab needs (and is told by itself): Stop
+    does not work then, but interrupting the kernel does. The last failure is in `error`.
     """
+
+    _esm = STATIC / "chat.js"
+    _css = CONTENT_STYLE + (STATIC / "chat.css").read_text(encoding="utf-8")
+    # Its value is never used: what a page that opens is told is made when it asks.
+    snapshot = traitlets.Bool().tag(sync=True, to_json=lambda _, chat: chat._everything())
 
     def __init__(
         self,
@@ -74,244 +74,316 @@ class Chat(widgets.VBox):
         name: str = "",
         blocking: bool | None = None,
         height: str = "460px",
+        examples: tuple[str, ...] = EXAMPLES,
     ):
+        sampling = sampling or Sampling(preview_every=PREVIEW_EVERY)
         self.session = session or Session(model, seed, sampling)
         self.blocking = "google.colab" in sys.modules if blocking is None else blocking
         self.error: BaseException | None = None
-        self._name = name or f"profile {model.profile.name}"
-        self._attached: list[tuple[str, str, Path]] = []  # (kind, name, path)
-        self._folder = Path(tempfile.mkdtemp(prefix="anytoany-chat-"))
-        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        self._uploads = 0
-        super().__init__([*self._make_log(height), self._make_inputs()])
-        self.add_class("a2a-chat")
-        for message in self.session.messages:
-            self._append(self._bubble_of(message))
-        self._set_busy(False)
+        self._name = name
+        self._look = {"height": height, "examples": list(examples), "limit": LIMIT}
+        self._look["place"] = f"conversations/{datetime.now():%Y-%m-%d-%H%M}"
+        self._status = {"state": "ready", "text": "ready"}
+        self._attached: list[Attachment] = []
+        self._editing: int | None = None
+        self._uploads = Uploads()
+        self._bubbles = [self._bubble(n) for n in range(len(self.session.messages))]
+        self._actions = self._make_actions()
+        super().__init__()
+        self.on_msg(self._hear)
 
     def __repr__(self) -> str:
-        return f"Chat({self._name}, {len(self.session.messages)} messages)"
+        return f"Chat({self._title()}, {len(self.session.messages)} messages)"
 
-    # --- what it is made of ---
+    # --- what the page shows ---
 
-    def _make_log(self, height: str) -> list[widgets.Widget]:
-        self._status = widgets.HTML()
-        header = widgets.VBox([widgets.HTML(STYLE, layout={"display": "none"}), self._status])
-        header.add_class("a2a-header")
-        self._log = widgets.VBox(layout={"flex": "0 0 auto", "margin": "0 0 auto 0"})
-        self._log.add_class("a2a-log")
-        # Reversed, the box stays at its end while the log grows, unless the reader has scrolled up.
-        scroller = widgets.VBox(
-            [self._log],
-            layout={"height": height, "overflow": "auto", "flex_flow": "column-reverse"},
-        )
-        scroller.add_class("a2a-scroll")
-        return [header, scroller]
+    def _title(self) -> str:
+        profile = f"profile {self.session.model.profile.name}"
+        return f"{self._name} ({profile})" if self._name else profile
 
-    def _button(
-        self, text: str, css: str, tip: str, action: Any, style: str = ""
-    ) -> widgets.Button:
-        button = widgets.Button(
-            description=text, tooltip=tip, button_style=style, layout={"width": "auto"}
-        )
-        button.add_class(css)
-        button.on_click(lambda _: action())
-        return button
+    def _values(self) -> dict[str, Any]:
+        """What stands around the conversation."""
+        sampling = self.session.sampling or Sampling()
+        return {
+            "title": self._title(),
+            "status": self._status,
+            "attached": [one.shown() for one in self._attached],
+            "editing": self._editing,
+            "settings": settings.fields(self.session.model.profile, sampling, self.session.seed),
+            "runs": [portable(run) for run in runs.all_runs()],
+            "run": self._name,
+        }
 
-    def _make_inputs(self) -> widgets.Widget:
-        self._input = widgets.Textarea(
-            placeholder="Write a message, attach pictures, sounds or clips, and press Send",
-            layout={"width": "auto", "flex": "1 1 auto", "height": "64px"},
-        )
-        self._input.add_class("a2a-input")
-        self._send_button = self._button(
-            "Send", "a2a-send", "Send the message", self._on_send, "primary"
-        )
-        self._stop_button = self._button(
-            "Stop", "a2a-stop", "End the reply here", self.session.stop, "warning"
-        )
-        self._retry_button = self._button(
-            "Retry", "a2a-retry", "Draw the last reply anew", self._on_retry
-        )
-        self._clear_button = self._button(
-            "Clear", "a2a-clear", "Forget the conversation", self._on_clear
-        )
-        self._path = widgets.Text(
-            placeholder="or a file's path, then Enter",
-            continuous_update=False,
-            layout={"width": "220px"},
-        )
-        self._path.add_class("a2a-path")
-        self._path.observe(self._on_path, "value")
-        self._chips = widgets.HBox(layout={"flex_flow": "row wrap"})
-        self._chips.add_class("a2a-chips")
-        self._tools = widgets.HBox(layout={"flex_flow": "row wrap", "align_items": "center"})
-        self._new_upload()
-        writing = widgets.HBox(
-            [
-                self._input,
-                widgets.VBox([self._send_button, self._stop_button], layout={"width": "84px"}),
-            ]
-        )
-        inputs = widgets.VBox([self._chips, writing, self._tools])
-        inputs.add_class("a2a-inputs")
-        return inputs
+    def _everything(self) -> dict[str, Any]:
+        """All that a page needs which opens now, in the middle of a reply perhaps."""
+        bubbles = [{"role": one.role, "pieces": list(one.pieces)} for one in self._bubbles]
+        return self._look | self._values() | {"bubbles": bubbles}
 
-    def _new_upload(self) -> None:
-        """A fresh FileUpload: emptying one that was used is done differently in ipywidgets 7 and 8."""
-        upload = widgets.FileUpload(
-            accept="image/*,audio/*,video/*",
-            multiple=True,
-            description="Attach",
-            layout={"width": "auto"},
-        )
-        upload.add_class("a2a-upload")
-        upload.observe(self._on_upload, "value")
-        limit = widgets.HTML(f'<span class="a2a-note">{html.escape(UPLOAD_LIMIT)}</span>')
-        self._tools.children = (upload, self._path, self._retry_button, self._clear_button, limit)
+    def _tell(self, op: str, data: bytes | None = None, **told: Any) -> None:
+        self.send({"op": op, **told}, None if data is None else [data])
 
-    # --- attachments ---
+    def _show(self, *names: str) -> None:
+        """Tells the page some of what stands around the conversation."""
+        values = self._values()
+        self._tell("set", values={name: values[name] for name in names})
 
-    def _on_upload(self, change: dict[str, Any]) -> None:
-        for name, mime, content in uploaded(change["new"]):
-            self._uploads += 1
-            path = self._folder / f"{self._uploads}{Path(name).suffix[:8]}"
-            path.write_bytes(content)
-            self._attach(name, mime, path)
-        self._new_upload()
-        change["owner"].close()
+    def _say(self, text: str, state: str = "busy") -> None:
+        """The status line; state is "ready", "busy", "loading" or "problem"."""
+        if (status := {"state": state, "text": text}) != self._status:
+            self._status = status
+            self._tell("set", values={"status": status})
 
-    def _on_path(self, change: dict[str, Any]) -> None:
-        if change["new"].strip():
-            path = Path(change["new"].strip()).expanduser()
-            self._path.value = ""
-            self._attach(path.name, "", path)
+    def _draw(self, number: int, at: int) -> None:
+        piece = dict(self._bubbles[number].pieces[at])
+        self._tell("piece", piece.pop("data", None), bubble=number, at=at, piece=piece)
 
-    def _attach(self, name: str, mime: str, path: Path) -> None:
-        """Takes a file into the message to be sent, if it is a medium that can be read."""
+    def _bubble(self, index: int) -> _Bubble:
+        message = self.session.messages[index]
+        return _Bubble(message["role"], index, [piece_of(part) for part in message["content"]])
+
+    def _append(self, bubble: _Bubble) -> None:
+        self._bubbles.append(bubble)
+        self._tell("add", role=bubble.role)
+        for at in range(len(bubble.pieces)):
+            self._draw(len(self._bubbles) - 1, at)
+
+    def _drop(self, start: int) -> None:
+        """Takes bubbles off the screen, from this one on."""
+        if start < len(self._bubbles):
+            del self._bubbles[start:]
+            self._tell("drop", **{"from": start})
+
+    # --- what the user does ---
+
+    def _make_actions(self) -> dict[str, Callable[[dict[str, Any], list[Any]], None]]:
+        return {
+            "send": lambda told, _: self._on_send(told["text"]),
+            "stop": lambda *_: self.session.stop(),
+            "retry": lambda told, _: self._on_retry(told.get("bubble")),
+            "edit": lambda told, _: self._on_edit(self._bubbles[told["bubble"]].message),
+            "cancel": lambda *_: self._put_back(None, []),
+            "undo": lambda *_: self._on_undo(),
+            "clear": lambda *_: self._on_clear(),
+            "chunk": self._on_receive,
+            "path": lambda told, _: self._on_path(told["path"]),
+            "remove": lambda told, _: self._on_remove(told["id"]),
+            "settings": lambda told, _: self._on_choose(told["values"]),
+            "switch": lambda told, _: self._on_switch(told["run"]),
+            "save": lambda told, _: self._on_save(told["path"]),
+            "load": lambda told, _: self._on_load(told["path"]),
+            "page": lambda *_: self._on_page(),
+            "download": lambda told, _: self._on_download(told["bubble"], told["piece"]),
+        }
+
+    def _hear(self, _: Any, told: dict[str, Any], buffers: list[Any]) -> None:
+        """Does what the page asks for; what cannot be done is said in the status line."""
         try:
-            kind = kind_of(name, mime)
-            media.as_media(kind, path)
-        except MediaError as error:
-            self._say(f"not attached: {name}: {error.reason}: {error.detail}", "problem")
-            return
-        except ValueError as error:
+            self._actions[told["do"]](told, buffers)
+        except (ValueError, RuntimeError, OSError) as error:
+            self._say(str(error), "problem")
+
+    def _on_send(self, text: str) -> None:
+        content: list[dict[str, Any]] = []
+        for one in self._attached:
+            content.append({"type": one.kind, one.kind: one.medium})
+        if text.strip():
+            content.append({"type": "text", "text": text.strip()})
+        index = len(self.session.messages) if self._editing is None else self._editing
+        if self._editing is None:
+            events = self.session.send(content)
+        else:
+            events = self.session.edit(index, content)
+        self._drop_messages(index)
+        self._put_back(None, [])
+        self._append(self._bubble(index))
+        self._play(events)
+
+    def _drop_messages(self, index: int) -> None:
+        """Takes the bubbles of this message and of what came after it off the screen."""
+        gone = [n for n, bubble in enumerate(self._bubbles) if bubble.message >= index]
+        self._drop(gone[0] if gone else len(self._bubbles))
+
+    def _on_retry(self, number: int | None) -> None:
+        users = [n for n, bubble in enumerate(self._bubbles) if bubble.role == "user"]
+        if number is not None:
+            users = [n for n in users if n <= number]
+        asked = users[-1] if users else None
+        events = self.session.retry(None if asked is None else self._bubbles[asked].message)
+        self._drop(asked + 1)
+        self._play(events)
+
+    def _on_edit(self, index: int) -> None:
+        if self.session.busy:
+            raise RuntimeError("a reply is being drawn: stop it, or edit when it has ended")
+        self._put_back(index, self.session.messages[index]["content"])
+
+    def _on_undo(self) -> None:
+        message: Message = self.session.undo()
+        self._drop_messages(len(self.session.messages))
+        self._put_back(None, message["content"])
+        self._say("taken back", "ready")
+
+    def _put_back(self, editing: int | None, content: list[dict[str, Any]]) -> None:
+        """Puts a message's parts where a new one is written; an empty one empties the box."""
+        self._editing = editing
+        texts = [part["text"] for part in content if part["type"] == "text"]
+        self._attached = [
+            Attachment(f"again-{n}", part["type"], part["type"], medium_of(part))
+            for n, part in enumerate(content)
+            if part["type"] != "text"
+        ]
+        self._show("attached", "editing")
+        self._tell("write", text="\n".join(texts))
+
+    def _on_clear(self) -> None:
+        self.session.clear()
+        self._drop(0)
+        self._put_back(None, [])
+        self._say("ready", "ready")
+
+    # --- files that come in ---
+
+    def _on_receive(self, told: dict[str, Any], buffers: list[Any]) -> None:
+        """A chunk of a file; the page sends the next one when it hears how much is there."""
+        there = told["size"]  # after a failure no more of it is wanted
+        try:
+            there, path = self._uploads.take(told, bytes(buffers[0]), self.session.folder)
+            if path is not None:
+                self._attach(attachment(told["id"], told["name"], path, told["mime"]))
+        except (ValueError, OSError) as error:
+            self._uploads.forget(told["id"])
+            there = told["size"] or 1
             self._say(f"not attached: {error}", "problem")
-            return
-        self._attached.append((kind, name, path))
-        self._draw_chips()
+        self._tell("received", id=told["id"], bytes=there)
 
-    def _detach(self, attached: tuple[str, str, Path]) -> None:
-        self._attached.remove(attached)
-        self._draw_chips()
+    def _on_path(self, text: str) -> None:
+        if text.strip():
+            path = Path(text.strip()).expanduser()
+            number = f"path-{time.monotonic_ns()}"
+            try:
+                self._attach(attachment(number, path.name, path))
+            except (ValueError, OSError) as error:
+                raise ValueError(f"not attached: {error}") from error
 
-    def _draw_chips(self) -> None:
-        chips = []
-        for attached in self._attached:
-            kind, name, _ = attached
-            remove = self._button(
-                "✕",
-                "a2a-remove",
-                f"Remove {name}",
-                lambda attached=attached: self._detach(attached),
-            )
-            chip = widgets.HBox([widgets.HTML(f"{ICON[kind]} {html.escape(name)}"), remove])
-            chip.add_class("a2a-chip")
-            chips.append(chip)
-        self._chips.children = chips
+    def _attach(self, one: Attachment) -> None:
+        self._attached.append(one)
+        self._show("attached")
+
+    def _on_remove(self, id: str) -> None:
+        self._uploads.forget(id)
+        self._attached = [one for one in self._attached if one.id != id]
+        self._show("attached")
+
+    # --- settings, runs, keeping ---
+
+    def _on_choose(self, values: dict[str, Any]) -> None:
+        session = self.session
+        profile, sampling = session.model.profile, session.sampling or Sampling()
+        session.sampling, session.seed = settings.chosen(values, profile, sampling, session.seed)
+        self._say("settings taken: they hold from the next reply on", "ready")
+
+    def _on_switch(self, run: str) -> None:
+        """Loads another run; the conversation goes on with it."""
+        if self.session.busy:
+            raise RuntimeError("a reply is being drawn: stop it before switching to another run")
+        self._say(f"loading {run}", "loading")
+
+        def load() -> None:
+            """Takes the model over when it is there, or says why it is not."""
+            try:
+                self.session.switch(AnyToAny.from_pretrained(run))
+                self._name = run
+                self._say("ready", "ready")
+            except Exception as error:  # of whatever kind: said in the page, kept in `error`
+                self.error = error
+                self._say(f"{run} was not loaded: {error}", "problem")
+            self._show("title", "settings", "run", "runs")
+
+        self._aside(load)
+
+    def _on_save(self, path: str) -> None:
+        folder = self.session.save(resolve(path))
+        self._say(f"saved in {portable(folder)}", "ready")
+
+    def _on_load(self, path: str) -> None:
+        if self.session.busy:
+            raise RuntimeError("a reply is being drawn: stop it before loading a conversation")
+        self.session = Session.load(resolve(path), self.session.model)
+        self._drop(0)
+        for index in range(len(self.session.messages)):
+            self._append(self._bubble(index))
+        self._show("settings")
+        self._say(f"{len(self._bubbles)} messages loaded", "ready")
+
+    def _on_page(self) -> None:
+        page = pages.page(self.session.messages, "A conversation", self._title())
+        self._tell("deliver", page.encode(), name="conversation.html", mime="text/html")
+
+    def _on_download(self, number: int, at: int) -> None:
+        """Gives the page the whole medium of a piece, not what was reduced to be shown."""
+        bubble = self._bubbles[number]
+        kinds = [piece["kind"] for piece in bubble.pieces[: at + 1]]
+        content = self.session.messages[bubble.message]["content"]
+        of_kind = [part for part in content if part["type"] == kinds[-1]]
+        name, mime, data = original(of_kind[kinds.count(kinds[-1]) - 1])
+        self._tell("deliver", data, name=name, mime=mime)
 
     # --- talking ---
 
-    def _say(self, text: str, state: str) -> None:
-        """The status line; state is "ready", "busy" or "problem"."""
-        self._status.value = (
-            f'<b>{html.escape(self._name)}</b><span class="a2a-note a2a-{state}">'
-            f"{html.escape(text)}</span>"
-        )
-
-    def _set_busy(self, busy: bool, text: str = "") -> None:
-        self._send_button.disabled = self._retry_button.disabled = self._clear_button.disabled = (
-            busy
-        )
-        self._stop_button.disabled = not busy
-        self._say(text or ("thinking" if busy else "ready"), "busy" if busy else "ready")
-
-    def _append(self, bubble: Bubble) -> None:
-        self._log.children = (*self._log.children, bubble.box)
-
-    def _keep_bubbles(self, count: int) -> None:
-        """Takes all but the first `count` bubbles off the screen and out of memory."""
-        dropped = self._log.children[count:]
-        self._log.children = self._log.children[:count]
-        for box in dropped:
-            for piece in box.children:
-                piece.close()
-            box.close()
-
-    def _bubble_of(self, message: Message) -> Bubble:
-        bubble = Bubble(message["role"])
-        for part in message["content"]:
-            bubble.add(part_html(part))
-        return bubble
-
-    def _on_send(self) -> None:
-        if self._send_button.disabled:  # a second click, on its way while the first was served
+    def _aside(self, work: Callable[[], None]) -> None:
+        """Does work in a thread of its own, so that the page is heard meanwhile; at once where threads are not shown."""
+        if self.blocking:
+            work()
             return
-        content = [{"type": kind, kind: path} for kind, _, path in self._attached]
-        if self._input.value.strip():
-            content.append({"type": "text", "text": self._input.value.strip()})
-        try:
-            events = self.session.send(content)
-        except (ValueError, RuntimeError) as error:
-            self._say(str(error), "problem")
-            return
-        self._input.value, self._attached = "", []
-        self._draw_chips()
-        self._append(self._bubble_of(self.session.messages[-1]))
-        self._play(events)
-
-    def _on_retry(self) -> None:
-        if self._retry_button.disabled:
-            return
-        try:
-            events = self.session.retry()
-        except (ValueError, RuntimeError) as error:
-            self._say(str(error), "problem")
-            return
-        if "a2a-model" in self._log.children[-1]._dom_classes:
-            self._keep_bubbles(len(self._log.children) - 1)
-        self._play(events)
-
-    def _on_clear(self) -> None:
-        if self._clear_button.disabled:
-            return
-        self.session.clear()
-        self._keep_bubbles(0)
-        self._attached = []
-        self._draw_chips()
-        self._say("ready", "ready")
+        _stop_on_interrupt(self.session)
+        threading.Thread(target=work, daemon=True).start()
 
     def _play(self, events: Iterator[Event]) -> None:
-        """Draws a reply, in a thread of its own unless replies are blocking."""
-        bubble = ReplyBubble()
-        self._append(bubble)
-        self._set_busy(True)
-        if self.blocking:
-            self._follow(events, bubble)
-        else:
-            threading.Thread(target=self._follow, args=(events, bubble), daemon=True).start()
+        """Draws a reply."""
+        reply = Reply()
+        self._append(_Bubble("assistant", len(self.session.messages), reply.pieces))
+        self._say("thinking")
+        self._aside(lambda: self._follow(events, reply, len(self._bubbles) - 1))
 
-    def _follow(self, events: Iterator[Event], bubble: ReplyBubble) -> None:
-        said = "ready"
+    def _follow(self, events: Iterator[Event], reply: Reply, number: int) -> None:
+        said, drawn = ("ready", "ready"), 0.0
         try:
             for event in events:
-                self._say(bubble.take(event), "busy")
+                status = reply.take(event)
+                if not isinstance(event, TextDelta) or time.monotonic() - drawn > REDRAW_SECONDS:
+                    self._redraw(reply, number)
+                    drawn = time.monotonic()
+                    self._say(status)
         except KeyboardInterrupt:  # how a blocking reply is stopped
-            bubble.finish("stopped")
+            reply.finish("stopped")
         except Exception as error:  # shown in the bubble, kept in `error`
             self.error = error
-            bubble.fail(error)
-            said = "the last reply failed: Retry draws it anew"
+            reply.fail(error)
+            said = ("the last reply failed: Retry draws it anew", "problem")
         finally:
             events.close()
-            self._set_busy(False, said)
+            self._redraw(reply, number)
+            self._say(*said)
+
+    def _redraw(self, reply: Reply, number: int) -> None:
+        for at in sorted(reply.changed):
+            self._draw(number, at)
+        reply.changed.clear()
+
+
+def _stop_on_interrupt(session: Session) -> None:
+    """Makes an interrupt of the idle kernel stop a reply that a thread draws; only the main thread hears it."""
+
+    def interrupted(*_: Any) -> None:
+        if not session.busy:
+            raise KeyboardInterrupt
+        session.stop()
+
+    def install() -> None:
+        signal.signal(signal.SIGINT, interrupted)
+
+    # While it handles a message, the kernel has a handler of its own, and restores the older one afterwards.
+    try:
+        asyncio.get_running_loop().call_later(_INTERRUPTS_AFTER, install)
+    except RuntimeError:  # no kernel: a script, where the main thread can be interrupted as it is
+        return

@@ -54,6 +54,18 @@ def test_items_are_prepared_ahead_and_stay_in_order(tmp_path: Path):
     np.testing.assert_array_equal(there.get(["k3", "k99"]), ROWS[[3, 99]].astype(np.float32))
 
 
+def test_an_item_that_cannot_be_read_costs_nothing_that_was_computed_before(tmp_path: Path):
+    def prepare(number: int) -> np.ndarray:
+        if number == 70:
+            raise OSError("k70 is damaged")
+        return ROWS[number]
+
+    items = [(f"k{n}", n) for n in range(100)]
+    with pytest.raises(OSError, match="k70 is damaged"):
+        FeatureCache(tmp_path, "model", (3,)).fill(items, np.stack, "rows", prepare)
+    assert len(FeatureCache(tmp_path, "model", (3,))) == 2 * cache.BATCH
+
+
 def test_shards_are_the_same_however_the_work_was_broken_up(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(cache, "_SHARD_BYTES", 100 * 3 * 2)
     filled(tmp_path / "whole", range(300))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -72,6 +73,17 @@ def test_two_processes_write_the_features_of_one(bare: Path, toy_data: Path):
     both = command(*launched, "anytoany_lib.features", data=bare)
     found = subprocess.run(both, cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True)
     assert found.stdout.decode().count('{"media": ') == 1
+    assert bytes_in(bare / "features") == bytes_in(toy_data / "features")
+
+
+def test_two_runs_that_know_nothing_of_each_other_take_turns(bare: Path, toy_data: Path):
+    once = command("anytoany_lib.features", data=bare)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    runs = [subprocess.Popen(once, cwd=ROOT, env=ENVIRONMENT, **pipes) for _ in range(2)]
+    said = [run.communicate() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert sorted(json.loads(out)["media"] > 0 for out, _ in said) == [False, True]
+    assert sum("waiting for it to end" in errors for _, errors in said) == 1
     assert bytes_in(bare / "features") == bytes_in(toy_data / "features")
 
 

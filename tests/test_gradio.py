@@ -16,15 +16,14 @@ from anytoany_lib.chat import Session
 from anytoany_lib.config import resolve
 from anytoany_lib.model import AnyToAny
 
+from browser import browser_page, needs_chromium, screenshot
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 gradio_client = pytest.importorskip("gradio_client", reason="the extra gradio is not installed")
 gradio_app = pytest.importorskip("anytoany_lib.gradio_app", reason="the extra is not installed")
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-# seed, temperature, top-p, max tokens, steps, frames, guidance, seconds, outputs
-SETTINGS = [0, 0.0, 0.95, None, 3, None, None, None, ["image", "audio", "video"]]
+# temperature, top-p, max tokens, seed, guidance, steps, frames, seconds, and each kind of medium
+SETTINGS = [0.0, 0.95, None, 0, None, 3, None, None, True, True, True]
 ATTACK = """<img src=x onerror="window.hacked=1"> <script>window.hacked=2</script> [x](javascript:window.hacked=3)
 
 ```html
@@ -88,7 +87,7 @@ def test_text_streams_and_every_medium_arrives(client, tmp_path):
 
 
 def test_settings_hold_back_media_and_cut_the_reply(client):
-    only_text = [0, 0.0, 0.95, 3, None, None, None, None, []]
+    only_text = [0.0, 0.95, 3, 0, None, None, None, None, False, False, False]
     reply = say(client, "Draw a red bell.", settings=only_text)[-1][-1]
     assert not {".png", ".wav", ".mp4"} & set(pieces(reply))
     assert "cut at the length limit" in pieces(reply)[-1]
@@ -142,7 +141,7 @@ def test_a_failing_decoder_leaves_the_text_and_its_cause(client, monkeypatch):
 
 def test_stop_ends_a_picture_being_drawn(client):
     message = {"text": "Draw a red bell.", "files": []}
-    job = client.submit(message, *SETTINGS[:4], 2000, *SETTINGS[5:], api_name="/_send")
+    job = client.submit(message, *SETTINGS[:5], 2000, *SETTINGS[6:], api_name="/_send")
     while not any("<progress" in str(state) for state in job.outputs()):
         assert not job.done()
     client.predict(api_name="/_stop")
@@ -150,28 +149,23 @@ def test_stop_ends_a_picture_being_drawn(client):
     assert "not made" in reply[-2] and "stopped" in reply[-1]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_in_a_browser_nothing_executes_and_nothing_is_asked_from_elsewhere(address, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.set_default_timeout(60_000)
+@needs_chromium
+def test_in_a_browser_nothing_executes_and_nothing_is_asked_from_elsewhere(address):
+    with browser_page(1100, 1000) as page:
         asked = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
         page.fill("textarea >> nth=0", "Draw a red bell.")
         page.keyboard.press("Enter")
-        page.wait_for_function("() => document.querySelector('.bot img')?.naturalWidth === 64")
         page.wait_for_selector(".message-buttons a[download]")
+        page.wait_for_function("() => document.querySelector('.bot img')?.naturalWidth === 64")
         assert not page.locator("button[title=Share]").is_visible()
         page.fill("textarea >> nth=0", ATTACK)
         page.keyboard.press("Enter")
         page.wait_for_selector(".user >> text=onerror")
         page.wait_for_timeout(500)
-        page.screenshot(path=tmp_path / "gradio.png")
+        screenshot(page, "gradio", "body")
         assert page.evaluate("() => window.hacked") is None
         assert page.locator(".user img").count() == page.locator(".user svg[onload]").count() == 0
         own = (address, "data:", "blob:")
         assert [url for url in asked if not url.startswith(own)] == []
-        browser.close()

@@ -1,0 +1,98 @@
+"""Files that come into a chat: sent through the page in chunks, or named by a path; checked before they are attached."""
+
+from __future__ import annotations
+
+import base64
+import io
+import mimetypes
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anytoany_lib import media
+from anytoany_lib.modalities import MEDIA_KINDS
+
+LIMIT = 200 * 2**20  # bytes through the page; a path has no limit
+_THUMBNAIL_PIXELS = 64
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A medium that will go with the next message."""
+
+    id: str
+    kind: str
+    name: str
+    medium: Any
+    """A path, or what a message of the conversation has."""
+
+    def shown(self) -> dict[str, str]:
+        """What the page needs to show it."""
+        thumbnail = _thumbnail(self.kind, self.medium)
+        return {"id": self.id, "kind": self.kind, "name": self.name, "thumbnail": thumbnail}
+
+
+def kind_of(name: str, mime: str = "") -> str:
+    """The kind of medium that a file is by its MIME type or, without one, its name. ValueError if it is none."""
+    for found in (mime, mimetypes.guess_type(name)[0] or ""):
+        if found.split("/")[0] in MEDIA_KINDS:
+            return found.split("/")[0]
+    raise ValueError(
+        f"{name}: expected a picture, a sound or a clip, found {mime or 'no known type'}"
+    )
+
+
+def attachment(id: str, name: str, path: Path, mime: str = "") -> Attachment:
+    """A file as an attachment. ValueError if it is no medium, MediaError if it cannot be read."""
+    kind = kind_of(name, mime)
+    media.as_media(kind, path)
+    return Attachment(id, kind, name, path)
+
+
+def _thumbnail(kind: str, medium: Any) -> str:
+    """A small picture of a picture or a clip's beginning, as a data URI; "" for sounds."""
+    if kind == "audio":
+        return ""
+    if kind == "video":
+        frames = media.load_video(medium, num_frames=1)[0] if isinstance(medium, Path) else medium
+        medium = (frames[0] if isinstance(frames, tuple) else frames)[0]
+    picture = media.as_image(medium).convert("RGB")
+    picture.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
+    file = io.BytesIO()
+    picture.save(file, "JPEG")
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+class Uploads:
+    """Files on their way from the page into a folder; a chunk that does not fit what came before is refused."""
+
+    def __init__(self) -> None:
+        self._paths: dict[str, Path] = {}
+
+    def take(self, told: dict[str, Any], chunk: bytes, folder: Path) -> tuple[int, Path | None]:
+        """Writes a chunk (told: id, name, at, size); bytes there by now, and the path once the file is whole.
+
+        ValueError if the file is too large or the chunk out of place, OSError if there is no room.
+        """
+        name, at, size = told["name"], told["at"], told["size"]
+        if size > LIMIT:
+            raise ValueError(f"{name} has {size:,} bytes, the page may send {LIMIT:,}: use a path")
+        if at == 0:
+            # Only the ending is the user's: a name may be anything.
+            suffix = Path(name).suffix[:8]
+            suffix = suffix if suffix[1:].isalnum() else ""
+            self._paths[told["id"]] = folder / f"{len(list(folder.iterdir())):04d}{suffix}"
+            self._paths[told["id"]].write_bytes(b"")
+        path = self._paths.get(told["id"])
+        if path is None or path.stat().st_size != at:
+            raise ValueError(f"{name}: a part of the file was lost on its way; attach it again")
+        with path.open("ab") as file:
+            file.write(chunk)
+        if at + len(chunk) < size:
+            return at + len(chunk), None
+        return size, self._paths.pop(told["id"])
+
+    def forget(self, id: str) -> None:
+        """Deletes what has come of a file that is no longer wanted."""
+        if path := self._paths.pop(id, None):
+            path.unlink(missing_ok=True)
