@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import browser_page, needs_chromium, screenshot
 from PIL import Image
 
 from anytoany_lib import media
@@ -16,9 +16,6 @@ from anytoany_lib.chat import Session
 from anytoany_lib.config import resolve
 from anytoany_lib.model import AnyToAny
 
-from browser import browser_page, needs_chromium, screenshot
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 gradio_client = pytest.importorskip("gradio_client", reason="the extra gradio is not installed")
 gradio_app = pytest.importorskip("anytoany_lib.gradio_app", reason="the extra is not installed")
 
