@@ -12,7 +12,7 @@ from typing import Any
 
 from anytoany_lib.chat import medium_of
 from anytoany_lib.containers import MediaError
-from anytoany_lib.generation import (
+from anytoany_lib.events import (
     Done,
     Event,
     Loading,

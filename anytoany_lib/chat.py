@@ -153,6 +153,11 @@ class Session:
         self.messages.clear()
         self._memory = Memory()
 
+    def switch(self, model: AnyToAny) -> None:
+        """Goes on with another model, which reads the conversation from its beginning."""
+        self._refuse_if_busy()
+        self.model, self._memory = model, Memory()
+
     def _refuse_if_busy(self) -> None:
         if self.busy:
             raise RuntimeError(

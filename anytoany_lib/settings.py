@@ -6,17 +6,22 @@ from dataclasses import replace
 from typing import Any
 
 from anytoany_lib.config import Profile
-from anytoany_lib.generation import Sampling
+from anytoany_lib.sampling import Sampling
 
 # (name, label, tip, further attributes of the input)
 _NUMBERS = (
     ("temperature", "Temperature", "0 takes the likeliest word", {"min": 0, "max": 2, "step": 0.1}),
-    ("top_p", "Top-p", "share of the probable words drawn from", {"min": 0, "max": 1, "step": 0.05}),
+    (
+        "top_p",
+        "Top-p",
+        "share of the probable words drawn from",
+        {"min": 0.05, "max": 1, "step": 0.05},
+    ),
     ("max_new_tokens", "Max tokens", "length of a reply", {"min": 1, "step": 1}),
     ("seed", "Seed", "the same seed gives the same conversation", {"step": 1}),
-    ("guidance", "Guidance", "how closely media follow what was said", {"min": 0, "step": 0.5}),
+    ("guidance", "Guidance", "how closely media follow what was said", {"min": 1, "step": 0.5}),
     ("steps", "Steps", "diffusion steps of a medium", {"min": 1, "step": 1}),
-    ("frames", "Frames", "length of a clip", {"min": 1, "step": 1}),
+    ("frames", "Frames", "length of a clip", {"min": 2, "step": 1}),
     ("seconds", "Seconds", "length of a sound", {"min": 0.1, "step": 0.1}),
 )
 _PLURAL = {"image": "Pictures", "audio": "Sounds", "video": "Clips"}

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from anytoany_lib import media
 from anytoany_lib.modalities import MEDIA_KINDS
 
@@ -25,11 +27,12 @@ class Attachment:
     name: str
     medium: Any
     """A path, or what a message of the conversation has."""
+    thumbnail: str
+    """A data URI; "" for sounds."""
 
     def shown(self) -> dict[str, str]:
         """What the page needs to show it."""
-        thumbnail = _thumbnail(self.kind, self.medium)
-        return {"id": self.id, "kind": self.kind, "name": self.name, "thumbnail": thumbnail}
+        return {key: getattr(self, key) for key in ("id", "kind", "name", "thumbnail")}
 
 
 def kind_of(name: str, mime: str = "") -> str:
@@ -42,24 +45,19 @@ def kind_of(name: str, mime: str = "") -> str:
     )
 
 
-def attachment(id: str, name: str, path: Path, mime: str = "") -> Attachment:
-    """A file as an attachment. ValueError if it is no medium, MediaError if it cannot be read."""
-    kind = kind_of(name, mime)
-    media.as_media(kind, path)
-    return Attachment(id, kind, name, path)
+def attachment(id: str, kind: str, name: str, medium: Any) -> Attachment:
+    """A medium as an attachment. MediaError if it cannot be read."""
+    return Attachment(id, kind, name, medium, _thumbnail(kind, media.as_media(kind, medium)))
 
 
 def _thumbnail(kind: str, medium: Any) -> str:
-    """A small picture of a picture or a clip's beginning, as a data URI; "" for sounds."""
+    """A small picture of a picture, or of a clip's first frame."""
     if kind == "audio":
         return ""
-    if kind == "video":
-        frames = media.load_video(medium, num_frames=1)[0] if isinstance(medium, Path) else medium
-        medium = (frames[0] if isinstance(frames, tuple) else frames)[0]
-    picture = media.as_image(medium).convert("RGB")
+    picture = Image.fromarray(medium[0]) if kind == "video" else medium.copy()
     picture.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
     file = io.BytesIO()
-    picture.save(file, "JPEG")
+    picture.convert("RGB").save(file, "JPEG")
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,17 +25,18 @@ from anytoany_lib import pages, runs, settings
 from anytoany_lib.bubbles import Piece, Reply, piece_of
 from anytoany_lib.chat import Session, medium_of
 from anytoany_lib.config import portable, resolve
-from anytoany_lib.containers import MediaError
-from anytoany_lib.generation import Event, Sampling, TextDelta
+from anytoany_lib.events import Event, TextDelta
 from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.rendering import CONTENT_STYLE, original
-from anytoany_lib.uploads import LIMIT, Attachment, Uploads, attachment
+from anytoany_lib.sampling import Sampling
+from anytoany_lib.uploads import LIMIT, Attachment, Uploads, attachment, kind_of
 
 STATIC = Path(__file__).parent / "static"
 REDRAW_SECONDS = 0.08  # text grows on the page at most this often
 PREVIEW_EVERY = 3  # diffusion steps between two first looks at a picture
 _INTERRUPTS_AFTER = 0.3
+_CHATS: weakref.WeakSet[Chat] = weakref.WeakSet()
 EXAMPLES = (
     "Draw a red bell.",
     "Play the sound of a train.",
@@ -76,8 +78,8 @@ class Chat(anywidget.AnyWidget):
         height: str = "460px",
         examples: tuple[str, ...] = EXAMPLES,
     ):
-        sampling = sampling or Sampling(preview_every=PREVIEW_EVERY)
-        self.session = session or Session(model, seed, sampling)
+        chosen = sampling or Sampling(preview_every=PREVIEW_EVERY)
+        self.session = session or Session(model, seed, chosen)
         self.blocking = "google.colab" in sys.modules if blocking is None else blocking
         self.error: BaseException | None = None
         self._name = name
@@ -90,6 +92,7 @@ class Chat(anywidget.AnyWidget):
         self._bubbles = [self._bubble(n) for n in range(len(self.session.messages))]
         self._actions = self._make_actions()
         super().__init__()
+        _CHATS.add(self)
         self.on_msg(self._hear)
 
     def __repr__(self) -> str:
@@ -129,9 +132,8 @@ class Chat(anywidget.AnyWidget):
 
     def _say(self, text: str, state: str = "busy") -> None:
         """The status line; state is "ready", "busy", "loading" or "problem"."""
-        if (status := {"state": state, "text": text}) != self._status:
-            self._status = status
-            self._tell("set", values={"status": status})
+        self._status = {"state": state, "text": text}
+        self._tell("set", values={"status": self._status})
 
     def _draw(self, number: int, at: int) -> None:
         piece = dict(self._bubbles[number].pieces[at])
@@ -176,9 +178,10 @@ class Chat(anywidget.AnyWidget):
         }
 
     def _hear(self, _: Any, told: dict[str, Any], buffers: list[Any]) -> None:
-        """Does what the page asks for; what cannot be done is said in the status line."""
+        """Does what the page asks for; what cannot be done is said in the status line, which the page waits for."""
         try:
             self._actions[told["do"]](told, buffers)
+            self._tell("set", values={"status": self._status})
         except (ValueError, RuntimeError, OSError) as error:
             self._say(str(error), "problem")
 
@@ -227,13 +230,13 @@ class Chat(anywidget.AnyWidget):
         """Puts a message's parts where a new one is written; an empty one empties the box."""
         self._editing = editing
         texts = [part["text"] for part in content if part["type"] == "text"]
+        self._tell("write", text="\n".join(texts))
         self._attached = [
-            Attachment(f"again-{n}", part["type"], part["type"], medium_of(part))
+            attachment(f"again-{n}", part["type"], part["type"], medium_of(part))
             for n, part in enumerate(content)
             if part["type"] != "text"
         ]
         self._show("attached", "editing")
-        self._tell("write", text="\n".join(texts))
 
     def _on_clear(self) -> None:
         self.session.clear()
@@ -249,7 +252,7 @@ class Chat(anywidget.AnyWidget):
         try:
             there, path = self._uploads.take(told, bytes(buffers[0]), self.session.folder)
             if path is not None:
-                self._attach(attachment(told["id"], told["name"], path, told["mime"]))
+                self._attach(told["id"], told["name"], path, told["mime"])
         except (ValueError, OSError) as error:
             self._uploads.forget(told["id"])
             there = told["size"] or 1
@@ -259,14 +262,13 @@ class Chat(anywidget.AnyWidget):
     def _on_path(self, text: str) -> None:
         if text.strip():
             path = Path(text.strip()).expanduser()
-            number = f"path-{time.monotonic_ns()}"
             try:
-                self._attach(attachment(number, path.name, path))
+                self._attach(f"path-{time.monotonic_ns()}", path.name, path)
             except (ValueError, OSError) as error:
                 raise ValueError(f"not attached: {error}") from error
 
-    def _attach(self, one: Attachment) -> None:
-        self._attached.append(one)
+    def _attach(self, id: str, name: str, path: Path, mime: str = "") -> None:
+        self._attached.append(attachment(id, kind_of(name, mime), name, path))
         self._show("attached")
 
     def _on_remove(self, id: str) -> None:
@@ -335,7 +337,7 @@ class Chat(anywidget.AnyWidget):
         if self.blocking:
             work()
             return
-        _stop_on_interrupt(self.session)
+        _stop_on_interrupt()
         threading.Thread(target=work, daemon=True).start()
 
     def _play(self, events: Iterator[Event]) -> None:
@@ -353,7 +355,8 @@ class Chat(anywidget.AnyWidget):
                 if not isinstance(event, TextDelta) or time.monotonic() - drawn > REDRAW_SECONDS:
                     self._redraw(reply, number)
                     drawn = time.monotonic()
-                    self._say(status)
+                    if status != self._status["text"]:
+                        self._say(status)
         except KeyboardInterrupt:  # how a blocking reply is stopped
             reply.finish("stopped")
         except Exception as error:  # shown in the bubble, kept in `error`
@@ -371,19 +374,14 @@ class Chat(anywidget.AnyWidget):
         reply.changed.clear()
 
 
-def _stop_on_interrupt(session: Session) -> None:
-    """Makes an interrupt of the idle kernel stop a reply that a thread draws; only the main thread hears it."""
-
-    def interrupted(*_: Any) -> None:
-        if not session.busy:
-            raise KeyboardInterrupt
-        session.stop()
+def _stop_on_interrupt() -> None:
+    """Makes an interrupt of the idle kernel stop replies that threads draw; it only ever reaches the main thread."""
 
     def install() -> None:
-        signal.signal(signal.SIGINT, interrupted)
+        signal.signal(signal.SIGINT, lambda *_: [chat.session.stop() for chat in list(_CHATS)])
 
     # While it handles a message, the kernel has a handler of its own, and restores the older one afterwards.
     try:
         asyncio.get_running_loop().call_later(_INTERRUPTS_AFTER, install)
-    except RuntimeError:  # no kernel: a script, where the main thread can be interrupted as it is
+    except RuntimeError:  # no kernel: a script, whose main thread can be interrupted as it is
         return

@@ -1,56 +1,52 @@
 """The chat widget as people meet it: JupyterLab in headless Chromium, a real kernel, real decoders.
 
-Only the choice of tokens is scripted, in the test's own notebook, so that every run says and makes the same. Needs
-Chromium and playwright's Python package (no browser of its own); skipped where they are absent. Screenshots are left in
-the test's temporary folder.
+Only the choice of tokens is scripted, in the test's own notebook, so that every run says and makes the same. Skipped
+where Chromium or playwright are absent. Screenshots are left in `out/screenshots`.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
-import shutil
-import signal
-import socket
-import subprocess
-import sys
+import base64
+import re
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
+from browser import (
+    SCREENSHOTS,
+    browser_page,
+    lab,
+    needs_chromium,
+    open_notebook,
+    run_all,
+    screenshot,
+    write_notebook,
+)
 from PIL import Image
 
 from anytoany_lib import media
-from anytoany_lib.config import home
 
-ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = needs_chromium
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 INJECTION = "<img src=x onerror='window.hacked=1'>"
 LOADING = """
 from anytoany_lib import AnyToAny, Chat, Profile, generation
-from anytoany_lib.generation import Sampling
+from anytoany_lib.sampling import Sampling
 
 model = AnyToAny.from_profile(Profile.load("tiny")).requires_grad_(False).eval()
 print("loaded")
 """
 SCRIPT = f"""
-REPLIES = [
-    ["Here is a red bell on the left,", "image", " this is how it rings,", "audio", " and a clip.", "video", "STOP"],
-    ["The tag {INJECTION} is only text.", "STOP"],
-    ["Wait:", "image", "STOP"],
-    ["This one came at the second attempt.", "STOP"],
-]
-STEPS = [3, 3, 2000, 3]
+REPLIES = {{
+    "all": ["Here is a **red bell** on the left,", "image", " this is how it rings,", "audio", " and a clip.", "video", "STOP"],
+    "hack": ["The tag {INJECTION} and [a link](javascript:alert(1)) are only text.", "STOP"],
+    "slow": ["Wait:", "image", "STOP"],
+    "long": ["word " * 90],
+    "short": ["This is an answer.", "STOP"],
+}}
+STEPS = {{"slow": 2000}}
 
 def tokens(item):
     if item in model.vocabulary.signals:
@@ -58,17 +54,22 @@ def tokens(item):
     return model.messages.stop if item == "STOP" else model.messages.text_ids(item)
 
 def chooser(*_):
-    drawn = iter([token for item in REPLIES.pop(0) for token in tokens(item)])
-    STEPS.pop(0)
-    chat.session.sampling = Sampling(steps=STEPS[0] if STEPS else 3)  # of the reply after this one
+    words = [p["text"] for p in chat.session.messages[-1]["content"] if p["type"] == "text"]
+    name = next((name for name in REPLIES if words and name in words[-1]), "short")
+    drawn = iter([token for item in REPLIES[name] for token in tokens(item)])
     return lambda logits: [next(drawn)]
 
 generation._chooser = chooser
+render = model.render
+def scripted_render(kind, conditions, seeds, steps=None, *more, **others):
+    words = chat.session.messages[-1]["content"][-1].get("text", "")
+    return render(kind, conditions, seeds, 2000 if "slow" in words else 4, *more, **others)
+model.render = scripted_render
 """
 WATCH = """() => {
     window.states = [];
     new MutationObserver(() => {
-        const bubbles = document.querySelectorAll('.a2a-bubble.a2a-model');
+        const bubbles = document.querySelectorAll('.a2a-bubble.a2a-model .a2a-pieces');
         const text = bubbles.length ? bubbles[bubbles.length - 1].innerText.trim() : '';
         if (window.states.at(-1) !== text) window.states.push(text);
     }).observe(document.body, {childList: true, subtree: true, characterData: true});
@@ -76,146 +77,98 @@ WATCH = """() => {
 MEDIA_STATE = """() => [...document.querySelectorAll('.a2a-model img, .a2a-model audio, .a2a-model video')].map(
     e => ({tag: e.tagName, width: e.naturalWidth || e.videoWidth || 0, ready: e.readyState, seconds: e.duration})
 )"""
-IDLE = """() => {
-    const context = jupyterapp.shell.currentWidget?.sessionContext;
-    const kernel = context?.session?.kernel;
-    return context?.isReady && kernel?.connectionStatus === 'connected' && kernel.status === 'idle';
-}"""
+TEXT = ".a2a-input textarea"
 
 
-@pytest.fixture
-def lab(tmp_path):
-    """A JupyterLab server of its own on a folder with the test's notebook; its address and token."""
-    cells = [LOADING, SCRIPT, "chat = Chat(model, sampling=Sampling(steps=3))\nchat"]
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in cells],
-        metadata={
-            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
-        },
-    )
-    (tmp_path / "root").mkdir()
-    nbformat.write(notebook, tmp_path / "root" / "chat.ipynb")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    token, log = secrets.token_hex(16), tmp_path / "lab.log"
-    address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
-    command += [f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
-    command += [f"--ServerApp.root_dir={tmp_path / 'root'}", "--LabApp.expose_app_in_browser=True"]
-    command += ["--LabApp.extension_manager=readonly"]
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            command,
-            env=_environment(tmp_path),
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        _wait_until_up(server, f"{address}/api/status?token={token}", log)
-        yield address, token
-    finally:
-        server.terminate()
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The notebook, open in Chromium, all its cells run, the chat on the screen; one for all tests here."""
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "root").mkdir()
+    write_notebook(folder / "root" / "chat.ipynb", LOADING, SCRIPT, "chat = Chat(model)\nchat")
+    with lab(folder) as (address, token), browser_page() as page:
+        open_notebook(page, address, token, "chat.ipynb")
+        run_all(page)
+        page.wait_for_selector(f".a2a-chat {TEXT}")
         try:
-            server.wait(15)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    """Settings of the server's own, without the pop-up about news."""
-    names = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
-    own = {f"JUPYTER_{name}": str(folder / name) for name in names}
-    own |= {f"JUPYTERLAB_{name}": str(folder / name) for name in ("SETTINGS_DIR", "WORKSPACES_DIR")}
-    overrides = folder / "CONFIG_DIR" / "labconfig" / "default_setting_overrides.json"
-    overrides.parent.mkdir(parents=True)
-    quiet = {"fetchNews": "false", "checkForUpdates": False}
-    overrides.write_text(json.dumps({"@jupyterlab/apputils-extension:notification": quiet}))
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    own |= {"IPYTHONDIR": str(folder / "ipython"), "PYTHONPATH": path, "ANYTOANY_HOME": str(home())}
-    return os.environ | own
-
-
-def _wait_until_up(server: subprocess.Popen, address: str, log: Path) -> None:
-    for _ in range(240):
-        assert server.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except (urllib.error.URLError, TimeoutError):
-            time.sleep(0.25)
-    raise AssertionError(f"JupyterLab did not come up:\n{log.read_text()}")
-
-
-@pytest.fixture
-def page(lab, tmp_path):
-    """The notebook, open in Chromium, all its cells run, the chat on the screen."""
-    address, token = lab
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"],
-        )
-        page = browser.new_page(viewport={"width": 1280, "height": 1300})
-        page.set_default_timeout(60_000)
-        page.goto(
-            f"{address}/lab/tree/chat.ipynb?token={token}&reset", wait_until="domcontentloaded"
-        )
-        page.wait_for_selector(".jp-Notebook .jp-Cell")
-        page.wait_for_function(IDLE)
-        page.evaluate("() => jupyterapp.commands.execute('notebook:run-all-cells')")
-        try:
-            page.wait_for_selector(".a2a-chat .a2a-input textarea")
             yield page
         finally:
-            page.screenshot(path=tmp_path / "last.png")
-            browser.close()
+            page.screenshot(path=folder / "last.png")
 
 
 @pytest.fixture
-def attachments(tmp_path) -> list[str]:
+def clean(page, request):
+    """The chat with nothing said."""
+    page.click("button.a2a-clear")
+    bubbles(page, 0)
+    yield page
+    page.screenshot(path=SCREENSHOTS / f"last_of_{request.node.name}.png")
+
+
+@pytest.fixture(scope="module")
+def attachments(tmp_path_factory) -> list[str]:
     """A picture whose file name is HTML, a sound and a clip."""
+    folder = tmp_path_factory.mktemp("files")
     ramp = np.linspace(0, 255, 96 * 96 * 3).reshape(96, 96, 3).astype(np.uint8)
     tone = (np.sin(np.arange(8_000) / 8) / 2).astype(np.float32)
+    rolling = np.stack([np.roll(ramp, 8 * n, 1) for n in range(6)])
     paths = [
-        media.save_image(
-            tmp_path / "<img src=x onerror='window.hacked=1'>.png", Image.fromarray(ramp)
-        ),
-        media.save_audio(tmp_path / "tone.wav", tone, 16_000),
-        media.save_video(
-            tmp_path / "clip.mp4", np.stack([np.roll(ramp, 8 * n, 1) for n in range(6)]), 6
-        ),
+        media.save_image(folder / f"{INJECTION}.png".replace("/", ""), Image.fromarray(ramp)),
+        media.save_audio(folder / "tone.wav", tone, 16_000),
+        media.save_video(folder / "clip.mp4", rolling, 6),
     ]
     return [str(path) for path in paths]
 
 
 def say(page, text: str) -> None:
-    page.fill(".a2a-input textarea", text)
-    page.click("button.a2a-send")
+    """Writes a message and presses Enter."""
+    page.fill(TEXT, text)
+    page.press(TEXT, "Enter")
 
 
-def wait_ready(page) -> None:
+def ready(page) -> None:
     page.wait_for_selector(".a2a-busy", state="detached")
     page.wait_for_selector(".a2a-ready")
 
 
-def test_a_conversation(page, attachments, tmp_path):
+def bubbles(page, count: int) -> None:
+    page.wait_for_function(f"() => document.querySelectorAll('.a2a-bubble').length === {count}")
+
+
+def chips(page, count: int) -> None:
+    done = f"document.querySelectorAll('.a2a-chip').length === {count}"
+    page.wait_for_function(f"() => {done} && !document.querySelector('.a2a-chip progress')")
+
+
+def written(page, text: str) -> None:
+    page.wait_for_function(f"() => document.querySelector('{TEXT}').value === {text!r}")
+
+
+def last_reply(page) -> str:
+    return page.locator(".a2a-model .a2a-pieces").last.inner_text()
+
+
+def test_a_message_with_everything_gets_a_reply_with_everything(clean, attachments):
+    page = clean
     page.evaluate(WATCH)
     with page.expect_file_chooser() as chooser:
         page.click("button.a2a-upload")
     chooser.value.set_files(attachments)
-    page.wait_for_function("() => document.querySelectorAll('.a2a-chip').length === 3")
-    page.locator(".a2a-chat").screenshot(path=tmp_path / "1_attached.png")
+    chips(page, 3)
+    assert page.locator(".a2a-chip img.a2a-thumbnail").count() == 2
+    screenshot(page, "1_attached")
     page.click(".a2a-chip:nth-of-type(2) button")
-    page.wait_for_function("() => document.querySelectorAll('.a2a-chip').length === 2")
+    chips(page, 2)
 
-    say(page, f"Look: {INJECTION}\nDraw it, play it, film it.")
+    page.fill(TEXT, f"Look: {INJECTION}")
+    page.press(TEXT, "Shift+Enter")
+    page.keyboard.type("Show me all of it.")
+    assert "\n" in page.input_value(TEXT)
+    page.press(TEXT, "Enter")
     page.wait_for_selector(".a2a-model progress")
-    page.locator(".a2a-chat").screenshot(path=tmp_path / "2_making.png")
+    screenshot(page, "2_making")
     page.wait_for_selector(".a2a-model video")
-    wait_ready(page)
+    ready(page)
     page.wait_for_function(
         f"() => ({MEDIA_STATE})().every(m => m.tag === 'IMG' ? m.width : m.ready >= 1)"
     )
@@ -224,32 +177,190 @@ def test_a_conversation(page, attachments, tmp_path):
     assert image["width"] == video["width"] == 64
     assert abs(audio["seconds"] - 2) < 0.1 and abs(video["seconds"] - 2) < 0.1
     states = page.evaluate("() => window.states")
-    growing = [
-        text for text in states if text and "Here is a red bell on the left,".startswith(text)
-    ]
-    assert len(growing) >= 4 and growing == sorted(set(growing), key=len)
+    first = "Here is a red bell on the left,"
+    growing = [text for text in states if text and first.startswith(text.replace("*", "").strip())]
+    assert len(growing) >= 3 and page.locator(".a2a-model strong").inner_text() == "red bell"
     user = page.locator(".a2a-user").first
     assert "onerror=" in user.inner_text() and user.locator("img").count() == 1
     assert user.locator("video").count() == 1 and user.locator("audio").count() == 0
-    page.locator(".a2a-chat").screenshot(path=tmp_path / "3_ready.png")
+    wide = page.evaluate("() => document.querySelector('.a2a-chat').scrollWidth")
+    assert wide <= page.locator(".a2a-chat").bounding_box()["width"]
+    screenshot(page, "3_ready")
 
-    say(page, "And in words?")
-    page.wait_for_selector(".a2a-model:nth-child(4) >> text=is only text")
-    wait_ready(page)
+    with page.expect_download() as download:
+        page.locator(".a2a-model .a2a-medium").first.hover(force=True)
+        page.locator(".a2a-model .a2a-download").first.click()
+    assert download.value.suggested_filename == "image.png"
+    with Image.open(download.value.path()) as saved:
+        assert saved.size == (64, 64)
+    page.locator(".a2a-model").first.hover(force=True)
+    page.locator(".a2a-model .a2a-copy").first.click()
+    copied = page.evaluate("() => navigator.clipboard.readText()")
+    assert copied.startswith("Here is a **red bell**") and "and a clip." in copied
+
+    say(page, "Try to hack me.")
+    page.wait_for_selector(".a2a-model >> text=are only text")
+    ready(page)
     assert page.evaluate("() => window.hacked") is None
+    assert page.locator(".a2a-model a[href^=javascript]").count() == 0
 
-    say(page, "Again, slowly.")
+
+def test_stop_retry_edit_undo(clean):
+    page = clean
+    say(page, "Draw slowly.")
     page.wait_for_selector(".a2a-model progress[value]")
-    page.locator(".a2a-chat").screenshot(path=tmp_path / "4_busy.png")
+    page.wait_for_selector(".a2a-model .a2a-preview")
+    screenshot(page, "4_busy")
     began = time.monotonic()
     page.click("button.a2a-stop")
     page.wait_for_selector(".a2a-model >> text=stopped")
-    assert time.monotonic() - began < 8
-    wait_ready(page)
-    page.click("button.a2a-retry")
-    page.wait_for_selector(".a2a-model:nth-child(6) >> text=second attempt")
-    wait_ready(page)
-    assert page.locator(".a2a-bubble").count() == 6
-    page.locator(".a2a-chat").screenshot(path=tmp_path / "5_retried.png")
+    assert time.monotonic() - began < 1.5  # half a second and what the test driver takes
+    ready(page)
+    say(page, "A long text.")
+    page.wait_for_selector(".a2a-model >> text=word word word word")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".a2a-model:nth-child(4) >> text=stopped")
+    ready(page)
+    bubbles(page, 4)
+
+    page.locator(".a2a-user").first.hover(force=True)
+    page.locator(".a2a-user .a2a-edit").first.click()
+    written(page, "Draw slowly.")
+    page.wait_for_selector(".a2a-editing")
+    screenshot(page, "5_editing")
+    say(page, "Only a short answer.")
+    bubbles(page, 2)
+    ready(page)
+    assert last_reply(page) == "This is an answer."
+    page.locator(".a2a-model").first.hover(force=True)
+    page.locator(".a2a-model .a2a-again").first.click()
+    ready(page)
+    bubbles(page, 2)
+    page.click("button.a2a-undo")
+    bubbles(page, 0)
+    written(page, "Only a short answer.")
+    page.wait_for_selector(".a2a-example")
+    page.click(".a2a-example")
+    assert page.input_value(TEXT) == "Draw a red bell."
+
+
+def test_files_dropped_pasted_recorded_refused(clean, attachments, tmp_path):
+    page = clean
+    picture = base64.b64encode(Path(attachments[0]).read_bytes()).decode()
+    give = """([picture, how]) => {
+        const bytes = Uint8Array.from(atob(picture), (c) => c.charCodeAt(0));
+        const data = new DataTransfer();
+        data.items.add(new File([bytes], `${how}.png`, {type: "image/png"}));
+        const box = document.querySelector(".a2a-input textarea");
+        const event = how === "drop" ? new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true})
+            : new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true});
+        box.dispatchEvent(event);
+    }"""
+    page.evaluate(give, [picture, "drop"])
+    chips(page, 1)
+    page.evaluate(give, [picture, "paste"])
+    chips(page, 2)
+    page.click("button.a2a-microphone")
+    page.wait_for_selector("button.a2a-microphone[aria-pressed=true]")
+    page.wait_for_timeout(1200)
+    page.click("button.a2a-microphone")
+    chips(page, 3)
+    page.fill(".a2a-path", attachments[2])
+    page.press(".a2a-path", "Enter")
+    chips(page, 4)
+    (tmp_path / "notes.txt").write_text("no medium")
+    page.evaluate("() => { window.sentAsText = null }")
+    with page.expect_file_chooser() as chooser:
+        page.click("button.a2a-upload")
+    chooser.value.set_files([str(tmp_path / "notes.txt")])
+    page.wait_for_selector(".a2a-problem >> text=not attached")
+    chips(page, 4)
+    huge = """() => {
+        const file = new File([], "huge.mp4", {type: "video/mp4"});
+        Object.defineProperty(file, "size", {value: 300 * 2 ** 20});
+        const data = {files: [file], preventDefault() {}};
+        const event = new Event("drop", {bubbles: true, cancelable: true});
+        event.dataTransfer = data;
+        document.querySelector(".a2a-input textarea").dispatchEvent(event);
+    }"""
+    page.evaluate(huge)
+    page.wait_for_selector(".a2a-problem >> text=300 MB")
+    screenshot(page, "6_refused")
+    say(page, "What are these?")
+    ready(page)
+    user = page.locator(".a2a-user").first
+    assert [user.locator(tag).count() for tag in ("img", "audio", "video")] == [2, 1, 1]
+
+
+def test_settings_saving_and_a_page_loaded_anew(clean):
+    page = clean
+    page.click("button.a2a-gear")
+    page.fill("input[name=temperature]", "9999999999")
+    page.fill("input[name=steps]", "0")
+    page.press("input[name=steps]", "Tab")
+    page.wait_for_selector(".a2a-problem >> text=steps")
+    page.fill("input[name=steps]", "3")
+    page.fill("input[name=temperature]", "0.5")
+    page.press("input[name=temperature]", "Tab")
+    page.wait_for_selector(".a2a-ready >> text=settings taken")
+    screenshot(page, "7_settings")
+    say(page, "Show me all.")
+    page.wait_for_selector(".a2a-model video")
+    ready(page)
+    with page.expect_download() as download:
+        page.click("button.a2a-page")
+    assert download.value.suggested_filename == "conversation.html"
+    assert "data:video/mp4" in download.value.path().read_text(encoding="utf-8")
+    page.fill(".a2a-place", "out/test-conversation")
+    page.click("button.a2a-save")
+    page.wait_for_selector(".a2a-ready >> text=saved in")
     page.click("button.a2a-clear")
-    page.wait_for_function("() => document.querySelectorAll('.a2a-bubble').length === 0")
+    bubbles(page, 0)
+    page.click("button.a2a-load")
+    bubbles(page, 2)
+    page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
+    page.wait_for_timeout(500)
+    page.reload(wait_until="domcontentloaded")
+    page.wait_for_selector(".a2a-chat .a2a-model video")
+    bubbles(page, 2)
+    say(page, "Are you still there?")
+    bubbles(page, 4)
+    ready(page)
+    assert last_reply(page) == "This is an answer."
+
+
+def test_themes_and_widths(clean):
+    page = clean
+    say(page, "Show me all.")
+    page.wait_for_selector(".a2a-model video")
+    ready(page)
+    page.evaluate(
+        "() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
+    )
+    page.wait_for_selector("body[data-jp-theme-light=false]", state="attached")
+    colour = page.evaluate("() => getComputedStyle(document.querySelector('.a2a-chat')).color")
+    assert min(float(number) for number in re.findall(r"[\d.]+", colour)[:3]) > 150
+    screenshot(page, "8_dark")
+    page.evaluate("() => jupyterapp.commands.execute('application:toggle-left-area')")
+    page.set_viewport_size({"width": 460, "height": 1000})
+    page.wait_for_timeout(500)
+    assert page.locator(".a2a-chat").bounding_box()["width"] < 400
+    overflow = "() => [...document.querySelectorAll('.a2a-chat *')].filter(e => e.getBoundingClientRect().right > document.querySelector('.a2a-chat').getBoundingClientRect().right + 1 && !e.closest('.a2a-offscreen')).length"
+    assert page.evaluate(overflow) == 0
+    page.locator(".a2a-title").scroll_into_view_if_needed()
+    screenshot(page, "9_narrow")
+    page.set_viewport_size({"width": 1280, "height": 1300})
+
+
+def test_an_interrupt_stops_and_a_restart_says_so(clean):
+    page = clean
+    say(page, "Draw slowly.")
+    page.wait_for_selector(".a2a-model progress[value]")
+    page.wait_for_timeout(500)
+    kernel = "jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+    page.evaluate(f"() => {kernel}.interrupt()")
+    page.wait_for_selector(".a2a-model >> text=stopped")
+    ready(page)
+    page.evaluate(f"() => {kernel}.restart()")
+    page.wait_for_selector(".a2a-gone", state="visible")
+    screenshot(page, "10_restarted", ".jp-OutputArea-output:has(.a2a-chat)")

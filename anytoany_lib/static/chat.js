@@ -115,9 +115,9 @@ class View {
 
   drawer() {
     this.fields = h("div", { class: "a2a-fields" });
-    this.runs = h("select", { class: "a2a-runs", "aria-label": "Run to talk to", onchange: () => this.send({ do: "switch", run: this.runs.value }) });
+    this.runs = h("select", { class: "a2a-runs", "aria-label": "Run to talk to", onchange: () => this.ask({ do: "switch", run: this.runs.value }) });
     this.place = h("input", { class: "a2a-place", type: "text", "aria-label": "Folder of a conversation", value: this.store.place });
-    const at = (what) => () => this.send({ do: what, path: this.place.value });
+    const at = (what) => () => this.ask({ do: what, path: this.place.value });
     this.settings = h("div", { class: "a2a-settings", hidden: true }, this.fields,
       h("div", { class: "a2a-row" }, h("label", {}, "Run ", this.runs)),
       h("div", { class: "a2a-row" }, h("label", {}, "Conversation ", this.place),
@@ -154,7 +154,7 @@ class View {
 
   addBubble(bubble) {
     const number = this.bubbles.length, user = bubble.role === "user";
-    const act = (what) => () => this.send({ do: what, bubble: number });
+    const act = (what) => () => this.ask({ do: what, bubble: number });
     const actions = h("div", { class: "a2a-actions" },
       button("a2a-copy", "Copy", "Copy the text", () => this.copy(bubble)),
       user ? button("a2a-edit", "Edit", "Edit this message and go on from here", act("edit"))
@@ -183,7 +183,7 @@ class View {
     if (piece.kind === "dots") return h("span", { class: "a2a-dots", "aria-label": "waiting" }, "•••");
     if (piece.kind === "note") return h("div", { class: "a2a-note" }, piece.text);
     if (piece.kind === "error") return h("div", { class: "a2a-error", role: "alert" }, `⚠ ${piece.text} `,
-      button("a2a-again", "Retry", "Draw this reply anew", () => this.send({ do: "retry", bubble: number })));
+      button("a2a-again", "Retry", "Draw this reply anew", () => this.ask({ do: "retry", bubble: number })));
     if (piece.kind === "making") return this.making(piece);
     return this.medium(piece, number, at);
   }
@@ -231,7 +231,7 @@ class View {
   // - writing -
 
   composer() {
-    const send = (what, more) => () => this.send({ do: what, ...more });
+    const ask = (what) => () => this.ask({ do: what });
     this.input = h("textarea", { rows: "2", "aria-label": "Message", onkeydown: (event) => this.key(event), onpaste: (event) => this.paste(event),
       placeholder: "Write a message. Enter sends, Shift+Enter starts a line; drop, paste or attach pictures, sounds and clips" });
     this.chips = h("div", { class: "a2a-chips" });
@@ -239,13 +239,13 @@ class View {
     this.path = h("input", { type: "text", class: "a2a-path", placeholder: "or a file's path, then Enter", "aria-label": "Path of a file to attach",
       onkeydown: (event) => { if (event.key === "Enter") { this.send({ do: "path", path: this.path.value }); this.path.value = ""; } } });
     this.sendButton = button("a2a-send a2a-primary", "Send", "Send the message (Enter)", () => this.submit());
-    this.stopButton = button("a2a-stop", "Stop", "End the reply here (Escape)", send("stop"));
-    this.retryButton = button("a2a-retry", "Retry", "Draw the last reply anew", send("retry"));
-    this.undoButton = button("a2a-undo", "Undo", "Take back the last message and its reply", send("undo"));
-    this.clearButton = button("a2a-clear", "Clear", "Forget the conversation", send("clear"));
+    this.stopButton = button("a2a-stop", "Stop", "End the reply here (Escape)", () => this.send({ do: "stop" }));
+    this.retryButton = button("a2a-retry", "Retry", "Draw the last reply anew", ask("retry"));
+    this.undoButton = button("a2a-undo", "Undo", "Take back the last message and its reply", ask("undo"));
+    this.clearButton = button("a2a-clear", "Clear", "Forget the conversation", ask("clear"));
     this.microphone = button("a2a-microphone", "🎙", "Record from the microphone", () => this.record(), { "aria-pressed": "false" });
     this.editing = h("div", { class: "a2a-editing a2a-note", hidden: true }, "Editing an earlier message: what came after it will go. ",
-      button("a2a-cancel", "Cancel", "Leave the message as it was", send("cancel")));
+      button("a2a-cancel", "Cancel", "Leave the message as it was", ask("cancel")));
     this.notice = h("div", { class: "a2a-problem a2a-note", role: "alert", hidden: true });
     this.root.addEventListener("keydown", (event) => { if (event.key === "Escape" && !this.stopButton.disabled) this.send({ do: "stop" }); });
     return h("div", { class: "a2a-inputs" }, this.editing, this.notice, this.chips,
@@ -260,16 +260,25 @@ class View {
   }
 
   key(event) {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    if (event.key !== "Enter" || event.isComposing) return;
     event.preventDefault();
-    this.submit();
+    // By hand: notebooks take Shift+Enter for themselves.
+    if (event.shiftKey) this.input.setRangeText("\n", this.input.selectionStart, this.input.selectionEnd, "end");
+    else this.submit();
   }
 
   submit() {
     if (this.sendButton.disabled) return;
     if (this.uploads.size) return this.say("a file is still on its way: send when it has arrived");
-    this.send({ do: "send", text: this.input.value });
+    this.ask({ do: "send", text: this.input.value });
     this.input.focus();
+  }
+
+  /** Asks for something that changes the conversation; nothing else can be asked for until the kernel has answered. */
+  ask(what) {
+    this.store.status = { state: "loading", text: "sending" };
+    this.drawStatus();
+    this.send(what);
   }
 
   say(text) {
