@@ -7,7 +7,6 @@ alone unless --host says otherwise.
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from pathlib import Path
@@ -15,8 +14,8 @@ from pathlib import Path
 import nbformat
 from voila.app import Voila
 
-from anytoany_lib.config import Profile, home, portable, resolve
-from anytoany_lib.runs import newest_run, read_record
+from anytoany_lib.config import home, portable
+from anytoany_lib.serving import parser, run_named
 
 _CELLS = (
     """%%capture
@@ -52,19 +51,13 @@ def options(notebook: Path, host: str, port: int, theme: str, waiting: int) -> l
 
 def main() -> None:
     """Command line: serve a run, the newest one of profile tiny if none is named."""
-    parser = argparse.ArgumentParser(description="The chat as a page of its own, by Voila.")
-    parser.add_argument("--run", help="a run folder (default: the newest of profile tiny)")
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: this one)"
-    )
-    parser.add_argument("--port", type=int, default=8866)
-    parser.add_argument("--theme", choices=("light", "dark"), default="light")
-    parser.add_argument(
+    wanted = parser("The chat as a page of its own, by Voila.", 8866)
+    wanted.add_argument("--theme", choices=("light", "dark"), default="light")
+    wanted.add_argument(
         "--waiting", type=int, default=1, help="kernels that wait with a loaded model (default: 1)"
     )
-    given = parser.parse_args()
-    run = resolve(given.run) if given.run else newest_run(Profile.load("tiny").name)
-    read_record(run)  # what is missing is said here, before a kernel hides it
+    given = wanted.parse_args()
+    run = run_named(given.run)
     with tempfile.TemporaryDirectory(prefix="anytoany-app-") as folder:
         notebook = write_notebook(Path(folder), run)
         print(f"the chat is at http://{given.host}:{given.port} as soon as its model is loaded")

@@ -7,7 +7,6 @@ for this machine alone unless --host says otherwise, and it is never shared. Tex
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import html
 import logging
@@ -28,7 +27,7 @@ from gradio.utils import get_upload_folder
 from anytoany_lib import media, settings
 from anytoany_lib.bubbles import Piece, Reply, problem
 from anytoany_lib.chat import Session, medium_of
-from anytoany_lib.config import Profile, resolve
+from anytoany_lib.config import portable
 from anytoany_lib.events import Event, Loading, TextDelta
 from anytoany_lib.messages import Message, Part
 from anytoany_lib.model import AnyToAny
@@ -43,8 +42,8 @@ from anytoany_lib.rendering import (
     part_html,
     text_html,
 )
-from anytoany_lib.runs import newest_run
 from anytoany_lib.sampling import Sampling
+from anytoany_lib.serving import parser, run_named
 from anytoany_lib.uploads import kind_of
 from anytoany_lib.widget import EXAMPLES, PREVIEW_EVERY
 
@@ -52,14 +51,10 @@ REDRAW_SECONDS = 0.1
 UPLOAD_BYTES = 256 * 2**20
 _HINT = f"Write a message; attach pictures, sounds and clips of up to {UPLOAD_BYTES // 2**20} MB"
 # Beside each download Gradio puts a button that shares the medium with the world: it is taken away.
-_CSS = (
-    CONTENT_STYLE
-    + """
-.message-buttons a[download] + button { display: none; }
-.message .image-frame img { min-width: min(224px, 100%); }
+_CSS = f"""{CONTENT_STYLE}
+.message-buttons a[download] + button {{ display: none; }}
+.message .image-frame img {{ min-width: 192px; }}
 """
-)
-_DOTS = '<span class="a2a-note" aria-label="waiting">•••</span>'
 
 Shown = str | dict[str, str]  # as Gradio's chatbot takes it: HTML, or a file by its path
 Turn = dict[str, Any]
@@ -242,9 +237,13 @@ def _clear(visitor: Visitor) -> list[Turn]:
 
 def _save(visitor: Visitor, name: str) -> Any:
     """The conversation as a page and as an archive that `Session.load` opens once it is unpacked."""
-    page = write_page(visitor.session.messages, visitor.folder / "conversation.html", about=name)
-    folder = visitor.session.save(visitor.folder / "conversation")
-    archive = shutil.make_archive(str(folder), "zip", folder)
+    messages = visitor.session.messages
+    try:
+        page = write_page(messages, visitor.folder / "conversation.html", about=name)
+        folder = visitor.session.save(visitor.folder / "conversation")
+        archive = shutil.make_archive(str(folder), "zip", folder)
+    except (ValueError, OSError) as error:  # a vanished file, a full disk
+        raise gr.Error(f"not saved: {error}") from error
     return gr.update(value=[str(page), archive], visible=True)
 
 
@@ -323,15 +322,9 @@ def serve(
 
 def main() -> None:
     """Command line: serve a run, the newest one of profile tiny if none is named."""
-    parser = argparse.ArgumentParser(description="Talk to a run in the browser, with Gradio.")
-    parser.add_argument("--run", help="a run folder (default: the newest of profile tiny)")
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: this one)"
-    )
-    parser.add_argument("--port", type=int, default=7860)
-    given = parser.parse_args()
-    run = resolve(given.run) if given.run else newest_run(Profile.load("tiny").name)
-    serve(AnyToAny.from_pretrained(run), f"run `{run}`", given.host, given.port)
+    given = parser("Talk to a run in the browser, with Gradio.", 7860).parse_args()
+    run = run_named(given.run)
+    serve(AnyToAny.from_pretrained(run), f"run `{portable(run)}`", given.host, given.port)
 
 
 if __name__ == "__main__":

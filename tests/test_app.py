@@ -9,6 +9,7 @@ import pytest
 from browser import browser_page, free_port, needs_chromium, screenshot, server
 
 from anytoany_lib.config import resolve
+from anytoany_lib.serving import parser, run_named
 
 app = pytest.importorskip("anytoany_lib.app", reason="the extra app is not installed")
 INPUT = ".a2a-chat .a2a-input textarea"
@@ -28,6 +29,15 @@ def test_this_machine_alone_and_the_port_asked_for(tmp_path):
     assert "--preheat_kernel=False" in options
 
 
+def test_the_run_that_is_served():
+    assert run_named("ckpt/tiny/run") == resolve("ckpt/tiny/run")
+    assert (run_named(None) / "run.json").is_file()
+    with pytest.raises(FileNotFoundError, match="no run in .*nowhere"):
+        run_named("ckpt/nowhere")
+    given = parser("", 8866).parse_args([])
+    assert (given.host, given.port) == ("127.0.0.1", 8866)
+
+
 @needs_chromium
 def test_a_visitor_talks_to_the_model(tmp_path):
     port = free_port()
@@ -36,7 +46,7 @@ def test_a_visitor_talks_to_the_model(tmp_path):
     command += ["--port", str(port), "--waiting", "0"]
     # What answers before a kernel is needed: the page itself starts one.
     with (
-        server(command, f"{address}/voila/static/extension.js", tmp_path),
+        server(command, f"{address}/voila/static/voila.js", tmp_path),
         browser_page(1100, 800) as page,
     ):
         page.goto(f"{address}/?theme=dark", timeout=120_000)
