@@ -187,7 +187,7 @@ def _set(visitor: Visitor, values: tuple[Any, ...]) -> None:
     session = visitor.session
     profile, usual = session.model.profile, session.sampling
     names = [one["name"] for one in settings.fields(profile, usual, session.seed)]
-    told = {name: "" if v is None else v for name, v in zip(names, values, strict=True)}
+    told = dict(zip(names, values, strict=True))
     session.sampling, session.seed = settings.chosen(told, profile, usual, session.seed)
 
 
@@ -248,18 +248,16 @@ def _save(visitor: Visitor, name: str) -> Any:
 
 
 def _settings(model: AnyToAny) -> list[gr.components.Component]:
-    """The fields of the settings; an empty one is the profile's own."""
+    """The fields of the settings. Numbers are text, since Gradio makes 0 of an empty number."""
     found: list[gr.components.Component] = []
     with gr.Accordion("Settings", open=False), gr.Row():
         for one in settings.fields(model.profile, Sampling(), 0):
-            common = {"value": one["value"], "label": one["label"], "info": one["tip"]}
+            common = {"label": one["label"], "info": one["tip"], "min_width": 150}
             if one["type"] == "checkbox":
-                found.append(gr.Checkbox(**common))
+                found.append(gr.Checkbox(one["value"], **common))
             else:
-                step = one["step"]
-                bounds = {"minimum": one.get("min"), "maximum": one.get("max"), "step": step}
-                whole = {"precision": 0} if step == 1 else {}
-                found.append(gr.Number(**common, **bounds, **whole, min_width=150))
+                value = "" if one["value"] is None else str(one["value"])
+                found.append(gr.Textbox(value, placeholder=one.get("placeholder"), **common))
     return found
 
 

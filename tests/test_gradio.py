@@ -20,7 +20,7 @@ gradio_client = pytest.importorskip("gradio_client", reason="the extra gradio is
 gradio_app = pytest.importorskip("anytoany_lib.gradio_app", reason="the extra is not installed")
 
 # temperature, top-p, max tokens, seed, guidance, steps, frames, seconds, and each kind of medium
-SETTINGS = [0.0, 0.95, None, 0, None, 3, None, None, True, True, True]
+SETTINGS = ["0.0", "0.95", "", "0", "", "3", "", "", True, True, True]
 ATTACK = """<img src=x onerror="window.hacked=1"> <script>window.hacked=2</script> [x](javascript:window.hacked=3)
 
 ```html
@@ -84,7 +84,7 @@ def test_text_streams_and_every_medium_arrives(client, tmp_path):
 
 
 def test_settings_hold_back_media_and_cut_the_reply(client):
-    only_text = [0.0, 0.95, 3, 0, None, None, None, None, False, False, False]
+    only_text = ["0", "0.95", "3", "0", *[""] * 4, False, False, False]
     reply = say(client, "Draw a red bell.", settings=only_text)[-1][-1]
     assert not {".png", ".wav", ".mp4"} & set(pieces(reply))
     assert "cut at the length limit" in pieces(reply)[-1]
@@ -136,9 +136,15 @@ def test_a_failing_decoder_leaves_the_text_and_its_cause(client, monkeypatch):
     assert "out of paint" in said and "<b>" not in said and "bell" in said
 
 
+def test_settings_that_cannot_be_used_are_said(client):
+    for value, cause in (("7", "top_p has to be"), ("much", "Top-p: expected a number")):
+        turns = say(client, "Hello.", settings=[SETTINGS[0], value, *SETTINGS[2:]])[-1]
+        assert len(turns) == 1 and cause in pieces(turns[0])[0]
+
+
 def test_stop_ends_a_picture_being_drawn(client):
     message = {"text": "Draw a red bell.", "files": []}
-    job = client.submit(message, *SETTINGS[:5], 2000, *SETTINGS[6:], api_name="/_send")
+    job = client.submit(message, *SETTINGS[:5], "2000", *SETTINGS[6:], api_name="/_send")
     while not any("<progress" in str(state) for state in job.outputs()):
         assert not job.done()
     client.predict(api_name="/_stop")
@@ -152,6 +158,8 @@ def test_in_a_browser_nothing_executes_and_nothing_is_asked_from_elsewhere(addre
         asked = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
+        page.click("text=Settings")
+        page.get_by_label("Steps").fill("12")
         page.fill("textarea >> nth=0", "Draw a red bell.")
         page.keyboard.press("Enter")
         page.wait_for_selector(".message-buttons a[download]")
