@@ -1,6 +1,8 @@
 # make demo   everything for real: data, embeddings, three stages, the any-to-any matrix, a conversation
 # make test   the tests, every notebook among them
 # make lab    JupyterLab at the chat notebook, with the newest run
+# make app    the chat as a page of its own (Voila); RUN, PORT and HOST may be named
+# make gradio the same as a Gradio page
 # make chat-check   the shipped run's any-to-any matrix, measured anew
 # make gpu-check    a CUDA card at full size: training steps, a chat turn, memory, beside the bare libraries
 # make tiny   trains the frozen tiny models anew (hours)
@@ -11,7 +13,7 @@ BIN := $(VENV)/bin
 TORCH := torch>=2.11,<2.14
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test lab chat-check gpu-check tiny lint readme browser clean
+.PHONY: demo test lab app gradio chat-check gpu-check tiny lint readme browser clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m anytoany_lib.demo
@@ -24,6 +26,17 @@ test: $(VENV)/installed browser
 
 lab: $(VENV)/installed
 	$(BIN)/jupyter lab notebooks/07_chat.ipynb --ServerApp.tornado_settings='{"websocket_max_message_size": 268435456}'
+
+# Both are for this machine alone unless HOST says otherwise, and talk to the newest run unless RUN names one.
+SERVED = $(if $(RUN),--run $(RUN)) $(if $(PORT),--port $(PORT)) $(if $(HOST),--host $(HOST))
+
+app: $(VENV)/installed
+	$(BIN)/pip install -q -e ".[app]"
+	$(BIN)/python -m anytoany_lib.app $(SERVED)
+
+gradio: $(VENV)/installed
+	$(BIN)/pip install -q -e ".[gradio]"
+	$(BIN)/python -m anytoany_lib.gradio_app $(SERVED)
 
 tiny: $(VENV)/installed
 	set -e; for n in notebooks/tiny_*.ipynb; do $(BIN)/papermill --cwd notebooks $$n out/$$(basename $$n); done

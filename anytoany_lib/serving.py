@@ -1,0 +1,27 @@
+"""What the chat's own pages (`app`, `gradio_app`) are told on the command line: which run, and where to serve it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from anytoany_lib.config import Profile, resolve
+from anytoany_lib.runs import newest_run, read_record
+
+
+def parser(description: str, port: int) -> argparse.ArgumentParser:
+    """--run, --host and --port, for this machine alone unless the host says otherwise."""
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("--run", help="a run folder (default: the newest of profile tiny)")
+    options.add_argument(
+        "--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: this one)"
+    )
+    options.add_argument("--port", type=int, default=port)
+    return options
+
+
+def run_named(name: str | None) -> Path:
+    """The folder of the run that was named, else the newest of profile tiny. FileNotFoundError if there is none."""
+    run = resolve(name) if name else newest_run(Profile.load("tiny").name)
+    read_record(run or "ckpt/runs")  # says what is missing, and how to make it
+    return run
