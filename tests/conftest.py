@@ -8,8 +8,9 @@ from pathlib import Path
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+from scripts import script
 
-from anytoany_lib import checkpoints, features, generation
+from anytoany_lib import checkpoints, features
 from anytoany_lib.config import Profile
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.toyworld import dataset
@@ -50,23 +51,5 @@ def toy_data(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def scripted(model: AnyToAny, monkeypatch: pytest.MonkeyPatch):
-    """Replaces the choice of tokens (and nothing else): each call gives the next reply. Returns the seeds asked for."""
-    seeds = []
-
-    def tokens(item: str) -> list[int]:
-        if item in model.vocabulary.signals:
-            return [model.vocabulary.signals[item][0]]
-        return model.messages.stop if item == "STOP" else model.messages.text_ids(item)
-
-    def install(*replies: list[str]) -> list[int]:
-        waiting = iter(replies)
-
-        def chooser(model, sampling, of_rows):
-            seeds.extend(of_rows)
-            drawn = iter([token for item in next(waiting) for token in tokens(item)])
-            return lambda logits: [next(drawn)]
-
-        monkeypatch.setattr(generation, "_chooser", chooser)
-        return seeds
-
-    return install
+    """Gives the model a script of replies; see `scripts.script`."""
+    return script(monkeypatch, model)

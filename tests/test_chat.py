@@ -1,14 +1,13 @@
-"""The chat engine and, without a browser, the widget: history, editing, retrying, keeping, escaping, uploads."""
+"""The chat engine: history, editing, retrying, keeping, static output."""
 
 from __future__ import annotations
 
 import gc
 import json
-from datetime import datetime, timezone
 
 import numpy as np
 import pytest
-from scripts import QUICK, clip, kinds, picture, script, sound, words
+from scripts import QUICK, clip, kinds, picture, sound, words
 
 from anytoany_lib import media
 from anytoany_lib.chat import Session, medium_of
@@ -21,12 +20,6 @@ from anytoany_lib.events import (
 )
 from anytoany_lib.rendering import show
 from anytoany_lib.sampling import Sampling
-from anytoany_lib.widget import Chat, kind_of, uploaded
-
-
-@pytest.fixture
-def scripted(model, monkeypatch):
-    return script(monkeypatch, model)
 
 
 def test_a_reply_with_every_medium_joins_the_history(model, scripted):
@@ -232,83 +225,6 @@ def test_load_refuses_what_it_did_not_write(model, tmp_path):
 
 
 # --- the widget, without a browser ---
-
-
-def pieces(chat: Chat, bubble: int) -> list[str]:
-    return [piece.value for piece in chat._log.children[bubble].children]
-
-
-def say(chat: Chat, text: str) -> None:
-    chat._input.value = text
-    chat._send_button.click()
-
-
-def test_chat_draws_what_is_sent_and_said(model, scripted, tmp_path):
-    scripted(["<script>alert(1)</script>", "image", " and", "audio", "video", "STOP"])
-    chat = Chat(model, sampling=QUICK, blocking=True, name="<run>")
-    content = media.to_bytes("image", picture())
-    file = {"name": "<img src=x>.png", "type": "image/png", "size": len(content)}
-    file |= {"content": memoryview(content), "last_modified": datetime.now(timezone.utc)}
-    chat._tools.children[0].set_trait("value", (file,))
-    assert "&lt;img src=x&gt;.png" in chat._chips.children[0].children[0].value
-    say(chat, "<i>Hi</i> & bye")
-    assert '<img src="data:image/png' in pieces(chat, 0)[0]
-    assert "&lt;i&gt;Hi&lt;/i&gt; &amp; bye" in pieces(chat, 0)[1]
-    reply = pieces(chat, 1)
-    assert "&lt;script&gt;" in reply[0] and "<script" not in "".join(reply)
-    shown = ["<div", "<img", "<div", "<audio", "<video"]
-    assert all(f"{tag} " in text for tag, text in zip(shown, reply, strict=True))
-    assert "ready" in chat._status.value and "&lt;run&gt;" in chat._status.value
-    assert chat._input.value == "" and chat._chips.children == ()
-    assert chat._stop_button.disabled and not chat._send_button.disabled
-
-
-def test_chat_shows_errors_and_retries(model, scripted, monkeypatch):
-    scripted(["Look", "image", "STOP"], ["Better", "STOP"])
-
-    class Broken:
-        def generate(self, *arguments):
-            raise RuntimeError("<b>out of paint</b>")
-
-    monkeypatch.setitem(model._decoders, "image", Broken())
-    chat = Chat(model, blocking=True)
-    say(chat, "")
-    assert "empty" in chat._status.value and chat._log.children == ()
-    say(chat, "Draw")
-    assert "failed" in pieces(chat, 1)[1]
-    assert "RuntimeError: &lt;b&gt;out of paint" in pieces(chat, 1)[2]
-    assert isinstance(chat.error, RuntimeError)
-    chat._retry_button.click()
-    assert len(chat._log.children) == 2 and "Better" in pieces(chat, 1)[0]
-    chat._clear_button.click()
-    assert chat._log.children == () and chat.session.messages == []
-
-
-def test_chat_goes_on_with_a_session_and_attaches_by_path(model, scripted, tmp_path):
-    scripted(["Yes", "STOP"], ["No", "STOP"])
-    session = Session(model)
-    list(session.send("Hello"))
-    chat = Chat(model, session=session, blocking=True)
-    assert len(chat._log.children) == 2 and repr(chat) == "Chat(profile tiny, 2 messages)"
-    chat._path.value = str(tmp_path / "gone.wav")
-    assert "not attached" in chat._status.value
-    media.save_audio(tmp_path / "a.wav", *sound())
-    media.save_video(tmp_path / "b.mp4", clip(), 4)
-    for name in ("a.wav", "b.mp4"):
-        chat._path.value = str(tmp_path / name)
-    chat._chips.children[0].children[1].click()
-    assert len(chat._chips.children) == 1
-    chat._send_button.click()
-    assert kinds(session.messages[2]) == ["video"] and "<video" in pieces(chat, 2)[0]
-
-
-def test_uploads_of_ipywidgets_8_and_7():
-    eight = ({"name": "a.wav", "type": "audio/wav", "size": 2, "content": memoryview(b"ab")},)
-    seven = {"a.wav": {"metadata": {"name": "a.wav", "type": "audio/wav"}, "content": b"ab"}}
-    assert uploaded(eight) == uploaded(seven) == [("a.wav", "audio/wav", b"ab")]
-    assert kind_of("a.mp4", "") == "video" and kind_of("a", "image/webp") == "image"
-    with pytest.raises(ValueError, match=r"notes\.txt"):
-        kind_of("notes.txt", "text/plain")
 
 
 def test_show_is_static_and_escaped(monkeypatch):

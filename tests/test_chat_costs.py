@@ -6,18 +6,13 @@ import itertools
 
 import pytest
 import torch
-from scripts import WORDS, count_reads, picture, script
+from scripts import WORDS, count_reads, picture
 
 from anytoany_lib import generation, media, recall
 from anytoany_lib.chat import Session
 from anytoany_lib.containers import MediaError
 from anytoany_lib.events import Loading, TurnsDropped
 from anytoany_lib.sampling import Sampling
-
-
-@pytest.fixture
-def scripted(model, monkeypatch):
-    return script(monkeypatch, model)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from scripts import QUICK, WORDS, count_reads, kinds, picture, script, words
+from scripts import QUICK, WORDS, count_reads, kinds, picture, words
 
 from anytoany_lib import generation
 from anytoany_lib import model as model_module
@@ -16,11 +16,6 @@ from anytoany_lib.chat import Session
 from anytoany_lib.events import Done, Loading, MediaFailed, MediaProgress, MediaStarted
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.sampling import Sampling
-
-
-@pytest.fixture
-def scripted(model, monkeypatch):
-    return script(monkeypatch, model)
 
 
 @pytest.fixture
