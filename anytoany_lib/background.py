@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 POLL_SECONDS = 0.05
+EXIT_SECONDS = 2.0
 Report, Result = TypeVar("Report"), TypeVar("Result")
 
 
@@ -20,19 +21,20 @@ class Stopped(Exception):
 class Worker:
     """One thread that does what it is given, in order. It begins with the first work and ends with its owner.
 
-    Unlike an executor's, it does not keep an interpreter from exiting: a kernel restarts in the middle of a picture.
+    Unlike an executor's, it keeps an interpreter that exits for EXIT_SECONDS only: a kernel restarts in the middle of a
+    picture.
     """
 
     def __init__(self):
         self._jobs: queue.SimpleQueue = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        weakref.finalize(self, self._jobs.put, None)
 
     def submit(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:
         """Has `work(*arguments)` done after all that was submitted before."""
         if self._thread is None:
             self._thread = threading.Thread(target=_do, args=(self._jobs,), daemon=True)
             self._thread.start()
+            weakref.finalize(self, _end, self._jobs, self._thread)
         future: Future[Result] = Future()
         self._jobs.put((future, work, arguments))
         return future
@@ -48,6 +50,13 @@ def _do(jobs: queue.SimpleQueue) -> None:
             except BaseException as error:  # handed over to whoever waits for the result
                 future.set_exception(error)
         del job, future, work, arguments  # what they hold is not to live until the next job
+
+
+def _end(jobs: queue.SimpleQueue, thread: threading.Thread) -> None:
+    """Ends the thread after its work; torch aborts the process if it exits in the middle of a diffusion step."""
+    jobs.put(None)
+    if thread is not threading.current_thread():  # where the last work held the owner
+        thread.join(EXIT_SECONDS)
 
 
 def followed(
