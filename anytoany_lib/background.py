@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Generator
-from concurrent.futures import Executor
-from typing import TypeVar
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 POLL_SECONDS = 0.05
 Report, Result = TypeVar("Report"), TypeVar("Result")
@@ -16,8 +17,41 @@ class Stopped(Exception):
     """Nobody waits for this any more."""
 
 
+class Worker:
+    """One thread that does what it is given, in order. It begins with the first work and ends with its owner.
+
+    Unlike an executor's, it does not keep an interpreter from exiting: a kernel restarts in the middle of a picture.
+    """
+
+    def __init__(self):
+        self._jobs: queue.SimpleQueue = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        weakref.finalize(self, self._jobs.put, None)
+
+    def submit(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        """Has `work(*arguments)` done after all that was submitted before."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=_do, args=(self._jobs,), daemon=True)
+            self._thread.start()
+        future: Future[Result] = Future()
+        self._jobs.put((future, work, arguments))
+        return future
+
+
+def _do(jobs: queue.SimpleQueue) -> None:
+    """Does one job after the other until None comes."""
+    while (job := jobs.get()) is not None:
+        future, work, arguments = job
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(work(*arguments))
+            except BaseException as error:  # handed over to whoever waits for the result
+                future.set_exception(error)
+        del job, future, work, arguments  # what they hold is not to live until the next job
+
+
 def followed(
-    worker: Executor,
+    worker: Worker,
     work: Callable[[Callable[[Report], None]], Result],
     stopping: Callable[[], bool],
 ) -> Generator[Report, None, Result]:

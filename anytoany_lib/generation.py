@@ -99,7 +99,8 @@ class _Writer:
             shown = part["text"]
         delta = shown[len(part["text"]) :]
         part["text"] = shown
-        return [token], delta
+        # Nobody asks what comes after the last token: if the talk goes on, the next turn reads it among its own.
+        return [] if draft.finish_reason else [token], delta
 
 
 def _chooser(
@@ -231,10 +232,11 @@ def _decode(
         for row, token in enumerate(choose(model.logits(last))):
             if drafts[row].finish_reason is None:
                 chunks[row], deltas[row] = writer.add(drafts[row], token)
-        hidden, mask = _read(model, chunks, mask, memory.cache)
-        memory.read += chunks[0] if len(prompts) == 1 else []
-        ends = torch.tensor([max(len(chunk) - 1, 0) for chunk in chunks], device=model.device)
-        last = hidden[torch.arange(len(chunks), device=model.device), ends]
+        if any(chunks):
+            hidden, mask = _read(model, chunks, mask, memory.cache)
+            memory.read += chunks[0] if len(prompts) == 1 else []
+            ends = torch.tensor([max(len(chunk) - 1, 0) for chunk in chunks], device=model.device)
+            last = hidden[torch.arange(len(chunks), device=model.device), ends]
         for row, delta in deltas.items():
             part = drafts[row].parts[-1]
             if part["type"] != "text":

@@ -182,15 +182,16 @@ class MessageEncoder:
                 raise ValueError(f"the profile generates {known}, not {part['type']}")
 
     def _encode(self, messages: list[Message], prompt: bool) -> tuple[Encoded, list[int]]:
-        """The whole conversation, and where in it each message ends."""
+        """The whole conversation, and where in it each message begins; the last number is where it ends."""
         contents = check(messages)
         roles = [message["role"] for message in messages]
         for role, parts in zip(roles, contents, strict=True):
             self._check_makeable(role, parts)
-        encoded, ends = Encoded(), []
+        encoded, bounds = Encoded(), []
         fragments = self._fragments(roles, prompt)
         encoded.add(self._template_ids(fragments[0]), learnt=False)
         for role, parts, fragment in zip(roles, contents, fragments[1:], strict=True):
+            bounds.append(len(encoded.ids))
             for part in parts:
                 self._add_part(encoded, part, role)
             ids = self._template_ids(fragment)
@@ -199,8 +200,7 @@ class MessageEncoder:
             )
             encoded.add(ids[:stop], learnt=True)
             encoded.add(ids[stop:], learnt=False)
-            ends.append(len(encoded.ids))
-        return encoded, ends
+        return encoded, [*bounds, len(encoded.ids)]
 
     def encode(self, messages: list[Message], prompt: bool = False) -> Encoded:
         """The whole conversation; with `prompt` it ends where the assistant is to speak.
@@ -218,33 +218,34 @@ class MessageEncoder:
         from its beginning alone: with `keep` below 1, its next turns lose the same and no more until the limit is met
         again. A system message stays. Raises ValueError if the newest turn alone does not fit.
         """
-        encoded, ends = self._encode(messages, prompt)
-        if ends[-1] <= limit:
+        encoded, bounds = self._encode(messages, prompt)
+        if bounds[-1] <= limit:
             return encoded, 0
         system = int(messages[0]["role"] == "system")
         later = range(system + 1, len(messages))
         turns = [system, *(n for n in later if messages[n]["role"] == "user")]
-        for first in turns[_oldest_kept(ends, turns, limit, keep) :]:
+        for first in turns[_oldest_kept(bounds, turns, limit, keep) :]:
             encoded = self.encode(messages[:system] + messages[first:], prompt)
             if len(encoded.ids) <= limit:
                 return encoded, first - system
         raise ValueError(
             f"the last turn takes {len(encoded.ids)} tokens, more than the {limit} there are room for: "
-            "shorten it, or raise llm.context in the profile"
+            "shorten it, ask for a shorter reply, or raise llm.context in the profile"
         )
 
 
-def _oldest_kept(ends: list[int], turns: list[int], limit: int, keep: float) -> int:
+def _oldest_kept(bounds: list[int], turns: list[int], limit: int, keep: float) -> int:
     """Which turn a conversation begins with after it was cut wherever, turn by turn, it had grown beyond the limit.
 
-    `ends` says where each message ends, `turns` which messages begin a turn (what is before the first one stays).
+    `bounds` says where each message begins and the last one ends, `turns` which messages begin a turn; what is before
+    the first turn stays.
     """
-    starts = [ends[first - 1] if first else 0 for first in turns]
     oldest = 0
     # It is read when a turn's user has spoken, and as it stands now.
-    for newest, read in [*enumerate(turns), (len(turns) - 1, len(ends) - 1)]:
-        over = starts[0] + ends[read] - starts[oldest] > limit
+    for newest, read in [*enumerate(turns), (len(turns) - 1, len(bounds) - 2)]:
+        whole = bounds[turns[0]] + bounds[read + 1]
+        over = whole - bounds[turns[oldest]] > limit
         while over and oldest < newest:
             oldest += 1
-            over = starts[0] + ends[read] - starts[oldest] > keep * limit
+            over = whole - bounds[turns[oldest]] > keep * limit
     return oldest

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from anytoany_lib import generation, media, runs
+from anytoany_lib.background import Worker
 from anytoany_lib.batches import Batch
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.decoders import Decoder
@@ -69,10 +69,10 @@ class AnyToAny(nn.Module):
         self._embeddings: dict[str, torch.Tensor] = {}
         self.to(self.device)
         self._residence = Residence(self.device)
-        # Encoder and decoders serve one caller at a time. A reply's media are made on one thread that stays: each new
-        # one would begin with threads of its own for every parallel loop.
+        # Encoder and decoders serve one caller at a time. What replies need of them is done on one thread, in order: a
+        # reply that was stopped leaves its work there, and the next one's comes after it.
         self._frozen_work = threading.RLock()
-        self.worker = ThreadPoolExecutor(1, thread_name_prefix="frozen-models")
+        self.worker = Worker()
 
     @classmethod
     def from_profile(
@@ -178,7 +178,7 @@ class AnyToAny(nn.Module):
                 known.update(zip(new, self._encode(kind, new.values()), strict=True))
         self._embeddings.update(known)
         for key in list(self._embeddings)[:-_EMBEDDINGS_KEPT]:
-            del self._embeddings[key]
+            self._embeddings.pop(key, None)
         return torch.stack([known[key] for key in keys])
 
     def _encode(self, kind: str, items: Iterable[Any]) -> torch.Tensor:

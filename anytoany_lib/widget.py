@@ -35,7 +35,7 @@ from anytoany_lib.uploads import LIMIT, Attachment, Uploads, attachment, kind_of
 STATIC = Path(__file__).parent / "static"
 REDRAW_SECONDS = 0.08  # text grows on the page at most this often
 PREVIEW_EVERY = 3  # diffusion steps between two first looks at a picture
-_INTERRUPTS_AFTER = 0.3
+_LISTEN_SECONDS = 0.25
 _CHATS: weakref.WeakSet[Chat] = weakref.WeakSet()
 EXAMPLES = (
     "Draw a red bell.",
@@ -91,6 +91,7 @@ class Chat(anywidget.AnyWidget):
         self._uploads = Uploads()
         self._bubbles = [self._bubble(n) for n in range(len(self.session.messages))]
         self._actions = self._make_actions()
+        self._loop = _main_loop()
         super().__init__()
         _CHATS.add(self)
         self.on_msg(self._hear)
@@ -337,7 +338,8 @@ class Chat(anywidget.AnyWidget):
         if self.blocking:
             work()
             return
-        _stop_on_interrupt()
+        if self._loop is not None:
+            _stop_on_interrupt(self._loop)
         threading.Thread(target=work, daemon=True).start()
 
     def _play(self, events: Iterator[Event]) -> None:
@@ -374,14 +376,30 @@ class Chat(anywidget.AnyWidget):
         reply.changed.clear()
 
 
-def _stop_on_interrupt() -> None:
-    """Makes an interrupt of the idle kernel stop replies that threads draw; it only ever reaches the main thread."""
+def _interrupted(*_: Any) -> None:
+    for chat in list(_CHATS):
+        chat.session.stop()
 
-    def install() -> None:
-        signal.signal(signal.SIGINT, lambda *_: [chat.session.stop() for chat in list(_CHATS)])
 
-    # While it handles a message, the kernel has a handler of its own, and restores the older one afterwards.
+def _stop_on_interrupt(loop: asyncio.AbstractEventLoop) -> None:
+    """Makes an interrupt stop the replies that threads draw: an idle kernel ignores it.
+
+    The kernel sets a handler of its own while it handles a message and then restores the older one, so this looks again
+    and again as long as replies are drawn. `loop` is that of the main thread, which alone may set handlers.
+    """
+
+    def listen() -> None:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, _interrupted)
+        if any(chat.session.busy for chat in list(_CHATS)):
+            loop.call_later(_LISTEN_SECONDS, listen)
+
+    loop.call_soon_threadsafe(loop.call_later, _LISTEN_SECONDS, listen)
+
+
+def _main_loop() -> asyncio.AbstractEventLoop | None:
+    """The kernel's loop; None in a script, whose main thread can be interrupted as it is."""
     try:
-        asyncio.get_running_loop().call_later(_INTERRUPTS_AFTER, install)
-    except RuntimeError:  # no kernel: a script, whose main thread can be interrupted as it is
-        return
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,66 +1,32 @@
-"""The chat engine and, without a browser, the widget: history, stopping, editing, keeping, escaping, uploads."""
+"""The chat engine and, without a browser, the widget: history, editing, retrying, keeping, escaping, uploads."""
 
 from __future__ import annotations
 
+import gc
 import json
-import threading
-import time
 from datetime import datetime, timezone
 
 import numpy as np
 import pytest
-from PIL import Image
+from scripts import QUICK, clip, kinds, picture, script, sound, words
 
-from anytoany_lib import generation, media
+from anytoany_lib import media
 from anytoany_lib.chat import Session, medium_of
 from anytoany_lib.containers import MediaError
-from anytoany_lib.generation import Done, MediaProgress, MediaReady, Sampling, TextDelta
-from anytoany_lib.model import AnyToAny
+from anytoany_lib.events import (
+    Done,
+    MediaProgress,
+    MediaReady,
+    TextDelta,
+)
 from anytoany_lib.rendering import show
+from anytoany_lib.sampling import Sampling
 from anytoany_lib.widget import Chat, kind_of, uploaded
-
-QUICK = Sampling(steps=2)
 
 
 @pytest.fixture
-def scripted(model: AnyToAny, monkeypatch: pytest.MonkeyPatch):
-    """Replaces the choice of tokens (and nothing else): each call gives the next reply. Returns the seeds asked for."""
-    seeds = []
-
-    def install(*replies: list[str]) -> list[int]:
-        waiting = iter(replies)
-
-        def chooser(model, sampling, of_rows):
-            seeds.extend(of_rows)
-            tokens = iter([t for item in next(waiting) for t in _tokens(model, item)])
-            return lambda logits: [next(tokens)]
-
-        monkeypatch.setattr(generation, "_chooser", chooser)
-        return seeds
-
-    return install
-
-
-def _tokens(model: AnyToAny, item: str) -> list[int]:
-    if item in model.vocabulary.signals:
-        return [model.vocabulary.signals[item][0]]
-    return model.messages.stop if item == "STOP" else model.messages.text_ids(item)
-
-
-def picture(colour: str = "red") -> Image.Image:
-    return Image.new("RGB", (48, 32), colour)
-
-
-def sound() -> tuple[np.ndarray, int]:
-    return np.sin(np.arange(16_000) / 8).astype(np.float32) / 2, 16_000
-
-
-def clip() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
-
-
-def kinds(message: dict) -> list[str]:
-    return [part["type"] for part in message["content"]]
+def scripted(model, monkeypatch):
+    return script(monkeypatch, model)
 
 
 def test_a_reply_with_every_medium_joins_the_history(model, scripted):
@@ -159,38 +125,69 @@ def test_a_reader_who_leaves_keeps_what_was_finished(model, scripted):
     assert len(session.messages) == 4
 
 
-def test_stop_from_another_thread_ends_diffusion(model, scripted):
-    scripted(["Look", "image", "STOP"])
-    session = Session(model, sampling=Sampling(steps=500))
-    took = []
-    for event in session.send("Go"):
-        if isinstance(event, MediaProgress) and event.done == 2:
-            took.append(time.monotonic())
-            threading.Thread(target=session.stop).start()
-    assert time.monotonic() - took[0] < 5 and len(took) == 1
-    assert event == Done(
-        {"role": "assistant", "content": [{"type": "text", "text": "Look"}]}, "stopped"
-    )
-    assert session.messages[-1] is event.message and not session.busy
+def test_retry_by_index_draws_the_reply_anew_and_drops_what_came_after(model, scripted):
+    seeds = scripted(*[["Yes", "STOP"]] * 8)
+    session = Session(model, seed=5)
+    for text in ("one", "two", "three"):
+        list(session.send(text))
+    list(session.retry(3))
+    assert [words(m) for m in session.messages] == ["one", "Yes", "two", "Yes"]
+    list(session.retry(2))
+    assert len(set(seeds)) == len(seeds) == 5  # another attempt each time
+    list(session.retry(0))
+    assert [words(m) for m in session.messages] == ["one", "Yes"] and seeds[-1] != 5
+    list(session.send("two"))
+    assert seeds[-1] == 6  # a new message is a first attempt
+    for index in (4, -1):
+        with pytest.raises(ValueError, match=f"no message {index}"):
+            session.retry(index)
+    assert len(session.messages) == 4
 
 
-def test_a_failing_decoder_leaves_the_text(model, scripted, monkeypatch):
-    scripted(["Look", "image", "STOP"], ["image", "STOP"], ["Fine", "STOP"])
+# --- keeping ---
 
-    class Broken:
-        def generate(self, *arguments):
-            raise RuntimeError("out of paint")
 
-    monkeypatch.setitem(model._decoders, "image", Broken())
+def test_the_folder_for_uploads_lives_as_long_as_the_session(model):
     session = Session(model)
-    with pytest.raises(RuntimeError, match="out of paint"):
-        list(session.send("Draw"))
-    assert kinds(session.messages[-1]) == ["text"]
-    with pytest.raises(RuntimeError, match="out of paint"):
-        list(session.retry())
-    assert [m["role"] for m in session.messages] == ["user"]
-    list(session.send("Talk"))  # the unanswered turn before it does not stand in the way
-    assert [m["role"] for m in session.messages] == ["user", "user", "assistant"]
+    folder = session.folder
+    assert folder.is_dir() and session.folder == folder
+    (folder / "a.png").write_bytes(b"x")
+    del session
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_save_replaces_conversations_only(model, scripted, tmp_path):
+    scripted(["Yes", "STOP"])
+    session = Session(model)
+    list(session.send("Hello"))
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    assert session.save(mine).joinpath("messages.json").is_file()  # an empty folder
+    session.save(mine)
+    for name, content in (("thesis.txt", "years"), ("messages.json", '{"inbox": []}')):
+        other = tmp_path / name.split(".")[0]
+        other.mkdir()
+        (other / name).write_text(content)
+        with pytest.raises(ValueError, match="not saved: .* holds .*choose a folder"):
+            session.save(other)
+        assert (other / name).read_text() == content
+    with pytest.raises(ValueError, match="holds a file"):
+        session.save(tmp_path / "thesis" / "thesis.txt")
+
+
+def test_sampling_and_attempts_are_saved_and_restored(model, scripted, tmp_path):
+    seeds = scripted(*[["Yes", "STOP"]] * 4)
+    sampling = Sampling(temperature=0.5, kinds=("audio",), seconds=1.5)
+    session = Session(model, seed=3, sampling=sampling)
+    list(session.send("Hello"))
+    list(session.retry())
+    folder = session.save(tmp_path / "talk")
+    loaded = Session.load(folder, model)
+    assert loaded.sampling == sampling and loaded.seed == 3
+    assert Session.load(folder, model, QUICK).sampling == QUICK
+    list(loaded.retry())
+    assert len(set(seeds)) == 3
 
 
 def test_save_and_load(model, scripted, tmp_path):

@@ -114,7 +114,45 @@ def test_a_model_with_the_adapter_draws_and_shows_its_steps(xl: DecoderConfig, p
         condition = model.project("image", torch.randn(1, 4, 576))
     steps = []
     made = model.render("image", condition, [0], None, None, lambda *at: steps.append(at))
-    assert made[0]["image"].size == (64, 64) and steps == [(1, 3), (2, 3), (3, 3)]
+    assert made[0]["image"].size == (64, 64)
+    assert steps == [(1, 3, None), (2, 3, None), (3, 3, None)]
+
+
+@pytest.mark.parametrize("pipeline", ["stable-diffusion", "stable-diffusion-xl"])
+def test_previews_have_the_size_and_in_the_end_the_colours_of_the_picture(
+    pipeline: str, xl: DecoderConfig, profile: Profile
+):
+    tiny = profile.decoders["image"]
+    decoder = Decoder(xl if pipeline == "stable-diffusion-xl" else tiny, CPU)
+    conditions = CaptionEncoder(decoder.config, CPU)(["a red bell", "a blue boat"])
+    shown = {}
+
+    def on_step(done: int, total: int, preview) -> None:
+        shown[done] = preview
+
+    how = (6, None, on_step, None, None, 3)
+    with_previews = decoder.generate(conditions, [0, 1], *how)[0]["image"]
+    plain = decoder.generate(conditions, [0, 1], 6)[0]["image"]
+    assert np.array_equal(np.asarray(with_previews), np.asarray(plain))
+    assert [step for step, preview in shown.items() if preview is not None] == [3, 6]
+    assert shown[6].size == plain.size and shown[6].mode == "RGB"
+    if pipeline == "stable-diffusion":  # the other autoencoder is random and knows no colours
+        last, true = (
+            np.asarray(image.resize((16, 16)), dtype=float).ravel() for image in (shown[6], plain)
+        )
+        assert np.abs(last - true).mean() < 20
+        assert np.corrcoef(last, true)[0, 1] > 0.85
+
+
+def test_clips_and_sounds_take_the_length_that_is_wished(model: AnyToAny):
+    def made(kind: str, frames: int | None, seconds: float | None) -> np.ndarray:
+        condition = torch.randn(1, *model.profile.decoders[kind].condition)
+        part = model.render(kind, condition, [0], 1, None, None, frames, seconds)[0]
+        return part[kind]
+
+    assert len(made("video", 4, 1.0)) == 4 and len(made("video", None, 1.0)) == 8
+    assert len(made("audio", 4, 1.0)) == 16_000 and len(made("audio", 4, None)) == 32_000
+    assert made("image", 4, 1.0).size == (64, 64)
 
 
 def test_caches_made_for_one_decoder_are_refused_by_the_other(

@@ -7,18 +7,21 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scripts import count_reads
 
 from anytoany_lib import generation
 from anytoany_lib.batches import collate
-from anytoany_lib.generation import (
+from anytoany_lib.events import (
     Done,
+    MediaFailed,
     MediaProgress,
     MediaReady,
     MediaStarted,
-    Sampling,
     TextDelta,
 )
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.recall import Memory
+from anytoany_lib.sampling import Sampling
 from anytoany_lib.toyworld import draw
 
 
@@ -185,28 +188,114 @@ def test_closing_a_stream_ends_the_diffusion(model: AnyToAny, scripted):
     assert steps and steps[-1].done < 30
 
 
-def test_a_decoder_that_fails_is_heard_of(
+def test_a_condition_that_is_not_finite_is_heard_of(
     model: AnyToAny, scripted, monkeypatch: pytest.MonkeyPatch
 ):
     scripted(["Text first.", "image", "STOP"])
     monkeypatch.setattr(model, "project", lambda kind, states: torch.full((1, 16, 128), torch.nan))
-    events = model.stream(ask("Go"))
-    assert isinstance(next(events), TextDelta)
+    events = list(model.stream(ask("Go")))
+    (failed,) = [event for event in events if isinstance(event, MediaFailed)]
+    assert failed.index == 1 and "not finite" in str(failed.error)
+    assert [part["type"] for part in events[-1].message["content"]] == ["text"]
+    scripted(["Text first.", "image", "STOP"])
     with pytest.raises(ValueError, match="not finite"):
-        list(events)
+        model.chat(ask("Go"))
+
+
+def test_previews_and_lengths_are_those_of_the_sampling(model: AnyToAny, scripted):
+    scripted(["image", "audio", "video", "STOP"])
+    sampling = Sampling(steps=4, frames=4, seconds=0.5, preview_every=2)
+    events = list(model.stream(ask("Go"), sampling=sampling))
+    shown = [
+        (event.index, event.done, event.preview.size)
+        for event in events
+        if isinstance(event, MediaProgress) and event.preview
+    ]
+    assert shown == [(0, 2, (64, 64)), (0, 4, (64, 64))]
+    _, audio, video = events[-1].message["content"]
+    assert len(audio["audio"]) == 8000 and len(video["video"]) == 4
+    scripted(["audio", "video", "STOP"])
+    (reply,) = generation.reply_all(model, [ask("Go")], sampling=sampling)
+    audio, video = reply["content"]
+    assert len(audio["audio"]) == 8000 and len(video["video"]) == 4
+
+
+def test_a_stream_that_is_told_to_stop_is_done_with_what_there_is(model: AnyToAny, scripted):
+    scripted(["One", " two", "image", "STOP"])
+    *events, done = generation.stream(model, ask("Go"), stopping=lambda: True)
+    assert events == [] and done == Done({"role": "assistant", "content": []}, "stopped")
+    scripted(["One", " two", "image", "STOP"])
+    seen: list = []
+    for event in generation.stream(model, ask("Go"), stopping=lambda: len(seen) >= 2):
+        seen.append(event)
+    assert [type(event) for event in seen] == [TextDelta, TextDelta, Done]
+    assert seen[-1] == Done(
+        {"role": "assistant", "content": [{"type": "text", "text": "One two"}]}, "stopped"
+    )
+
+
+def test_text_around_media_keeps_its_blanks_and_is_not_read_again(
+    model: AnyToAny, scripted, lengths: list[int]
+):
+    scripted(["It is here:\n", "image", " and there", "STOP"])
+    memory, sampling = Memory(), Sampling(steps=1)
+    *_, done = generation.stream(model, ask("Go"), 0, sampling, memory)
+    texts = [part["text"] for part in done.message["content"] if part["type"] == "text"]
+    assert texts == ["It is here:\n", " and there"]
+    read = len(memory.read)
+    messages = [*ask("Go"), done.message, *ask("Thanks")]
+    lengths.clear()
+    list(generation.stream(model, messages, 0, sampling, memory))
+    assert lengths[0] == len(model.messages.encode(messages, prompt=True).ids) - read
+
+
+def test_a_reply_has_no_blanks_around_it():
+    parts = [{"type": "text", "text": text} for text in ("\n Yes, ", " ", " indeed. \n")]
+    assert generation.finished(parts)["content"] == [
+        {"type": "text", "text": "Yes, "},
+        {"type": "text", "text": " indeed."},
+    ]
+    picture = {"type": "image", "image": "made", "condition": "gone", "caption": "kept"}
+    unmade = {"type": "audio", "condition": "gone"}
+    assert generation.finished([unmade, picture])["content"] == [
+        {"type": "image", "image": "made", "caption": "kept"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("top_p", 0),
+        ("top_p", 1.1),
+        ("max_new_tokens", 0),
+        ("max_new_tokens", 2.5),
+        ("kinds", ("image", "smell")),
+        ("guidance", 0.5),
+        ("steps", 0),
+        ("steps", "many"),
+        ("frames", 1),
+        ("seconds", 0.0),
+        ("seconds", float("inf")),
+        ("preview_every", -1),
+        ("preview_every", None),
+    ],
+)
+def test_sampling_that_cannot_be_says_what_was_expected_and_found(name: str, value):
+    found = "smell" if name == "kinds" else value
+    with pytest.raises(ValueError, match=f"{name} ha(s|ve) to be .*found {found!r}"):
+        Sampling(**{name: value})
+
+
+def test_sampling_takes_whole_numbers_where_numbers_are_expected():
+    assert Sampling(temperature=1, seconds=2, kinds=["audio"]).kinds == ("audio",)
+    assert Sampling(steps=np.int64(3), guidance=1).steps == 3
 
 
 @pytest.fixture
-def lengths(model: AnyToAny, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens the language model read in each of its passes."""
-    found, read = [], type(model).hidden_states
-
-    def noted(self, inputs, *arguments, **more):
-        found.append(inputs.shape[1])
-        return read(self, inputs, *arguments, **more)
-
-    monkeypatch.setattr(type(model), "hidden_states", noted)
-    return found
+def lengths(monkeypatch):
+    return count_reads(monkeypatch)
 
 
 def test_with_a_memory_a_turn_reads_only_what_is_new_and_says_the_same(
@@ -214,7 +303,7 @@ def test_with_a_memory_a_turn_reads_only_what_is_new_and_says_the_same(
 ):
     picture = {"type": "image", "image": draw("bell", "red", np.random.default_rng(0))}
     sampling = Sampling(max_new_tokens=6, kinds=())
-    memory, messages = generation.Memory(), []
+    memory, messages = Memory(), []
     for turn, content in enumerate(([picture], "And what is the capital of France?", "Thanks!")):
         messages.append({"role": "user", "content": content})
         lengths.clear()
@@ -235,7 +324,7 @@ def test_with_a_memory_a_turn_reads_only_what_is_new_and_says_the_same(
 
 
 def test_the_same_tokens_around_another_picture_are_read_anew(model: AnyToAny, lengths: list[int]):
-    rng, memory = np.random.default_rng(0), generation.Memory()
+    rng, memory = np.random.default_rng(0), Memory()
     sampling = Sampling(max_new_tokens=2, kinds=())
     for thing in ("bell", "car"):
         lengths.clear()
@@ -248,7 +337,7 @@ def test_the_same_tokens_around_another_picture_are_read_anew(model: AnyToAny, l
 def test_a_memory_forgets_after_an_error_and_not_after_a_stop(
     model: AnyToAny, monkeypatch: pytest.MonkeyPatch
 ):
-    memory, sampling = generation.Memory(), Sampling(max_new_tokens=6, kinds=())
+    memory, sampling = Memory(), Sampling(max_new_tokens=6, kinds=())
     events = generation.stream(model, ask("Hello, who are you?"), 0, sampling, memory)
     next(events)
     events.close()

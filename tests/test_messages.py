@@ -127,6 +127,38 @@ def test_the_oldest_turns_go_first_and_the_system_message_stays(encoder: Message
     assert cut == encoder.encode([system, *turns[2:]], prompt=True)
 
 
+def test_what_is_dropped_stays_the_same_until_the_limit_is_met_again(encoder: MessageEncoder):
+    messages, found = [], []
+    for turn in range(40):
+        messages.append(user(f"This is question number {turn}."))
+        cut, dropped = encoder.encode_within(messages, 300, prompt=True, keep=0.75)
+        found.append(dropped)
+        assert len(cut.ids) <= 300
+        assert cut == encoder.encode(messages[dropped:], prompt=True)
+        if len(found) > 1 and dropped > found[-2]:
+            assert len(cut.ids) <= 225
+        messages.append(assistant(f"And this is the answer to question {turn}."))
+    assert found == sorted(found) and found[0] == 0 and found[-1] > 50
+    assert len(set(found)) < len(found) / 2  # several turns in a row find the same beginning
+
+
+def test_200_turns_are_encoded_in_the_time_of_two_passes_over_them(encoder: MessageEncoder):
+    turn = [user("Tell me something about this number."), assistant("It is a fine number.")]
+    messages = [*(turn * 199), turn[0]]
+    passes, whole = [], encoder._encode
+
+    def counted(part: list, prompt: bool):
+        passes.append(len(part))
+        return whole(part, prompt)
+
+    encoder._encode = counted
+    try:
+        _, dropped = encoder.encode_within(messages, 900, prompt=True, keep=0.75)
+    finally:
+        del encoder._encode
+    assert passes == [399, 399 - dropped]
+
+
 def test_a_turn_that_cannot_fit_says_how_long_it_is(encoder: MessageEncoder):
     with pytest.raises(ValueError, match=r"takes \d+ tokens, more than the 20"):
         encoder.encode_within([user("word " * 100)], 20, prompt=True)

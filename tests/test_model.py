@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import bitsandbytes.functional as bnb
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from anytoany_lib import media
 from anytoany_lib.batches import collate
 from anytoany_lib.config import ProjectionConfig
+from anytoany_lib.events import Done, MediaFailed
 from anytoany_lib.llm import add_lora, load_llm
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
+from anytoany_lib.toyworld import draw
 from anytoany_lib.train import total_loss, trained_parts
 
 WIDTH = 256
@@ -181,3 +185,31 @@ def test_checkpointed_activations_give_the_same_gradients(profile):
     assert plain.keys() == twice.keys() and any("lora_B" in name for name in plain)
     for name, gradient in plain.items():
         torch.testing.assert_close(twice[name], gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_a_medium_whose_embedding_is_known_is_not_read_again(model: AnyToAny, tmp_path):
+    files = []
+    for name in ("a.png", "b.png"):
+        picture = draw("bell", "red", np.random.default_rng(len(files)))
+        files.append(media.save_image(tmp_path / name, picture))
+    items = [("image", file) for file in files]
+    keys = [media.content_key(*item) for item in items]
+    assert not any(model.knows(key) for key in keys)
+    first = model.embed_media(items)
+    assert all(model.knows(key) for key in keys) and model.loaded("encoder")
+    for file in files:
+        file.unlink()
+    assert torch.equal(model.embed_media(items[::-1], keys[::-1]), first.flip(0))
+    assert model.embed_media([]).shape == (0, WIDTH)
+
+
+def test_a_reply_is_not_given_without_the_medium_that_could_not_be_made(
+    model: AnyToAny, monkeypatch: pytest.MonkeyPatch
+):
+    def stream(*_):
+        yield MediaFailed(0, ValueError("out of paint"))
+        yield Done({"role": "assistant", "content": []}, "stop")
+
+    monkeypatch.setattr(model, "stream", stream)
+    with pytest.raises(ValueError, match="out of paint"):
+        model.chat([{"role": "user", "content": "Draw."}])

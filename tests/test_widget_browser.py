@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import (
+    IDLE,
     SCREENSHOTS,
     browser_page,
     lab,
@@ -362,5 +363,8 @@ def test_an_interrupt_stops_and_a_restart_says_so(clean):
     page.wait_for_selector(".a2a-model >> text=stopped")
     ready(page)
     page.evaluate(f"() => {kernel}.restart()")
-    page.wait_for_selector(".a2a-gone", state="visible")
+    page.wait_for_function(IDLE)
+    say(page, "Who is there?")
+    page.wait_for_selector(".a2a-gone >> text=run this cell again")
+    assert page.input_value(TEXT) == "Who is there?"
     screenshot(page, "10_restarted", ".jp-OutputArea-output:has(.a2a-chat)")

@@ -5,6 +5,7 @@
 // everything else is put into the page as text.
 
 const CHUNK = 2 ** 21; // bytes of an upload in one message: Jupyter drops messages above 10 MiB without a word
+const PATIENCE = 8000; // milliseconds without an answer after which the page says so
 const ICON = { image: "🖼", audio: "🔊", video: "🎞" };
 
 /** An element: h("button", {class: "x", onclick: f}, "text", child). */
@@ -53,18 +54,36 @@ function apply(store, told, buffers) {
 
 class View {
   constructor(store, send, el) {
-    Object.assign(this, { store, send, uploads: new Map(), bubbles: [] });
+    Object.assign(this, { store, uploads: new Map(), bubbles: [] });
+    this.send = (content, buffers) => this.reach(() => send(content, buffers));
     this.root = h("div", { class: "a2a-chat", "data-lm-suppress-shortcuts": "true" });
     this.root.append(this.header(), this.drawer(), this.scroller(), this.composer());
     this.dropZone();
-    el.append(h("div", { class: "a2a-gone", role: "alert" }, "The kernel was restarted or is gone: run this cell again to go on."));
-    el.append(this.root);
+    this.gone = h("div", { class: "a2a-gone", role: "alert", hidden: true });
+    el.append(this.gone, this.root);
     for (const bubble of store.bubbles) this.addBubble(bubble);
     this.draw(["title", "status", "attached", "settings", "runs", "examples", "editing"]);
   }
 
+  /** Says so if a message cannot reach the kernel, or nothing comes back. */
+  reach(send) {
+    const lost = (text) => {
+      this.gone.textContent = text;
+      this.gone.hidden = false;
+    };
+    try {
+      send();
+      this.waiting ??= setTimeout(() => lost("The kernel does not answer: another cell is running, or it was restarted. If nothing runs, run this cell again."), PATIENCE);
+    } catch {
+      lost("The kernel was restarted or is gone: run this cell again to go on.");
+    }
+  }
+
   /** Brings the page up to what the store says after an operation. */
   follow(told, buffers) {
+    clearTimeout(this.waiting);
+    this.waiting = null;
+    this.gone.hidden = true;
     if (told.op === "add") this.addBubble(this.store.bubbles.at(-1));
     else if (told.op === "piece") this.drawPiece(told.bubble, told.at);
     else if (told.op === "drop") for (const gone of this.bubbles.splice(told.from)) gone.remove();
