@@ -143,11 +143,14 @@ def _making(piece: Piece) -> str:
 def _play(visitor: Visitor, begin: Callable[[], Iterator[Event]]) -> Iterator[list[Turn]]:
     """The conversation while a reply is drawn; what goes wrong stands in it with its cause."""
     reply, shown, drawn = Reply(), [_dots({})], time.monotonic()
-    before = visitor.turns()
+    before, making = visitor.turns(), {}
 
     def turns(*waiting: Shown) -> list[Turn]:
         for at in sorted(reply.changed):
-            shown[at : at + 1] = [visitor.piece(reply.pieces[at])]
+            piece = reply.pieces[at]
+            if piece["kind"] == "making":  # a look at it stays until the next one
+                piece = making[at] = making.get(at, {}) | piece
+            shown[at : at + 1] = [visitor.piece(piece)]
         reply.changed.clear()
         return [*before, {"role": "assistant", "content": [*shown, *waiting]}]
 

@@ -83,6 +83,13 @@ def test_text_streams_and_every_medium_arrives(client, tmp_path):
     assert len(last) == 8 and pieces(last[-2])[:2] == [".png", ".wav"]
 
 
+def test_a_picture_is_seen_while_it_is_drawn(client):
+    states = say(client, "Draw a red bell.", settings=[*SETTINGS[:5], "12", *SETTINGS[6:]])
+    making = [piece for state in states for piece in pieces(state[-1]) if "<progress" in piece]
+    looks = ['src="data:image/jpeg' in piece for piece in making]
+    assert any(looks) and looks == sorted(looks)  # none at first, and then always one
+
+
 def test_settings_hold_back_media_and_cut_the_reply(client):
     only_text = ["0", "0.95", "3", "0", *[""] * 4, False, False, False]
     reply = say(client, "Draw a red bell.", settings=only_text)[-1][-1]
