@@ -39,7 +39,9 @@ def _package() -> Path | None:
 def missing(name: str) -> str:
     """What is absent for the tokenizer, METEOR or SPICE, and how to get it; "" if it can run."""
     if (package := _package()) is None:
-        return "the package pycocoevalcap is not installed: pip install 'anytoany[metrics]' (104 MB)"
+        return (
+            "the package pycocoevalcap is not installed: pip install 'anytoany[metrics]' (104 MB)"
+        )
     if shutil.which("java") is None:
         return "no java on the PATH: install a Java runtime (apt install default-jre-headless, conda install openjdk)"
     absent = [file for file in _NEEDS[name] if not (package / file).is_file()]
