@@ -3,7 +3,7 @@
 The published numbers are counted on what Stanford's PTBTokenizer (CoreNLP 3.4.1, `-preserveLines -lowerCase`) makes of a
 caption, less a list of punctuation. `tokenize` does that in Python: Penn Treebank conventions (contractions are two
 words, brackets have names, abbreviations keep their point), lower case, no punctuation. It gives the same words as the
-Java tool for all but 3 of 92,458 captions that people wrote (docs/REPRODUCE.md); what differs is rare, as "U. Miami".
+Java tool for all but 3 of 92,451 captions that people wrote (docs/REPRODUCE.md); what differs is rare, as "U. Miami".
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PLAIN = str.maketrans(
 )
 # Words that end in a point of their own, beside single letters and what is made of them ("u.s.").
 _ABBREVIATIONS = (
-    "mr|mrs|ms|dr|prof|st|jr|sr|rev|gen|col|sgt|capt|lt|gov|sen|rep|vs|etc|inc|co|corp|ltd|dept|no|"
+    "mr|mrs|ms|dr|prof|st|jr|sr|rev|gen|col|sgt|capt|lt|gov|sen|rep|vs|etc|inc|co|corp|ltd|dept|"
     "jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec|mt|ft|ave|blvd|rd"
 )
 _TOKEN = re.compile(
@@ -32,7 +32,7 @@ _TOKEN = re.compile(
       https?://\S+ | www\.\S+ | [\w.+-]+@[\w-]+(?:\.[\w-]+)+          # addresses
     | </?[a-z!][^<>\s]*>                                              # mark-up
     | (?:[a-z]\.){{2,}}                                               # u.s., a.m.
-    | (?:{_ABBREVIATIONS})\.(?=[\s,]|$)                               # mr., etc.
+    | (?:{_ABBREVIATIONS})\.(?=[\s,]|$) | no\.(?=\s*\d)               # mr., etc., no. 5
     | '(?:\d\ds | em | til | cause | n' )(?!\w)                       # '90s, 'em, rock 'n' roll
     | (?:n't | '(?:s|m|d|re|ve|ll))(?!\w)                             # what a contraction leaves behind
     | [+-]?\d+(?:[.,:/]\d+)+                                          # 2.5, 1,000, 10:30, 1/2
