@@ -191,14 +191,14 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _settled(predictions: Path, settings: dict[str, Any]) -> None:
-    """Notes beside a predictions file what made it; DataError if it was begun in another way."""
+def settle(predictions: Path, settings: dict[str, Any]) -> None:
+    """Notes beside a file that grows what makes it; DataError if it was begun in another way."""
     path = predictions.with_suffix(".settings.json")
     if predictions.is_file() and path.is_file():
         before = json.loads(path.read_text())
         if differ := [key for key, value in settings.items() if before.get(key) != value]:
             told = ", ".join(f"{key}: {before.get(key)!r}, not {settings[key]!r}" for key in differ)
-            raise DataError(f"{predictions} was begun with {told}; choose another --predictions")
+            raise DataError(f"{predictions} was begun with {told}; choose another place")
     runs.write_file(path, json.dumps(settings, indent=2) + "\n")
 
 
@@ -235,7 +235,7 @@ def _predict(given: argparse.Namespace, items: Sequence[Item]) -> None:
     settings = {"run": portable(run), "benchmark": given.benchmark, "prompt": given.prompt}
     settings |= {"annotations": given.annotations.name, "split": given.split}
     given.predictions.parent.mkdir(parents=True, exist_ok=True)
-    _settled(given.predictions, settings)
+    settle(given.predictions, settings)
     mend(given.predictions)
     model = AnyToAny.from_pretrained(run)
     done = predict(model, items, given.media, given.predictions, given.prompt, given.batch_size)

@@ -211,3 +211,25 @@ def torchscript(
         "audio": (sound, embed, batch_size),
     }
     return _extractor(file.name, kinds)
+
+
+def of_frames(extract: Extractor) -> Extractor:
+    """What makes of each frame of a clip a picture's features: (N x T, D) for a frame-wise FID.
+
+    A clip that cannot be read is one row of NaN.
+    """
+
+    def frames(kind: str, clips: Sequence[Any]) -> np.ndarray:
+        """See above; `kind` is "video"."""
+        rows = []
+        for clip in clips:
+            try:
+                pictures = [Image.fromarray(frame) for frame in _frames(clip, CLIP_FRAMES)]
+                rows.append(extract("image", pictures))
+            except MediaError:
+                rows.append(None)
+        width = next((found.shape[1] for found in rows if found is not None), 1)
+        failed = np.full((1, width), np.nan, dtype=np.float32)
+        return np.concatenate([failed if found is None else found for found in rows])
+
+    return frames
