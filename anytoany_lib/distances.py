@@ -68,7 +68,11 @@ def _gaussian(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _probabilities(logits: np.ndarray) -> np.ndarray:
-    """Softmax over classes, (N, C)."""
+    """Softmax over classes, (N, C). ValueError for what is one already: its softmax would be nearly uniform."""
+    if (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=1e-3):
+        raise ValueError(
+            "these are probabilities: give logits, or their logarithms, which are logits too"
+        )
     shifted = np.exp(logits - logits.max(1, keepdims=True))
     return shifted / shifted.sum(1, keepdims=True)
 

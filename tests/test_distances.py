@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 
 from anytoany_lib.distances import (
     clap_score,
@@ -102,6 +103,14 @@ def test_inception_score_in_closed_form():
     entropy = -(p * np.log(p)).sum(1).mean()
     of_mean = -(p.mean(0) * np.log(p.mean(0))).sum()
     assert inception_score(logits, splits=1).value == pytest.approx(np.exp(of_mean - entropy))
+
+
+def test_probabilities_are_not_taken_for_logits():
+    p = RNG.dirichlet(np.ones(5), size=30)
+    with pytest.raises(ValueError, match="these are probabilities"):
+        inception_score(p)
+    entropies = scipy.stats.entropy(p, p.mean(0)[None], axis=1)
+    assert inception_score(np.log(p), splits=1).value == pytest.approx(np.exp(entropies.mean()))
 
 
 def test_inception_score_is_of_its_seed_and_counts_failures():
