@@ -120,15 +120,15 @@ def compare(
 
     `made[n]` was asked for by `captions[n]`, a caption of `real[n]`; more of the real media may follow.
 
-    "features" gives the Fréchet distance, "frames" that of single frames, "logits" the Inception score and the KL divergence
-    to the real media, "clip" CLIPScore or CLIPSIM, "clap" the CLAP score, "imagebind" the mean
+    "features" gives the Fréchet distance, "parts" that of single frames or pieces, "logits" the Inception score and the KL
+    divergence to the real media, "clip" CLIPScore or CLIPSIM, "clap" the CLAP score, "imagebind" the mean
     cosine in ImageBind's space. ValueError as in `distances`.
     """
     scores: dict[str, Score] = {}
-    for name in ("features", "frames"):
+    for name in ("features", "parts"):
         if name in found:
             pair = (found[name](kind, real), found[name](kind, made))
-            label = "Frechet distance" + (", frames" if name == "frames" else "")
+            label = "Frechet distance" + (", parts" if name == "parts" else "")
             scores[label] = distances.frechet_distance(*pair, allow_few)
     if "logits" in found:
         logits = found["logits"](kind, made)
@@ -179,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.choices["compare"]
     command.add_argument("--media", required=True, type=Path, help="folder with the real media")
     command.add_argument("--features", type=Path, help="TorchScript for the Fréchet distance")
-    command.add_argument("--frames", type=Path, help="the same of single frames of clips")
+    command.add_argument("--parts", type=Path, help="the same of frames of clips, 0.96 s of sounds")
     command.add_argument("--logits", type=Path, help="TorchScript of a classifier")
     command.add_argument(
         "--option", type=_option, action="append", default=[], metavar="NAME=VALUE"
@@ -197,13 +197,13 @@ def _extractors(given: argparse.Namespace) -> dict[str, Extractor]:
     """What the command line names, by the names that `compare` knows. DataError if it names nothing."""
     device, size = str(pick_device()), given.batch_size
     found: dict[str, Extractor] = {}
-    for name in ("features", "logits", "frames"):
+    for name in ("features", "parts", "logits"):
         if file := getattr(given, name):
             # Features and logits come from one network by its options, which only features take.
             options = {} if name == "logits" else dict(given.option)
             found[name] = extractors.torchscript(file, device, given.rate, size, options)
-    if "frames" in found:
-        found["frames"] = extractors.of_frames(found["frames"])
+    if "parts" in found:
+        found["parts"] = extractors.of_parts(found["parts"])
     for name in ("clip", "clap", "imagebind"):
         if path := getattr(given, name):
             found[name] = getattr(extractors, name)(path, device, size)

@@ -53,6 +53,7 @@ def _conversation(item: Item, folder: Path, prompt: str | None) -> list[Message]
 
 
 def _said(draft: Draft) -> str:
+    """The text of a reply."""
     return " ".join(part["text"].strip() for part in draft.parts if part["type"] == "text")
 
 
@@ -134,6 +135,7 @@ def read_predictions(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _named(ids: Sequence[str]) -> str:
+    """The first ids and how many more there are."""
     more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
     return ", ".join(ids[:_NAMED]) + more
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from anytoany_lib.modalities import MEDIA_KINDS
 
 Extractor = Callable[[str, Sequence[Any]], np.ndarray]
 CLIP_FRAMES = 16  # of a clip, evenly spread: as many as the published text-to-video models make
+PIECE_SECONDS = 0.96  # what VGGish hears at a time
 
 
 def _features(
@@ -116,10 +118,12 @@ def clip(folder: str | Path, device: str = "cpu", batch_size: int = 32) -> Extra
     texts = _texts(model, folder, model.config.text_config.max_position_embeddings)
 
     def pictures(images: list[Any]) -> torch.Tensor:
+        """Pictures -> (B, D)."""
         values = pixels(images=images, return_tensors="pt")["pixel_values"].to(device)
         return model.get_image_features(pixel_values=values).pooler_output
 
     def clips(films: list[np.ndarray]) -> torch.Tensor:
+        """Frames (T, H, W, 3) of each clip -> (B, T, D)."""
         frames = pictures([Image.fromarray(frame) for film in films for frame in film])
         return frames.unflatten(0, (len(films), CLIP_FRAMES))
 
@@ -147,9 +151,11 @@ def clap(folder: str | Path, device: str = "cpu", batch_size: int = 16) -> Extra
     texts = _texts(model, folder, model.config.text_config.max_position_embeddings - 2)
 
     def sound(medium: Any) -> np.ndarray:
+        """The beginning of a sound at the model's rate, (samples,)."""
         return media.as_audio(medium, ears.sampling_rate)[0][: ears.nb_max_samples]
 
     def sounds(samples: list[np.ndarray]) -> torch.Tensor:
+        """Sounds -> (B, D)."""
         heard = ears(samples, sampling_rate=ears.sampling_rate, return_tensors="pt")
         return model.get_audio_features(
             input_features=heard["input_features"].float().to(device),
@@ -192,15 +198,19 @@ def torchscript(
     network, options = torch.jit.load(str(file), map_location=device).eval(), dict(options or {})
 
     def picture(medium: Any) -> torch.Tensor:
+        """uint8 (3, H, W)."""
         return torch.from_numpy(np.array(media.as_image(medium))).permute(2, 0, 1)
 
     def film(medium: Any) -> torch.Tensor:
+        """float32 (3, T, H, W), 0 to 255."""
         return torch.from_numpy(_frames(medium, CLIP_FRAMES)).permute(3, 0, 1, 2).float()
 
     def sound(medium: Any) -> torch.Tensor:
+        """float32 (samples,)."""
         return torch.from_numpy(media.as_audio(medium, rate)[0])
 
     def embed(batch: list[torch.Tensor]) -> torch.Tensor:
+        """Media of one shape at once, of several one by one -> (B, D)."""
         alike = len({tensor.shape for tensor in batch}) == 1
         groups = [torch.stack(batch)] if alike else [tensor[None] for tensor in batch]
         return torch.cat([network(group.to(device), **options) for group in groups])
@@ -213,23 +223,44 @@ def torchscript(
     return _extractor(file.name, kinds)
 
 
-def of_frames(extract: Extractor) -> Extractor:
-    """What makes of each frame of a clip a picture's features: (N x T, D) for a frame-wise FID.
+def _pictures_of(clip: Any) -> list[Image.Image]:
+    """The frames of a clip."""
+    return [Image.fromarray(frame) for frame in _frames(clip, CLIP_FRAMES)]
 
-    A clip that cannot be read is one row of NaN.
+
+def _pieces_of(sound: Any) -> list[tuple[np.ndarray, int]]:
+    """A sound in pieces of PIECE_SECONDS; what is left over goes, a shorter sound is filled up with silence."""
+    samples, rate = media.as_audio(sound)
+    length = round(PIECE_SECONDS * rate)
+    samples = np.pad(samples, (0, max(0, length - len(samples))))
+    starts = range(0, len(samples) - length + 1, length)
+    return [(samples[start : start + length], rate) for start in starts]
+
+
+_PARTS: Mapping[str, tuple[str, Callable[[Any], list[Any]]]] = MappingProxyType(
+    {"video": ("image", _pictures_of), "audio": ("audio", _pieces_of)}
+)
+
+
+def of_parts(extract: Extractor) -> Extractor:
+    """What takes each frame of a clip as a picture, each piece of a sound as a sound: (all parts, D), for frame-wise FID and FAD.
+
+    A medium that cannot be read is one row of NaN. ValueError for pictures and texts.
     """
 
-    def frames(kind: str, clips: Sequence[Any]) -> np.ndarray:
-        """See above; `kind` is "video"."""
-        rows = []
-        for clip in clips:
+    def parts(kind: str, items: Sequence[Any]) -> np.ndarray:
+        """The rows of all media one after the other."""
+        if kind not in _PARTS:
+            raise ValueError(f"parts are of {' or '.join(_PARTS)}, not of {kind}")
+        kind, split = _PARTS[kind]
+        rows: list[np.ndarray | None] = []
+        for item in items:
             try:
-                pictures = [Image.fromarray(frame) for frame in _frames(clip, CLIP_FRAMES)]
-                rows.append(extract("image", pictures))
+                rows.append(extract(kind, split(item)))
             except MediaError:
                 rows.append(None)
         width = next((found.shape[1] for found in rows if found is not None), 1)
         failed = np.full((1, width), np.nan, dtype=np.float32)
         return np.concatenate([failed if found is None else found for found in rows])
 
-    return frames
+    return parts

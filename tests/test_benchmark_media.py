@@ -142,8 +142,22 @@ def test_frames_of_clips_are_pictures_to_a_frame_wise_distance(network: Path):
     rng = np.random.default_rng(0)
     clips = [rng.integers(0, 256, (16, 8, 8, 3), dtype=np.uint8) for _ in range(2)]
     features = extractors.torchscript(network, options={"return_features": True})
-    rows = extractors.of_frames(features)("video", [clips[0], "nowhere.mp4", clips[1]])
+    rows = extractors.of_parts(features)("video", [clips[0], "nowhere.mp4", clips[1]])
     assert rows.shape == (33, 3) and np.isnan(rows[16]).all()
     assert rows[17] == pytest.approx(clips[1][0].mean((0, 1)) / 255, rel=1e-5)
-    score = compare("video", clips, clips, ["", ""], {"frames": extractors.of_frames(features)})
-    assert score["Frechet distance, frames"] == pytest.approx((0, 32, 0), abs=1e-9)
+    score = compare("video", clips, clips, ["", ""], {"parts": extractors.of_parts(features)})
+    assert score["Frechet distance, parts"] == pytest.approx((0, 32, 0), abs=1e-9)
+
+
+def test_pieces_of_sounds_are_heard_one_by_one():
+    def loudness(kind: str, sounds: list) -> np.ndarray:
+        assert kind == "audio" and {len(samples) / rate for samples, rate in sounds} == {0.96}
+        return np.array([[samples.mean()] for samples, _ in sounds])
+
+    steps = np.repeat(np.float32([0.1, 0.2, 0.3]), [960, 960, 500])
+    rows = extractors.of_parts(loudness)(
+        "audio", [(steps, 1000), "nowhere.wav", (steps[:480], 1000)]
+    )
+    assert rows[[0, 1, 3], 0] == pytest.approx([0.1, 0.2, 0.05]) and np.isnan(rows[2]).all()
+    with pytest.raises(ValueError, match="parts are of video or audio, not of image"):
+        extractors.of_parts(loudness)("image", [])

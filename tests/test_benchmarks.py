@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from anytoany_lib import benchmarks, media
+from anytoany_lib import benchmark_media, benchmarks, media
 from anytoany_lib.benchmark_files import read_items
 from anytoany_lib.benchmarks import matched, mend, read_predictions, score
 from anytoany_lib.caption_metrics import caption_scores
@@ -336,3 +338,25 @@ def test_a_question_is_asked_with_its_picture(tmp_path: Path, monkeypatch: pytes
     result = score(items, read_predictions(predictions))
     assert result["metrics"]["accuracy"] == vqa_accuracy("2", ["2"] * 10) / 2
     assert result["metrics"]["accuracy, number"] == 1
+
+
+def test_the_commands_of_the_documentation_are_commands():
+    document = (Path(__file__).parents[1] / "docs/REPRODUCE.md").read_text()
+    blocks = re.findall(r"^```\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
+    commands = [
+        shlex.split(line)
+        for block in blocks
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith("python -m")
+    ]
+    parsers = {module.__name__: module._parser() for module in (benchmarks, benchmark_media)}
+    given = [parsers[module].parse_args(rest) for _, _, module, *rest in commands]
+    assert len(given) == 11 and {one.command for one in given} == {
+        "predict",
+        "score",
+        "generate",
+        "compare",
+    }
+    assert dict(next(one for one in given if one.command == "compare").option) == {
+        "return_features": True
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import random
@@ -209,3 +210,15 @@ def test_java_where_there_is_java(kept: dict):
     assert java_metrics.score("METEOR", said, told) == pytest.approx(kept["numbers"]["meteor"])
     texts = kept["captions"]
     assert [" ".join(words) for words in java_metrics.tokenize(texts)] == kept["tokens"][:20]
+
+
+def test_the_bench_times_every_metric(monkeypatch: pytest.MonkeyPatch):
+    folder = REFERENCE.parents[1] / "bench"
+    monkeypatch.syspath_prepend(str(folder))
+    spec = importlib.util.spec_from_file_location("captions", folder / "captions.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.drawn(3, seed=1) == module.drawn(3, seed=1) != module.drawn(3, seed=2)
+    result = module.measure(30, seed=0)
+    assert result["seconds"].keys() == {"all", "tokenize", "BLEU", "ROUGE-L", "CIDEr-D"}
+    assert 0 < result["scores"]["BLEU-1"] < 1 and result["seconds"]["all"] < 5
