@@ -188,7 +188,7 @@ def read_items(
     split = benchmark.split if split is None else split
     try:
         items = list(benchmark.read(files[0], split, files[-1]))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
         form = benchmark.read.__doc__.splitlines()[0]
         raise DataError(f"{annotations}: not of the form of {name} ({error!r}). {form}") from error
     _check(items, annotations, split)
