@@ -60,8 +60,6 @@ def tokenize(caption: str) -> list[str]:
     for token in _TOKEN.findall(caption.lower().translate(_PLAIN)):
         if token in _TWO_WORDS:
             words += _TWO_WORDS[token]
-        elif (
-            token != '"' and token not in PUNCTUATION and not (token[0] == "." and token[-1] == ".")
-        ):
+        elif token not in PUNCTUATION and token.strip('".'):  # nor any run of points
             words.append(_BRACKETS.get(token, token))
     return words

@@ -355,7 +355,9 @@ def test_the_commands_of_the_documentation_are_commands():
         if line.startswith("python -m")
     ]
     parsers = {module.__name__: module._parser() for module in (benchmarks, benchmark_media)}
-    given = [parsers[module].parse_args(rest) for _, _, module, *rest in commands]
+    given = [
+        parsers[module].parse_args(rest) for _, _, module, *rest in commands if module in parsers
+    ]
     assert len(given) == 11 and {one.command for one in given} == {
         "predict",
         "score",
