@@ -111,13 +111,12 @@ _Vector = tuple[dict[tuple[str, ...], float], list[float], int]
 
 
 def _weighted(words: Words, idf: Mapping[tuple[str, ...], float], rarest: float) -> _Vector:
-    """tf-idf of a text's n-grams, the norm of each order, and its length as CIDEr-D has it."""
+    """tf-idf of a text's n-grams, the norm of each order, and the number of words."""
     weights = {ngram: count * idf.get(ngram, rarest) for ngram, count in ngrams(words).items()}
     squares = [0.0] * ORDERS
     for ngram, weight in weights.items():
         squares[len(ngram) - 1] += weight * weight
-    # The reference implementation counts a text's bigrams: nothing and one word are of one length.
-    return weights, [math.sqrt(square) for square in squares], max(len(words) - 1, 0)
+    return weights, [math.sqrt(square) for square in squares], len(words)
 
 
 def _likeness(own: _Vector, reference: _Vector) -> float:

@@ -136,6 +136,14 @@ def test_clap_hears_sounds_of_any_length_alike_every_time(clap_folder: Path):
     beginning = (sounds[1][0][:8000], 8000)
     assert extract("audio", [beginning])[0] == pytest.approx(features[1], abs=1e-5)
     assert extract("text", CAPTIONS).shape == (3, 8)
+    heard = ClapFeatureExtractor.from_pretrained(clap_folder)(
+        beginning[0], sampling_rate=8000, return_tensors="pt"
+    )
+    model = ClapModel.from_pretrained(clap_folder).eval()
+    with torch.no_grad():
+        state = model.audio_model(heard["input_features"].float(), torch.tensor([[False]]))
+        alone = torch.nn.functional.normalize(model.audio_projection(state.pooler_output), dim=-1)
+    assert features[1] / np.linalg.norm(features[1]) == pytest.approx(alone[0].numpy(), abs=1e-5)
 
 
 def test_the_tiny_imagebind_embeds_all_kinds():
