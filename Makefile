@@ -24,8 +24,11 @@ test: $(VENV)/installed browser
 	$(BIN)/python -m anytoany_lib.checkpoints
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# In a container one is root as a rule, which Jupyter wants to be told.
+AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
+
 lab: $(VENV)/installed
-	$(BIN)/jupyter lab notebooks/07_chat.ipynb --ServerApp.tornado_settings='{"websocket_max_message_size": 268435456}'
+	$(BIN)/jupyter lab notebooks/07_chat.ipynb $(AS_ROOT)
 
 # Both are for this machine alone unless HOST says otherwise, and talk to the newest run unless RUN names one.
 SERVED = $(if $(RUN),--run $(RUN)) $(if $(PORT),--port $(PORT)) $(if $(HOST),--host $(HOST))
