@@ -28,6 +28,7 @@ test: $(VENV)/installed browser
 AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 lab: $(VENV)/installed
+	$(BIN)/python -m anytoany_lib.checkpoints
 	$(BIN)/jupyter lab notebooks/07_chat.ipynb $(AS_ROOT)
 
 # Both are for this machine alone unless HOST says otherwise, and talk to the newest run unless RUN names one.

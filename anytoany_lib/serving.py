@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from anytoany_lib import checkpoints
 from anytoany_lib.config import Profile, resolve
-from anytoany_lib.runs import newest_run, read_record
+from anytoany_lib.runs import newest_run, profile_of, read_record
 
 
 def parser(description: str, port: int) -> argparse.ArgumentParser:
@@ -21,7 +22,11 @@ def parser(description: str, port: int) -> argparse.ArgumentParser:
 
 
 def run_named(name: str | None) -> Path:
-    """The folder of the run that was named, else the newest of profile tiny. FileNotFoundError if there is none."""
+    """The folder of the run that was named, else the newest of profile tiny; the models it needs are fetched.
+
+    FileNotFoundError if there is none, or one of its models is not there and cannot be fetched.
+    """
     run = resolve(name) if name else newest_run(Profile.load("tiny").name)
-    read_record(run or "ckpt/runs")  # says what is missing, and how to make it
+    record = read_record(run or "ckpt/runs")  # says what is missing, and how to make it
+    checkpoints.fetch(profile_of(record, run))
     return run
