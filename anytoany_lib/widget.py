@@ -105,18 +105,20 @@ class Chat(anywidget.AnyWidget):
         profile = f"profile {self.session.model.profile.name}"
         return f"{self._name} ({profile})" if self._name else profile
 
-    def _values(self) -> dict[str, Any]:
-        """What stands around the conversation."""
-        sampling = self.session.sampling or Sampling()
-        return {
-            "title": self._title(),
-            "status": self._status,
-            "attached": [one.shown() for one in self._attached],
-            "editing": self._editing,
-            "settings": settings.fields(self.session.model.profile, sampling, self.session.seed),
-            "runs": [portable(run) for run in runs.all_runs()],
-            "run": self._name,
+    def _values(self, *names: str) -> dict[str, Any]:
+        """What stands around the conversation: what is named, or all of it."""
+        session = self.session
+        sampling = session.sampling or Sampling()
+        values: dict[str, Callable[[], Any]] = {
+            "title": self._title,
+            "status": lambda: self._status,
+            "attached": lambda: [one.shown() for one in self._attached],
+            "editing": lambda: self._editing,
+            "settings": lambda: settings.fields(session.model.profile, sampling, session.seed),
+            "runs": lambda: [portable(run) for run in runs.all_runs()],
+            "run": lambda: self._name,
         }
+        return {name: values[name]() for name in names or values}
 
     def _everything(self) -> dict[str, Any]:
         """All that a page needs which opens now, in the middle of a reply perhaps."""
@@ -128,13 +130,12 @@ class Chat(anywidget.AnyWidget):
 
     def _show(self, *names: str) -> None:
         """Tells the page some of what stands around the conversation."""
-        values = self._values()
-        self._tell("set", values={name: values[name] for name in names})
+        self._tell("set", values=self._values(*names))
 
     def _say(self, text: str, state: str = "busy") -> None:
         """The status line; state is "ready", "busy", "loading" or "problem"."""
         self._status = {"state": state, "text": text}
-        self._tell("set", values={"status": self._status})
+        self._show("status")
 
     def _draw(self, number: int, at: int) -> None:
         piece = dict(self._bubbles[number].pieces[at])
@@ -182,7 +183,7 @@ class Chat(anywidget.AnyWidget):
         """Does what the page asks for; what cannot be done is said in the status line, which the page waits for."""
         try:
             self._actions[told["do"]](told, buffers)
-            self._tell("set", values={"status": self._status})
+            self._show("status")
         except (ValueError, RuntimeError, OSError) as error:
             self._say(str(error), "problem")
 
