@@ -108,3 +108,27 @@ def test_features_are_measured_beside_the_bare_models(bench, profile: Profile, t
         expected = found["a second"] / found["bare a second"]
         assert found["ratio to bare"] == pytest.approx(expected, rel=0.1)
     assert captions["bare batch"] in features.BATCH_SIZES and captions["ratio to single files"] > 0
+
+
+def test_a_chat_is_measured_beside_what_it_has_to_reach(bench, model: AnyToAny, scripted):
+    chat = bench["chat"]
+    rates = chat.text_rates(model, tokens=4, rounds=1)
+    assert rates["tokens"] == 4 and rates["ratio to bare"] == pytest.approx(
+        rates["a second"] / rates["bare a second"]
+    )
+    turns = chat.first_texts(model, conversations=1)
+    assert len(turns["seconds of each"]) == 4 and min(turns["seconds of each"]) > 0
+    made = chat.diffusion(model, "image", rounds=1)
+    assert made["ratio to bare"] == pytest.approx(made["seconds"] / made["bare seconds"])
+    scripted(["Look:", "image", "STOP"], ["Only words", "STOP"])
+    assert 0 < chat.seconds_to_stop(model, "image") < 5
+    with pytest.raises(RuntimeError, match="not answered with image"):
+        chat.seconds_to_stop(model, "image")
+
+
+def test_verdicts_name_what_is_not_reached_and_leave_out_what_was_not_measured(bench):
+    found = {"text": {"ratio to bare": 0.95}, "stop": {"seconds": 0.7}, "page": {}}
+    assert bench["chat"].verdicts(found) == {
+        "text: ratio to bare": "0.95, at least 0.9: yes",
+        "stop: seconds": "0.7, at most 0.5: NO",
+    }

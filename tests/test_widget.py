@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import Screen
 
 from anytoany_lib import media, settings, uploads
 from anytoany_lib.chat import Session
@@ -20,49 +21,17 @@ from anytoany_lib.widget import Chat
 QUICK = Sampling(steps=4, preview_every=2)
 
 
-class Page:
-    """Does with what the kernel tells what `static/chat.js` does, and talks to it as the page would."""
+class Page(Screen):
+    """A page beside its chat: what the kernel tells goes through no socket."""
 
     def __init__(self, chat: Chat):
-        self.chat, self.written, self.delivered, self.history = chat, "", [], []
-        self.__dict__.update(json.loads(json.dumps(chat._everything(), default=lambda _: "bytes")))
+        opened = chat._everything()
+        super().__init__(json.loads(json.dumps(opened, default=lambda _: "bytes")))
+        self.chat = chat
         chat.send = self.hear
-
-    def hear(self, told: dict[str, Any], buffers: list[bytes] | None) -> None:
-        json.dumps(told)  # it goes through a socket
-        self.history.append(told)
-        if told["op"] == "add":
-            self.bubbles.append({"role": told["role"], "pieces": []})
-        elif told["op"] == "piece":
-            pieces = self.bubbles[told["bubble"]]["pieces"]
-            pieces[told["at"] : told["at"] + 1] = [
-                told["piece"] | ({"data": buffers[0]} if buffers else {})
-            ]
-        elif told["op"] == "drop":
-            del self.bubbles[told["from"] :]
-        elif told["op"] == "set":
-            self.__dict__.update(told["values"])
-        elif told["op"] == "write":
-            self.written = told["text"]
-        elif told["op"] == "deliver":
-            self.delivered.append((told["name"], told["mime"], buffers[0]))
 
     def do(self, what: str, *buffers: bytes, **told: Any) -> None:
         self.chat._hear(None, {"do": what, **told}, list(buffers))
-
-    def said(self, number: int) -> list[str]:
-        """What a bubble shows: texts and notes as they are, media by their kinds."""
-        return [piece.get("text", piece["kind"]) for piece in self.bubbles[number]["pieces"]]
-
-    def upload(self, name: str, data: bytes, mime: str = "", chunk: int = 1000) -> None:
-        at = 0
-        while True:
-            told = {"id": name, "name": name, "mime": mime, "at": at, "size": len(data)}
-            self.do("chunk", data[at : at + chunk], **told)
-            received = next(t for t in reversed(self.history) if t["op"] == "received")
-            at = received["bytes"]
-            if at >= len(data):
-                return
 
 
 @pytest.fixture

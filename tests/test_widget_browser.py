@@ -25,48 +25,13 @@ from browser import (
     write_notebook,
 )
 from PIL import Image
+from scripts import INJECTION, LOADING, SCRIPT
 
 from anytoany_lib import media
 
 pytestmark = needs_chromium
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-INJECTION = "<img src=x onerror='window.hacked=1'>"
-LOADING = """
-from anytoany_lib import AnyToAny, Chat, Profile, generation
-from anytoany_lib.sampling import Sampling
-
-model = AnyToAny.from_profile(Profile.load("tiny")).requires_grad_(False).eval()
-print("loaded")
-"""
-SCRIPT = f"""
-REPLIES = {{
-    "all": ["Here is a **red bell** on the left,", "image", " this is how it rings,", "audio", " and a clip.", "video", "STOP"],
-    "hack": ["The tag {INJECTION} and [a link](javascript:alert(1)) are only text.", "STOP"],
-    "slow": ["Wait:", "image", "STOP"],
-    "long": ["word " * 90],
-    "short": ["This is an answer.", "STOP"],
-}}
-STEPS = {{"slow": 2000}}
-
-def tokens(item):
-    if item in model.vocabulary.signals:
-        return [model.vocabulary.signals[item][0]]
-    return model.messages.stop if item == "STOP" else model.messages.text_ids(item)
-
-def chooser(*_):
-    words = [p["text"] for p in chat.session.messages[-1]["content"] if p["type"] == "text"]
-    name = next((name for name in REPLIES if words and name in words[-1]), "short")
-    drawn = iter([token for item in REPLIES[name] for token in tokens(item)])
-    return lambda logits: [next(drawn)]
-
-generation._chooser = chooser
-render = model.render
-def scripted_render(kind, conditions, seeds, steps=None, *more, **others):
-    words = chat.session.messages[-1]["content"][-1].get("text", "")
-    return render(kind, conditions, seeds, 2000 if "slow" in words else 4, *more, **others)
-model.render = scripted_render
-"""
 WATCH = """() => {
     window.states = [];
     new MutationObserver(() => {
