@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from anytoany_lib import runs
-from anytoany_lib.config import FitConfig, Profile, StageConfig, portable, resolve
+from anytoany_lib.config import Alignment, FitConfig, Profile, StageConfig, portable, resolve
 from anytoany_lib.data import dataset_fingerprint, splits_in
 from anytoany_lib.features import DatasetFeatures
 from anytoany_lib.fitting import fit_input_projection, fit_output_projections
@@ -133,12 +133,14 @@ def peak_memory_bytes() -> dict[str, int]:
 
 
 @torch.no_grad()
-def validation_losses(model: AnyToAny, data: StageData, batch_size: int) -> dict[str, float]:
+def validation_losses(
+    model: AnyToAny, data: StageData, batch_size: int, alignment: Alignment = "l2"
+) -> dict[str, float]:
     """Mean of each loss over a split, batch by batch."""
     model.eval()
     sums: dict[str, list[float]] = {}
     for batch in tqdm(data.once(batch_size), total=-(-len(data) // batch_size), desc="validation"):
-        for name, loss in model(batch.to(model.device)).items():
+        for name, loss in model(batch.to(model.device), alignment).items():
             sums.setdefault(name, []).append(loss.item())
     return {name: float(np.mean(values)) for name, values in sums.items()}
 
@@ -150,7 +152,7 @@ def _validation(
     if "validation" not in splits_in(data):
         return {}
     held_out = StageData(data, "validation", settings.reads, model.messages, features, seed)
-    return validation_losses(model, held_out, settings.batch_size)
+    return validation_losses(model, held_out, settings.batch_size, settings.alignment)
 
 
 def _not_finite(
@@ -253,7 +255,7 @@ def _fit_projections(
     rows, steps = max(fit.batch_size, round(share * fit.rows)), round(share * fit.steps)
     batches = (batch for _, batch in data.batches(settings.batch_size))
     scaled = fit.model_copy(update={"rows": rows, "steps": steps})
-    losses = fit_output_projections(model, batches, scaled)
+    losses = fit_output_projections(model, batches, scaled, settings.alignment)
     return {f"{kind} {when}": loss for kind, loss in losses.items()}
 
 
@@ -330,7 +332,7 @@ def _loop(accelerator: Accelerator, job: _Job, state: _State, data: StageData, l
     wrapped.train()
     try:
         for step, (names, batch) in zip(bar, batches, strict=False):
-            losses = wrapped(batch.to(model.device))
+            losses = wrapped(batch.to(model.device), job.settings.alignment)
             loss = total_loss(losses, job.settings)
             if not torch.isfinite(loss):
                 raise _not_finite(loss, job.stage, step, names, job.run)
