@@ -133,7 +133,15 @@ def read_record(folder: str | Path) -> dict[str, Any]:
             f"no run in {path.parent} (expected {RECORD}): train one with notebooks 04 to 06, "
             "or python -m anytoany_lib.train"
         )
-    return json.loads(path.read_text())
+    return read_json(path)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file says. ValueError names the file if it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def profile_of(record: dict[str, Any], where: Path) -> Profile:
