@@ -239,7 +239,7 @@ def _accelerator(run: Path, trackers: list[str]) -> Accelerator:
     # In float16 the loss is scaled, and that is all: the model itself keeps its projections and LoRA in float32.
     return Accelerator(
         mixed_precision="fp16" if pick_dtype(pick_device()) == torch.float16 else "no",
-        log_with=trackers,
+        log_with=trackers or None,  # an empty list is warned about
         project_config=ProjectConfiguration(logging_dir=str(run / EVENTS)),
         kwargs_handlers=[
             DistributedDataParallelKwargs(find_unused_parameters=True),
