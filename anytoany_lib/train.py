@@ -206,15 +206,7 @@ def train(
         torch.manual_seed(seed + stage)
         fitted = _fit_before(model, settings, train_data, untrained=init is None, share=share)
         torch.manual_seed(seed + stage)
-    record = {
-        "profile": profile.model_dump(mode="json"),
-        "stage": stage,
-        "steps": steps,
-        "seed": seed,
-        "init": portable(init) if init else None,
-        "data": {portable(data): dataset_fingerprint(data)},
-        **runs.provenance(),
-    }
+    record = _made_of(profile, stage, steps, seed, init, data)
     with reporting(accelerator, run, record, state.step):
         log = Log(run, accelerator, append=resume, on_log=on_log)
         job = _Job(run, stage, settings, steps, save_every)
@@ -233,6 +225,21 @@ def train(
             _finish(run, model, record, init)
         accelerator.wait_for_everyone()
     return run
+
+
+def _made_of(
+    profile: Profile, stage: int, steps: int, seed: int, init: Path | None, data: Path
+) -> dict[str, Any]:
+    """The part of run.json that is known before the first step, which trackers are told too."""
+    return {
+        "profile": profile.model_dump(mode="json"),
+        "stage": stage,
+        "steps": steps,
+        "seed": seed,
+        "init": portable(init) if init else None,
+        "data": {portable(data): dataset_fingerprint(data)},
+        **runs.provenance(),
+    }
 
 
 def _accelerator(run: Path, trackers: list[str]) -> Accelerator:
