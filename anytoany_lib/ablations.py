@@ -40,6 +40,7 @@ def _signal_tokens(settings: Settings, count: int) -> None:
 
 
 def _alignment(settings: Settings, name: str) -> None:
+    # Its weight beside the text loss stays, so the distances also differ in how hard they pull.
     for stage in settings["stages"].values():
         stage["alignment"] = name
 

@@ -78,10 +78,12 @@ def write_file(path: Path, content: str) -> None:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git prints about the library's own files, None where they are in no repository."""
-    here = Path(__file__).parent
+    """What git prints in the library's own folder, None where it fails: no git, no repository, no such file."""
+    if shutil.which("git") is None:
+        return None
+    here = str(Path(__file__).parent)
     done = subprocess.run(
-        ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False
+        ["git", "-C", here, *arguments], capture_output=True, text=True, check=False
     )
     return done.stdout.strip() if done.returncode == 0 else None
 
@@ -89,13 +91,14 @@ def _git(*arguments: str) -> str | None:
 def provenance() -> dict[str, Any]:
     """For `run.json`: package versions, the git commit, and whether library files differ from it ("dirty").
 
-    Commit and "dirty" are None where there is no repository.
+    Commit and "dirty" are None where the library is in no repository.
     """
-    changes = _git("status", "--porcelain", "--", ".")
+    # A copy in site-packages may lie below someone's repository, which does not hold it.
+    held = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
     return {
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": None if changes is None else bool(changes),
+        "commit": _git("rev-parse", "HEAD") if held else None,
+        "dirty": bool(_git("status", "--porcelain", "--", ".")) if held else None,
     }
 
 

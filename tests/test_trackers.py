@@ -41,12 +41,12 @@ def test_a_tracker_that_cannot_be_used_is_refused_before_anything_is_written(
 
 
 def test_the_settings_of_a_run_say_whether_its_code_was_committed(monkeypatch: pytest.MonkeyPatch):
-    answers = {"status": " M train.py", "rev-parse": "abc"}
+    answers = {"status": " M train.py", "rev-parse": "abc", "ls-files": "runs.py"}
     monkeypatch.setattr(runs, "_git", lambda command, *_: answers[command])
     assert (runs.provenance()["commit"], runs.provenance()["dirty"]) == ("abc", True)
     answers["status"] = ""
     assert runs.provenance()["dirty"] is False
-    answers |= {"status": None, "rev-parse": None}
+    answers["ls-files"] = None
     assert (runs.provenance()["commit"], runs.provenance()["dirty"]) == (None, None)
 
 
