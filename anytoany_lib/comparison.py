@@ -6,7 +6,6 @@ was never evaluated) has blanks there. Out come rows and pictures for `figures` 
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -153,11 +152,8 @@ def replies(
     A prompt is a text or a conversation that ends with the user's turn.
     """
     asked = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
-    answers = []
-    for run in folders:
-        answers.append(reply_all(AnyToAny.from_pretrained(run), asked, seed, sampling))
-        gc.collect()  # a model refers to itself: without this the next one is loaded beside it
-    return answers
+    # No name holds the model, so it is gone before the next one is loaded.
+    return [reply_all(AnyToAny.from_pretrained(run), asked, seed, sampling) for run in folders]
 
 
 def grid(

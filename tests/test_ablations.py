@@ -8,10 +8,14 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from bitsandbytes.nn import Linear4bit
 
 from anytoany_lib import ablations, demo, runs
 from anytoany_lib.config import Profile
+from anytoany_lib.features import DatasetFeatures
+from anytoany_lib.model import AnyToAny
 from anytoany_lib.runs import flat
+from anytoany_lib.stage_data import StageData
 
 
 def test_each_ablation_varies_its_setting_and_nothing_else():
@@ -63,6 +67,32 @@ def test_rates_over_the_matrix_are_weighted_by_rows():
     (row,) = ablations.table({"ablation": "lora_rank", "variants": {"4": variant}})
     assert row["thing"] == pytest.approx((30 * 1.0 + 10 * 0.2) / 40)
     assert row["colour"] is None and row["minutes"] == 1.5 and row["modality"] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("soft_tokens", "1"), ("signal_tokens", "1"), ("lora_rank", "4"), ("quantization", "none")],
+)
+def test_variants_differ_in_the_model_that_is_trained(
+    name: str, value: str, profile: Profile, toy_data: Path
+):
+    changed = ablations.variants(profile, name)[value]
+    varied = AnyToAny.from_profile(changed, seed=0)
+    varied.add_lora()
+    features = DatasetFeatures(changed, toy_data)
+    shown, asked = (
+        next(StageData(toy_data, "train", reads, varied.messages, features, seed=0).batches(2))[1]
+        for reads in ("comprehension", "generation")
+    )
+    assert varied(shown)["text"].isfinite()
+    assert all(loss.isfinite() for loss in varied(asked).values()) and asked.signals_at
+    linear = varied.causal_lm.model.layers[0].self_attn.q_proj
+    assert {
+        "soft_tokens": varied.input_projection.soft_tokens == 1,
+        "signal_tokens": varied.signal_embeddings("video").shape[0] == 1,
+        "lora_rank": linear.lora_A["default"].weight.shape[0] == 4,
+        "quantization": not isinstance(linear.base_layer, Linear4bit),
+    }[name]
 
 
 def quick(profile: Profile, folder: Path) -> Path:
