@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 _WHOLE = ("source", "architecture", "options", "learning_rates", "mixture")
 Kind = Literal["image", "audio", "video"]
+Alignment = Literal["l2", "mse", "cosine"]
 Part = Literal["input_projection", "output_projections", "token_rows", "lora"]
 
 
@@ -165,6 +166,9 @@ class StageConfig(_Checked):
     )
     warmup: float = Field(0.05, ge=0, lt=1)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
+    alignment: Alignment = Field(
+        "l2", description="distance to the caption embeddings; l2 is the published one"
+    )
     alignment_weight: float = Field(1.0, ge=0)
     fit_before: FitConfig = FitConfig()
     fit_after: FitConfig = FitConfig()

@@ -131,6 +131,7 @@ def plan(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
         ("06_stage3_instruction_tuning", trained[2] | {"INIT": stages[1]}),
         ("07_chat", common | {"RUN": stages[2]}),
         ("08_evaluate", {"RUN": stages[2], "BOUND": options.bound, "SEED": options.seed}),
+        ("09_compare", {"RUNS": stages[1:], "SEED": options.seed}),
     ]
 
 
@@ -139,7 +140,7 @@ def run(options: argparse.Namespace) -> Path:
     out = resolve(options.out)
     steps = [step for step in plan(options) if step[0][:2] >= options.start]
     if not steps:
-        raise NotebookError(f"no notebook from {options.start!r} on: expected 00 to 08")
+        raise NotebookError(f"no notebook from {options.start!r} on: expected 00 to 09")
     times = out / TIMES
     kept = json.loads(times.read_text()) if options.start > "00" and times.is_file() else {}
     notebooks = {name: found for name, found in kept.items() if name[:2] < options.start}
@@ -154,7 +155,7 @@ def run(options: argparse.Namespace) -> Path:
     print(
         f"together: {(time.perf_counter() - started) / 60:.1f} min, peak memory {most / 1e9:.2f} GB"
     )
-    return resolve(steps[-1][1]["RUN"])
+    return resolve(dict(plan(options))["08_evaluate"]["RUN"])
 
 
 def summary(folder: Path, out: Path) -> str:

@@ -30,7 +30,7 @@ from anytoany_lib.modalities import KINDS
 from anytoany_lib.rendering import part_html
 
 _SMALL_PIXELS, _SMALL_SECONDS, _SMALL_RATE = 256, 8.0, 24_000  # a gallery shows many
-_NOT_LOSSES = ("step", "seconds", "learning_rate", "tokens_per_second")
+NOT_LOSSES = ("step", "seconds", "learning_rate", "tokens_per_second")
 _STYLE = """<style>
 .a2a-card { display: inline-block; vertical-align: top; margin: 4px; padding: 6px; border: 1px solid #8884;
   border-radius: 6px; box-sizing: border-box; overflow-wrap: anywhere; }
@@ -182,7 +182,7 @@ class LivePlot:
             self._draw()
 
     def _draw(self) -> None:
-        names = list(dict.fromkeys(n for line in self.lines for n in line if n not in _NOT_LOSSES))
+        names = list(dict.fromkeys(n for line in self.lines for n in line if n not in NOT_LOSSES))
         if names:
             self._handle.update(picture(self._figure(names)))
             self._drawn = time.monotonic()

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from anytoany_lib.batches import Batch
-from anytoany_lib.config import FitConfig
+from anytoany_lib.config import Alignment, FitConfig
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.projections import OutputProjection, alignment_loss
 
@@ -81,6 +81,7 @@ def _fit(
     signals: torch.Tensor,
     targets: torch.Tensor,
     settings: FitConfig,
+    alignment: Alignment,
     title: str,
 ) -> float:
     """AdamW on saved states, in an order fixed by torch's seed; returns the loss on all of them after it."""
@@ -90,7 +91,7 @@ def _fit(
     schedule = get_scheduler("cosine", optimiser, warmup, settings.steps)
     for _ in tqdm(range(settings.steps), desc=title, mininterval=1, disable=not settings.steps):
         picked = torch.randint(len(read), (settings.batch_size,)).to(read.device)
-        loss = alignment_loss(projection(read[picked], signals), targets[picked])
+        loss = alignment_loss(projection(read[picked], signals), targets[picked], alignment)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -99,14 +100,17 @@ def _fit(
     optimiser.zero_grad()
     with torch.no_grad():
         losses = [
-            alignment_loss(projection(some, signals), wanted) * len(some)
+            alignment_loss(projection(some, signals), wanted, alignment) * len(some)
             for some, wanted in zip(read.split(256), targets.split(256), strict=True)
         ]
     return float(sum(losses)) / len(read)
 
 
 def fit_output_projections(
-    model: AnyToAny, batches: Iterable[Batch], settings: FitConfig
+    model: AnyToAny,
+    batches: Iterable[Batch],
+    settings: FitConfig,
+    alignment: Alignment = "l2",
 ) -> dict[str, float]:
     """Fits every output projection to the language model as it stands; returns each kind's loss after it.
 
@@ -117,5 +121,7 @@ def fit_output_projections(
         projection, signals = model.output_projections[kind], model.signal_embeddings(kind).detach()
         if model.profile.projection.standardise and not projection.calibrated:
             projection.calibrate(read + signals)
-        losses[kind] = _fit(projection, read, signals, targets, settings, f"fitting {kind}")
+        losses[kind] = _fit(
+            projection, read, signals, targets, settings, alignment, f"fitting {kind}"
+        )
     return losses

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from anytoany_lib import generation, media, runs
 from anytoany_lib.background import Worker
 from anytoany_lib.batches import Batch
-from anytoany_lib.config import Profile, resolve
+from anytoany_lib.config import Alignment, Profile, resolve
 from anytoany_lib.decoders import Decoder
 from anytoany_lib.events import Event, MediaFailed
 from anytoany_lib.imagebind import ImageBind
@@ -229,8 +229,11 @@ class AnyToAny(nn.Module):
         """Whether every output projection has measured the hidden states that it reads."""
         return all(projection.calibrated for projection in self.output_projections.values())
 
-    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Losses of a batch: "text" (cross entropy a supervised token), one for each kind generated, and "total"."""
+    def forward(self, batch: Batch, alignment: Alignment = "l2") -> dict[str, torch.Tensor]:
+        """Losses of a batch: "text" (cross entropy a supervised token) and one for each kind generated.
+
+        `alignment` is the stage's distance between conditions and caption embeddings (`projections.alignment_loss`).
+        """
         inputs = self.embed_inputs(batch.ids, batch.media, batch.media_at)
         hidden = self.hidden_states(inputs, batch.mask, use_cache=False)
         losses = {}
@@ -240,7 +243,7 @@ class AnyToAny(nn.Module):
             losses["text"] = F.cross_entropy(logits, batch.labels[:, 1:][learnt])
         for kind, at in batch.signals_at.items():
             projected = self.project(kind, self.signal_states(hidden, kind, at))
-            losses[kind] = alignment_loss(projected, batch.targets[kind])
+            losses[kind] = alignment_loss(projected, batch.targets[kind], alignment)
         return losses
 
     # --- writing media ---

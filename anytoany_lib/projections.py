@@ -7,11 +7,13 @@ Parameter names and computation follow NExT-GPT's published 7b_tiva_v0, so that 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from anytoany_lib.config import ProjectionConfig
+from anytoany_lib.config import Alignment, ProjectionConfig
 
 _LEAST_SCALE = 0.1
 _RIDGE = 1e-3  # of the mean squared entry: keeps directions without data quiet
@@ -92,10 +94,30 @@ class OutputProjection(nn.Module):
         return self.model(decoded).reshape(-1, *self.condition)
 
 
-def alignment_loss(projected: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean over positions of the L2 norm of the difference; both (B, *condition), scalar out.
+def _l2(projected: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The norm, not its square: what 7b_tiva_v0 was trained with."""
+    return torch.linalg.vector_norm(projected - targets, dim=-1).mean()
 
-    The norm, not its square: this is the loss 7b_tiva_v0 was trained with.
+
+def _cosine(projected: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """0 for the same direction, 2 for the opposite one; lengths are left free, though decoders may read them."""
+    return (1 - functional.cosine_similarity(projected, targets, dim=-1)).mean()
+
+
+_ALIGNMENTS: dict[Alignment, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "l2": _l2,
+    "mse": functional.mse_loss,
+    "cosine": _cosine,
+}
+
+
+def alignment_loss(
+    projected: torch.Tensor, targets: torch.Tensor, alignment: Alignment = "l2"
+) -> torch.Tensor:
+    """How far conditions are from the caption embeddings, both (B, *condition), as a mean over positions.
+
+    "l2" is the norm of the difference, "mse" the mean square of its entries, "cosine" one minus the cosine. ValueError if the
+    shapes differ.
     """
     if projected.shape != targets.shape:
         raise ValueError(
@@ -103,4 +125,4 @@ def alignment_loss(projected: torch.Tensor, targets: torch.Tensor) -> torch.Tens
             f"{tuple(targets.shape[1:])}: the decoder was swapped; rebuild them with "
             "python -m anytoany_lib.features"
         )
-    return torch.linalg.vector_norm(projected - targets, dim=-1).mean()
+    return _ALIGNMENTS[alignment](projected, targets)

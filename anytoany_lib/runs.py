@@ -3,7 +3,7 @@
 RUN/trainable.safetensors   projections and token rows, float32 (fp16 in a run that `halve` made)
 RUN/adapter/                LoRA in PEFT's own layout, if the stage has it
 RUN/vocabulary.safetensors  the LLM's own embedding and head, only in a run that was imported with others
-RUN/run.json                profile, stage, seed, data fingerprint, versions, commit, times
+RUN/run.json                profile, stage, seed, data fingerprint, versions, commit, uncommitted changes, times
 RUN/metrics.jsonl           one line a logged step
 """
 
@@ -13,7 +13,7 @@ import importlib.metadata
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from anytoany_lib.config import Profile, home, resolve
+from anytoany_lib.config import Profile, resolve
 
 TENSORS, RECORD, ADAPTER = "trainable.safetensors", "run.json", "adapter"
 ADAPTER_TENSORS, VOCABULARY = "adapter_model.safetensors", "vocabulary.safetensors"
+CURVES = "metrics.jsonl"
 _BELONGS = (
     ". A run belongs to the language model, encoder and decoders it was trained with: name its own profile, or train "
     "for the new ones (python -m anytoany_lib.features, then stages 1 to 3)"
@@ -76,13 +77,40 @@ def write_file(path: Path, content: str) -> None:
         beside.write_text(content, encoding="utf-8")
 
 
-def provenance() -> dict[str, Any]:
-    """Package versions and the git commit, for `run.json`."""
-    git = subprocess.run(
-        ["git", "-C", str(home()), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+def _git(*arguments: str) -> str | None:
+    """What git prints in the library's own folder, None where it fails: no git, no repository, no such file."""
+    if shutil.which("git") is None:
+        return None
+    here = str(Path(__file__).parent)
+    done = subprocess.run(
+        ["git", "-C", here, *arguments], capture_output=True, text=True, check=False
     )
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"versions": versions, "commit": git.stdout.strip() or None}
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def provenance() -> dict[str, Any]:
+    """For `run.json`: package versions, the git commit, and whether library files differ from it ("dirty").
+
+    Commit and "dirty" are None where the library is in no repository.
+    """
+    # A copy in site-packages may lie below someone's repository, which does not hold it.
+    held = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "commit": _git("rev-parse", "HEAD") if held else None,
+        "dirty": bool(_git("status", "--porcelain", "--", ".")) if held else None,
+    }
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names: {"lora": {"rank": 4}} -> {"lora.rank": 4}; lists stay whole."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 def all_runs(where: str | Path = "ckpt/runs") -> list[Path]:
@@ -108,7 +136,15 @@ def read_record(folder: str | Path) -> dict[str, Any]:
             f"no run in {path.parent} (expected {RECORD}): train one with notebooks 04 to 06, "
             "or python -m anytoany_lib.train"
         )
-    return json.loads(path.read_text())
+    return read_json(path)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file says. ValueError names the file if it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def profile_of(record: dict[str, Any], where: Path) -> Profile:
@@ -163,7 +199,7 @@ def halve(run: str | Path, out: str | Path) -> Path:
     run, out = resolve(run), Path(out)
     read_record(run)
     with appearing_whole(out) as folder:
-        for name in (RECORD, "metrics.jsonl", VOCABULARY):
+        for name in (RECORD, CURVES, VOCABULARY):
             if (run / name).is_file():
                 shutil.copy(run / name, folder / name)
         if (run / ADAPTER).is_dir():

@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, AutocastKwargs, DistributedDataParallelKwargs
+from accelerate.utils import ProjectConfiguration
 from bitsandbytes.optim import PagedAdamW8bit
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from anytoany_lib import runs
-from anytoany_lib.batches import Batch
-from anytoany_lib.config import FitConfig, Profile, StageConfig, portable, resolve
+from anytoany_lib.config import Alignment, FitConfig, Profile, StageConfig, portable, resolve
 from anytoany_lib.data import dataset_fingerprint, splits_in
 from anytoany_lib.features import DatasetFeatures
 from anytoany_lib.fitting import fit_input_projection, fit_output_projections
@@ -38,6 +38,7 @@ from anytoany_lib.live import LiveFeatures
 from anytoany_lib.llm import pick_device, pick_dtype
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.stage_data import StageData
+from anytoany_lib.trackers import EVENTS, TRACKERS, Log, named, reporting
 
 CHECKPOINT = "checkpoint"
 _ABOUT_OLD_WEIGHTS = ("evaluation", "conversation")
@@ -132,12 +133,14 @@ def peak_memory_bytes() -> dict[str, int]:
 
 
 @torch.no_grad()
-def validation_losses(model: AnyToAny, data: StageData, batch_size: int) -> dict[str, float]:
+def validation_losses(
+    model: AnyToAny, data: StageData, batch_size: int, alignment: Alignment = "l2"
+) -> dict[str, float]:
     """Mean of each loss over a split, batch by batch."""
     model.eval()
     sums: dict[str, list[float]] = {}
     for batch in tqdm(data.once(batch_size), total=-(-len(data) // batch_size), desc="validation"):
-        for name, loss in model(batch.to(model.device)).items():
+        for name, loss in model(batch.to(model.device), alignment).items():
             sums.setdefault(name, []).append(loss.item())
     return {name: float(np.mean(values)) for name, values in sums.items()}
 
@@ -149,7 +152,7 @@ def _validation(
     if "validation" not in splits_in(data):
         return {}
     held_out = StageData(data, "validation", settings.reads, model.messages, features, seed)
-    return validation_losses(model, held_out, settings.batch_size)
+    return validation_losses(model, held_out, settings.batch_size, settings.alignment)
 
 
 def _not_finite(
@@ -174,26 +177,22 @@ def train(
     seed: int = 0,
     on_the_fly: bool = False,
     on_log: Callable[[dict[str, Any]], None] | None = None,
+    report_to: str = "",
 ) -> Path:
     """Trains one stage on a dataset with cached features and writes the run folder; returns it.
 
     `init` is the run to start from (the stage before). `on_the_fly` computes what the caches lack. A killed or interrupted
-    run goes on with `resume`, to the weights it would have had. `on_log` gets each line of metrics.jsonl. Raises
-    RuntimeError (step, rows, last checkpoint) if a loss is not finite.
+    run goes on with `resume`, to the weights it would have had. `on_log` gets each line of metrics.jsonl, and so do the
+    trackers in `report_to` ("tensorboard, wandb"; see `trackers`). Raises RuntimeError (step, rows, last checkpoint) if a
+    loss is not finite.
     """
     data, run = resolve(data), resolve(run)
-    settings = profile.stages[stage]
+    settings, init = profile.stages[stage], resolve(init) if init else None
+    trackers = named(report_to)
     _check_target(run, profile, stage, resume)
-    # In float16 the loss is scaled, and that is all: the model itself keeps its projections and LoRA in float32.
-    accelerator = Accelerator(
-        mixed_precision="fp16" if pick_dtype(pick_device()) == torch.float16 else "no",
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=True),
-            AutocastKwargs(enabled=False),
-        ],
-    )
+    accelerator = _accelerator(run, trackers)
     features = (LiveFeatures if on_the_fly else DatasetFeatures)(profile, data)
-    model = _initial_model(profile, resolve(init) if init else None, seed)
+    model = _initial_model(profile, init, seed)
     train_data = StageData(
         data, "train", settings.reads, model.messages, features, seed, settings.mixture
     )
@@ -207,30 +206,53 @@ def train(
         torch.manual_seed(seed + stage)
         fitted = _fit_before(model, settings, train_data, untrained=init is None, share=share)
         torch.manual_seed(seed + stage)
-    log = _Log(run, accelerator, append=resume, on_log=on_log)
-    job = _Job(run, stage, settings, steps, save_every)
-    _loop(accelerator, job, state, train_data, log)
-    if accelerator.is_main_process:
-        if settings.fit_after.steps:
-            fitted |= _fit_projections(
-                model, settings.fit_after, settings, train_data, share, "after"
-            )
-        record = {
-            "profile": profile.model_dump(mode="json"),
-            "stage": stage,
-            "steps": steps,
-            "seed": seed,
-            "init": portable(init) if init else None,
-            "data": {portable(data): dataset_fingerprint(data)},
-            "fitted": fitted,
-            "validation": _validation(model, data, settings, features, seed),
-            "seconds": state.seconds,
-            "peak_memory_bytes": peak_memory_bytes(),
-            **runs.provenance(),
-        }
-        _finish(run, model, record, resolve(init) if init else None)
-    accelerator.wait_for_everyone()
+    record = _made_of(profile, stage, steps, seed, init, data)
+    with reporting(accelerator, run, record, state.step):
+        log = Log(run, accelerator, append=resume, on_log=on_log)
+        job = _Job(run, stage, settings, steps, save_every)
+        _loop(accelerator, job, state, train_data, log)
+        if accelerator.is_main_process:
+            if settings.fit_after.steps:
+                fitted |= _fit_projections(
+                    model, settings.fit_after, settings, train_data, share, "after"
+                )
+            record |= {
+                "fitted": fitted,
+                "validation": _validation(model, data, settings, features, seed),
+                "seconds": state.seconds,
+                "peak_memory_bytes": peak_memory_bytes(),
+            }
+            _finish(run, model, record, init)
+        accelerator.wait_for_everyone()
     return run
+
+
+def _made_of(
+    profile: Profile, stage: int, steps: int, seed: int, init: Path | None, data: Path
+) -> dict[str, Any]:
+    """The part of run.json that is known before the first step, which trackers are told too."""
+    return {
+        "profile": profile.model_dump(mode="json"),
+        "stage": stage,
+        "steps": steps,
+        "seed": seed,
+        "init": portable(init) if init else None,
+        "data": {portable(data): dataset_fingerprint(data)},
+        **runs.provenance(),
+    }
+
+
+def _accelerator(run: Path, trackers: list[str]) -> Accelerator:
+    # In float16 the loss is scaled, and that is all: the model itself keeps its projections and LoRA in float32.
+    return Accelerator(
+        mixed_precision="fp16" if pick_dtype(pick_device()) == torch.float16 else "no",
+        log_with=trackers or None,  # an empty list is warned about
+        project_config=ProjectConfiguration(logging_dir=str(run / EVENTS)),
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            AutocastKwargs(enabled=False),
+        ],
+    )
 
 
 def _fit_projections(
@@ -240,7 +262,7 @@ def _fit_projections(
     rows, steps = max(fit.batch_size, round(share * fit.rows)), round(share * fit.steps)
     batches = (batch for _, batch in data.batches(settings.batch_size))
     scaled = fit.model_copy(update={"rows": rows, "steps": steps})
-    losses = fit_output_projections(model, batches, scaled)
+    losses = fit_output_projections(model, batches, scaled, settings.alignment)
     return {f"{kind} {when}": loss for kind, loss in losses.items()}
 
 
@@ -304,7 +326,7 @@ class _State:
         self.step, self.started = state["step"], time.perf_counter() - state["seconds"]
 
 
-def _loop(accelerator: Accelerator, job: _Job, state: _State, data: StageData, log: _Log) -> None:
+def _loop(accelerator: Accelerator, job: _Job, state: _State, data: StageData, log: Log) -> None:
     """The steps from `state.step` on; saves a checkpoint every so often and when it is interrupted."""
     model, first = state.model, state.step
     wrapped, optimiser, schedule = accelerator.prepare(model, state.optimiser, state.schedule)
@@ -317,7 +339,7 @@ def _loop(accelerator: Accelerator, job: _Job, state: _State, data: StageData, l
     wrapped.train()
     try:
         for step, (names, batch) in zip(bar, batches, strict=False):
-            losses = wrapped(batch.to(model.device))
+            losses = wrapped(batch.to(model.device), job.settings.alignment)
             loss = total_loss(losses, job.settings)
             if not torch.isfinite(loss):
                 raise _not_finite(loss, job.stage, step, names, job.run)
@@ -355,41 +377,6 @@ def _finish(run: Path, model: AnyToAny, record: dict[str, Any], init: Path | Non
     runs.write_file(run / runs.RECORD, json.dumps(record, indent=2) + "\n")
 
 
-class _Log:
-    """metrics.jsonl: one line every few steps, from the first process."""
-
-    every = 5
-
-    def __init__(self, run: Path, accelerator: Accelerator, append: bool, on_log):
-        self._on_log, self._silent = on_log, not accelerator.is_main_process
-        self._file = None if self._silent else (run / "metrics.jsonl").open("a" if append else "w")
-        self._recent: list[tuple[dict[str, float], int]] = []
-        self._since = 0.0
-
-    def add(self, step: int, losses, rate: float, batch: Batch, seconds: float) -> None:
-        """Notes one step, and writes a line every few."""
-        if self._silent:
-            return
-        tokens = int(batch.mask.sum())
-        self._recent.append(({name: loss.item() for name, loss in losses.items()}, tokens))
-        if (step + 1) % self.every:
-            return
-        names = dict.fromkeys(name for losses, _ in self._recent for name in losses)
-        line = {"step": step + 1, "seconds": round(seconds, 2), "learning_rate": rate}
-        line |= {
-            n: float(np.mean([losses[n] for losses, _ in self._recent if n in losses]))
-            for n in names
-        }
-        line["tokens_per_second"] = round(
-            sum(t for _, t in self._recent) / max(seconds - self._since, 1e-9)
-        )
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        self._recent, self._since = [], seconds
-        if self._on_log:
-            self._on_log(line)
-
-
 def main() -> None:
     """Command line: train one stage."""
     parser = argparse.ArgumentParser(
@@ -406,6 +393,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--on-the-fly", action="store_true", help="compute the features that are not cached"
+    )
+    parser.add_argument(
+        "--report-to", default="", help=f"one or more of {', '.join(TRACKERS)}, with commas"
     )
     given = vars(parser.parse_args())
     print(train(Profile.load(given.pop("profile")), **given))
