@@ -160,25 +160,31 @@ def decode(
 
     A medium's part has its "condition" (the projected hidden states) when it is yielded. The drafts are complete
     when the iterator ends; each has a finish reason, unless `stopping()` ended it before. With a memory, which holds
-    one conversation, there is one prompt. OutOfMemoryError says what to do, and leaves the device's memory free.
+    one conversation, there is one prompt. Where the device has no room, encoder and decoders leave it, and what has not
+    begun is tried once more; then OutOfMemoryError says what to do, and leaves the device's memory free.
     """
     memory = memory or Memory()
-    try:
-        yield from _decode(model, prompts, sampling, seeds, memory, stopping)
-        return
-    except GeneratorExit:
-        raise
-    except torch.OutOfMemoryError as error:
-        found = str(error)
-    except (
-        BaseException
-    ):  # an interrupted kernel as well: the cache may end in the middle of a layer
+    for _ in range(2):
+        begun = False
+        try:
+            for drawn in _decode(model, prompts, sampling, seeds, memory, stopping):
+                begun = True
+                yield drawn
+            return
+        except GeneratorExit:
+            raise
+        except torch.OutOfMemoryError as error:
+            found = str(error)
+        except (
+            BaseException
+        ):  # an interrupted kernel too: the cache may end in the middle of a layer
+            memory.forget()
+            raise
+        # Outside the handler, where nothing refers any more to the tensors of the pass that failed.
         memory.forget()
-        raise
-    # Outside the handler, where nothing refers any more to the tensors of the pass that failed.
-    memory.forget()
-    if model.device.type == "cuda":
-        torch.cuda.empty_cache()
+        model.make_room()
+        if begun:  # what was said cannot be taken back
+            break
     raise torch.OutOfMemoryError(
         f"{model.device} has no room to read {sum(len(prompt.ids) for prompt in prompts)} tokens and reply: shorten the "
         "history (fewer turns or media), ask for less at a time, close other programs that use the device, or choose a "

@@ -261,6 +261,11 @@ class AnyToAny(nn.Module):
             work = partial(decoder.generate, conditions, seeds, *how)
             return self._residence.run(kind, decoder, work)
 
+    def make_room(self) -> None:
+        """Leaves the device to the language model alone: encoder and decoders come back when they are needed."""
+        with self._frozen_work:
+            self._residence.leave()
+
     # --- talking ---
 
     def stream(

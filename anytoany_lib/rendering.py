@@ -40,7 +40,8 @@ CONTENT_STYLE = """
 .a2a-text pre { background: rgba(128, 128, 128, .16); border-radius: 8px; padding: .6em .8em; overflow-x: auto; }
 .a2a-text pre code { background: none; padding: 0; white-space: pre; overflow-wrap: normal; }
 .a2a-text blockquote { border-left: 3px solid rgba(128, 128, 128, .5); padding-left: .8em; opacity: .85; }
-.a2a-text table { border-collapse: collapse; display: block; width: fit-content; max-width: 100%; overflow-x: auto; }
+.a2a-text table { border-collapse: collapse; display: block; width: fit-content; max-width: 100%; overflow-x: auto;
+  overflow-wrap: break-word; }
 .a2a-text :is(th, td) { border: 1px solid rgba(128, 128, 128, .4); padding: .25em .6em; text-align: left; }
 .a2a-text hr { border: 0; border-top: 1px solid rgba(128, 128, 128, .4); }
 .a2a-medium :is(img, video, audio) { border-radius: 8px; }

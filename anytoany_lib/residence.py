@@ -31,9 +31,19 @@ class Residence:
         if idle is None:
             return False
         self._there.pop(idle).to(HOST)
+        self._empty_cache()
+        return True
+
+    def _empty_cache(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return True
+
+    def leave(self) -> None:
+        """Sends all of them to host memory: somebody else needs the device, who is never moved."""
+        for model in self._there.values():
+            model.to(HOST)
+        self._there.clear()
+        self._empty_cache()
 
     def run(self, name: str, model: Movable, work: Callable[[], Result]) -> Result:
         """`work()` with the model on the device. Where memory does not suffice the others leave and it starts again.

@@ -178,18 +178,57 @@ def test_a_model_that_says_nothing_breaks_no_later_turn(model, scripted):
     assert words(session.messages[-1]) == "No"
 
 
-def test_no_room_on_the_device_is_told_with_what_to_do(model, monkeypatch):
+@pytest.fixture
+def card(model, monkeypatch):
+    """A language model whose passes fail for want of memory, by the rule that is appended; what was asked of the rest."""
+    rules, happened, read, leave = [], [], AnyToAny.hidden_states, AnyToAny.make_room
+
+    def hidden_states(self, *arguments, **more):
+        happened.append("pass")
+        if any(rule(happened) for rule in rules):
+            raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+        return read(self, *arguments, **more)
+
+    def make_room(self):
+        happened.append("room")
+        leave(self)
+
+    monkeypatch.setattr(AnyToAny, "hidden_states", hidden_states)
+    monkeypatch.setattr(AnyToAny, "make_room", make_room)
+    return rules, happened
+
+
+def test_where_there_is_no_room_the_others_leave_and_the_reply_comes(model, card):
+    rules, happened = card
+    session = Session(model, sampling=WORDS)
+    *_, first = session.send("Hello")
+    rules.append(lambda happened: "room" not in happened)
+    *_, done = session.send("And now?")
+    assert done.finish_reason == "length" and happened.count("room") == 1
+    *_, alone = generation.stream(model, session.messages[:-1], 1, WORDS)
+    assert done.message == alone.message and session.messages[1] == first.message
+
+
+def test_no_room_on_the_device_is_told_with_what_to_do(model, card):
+    rules, happened = card
     session = Session(model, sampling=WORDS)
     list(session.send("Hello"))
-
-    def full(self, *arguments, **more):
-        raise torch.OutOfMemoryError("tried to allocate 20 GiB")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AnyToAny, "hidden_states", full)
-        with pytest.raises(
-            torch.OutOfMemoryError, match="shorten the history.*smaller profile.*20"
-        ):
-            list(session.send("And now?"))
+    happened.clear()
+    rules.append(lambda happened: True)
+    with pytest.raises(torch.OutOfMemoryError, match="shorten the history.*smaller profile.*20"):
+        list(session.send("And now?"))
+    assert happened == ["pass", "room", "pass", "room"]
     assert session._memory.read == [] and session._memory.cache.get_seq_length() == 0
+    rules.clear()
     assert not session.busy and list(session.retry())[-1].finish_reason == "length"
+
+
+def test_what_was_said_before_there_was_no_room_is_kept_and_not_said_again(model, card):
+    rules, happened = card
+    session = Session(model, sampling=WORDS)
+    rules.append(lambda happened: happened.count("pass") == 4)
+    said = []
+    with pytest.raises(torch.OutOfMemoryError, match="shorten the history"):
+        said += session.send("Hello")  # grows as far as it comes
+    assert happened == ["pass"] * 4 + ["room"]
+    assert words(session.messages[-1]) == "".join(event.text for event in said).strip() != ""

@@ -72,6 +72,15 @@ def test_what_does_not_fit_alone_is_said(card: Card):
     assert residence.run("a", a, a.work) == "done"
 
 
+def test_all_leave_for_somebody_else_and_come_back(card: Card):
+    residence, a, b = Residence(card.device), Model(card, 4), Model(card, 4)
+    for name, model in (("a", a), ("b", b)):
+        residence.run(name, model, model.work)
+    residence.leave()
+    assert (a.where, b.where, card.used) == (HOST, HOST, 0)
+    assert residence.run("a", a, a.work) == "done" and card.used == 4
+
+
 def test_on_a_cpu_nothing_is_asked_to_move(card: Card):
     model = Model(card, 99)
     assert Residence(HOST).run("a", model, lambda: "done") == "done"

@@ -295,6 +295,96 @@ def test_settings_saving_and_a_page_loaded_anew(clean):
     assert last_reply(page) == "This is an answer."
 
 
+def test_every_control_has_a_name_and_tab_reaches_it(clean):
+    page = clean
+    say(page, "Show me all.")
+    page.wait_for_selector(".a2a-model video")
+    ready(page)
+    assert page.evaluate("() => document.activeElement.matches('.a2a-input textarea')")
+    page.click("button.a2a-gear")
+    nameless = """() => [...document.querySelectorAll('.a2a-chat :is(button, input, select, textarea, audio, video, img, [tabindex])')].filter(
+        (e) => !e.hidden && !(e.getAttribute('aria-label') || e.labels?.[0]?.innerText.trim() || e.getAttribute('alt'))).map((e) => e.outerHTML)"""
+    assert page.evaluate(nameless) == []
+    assert page.locator(".a2a-chat [role=log]").count() == 1
+    page.focus("button.a2a-gear")
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate("() => document.activeElement.className + document.activeElement.name")
+        )
+    page.click("button.a2a-gear")
+    expected = [
+        "temperature",
+        "a2a-page",
+        "a2a-scroll",
+        "a2a-copy",
+        "a2a-edit",
+        "a2a-again",
+        "a2a-download",
+    ]
+    expected += ["a2a-send", "a2a-upload", "a2a-microphone", "a2a-path", "a2a-undo", "a2a-clear"]
+    assert [one for one in expected if not any(one in name for name in reached)] == []
+
+
+def test_a_long_conversation_stays_at_its_end_unless_the_reader_scrolled_up(clean):
+    page, lines = clean, "Only a short answer.\n\n" * 12
+    for count in (2, 4):
+        say(page, lines)
+        bubbles(page, count)
+        ready(page)
+    at = "() => document.querySelector('.a2a-scroll').scrollTop"
+    assert abs(page.evaluate(at)) < 2
+    say(page, "A long text.")
+    page.wait_for_selector(".a2a-model >> text=word word word word")
+    assert abs(page.evaluate(at)) < 2
+    top = "() => document.querySelector('.a2a-user').getBoundingClientRect().top - document.querySelector('.a2a-scroll').getBoundingClientRect().top"
+    page.evaluate("() => { document.querySelector('.a2a-scroll').scrollTop = -1e6 }")
+    page.wait_for_timeout(100)
+    before, length = page.evaluate(top), len(last_reply(page))
+    page.wait_for_function(
+        f"() => [...document.querySelectorAll('.a2a-model .a2a-pieces')].at(-1).innerText.length > {length + 50}"
+    )
+    assert abs(page.evaluate(top) - before) < 2
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".a2a-model:nth-child(6) >> text=stopped")
+    ready(page)
+    say(page, "Only a short answer.")
+    assert abs(page.evaluate(at)) < 2
+    ready(page)
+
+
+def test_nothing_is_wider_than_the_chat(clean, tmp_path):
+    page = clean
+    noise = np.random.default_rng(0).integers(0, 255, (1024, 1024, 3), dtype=np.uint8)
+    minute = (np.sin(np.arange(60 * 8_000) / 8) / 2).astype(np.float32)
+    for count, path in enumerate(
+        (
+            media.save_image(tmp_path / "large.png", Image.fromarray(noise)),
+            media.save_audio(tmp_path / "minute.wav", minute, 8_000),
+        ),
+        1,
+    ):
+        page.fill(".a2a-path", str(path))
+        page.press(".a2a-path", "Enter")
+        chips(page, count)
+    row = "|" + "a wide cell|" * 30
+    say(page, "x" * 400 + f"\n\n{row}\n{'|-' * 30}|\n{row}")
+    page.wait_for_function("() => document.querySelector('.a2a-user img')?.naturalWidth === 1024")
+    page.wait_for_function("() => document.querySelector('.a2a-user audio')?.duration > 59")
+    ready(page)
+    cell = page.locator(".a2a-user td").first.bounding_box()
+    assert cell["width"] > 40 and cell["height"] < 100  # words are whole: the table scrolls instead
+    page.evaluate("() => { document.querySelector('.a2a-scroll').scrollTop = 0 }")
+    screenshot(page, "11_wide")
+    beyond = """() => [...document.querySelectorAll('.a2a-bubble, .a2a-bubble *')].filter((e) => !e.parentElement.closest('table')
+        && e.getBoundingClientRect().right > document.querySelector('.a2a-log').getBoundingClientRect().right + 1).map((e) => e.outerHTML)"""
+    assert page.evaluate(beyond) == []
+    assert page.evaluate(
+        "() => document.querySelector('.a2a-scroll').scrollWidth <= document.querySelector('.a2a-scroll').clientWidth"
+    )
+
+
 def test_themes_and_widths(clean):
     page = clean
     say(page, "Show me all.")

@@ -168,7 +168,9 @@ class View {
   scroller() {
     this.log = h("div", { class: "a2a-log", role: "log", "aria-live": "polite", "aria-label": "Conversation" });
     this.examples = h("div", { class: "a2a-examples", hidden: this.store.bubbles.length > 0 });
-    return h("div", { class: "a2a-scroll", tabindex: "0", style: `height: ${this.store.height}` }, this.log, this.examples);
+    this.scroll = h("div", { class: "a2a-scroll", tabindex: "0", role: "group", "aria-label": "Conversation, to scroll", style: `height: ${this.store.height}` },
+      this.log, this.examples);
+    return this.scroll;
   }
 
   addBubble(bubble) {
@@ -290,6 +292,7 @@ class View {
     if (this.sendButton.disabled) return;
     if (this.uploads.size) return this.say("a file is still on its way: send when it has arrived");
     this.ask({ do: "send", text: this.input.value });
+    this.scroll.scrollTop = 0; // the end, which whoever writes wants to see
     this.input.focus();
   }
 
