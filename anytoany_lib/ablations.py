@@ -5,6 +5,9 @@
 All variants read the same cached features, start from the same seed and take the same number of steps in each stage; then
 the any-to-any matrix judges them, on few rows a task. A stage that was finished, and a variant that was measured, are not
 done again. Runs lie in OUT/NAME/VALUE/stageN, out of the way of notebook 07; the results of all variants go to one JSON.
+
+Measured for tiny with 60, 40 and 120 steps on one thread, in minutes of the processor: stages 1 and 2 take 7 together, a step
+of stage 3 takes 3.8 s; so about 16 a variant (estimated) and the evaluation on top.
 """
 
 from __future__ import annotations
