@@ -145,7 +145,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 16,
     examples: int = 2,
-    bound: int = 12,
+    bound: int = 8,
     save: bool = True,
     keep: bool = False,
 ) -> dict[str, Any]:
@@ -337,7 +337,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument(
-        "--bound", type=int, default=12, help="rows of each cell whose baselines are measured"
+        "--bound", type=int, default=8, help="rows of each cell whose baselines are measured"
     )
     parser.add_argument(
         "--keep", action="store_true", help="keep the replies in RUN/.evaluation when finished"
