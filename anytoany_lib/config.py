@@ -219,6 +219,10 @@ class Profile(_Checked):
         None, description="module with judge() and judge_text() for the evaluation"
     )
     judges_folder: str | None = None
+    similarity: dict[Literal["clip", "clap"], str] = Field(
+        {},
+        description="folders of more models that the evaluation compares media with, without judges",
+    )
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Profile:

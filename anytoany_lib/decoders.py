@@ -37,6 +37,10 @@ from anytoany_lib.previews import colour_map, preview
 
 OnStep = Callable[[int, int, Image.Image | None], None]
 _FADE_SECONDS = 0.02
+_NOT_FINITE = "the output projection gave values that are not finite: the run folder is broken"
+_CAME_OUT = (
+    "the decoder gave values that are not finite: its weights are broken, or too large for 16 bits"
+)
 
 
 def _clip_condition(encoders: list[CLIPTextModel], tokens: list) -> torch.Tensor:
@@ -73,23 +77,35 @@ def _embeds_and_pooled(pipeline, condition: torch.Tensor) -> dict[str, torch.Ten
     return {"prompt_embeds": condition[:, :-1], "pooled_prompt_embeds": condition[:, -1, :width]}
 
 
-def _images(output, config: DecoderConfig, pipeline) -> list[dict[str, Any]]:
-    return [{"image": image} for image in output.images]
+class BrokenMedia(ValueError):
+    """Some media of a batch came out as values that are not finite; `made` has the others, None in their places."""
+
+    def __init__(self, message: str, made: list[dict[str, Any] | None]):
+        super().__init__(message)
+        self.made = made
 
 
-def _sounds(output, config: DecoderConfig, pipeline) -> list[dict[str, Any]]:
+def _bytes(floats: np.ndarray) -> np.ndarray:
+    """Values from 0 to 1 as uint8."""
+    return (floats * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def _image(pixels: np.ndarray, config: DecoderConfig, pipeline) -> dict[str, Any]:
+    return {"image": Image.fromarray(_bytes(pixels))}
+
+
+def _sound(samples: np.ndarray, config: DecoderConfig, pipeline) -> dict[str, Any]:
     rate = int(pipeline.vocoder.config.sampling_rate)
-    audible = np.clip(np.asarray(output.audios, dtype=np.float32), -1, 1)
+    audible = np.clip(samples.astype(np.float32), -1, 1)
     # A sound that is cut off while it lasts would click.
     ramp = np.linspace(0, 1, round(_FADE_SECONDS * rate), dtype=np.float32)
-    audible[:, : len(ramp)] *= ramp
-    audible[:, -len(ramp) :] *= ramp[::-1]
-    return [{"audio": samples, "sampling_rate": rate} for samples in audible]
+    audible[: len(ramp)] *= ramp
+    audible[-len(ramp) :] *= ramp[::-1]
+    return {"audio": audible, "sampling_rate": rate}
 
 
-def _films(output, config: DecoderConfig, pipeline) -> list[dict[str, Any]]:
-    frames = (np.asarray(output.frames) * 255).round().clip(0, 255).astype(np.uint8)
-    return [{"video": film, "fps": config.fps or 8} for film in frames]
+def _film(frames: np.ndarray, config: DecoderConfig, pipeline) -> dict[str, Any]:
+    return {"video": _bytes(frames), "fps": config.fps or 8}
 
 
 @dataclass(frozen=True)
@@ -99,8 +115,8 @@ class Adapter:
     """Classes of the folders text_encoder, text_encoder_2, ..., each with a tokenizer of the same number."""
     condition: Callable[[list, list], torch.Tensor]
     """(encoders, what their tokenizers gave) -> conditions (B, *condition)."""
-    media: Callable[[Any, DecoderConfig, Any], list[dict[str, Any]]]
-    """(output, config, pipeline) -> payloads of reply parts."""
+    medium: Callable[[np.ndarray, DecoderConfig, Any], dict[str, Any]]
+    """(one medium as the pipeline's floats, config, pipeline) -> payload of a reply part."""
     new_callback: bool
     """Whether the pipeline takes callback_on_step_end(pipe, step, t, kwargs) or the older callback(step, t, latents)."""
     arguments: Callable[[Any, torch.Tensor], dict[str, torch.Tensor]] = _embeds
@@ -119,13 +135,13 @@ class Adapter:
 
 ADAPTERS = {
     "stable-diffusion": Adapter(
-        StableDiffusionPipeline, (CLIPTextModel,), _clip_condition, _images, True
+        StableDiffusionPipeline, (CLIPTextModel,), _clip_condition, _image, True
     ),
     "stable-diffusion-xl": Adapter(
         StableDiffusionXLPipeline,
         (CLIPTextModel, CLIPTextModelWithProjection),
         _two_clip_condition,
-        _images,
+        _image,
         True,
         _embeds_and_pooled,
     ),
@@ -133,7 +149,7 @@ ADAPTERS = {
         AudioLDMPipeline,
         (ClapTextModelWithProjection,),
         _clap_condition,
-        _sounds,
+        _sound,
         False,
         lengths={"seconds": "audio_length_in_s"},
     ),
@@ -141,7 +157,7 @@ ADAPTERS = {
         TextToVideoSDPipeline,
         (CLIPTextModel,),
         _clip_condition,
-        _films,
+        _film,
         False,
         lengths={"frames": "num_frames"},
     ),
@@ -275,23 +291,32 @@ class Decoder:
         An image part gets "image" (PIL), an audio part "audio" (float32 mono) and "sampling_rate", a video part
         "video" (uint8 (T, H, W, 3)) and "fps"; `frames` and `seconds` set the length of the kinds that have one.
         `on_step(done, total, preview)` is called after each diffusion step, with the first picture as it is so far at
-        every `preview_every`-th, else None; what it raises ends the generation.
+        every `preview_every`-th, else None; what it raises ends the generation. BrokenMedia if embeddings or media are
+        not finite; the others are made all the same, as they would have been.
         """
-        if not torch.isfinite(embeddings).all():
-            raise ValueError(
-                "the output projection gave values that are not finite: the run folder is broken"
-            )
+        told = torch.isfinite(embeddings).flatten(1).all(1)
+        if not told.any():
+            raise BrokenMedia(_NOT_FINITE, [None] * len(embeddings))
         steps = steps or self.config.steps
         wished = {"frames": frames, "seconds": seconds}
         lengths = {name: wished[wish] for wish, name in self._adapter.lengths.items()}
         lengths = {name: length for name, length in lengths.items() if length is not None}
         output = self.pipeline(
-            **self._conditions(embeddings),
+            # A broken embedding keeps its place in the batch, so that the others are computed as ever.
+            **self._conditions(embeddings.nan_to_num(0, 0, 0)),
             num_inference_steps=steps,
             guidance_scale=self.config.guidance if guidance is None else guidance,
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            output_type="pil" if self._adapter.media is _images else "np",
+            output_type="np",  # before it is rounded to bytes, where NaN would look like black
             **(self.config.options | lengths),
             **self._callbacks(on_step, steps, preview_every),
         )
-        return self._adapter.media(output, self.config, self.pipeline)
+        made = [
+            self._adapter.medium(floats, self.config, self.pipeline)
+            if fine and np.isfinite(floats).all()
+            else None
+            for floats, fine in zip(np.asarray(output[0]), told.tolist(), strict=True)
+        ]
+        if None in made:
+            raise BrokenMedia(_NOT_FINITE if not told.all() else _CAME_OUT, made)
+        return made

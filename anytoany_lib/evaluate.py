@@ -4,202 +4,67 @@
 
 Test rows say what their reply should contain: `meta["expect"]` lists for each part its kind, the attributes a judge
 should find, and for media the caption a decoder would be told. The profile names the judges. Results go to
-RUN/metrics.json, examples with their media to RUN/evaluation.
+RUN/metrics.json, failures and examples with their media to RUN/evaluation. "matrix", "combinations" (several media in a
+message) and "more" hold {cell: {"n", rates}}, "intervals" {cell: {rate: {"n", "low", "high"}}} around them, "baselines"
+{cell: {"chance", "upper_bound", "text_only"}} of what to hold them against.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
-from anytoany_lib import media, runs
+from anytoany_lib import failures, runs, similarity
+from anytoany_lib.baselines import chances, evenly, text_only, upper_bounds
 from anytoany_lib.batches import collate
-from anytoany_lib.config import Profile, portable, resolve
+from anytoany_lib.config import portable, resolve
 from anytoany_lib.data import Row, read_manifest
-from anytoany_lib.decoders import CaptionEncoder
-from anytoany_lib.generation import reply_all
+from anytoany_lib.failures import EXAMPLES
+from anytoany_lib.intervals import intervals
+from anytoany_lib.judging import (
+    CELLS,
+    Verdict,
+    cell_of,
+    chance,
+    load_judges,
+    outcomes,
+    rates,
+    request_of,
+    verdicts,
+)
+from anytoany_lib.kept_replies import FOLDER as KEPT
+from anytoany_lib.kept_replies import key_of, opened, reply_to
 from anytoany_lib.messages import IGNORED, Message
-from anytoany_lib.modalities import KINDS, MEDIA_KINDS
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.retrieval import measure as measure_retrieval
+from anytoany_lib.sampling import Sampling
 from anytoany_lib.train import peak_memory_bytes
 
-METRICS, EXAMPLES = "metrics.json", "evaluation"
-CELLS = tuple(f"{given}->{wanted}" for given in KINDS for wanted in KINDS)
-_SHIFTS = 5
+METRICS = "metrics.json"
 _SPARSE = 4  # an attribute may be asked of a quarter of a cell's rows only
 
 
-@dataclass
-class Verdict:
-    """How one test row came out: were the right kinds of media given, and which attributes are right."""
-
-    row: Row
-    reply: Message
-    modality: bool
-    attributes: dict[str, bool]
-
-    @property
-    def right(self) -> bool:
-        return self.modality and all(self.attributes.values())
-
-
-def load_judges(profile: Profile) -> Any:
-    """The judges that the profile names. ValueError if it names none."""
-    if profile.judges is None:
-        raise ValueError(
-            f"profile {profile.name} names no judges; set judges (a module) and judges_folder"
-        )
-    return importlib.import_module(profile.judges).load_judges(resolve(profile.judges_folder))
-
-
-def _text(reply: Message) -> str:
-    return " ".join(part["text"] for part in reply["content"] if part["type"] == "text")
-
-
-def _media_kinds(parts: Sequence[dict[str, Any]], key: str) -> list[str]:
-    return [part[key] for part in parts if part[key] != "text"]
-
-
-def _given(reply: Message, kind: str, number: int) -> Any:
-    """The `number`-th medium of a kind in a reply, None if there are fewer."""
-    of_kind = [part[kind] for part in reply["content"] if part["type"] == kind]
-    return of_kind[number] if number < len(of_kind) else None
-
-
-def _text_kind(scene: dict[str, Any]) -> str:
-    """The kind of medium whose attributes a text about this scene names."""
-    if scene.keys() & {"count", "pitch"}:
-        return "audio"
-    return "video" if "motion" in scene else "image"
-
-
-def _asked(
-    rows: Sequence[Row], replies: Sequence[Message]
-) -> dict[tuple[str, str], list[tuple[int, Any, dict]]]:
-    """What there is to judge, by (kind of part, kind of attributes): (row number, medium or text, scene)."""
-    jobs = defaultdict(list)
-    for number, (row, reply) in enumerate(zip(rows, replies, strict=True)):
-        seen: dict[str, int] = defaultdict(int)
-        for part in row.meta["expect"]:
-            kind, scene = part["kind"], part["scene"]
-            if kind == "text":
-                jobs["text", _text_kind(scene)].append((number, _text(reply), scene))
-            else:
-                jobs[kind, kind].append((number, _given(reply, kind, seen[kind]), scene))
-                seen[kind] += 1
-    return jobs
-
-
-def _judged(
-    judges: Any, kind: str, about: str, items: Sequence[Any], scenes: Sequence[dict]
-) -> dict[str, np.ndarray]:
-    judge = judges.judge_text if kind == "text" else judges.judge
-    found = dict(judge(about, items, scenes))
-    if kind == "text":
-        starts = [s.get("starts") for s in scenes]
-        found["starts"] = np.array(
-            [
-                np.nan if s is None else float(t.startswith(s))
-                for s, t in zip(starts, items, strict=True)
-            ]
-        )
-    return found
-
-
-def verdicts(judges: Any, rows: Sequence[Row], replies: Sequence[Message]) -> list[Verdict]:
-    """Every row's reply, judged."""
-    results = []
-    for row, reply in zip(rows, replies, strict=True):
-        wanted = _media_kinds(row.meta["expect"], "kind")
-        results.append(Verdict(row, reply, _media_kinds(reply["content"], "type") == wanted, {}))
-    for (kind, about), jobs in _asked(rows, replies).items():
-        numbers, items, scenes = zip(*jobs, strict=True)
-        for attribute, values in _judged(judges, kind, about, items, scenes).items():
-            for number, value in zip(numbers, values, strict=True):
-                if not np.isnan(value):
-                    right = results[number].attributes.get(attribute, True) and bool(value)
-                    results[number].attributes[attribute] = right
-    return results
-
-
-def rates(results: Sequence[Verdict]) -> dict[str, float | int]:
-    """A cell of the matrix: number of rows, right modalities, each attribute, and held-out pairs wholly right."""
-    cell: dict[str, float | int] = {
-        "n": len(results),
-        "modality": float(np.mean([v.modality for v in results])),
-    }
-    for attribute in dict.fromkeys(name for v in results for name in v.attributes):
-        cell[attribute] = float(
-            np.mean([v.attributes[attribute] for v in results if attribute in v.attributes])
-        )
-    unseen = [v.right for v in results if v.row.meta["unseen"]]
-    if unseen:
-        cell["unseen_pairs"] = float(np.mean(unseen))
-    return {name: value if name == "n" else round(value, 4) for name, value in cell.items()}
-
-
-def chance(
-    judges: Any, rows: Sequence[Row], replies: Sequence[Message]
-) -> dict[str, dict[str, float]]:
-    """How often each kind of part is judged right about the scenes of other rows: what guessing would reach."""
-    table = {}
-    for (kind, about), jobs in _asked(rows, replies).items():
-        _, items, scenes = zip(*jobs, strict=True)
-        shifts = range(1, min(_SHIFTS + 1, len(jobs)))
-        shifted = [
-            scenes[(n + shift) % len(scenes)] for shift in shifts for n in range(len(scenes))
-        ]
-        found = _judged(judges, kind, about, list(items) * len(shifts), shifted) if shifts else {}
-        name = kind if kind != "text" else f"text about {about}"
-        table[name] = {
-            a: round(float(np.nanmean(v)), 4) for a, v in found.items() if not np.isnan(v).all()
-        }
-    return table
-
-
-def upper_bound(
-    model: AnyToAny, judges: Any, rows: Sequence[Row], seed: int, limit: int, batch_size: int
-) -> dict:
-    """What each decoder reaches when it is given the true caption itself, on the captions of these rows."""
-    table = {}
-    for kind in MEDIA_KINDS:
-        wanted = [p for row in rows for p in row.meta["expect"] if p["kind"] == kind]
-        wanted = list({part["caption"]: part for part in wanted}.values())[:limit]
-        if not wanted:
-            continue
-        conditions = CaptionEncoder(model.profile.decoders[kind], model.device)(
-            [p["caption"] for p in wanted]
-        )
-        made = []
-        for start in tqdm(range(0, len(wanted), batch_size), desc=f"{kind}s from true captions"):
-            group = conditions[start : start + batch_size]
-            made += model.render(kind, group, [seed + start + n for n in range(len(group))])
-        found = judges.judge(
-            kind, [part[kind] for part in made], [part["scene"] for part in wanted]
-        )
-        table[kind] = {"n": len(wanted)} | {
-            a: round(float(np.nanmean(v)), 4) for a, v in found.items() if not np.isnan(v).all()
-        }
-    return table
-
-
 @torch.no_grad()
-def language_loss_ratio(model: AnyToAny, rows: Sequence[Row]) -> float:
-    """Cross entropy on held-out plain answers, relative to the LLM as it was before any training."""
+def language_loss_ratio(model: AnyToAny, rows: Sequence[Row]) -> float | None:
+    """Cross entropy on held-out plain answers, relative to the LLM as it was before any training.
+
+    None if no row has its answer with it.
+    """
+    answered = [row for row in rows if row.messages[-1]["role"] == "assistant"]
+    if not answered:
+        return None
     sums = np.zeros(2)
-    for row in rows:
+    for row in answered:
         batch = collate([model.messages.encode(row.messages)], lambda *_: None, None, 1).to(
             model.device
         )
@@ -218,38 +83,6 @@ def language_loss_ratio(model: AnyToAny, rows: Sequence[Row]) -> float:
     return round(float(sums[0] / sums[1]), 4)
 
 
-def _save_examples(folder: Path, results: Sequence[Verdict], per_task: int) -> None:
-    """Up to `per_task` replies of each task that went well and as many that did not, with their media."""
-    chosen: dict[tuple[str, bool], list[Verdict]] = defaultdict(list)
-    for verdict in results:
-        group = chosen[verdict.row.meta["task"], verdict.right]
-        if len(group) < per_task:
-            group.append(verdict)
-    with runs.appearing_whole(folder) as work:
-        records = []
-        for number, verdict in enumerate(v for group in chosen.values() for v in group):
-            parts = []
-            for place, part in enumerate(verdict.reply["content"]):
-                kind = part["type"]
-                if kind != "text":
-                    name = f"{number:03d}-{place}{media.SUFFIX[kind]}"
-                    made = (part["audio"], part["sampling_rate"]) if kind == "audio" else part[kind]
-                    media.save(kind, work / name, made, fps=part.get("fps", 8))
-                    part = {"type": kind, kind: name}
-                parts.append(part)
-            records.append(
-                {
-                    "task": verdict.row.meta["task"],
-                    "right": verdict.right,
-                    "attributes": verdict.attributes,
-                    "modality": verdict.modality,
-                    "expect": verdict.row.meta["expect"],
-                    "messages": [*verdict.row.messages, {"role": "assistant", "content": parts}],
-                }
-            )
-        (work / "examples.json").write_text(json.dumps(records, indent=1) + "\n")
-
-
 def test_set(data: Path, per_task: int | None) -> list[Row]:
     """The test rows that say what to expect, `per_task` of each task at most, held-out pairs in their share.
 
@@ -265,14 +98,44 @@ def test_set(data: Path, per_task: int | None) -> list[Row]:
             f"{data}: no test row says what its reply should contain (meta['expect']); python -m anytoany_lib.retrieval "
             "measures captioned media without judges"
         )
-    chosen = []
-    for rows in groups.values():
-        # Evenly over the group, so that held-out pairs keep their share.
-        picks = (
-            np.linspace(0, len(rows) - 1, min(per_task or len(rows), len(rows))).round().astype(int)
-        )
-        chosen += [rows[n] for n in picks]
-    return chosen
+    return [row for rows in groups.values() for row in evenly(rows, per_task)]
+
+
+def _grouped(results: Sequence[Verdict]) -> dict[str, list[Verdict]]:
+    """Verdicts by cell."""
+    groups: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in results:
+        groups[cell_of(verdict.row)].append(verdict)
+    return dict(groups)
+
+
+def _combines(cell: str) -> bool:
+    """Whether a cell is beyond the matrix, for several media in one message."""
+    return "->" in cell and cell not in CELLS
+
+
+def _baselines(
+    model: AnyToAny,
+    judges: Any,
+    groups: dict[str, list[Verdict]],
+    folder: Path,
+    bound: int,
+    how: tuple[int, int],
+) -> dict[str, Any]:
+    """The metrics "upper_bound" and "chance" by kind of part, and "baselines" by cell; `how` is (seed, batch size)."""
+    cells = {name: found for name, found in groups.items() if "->" in name}
+    few = {name: evenly([v.row for v in found], bound) for name, found in cells.items()}
+    by_kind, bounds = upper_bounds(model, judges, few, folder, *how)
+    worded = text_only(model, judges, few, folder, *how)
+    baselines = {
+        name: {"chance": chances(judges, [v.row for v in found], [v.reply for v in found])}
+        | ({"upper_bound": bounds[name]} if name in bounds else {})
+        | ({"text_only": worded[name]} if name in worded else {})
+        for name, found in cells.items()
+    }
+    results = [v for found in groups.values() for v in found]
+    guessed = chance(judges, [v.row for v in results], [v.reply for v in results])
+    return {"upper_bound": by_kind, "chance": guessed, "baselines": baselines}
 
 
 def evaluate(
@@ -282,15 +145,17 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 16,
     examples: int = 2,
-    bound: int = 48,
+    bound: int = 8,
     save: bool = True,
+    keep: bool = False,
 ) -> dict[str, Any]:
     """Measures a run on the test rows of a dataset (its own if none is named); returns its metrics.
 
-    With `save` they are written to the run folder, examples beside them.
+    With `save` they are written to the run folder, examples and failures beside them (see `failures`).
 
-    `bound` is the number of captions for the upper bound of each decoder, `examples` how many right and wrong replies
-    of each task are kept with their media.
+    `bound` is the number of rows of a cell whose baselines are measured, `examples` how many right and wrong replies of
+    each task are kept with their media. Replies are kept in RUN/.evaluation while it lasts, with `keep` for good: the same
+    evaluation, interrupted, goes on there and comes to the same numbers.
     """
     run = resolve(run)
     record = runs.read_record(run)
@@ -299,45 +164,103 @@ def evaluate(
         raise ValueError(
             f"{run} was trained on no dataset here: name one (--data, or DATA in notebook 08)"
         )
-    data = resolve(data)
-    started = time.perf_counter()
+    data, started = resolve(data), time.perf_counter()
     model = AnyToAny.from_pretrained(run)
-    judges = load_judges(model.profile)
-    rows = test_set(data, per_task)
-    prompts = [
-        row.messages[:-1] if row.messages[-1]["role"] == "assistant" else row.messages
-        for row in rows
-    ]
-    replies = []
-    by_task = range(0, len(rows), 4 * batch_size)
-    for start in tqdm(by_task, desc="replies"):
-        replies += reply_all(
-            model, prompts[start : start + 4 * batch_size], seed + start, batch_size=batch_size
-        )
-    results = verdicts(judges, rows, replies)
-    tasks = {
-        name: [v for v in results if v.row.meta["task"] == name]
-        for name in dict.fromkeys(r.meta["task"] for r in rows)
-    }
-    plain = [row for row in rows if row.messages[-1]["role"] == "assistant"]
+    measured = _by_judges if model.profile.judges else _by_similarity
+    how = {"per_task": per_task, "bound": bound, "seed": seed, "batch_size": batch_size}
+    found, results = measured(model, run, data, **how)
     metrics = {
         "profile": record["profile"]["name"],
         "run": portable(run),
         "seed": seed,
         "commit": runs.provenance()["commit"],
-        "matrix": {name: rates(tasks[name]) for name in CELLS if name in tasks},
-        "more": {name: rates(found) for name, found in tasks.items() if name not in CELLS},
-        "upper_bound": upper_bound(model, judges, rows, seed, bound, batch_size),
-        "chance": chance(judges, rows, replies),
-        "modality_accuracy": round(float(np.mean([v.modality for v in results])), 4),
-        "language_loss_ratio": language_loss_ratio(model, plain) if plain else None,
+        **found,
         "seconds": round(time.perf_counter() - started, 1),
         "peak_memory_bytes": peak_memory_bytes(),
     }
     if save:
-        _save_examples(run / EXAMPLES, results, examples)
+        failures.save(run / EXAMPLES, results, examples)
         runs.write_file(run / METRICS, json.dumps(metrics, indent=2) + "\n")
+    if not keep:
+        shutil.rmtree(run / KEPT)
     return metrics
+
+
+def _opened(
+    model: AnyToAny, run: Path, data: Path, requests: list[list[Message]], **settings: Any
+) -> Path:
+    """The folder of replies to these requests; see `kept_replies`."""
+    key = key_of(run, model.profile, data, requests, sampling=Sampling(), **settings)
+    return opened(run / KEPT, key)
+
+
+def _by_judges(
+    model: AnyToAny,
+    run: Path,
+    data: Path,
+    per_task: int | None,
+    bound: int,
+    seed: int,
+    batch_size: int,
+) -> tuple[dict[str, Any], list[Verdict]]:
+    """The metrics that the profile's judges give, and all verdicts."""
+    judges, rows = load_judges(model.profile), test_set(data, per_task)
+    requests, how = list(map(request_of, rows)), (seed, None, batch_size)
+    folder = _opened(model, run, data, requests, bound=bound, seed=seed, batch_size=batch_size)
+    replies = reply_to(model, requests, folder, "replies", *how)
+    results = verdicts(judges, rows, replies)
+    groups = _grouped(results)
+    return {
+        **_measured(groups, seed),
+        **_baselines(model, judges, groups, folder, bound, (seed, batch_size)),
+        "modality_accuracy": round(float(np.mean([v.modality for v in results])), 4),
+        "language_loss_ratio": language_loss_ratio(model, rows),
+    }, results
+
+
+def _by_similarity(
+    model: AnyToAny,
+    run: Path,
+    data: Path,
+    per_task: int | None,
+    bound: int,
+    seed: int,
+    batch_size: int,
+) -> tuple[dict[str, Any], list[Verdict]]:
+    """The metrics of a profile without judges (see `similarity` and `retrieval`), and replies in the form of verdicts."""
+    asked = similarity.wishes(data, per_task, seed)
+    requests = [wish.request for wish in asked]
+    folder = _opened(model, run, data, requests, seed=seed, batch_size=batch_size)
+    replies = reply_to(model, requests, folder, "replies", seed, None, batch_size)
+    found, results = similarity.measure(model.profile, asked, replies, seed, str(model.device))
+    manifest = read_manifest(data, "test")
+    rows = list(map(manifest.resolved, manifest))
+    captioned = [row for row in rows if "caption" in row.meta]
+    return {
+        **found,
+        **_split(found["matrix"]),
+        "retrieval": measure_retrieval(model, captioned, seed, batch_size),
+        "language_loss_ratio": language_loss_ratio(
+            model, [row for row in rows if row.meta.get("task") == "plain"]
+        ),
+    }, results
+
+
+def _split(cells: dict[str, dict]) -> dict[str, dict[str, dict]]:
+    """Cells as "matrix" in its own order, "combinations" of media, and "more"."""
+    return {
+        "matrix": {name: cells[name] for name in CELLS if name in cells},
+        "combinations": {name: cell for name, cell in cells.items() if _combines(name)},
+        "more": {n: cell for n, cell in cells.items() if n not in CELLS and not _combines(n)},
+    }
+
+
+def _measured(groups: dict[str, list[Verdict]], seed: int) -> dict[str, Any]:
+    """The metrics "matrix", "combinations" and "more", {cell: rates}, and "intervals" of them all."""
+    return {
+        **_split({name: rates(found) for name, found in groups.items()}),
+        "intervals": {name: intervals(outcomes(found), seed) for name, found in groups.items()},
+    }
 
 
 def differences(recorded: dict[str, Any], found: dict[str, Any], rows: int = 2) -> list[str]:
@@ -358,22 +281,47 @@ def differences(recorded: dict[str, Any], found: dict[str, Any], rows: int = 2) 
     return lines
 
 
+def beside(metrics: dict[str, Any], cell: str, rate: str) -> str:
+    """A rate in percent with its 95 % interval, then upper bound / text only / chance: "96 (88-100) of 98 / 90 / 8".
+
+    What was not measured is a dash; metrics recorded before there were intervals and baselines by cell have dashes only.
+    """
+    value = {**metrics["matrix"], **metrics.get("combinations", {})}[cell][rate]
+    around = metrics.get("intervals", {}).get(cell, {}).get(rate)
+    shown = f"{100 * value:.0f}"
+    if around:
+        shown += f" ({100 * around['low']:.0f}-{100 * around['high']:.0f})"
+    others = metrics.get("baselines", {}).get(cell, {})
+    found = [others.get(kind, {}).get(rate) for kind in ("upper_bound", "text_only", "chance")]
+    return f"{shown} of " + " / ".join("–" if f is None else f"{100 * f:.0f}" for f in found)
+
+
 def table(metrics: dict[str, Any]) -> str:
-    """The matrix as text: one line a cell with its rates, and the decoder's upper bound beside it."""
-    lines = [f"{'cell':<16}{'n':>4}  modality  what was asked for"]
-    for name, cell in metrics["matrix"].items():
-        bound = metrics["upper_bound"].get(name.split("->")[1], {})
+    """The matrix as text: a line for each cell with its rates, their 95 % intervals and baselines."""
+    cells = {**metrics["matrix"], **metrics.get("combinations", {})}
+    lines = [
+        "rate % (95 % interval) of upper bound / text only / chance",
+        f"{'cell':<20}{'n':>4}  modality  what was asked for",
+    ]
+    for name, cell in cells.items():
         asked = ", ".join(
-            f"{a} {100 * value:.0f}%" + (f" (of {100 * bound[a]:.0f}%)" if a in bound else "")
-            for a, value in cell.items()
-            if a not in ("n", "modality")
+            f"{rate} {beside(metrics, name, rate)}" + _count(metrics, name, rate)
+            for rate in cell
+            if rate not in ("n", "modality")
         )
-        lines.append(f"{name:<16}{cell['n']:>4}  {100 * cell['modality']:>7.0f}%  {asked}")
+        lines.append(f"{name:<20}{cell['n']:>4}  {100 * cell['modality']:>7.0f}%  {asked}")
     ratio = metrics["language_loss_ratio"]
     lines.append(
         f"right modalities {100 * metrics['modality_accuracy']:.1f}%, language loss ratio {ratio}"
     )
     return "\n".join(lines)
+
+
+def _count(metrics: dict[str, Any], cell: str, rate: str) -> str:
+    """ " (n 12)" where a rate was asked of fewer rows than the cell has."""
+    asked = metrics.get("intervals", {}).get(cell, {}).get(rate, {}).get("n")
+    of_cell = {**metrics["matrix"], **metrics.get("combinations", {})}[cell]["n"]
+    return f" (n {asked})" if asked not in (None, of_cell) else ""
 
 
 def main() -> None:
@@ -388,6 +336,12 @@ def main() -> None:
     parser.add_argument("--per-task", type=int, help="test rows of each task (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument(
+        "--bound", type=int, default=8, help="rows of each cell whose baselines are measured"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the replies in RUN/.evaluation when finished"
+    )
     parser.add_argument(
         "--check",
         action="store_true",

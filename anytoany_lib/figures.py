@@ -243,18 +243,20 @@ def heat_map(
 
 
 def matrix(metrics: Mapping[str, Any], rates: Sequence[str]) -> Image:
-    """The any-to-any matrix of metrics.json, one map a rate: rows are what is given, columns what is answered."""
-    figure = Figure(figsize=(3.1 * len(rates), 2.9))
+    """The any-to-any matrix of metrics.json, one map a rate: rows are what is given, columns what is answered.
+
+    Combinations of media given are rows below the four kinds.
+    """
+    cells = {**metrics["matrix"], **metrics.get("combinations", {})}
+    given = list(dict.fromkeys([*KINDS, *(name.split("->")[0] for name in cells)]))
+    figure = Figure(figsize=(3.4 * len(rates), 1.1 + 0.45 * len(given)))
     for number, rate in enumerate(rates):
         values = np.array(
-            [
-                [metrics["matrix"].get(f"{g}->{w}", {}).get(rate, np.nan) for w in KINDS]
-                for g in KINDS
-            ],
+            [[cells.get(f"{g}->{w}", {}).get(rate, np.nan) for w in KINDS] for g in given],
             dtype=float,
         )
         axis = figure.add_subplot(1, len(rates), number + 1)
-        _heat(axis, 100 * values, (KINDS, KINDS), (0, 100), "{:.0f}")
+        _heat(axis, 100 * values, (given, KINDS), (0, 100), "{:.0f}")
         axis.set_title(f"{rate}, %", fontsize=10)
         axis.set_xlabel("answered", fontsize=8)
         if not number:

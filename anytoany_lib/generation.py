@@ -21,6 +21,7 @@ from transformers import (
 
 from anytoany_lib.background import Stopped, followed
 from anytoany_lib.batches import collate
+from anytoany_lib.decoders import BrokenMedia
 from anytoany_lib.events import (
     Done,
     Event,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:  # the model builds on this module
 
 # Of the room for a history that has outgrown it: what is kept, so that the next turns find the same beginning.
 _KEPT = 0.75
+# Between the seeds of a reply's media: more than an evaluation has rows, whose seeds follow one another.
+_PART_STRIDE = 1_000_003
 
 
 @dataclass
@@ -279,6 +282,11 @@ def finished(parts: list[Part]) -> Message:
     return {"role": "assistant", "content": whole}
 
 
+def media_seed(seed: int, index: int) -> int:
+    """The seed of the medium that is part `index` of a reply with this seed."""
+    return seed + _PART_STRIDE * index
+
+
 def _look(
     model: AnyToAny, prompt: Encoded, memory: Memory, stopping: Callable[[], bool]
 ) -> Iterator[Event]:
@@ -353,7 +361,7 @@ def stream(
             raise Stopped
         for index, part in enumerate(draft.parts):
             if part["type"] != "text":
-                yield from _make(model, draft, index, seed + index, sampling, stopping)
+                yield from _make(model, draft, index, media_seed(seed, index), sampling, stopping)
     except Stopped:
         draft.finish_reason = "stopped"
     yield Done(finished(draft.parts), draft.finish_reason)
@@ -380,6 +388,38 @@ def draw_all(
     return [drafts[row] for row in range(len(conversations))]
 
 
+def render_all(
+    model: AnyToAny,
+    drafts: Sequence[Draft],
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    batch_size: int = 16,
+) -> None:
+    """Makes the media of drafts from their conditions, a kind at a time; the seed is the one that drew the drafts.
+
+    A medium that comes out broken has "failed", why, in its part and ends nothing else.
+    """
+    sampling = sampling or Sampling()
+    wanted = [
+        (media_seed(seed + row, index), part)
+        for row, draft in enumerate(drafts)
+        for index, part in enumerate(draft.parts)
+        if part["type"] != "text"
+    ]
+    how = (sampling.steps, sampling.guidance, None, sampling.frames, sampling.seconds)
+    for kind in dict.fromkeys(part["type"] for _, part in wanted):
+        of_kind = [item for item in wanted if item[1]["type"] == kind]
+        for start in range(0, len(of_kind), batch_size):
+            seeds, parts = zip(*of_kind[start : start + batch_size], strict=True)
+            conditions = torch.stack([part["condition"] for part in parts])
+            try:
+                made, reason = model.render(kind, conditions, seeds, *how), ""
+            except BrokenMedia as error:
+                made, reason = error.made, str(error)
+            for part, payload in zip(parts, made, strict=True):
+                part.update(payload or {"failed": reason})
+
+
 def reply_all(
     model: AnyToAny,
     conversations: Sequence[list[Message]],
@@ -387,23 +427,10 @@ def reply_all(
     sampling: Sampling | None = None,
     batch_size: int = 16,
 ) -> list[Message]:
-    """The replies to many conversations, text and media each in batches; what an evaluation calls."""
-    sampling = sampling or Sampling()
+    """The replies to many conversations, text and media each in batches; media that cannot be made are missing.
+
+    A row's seeds are its own, `seed` and its number. What else is in its batch changes how sums are rounded, and nothing more.
+    """
     drafts = draw_all(model, conversations, seed, sampling, batch_size)
-    wanted = [
-        (row, index, part)
-        for row, draft in enumerate(drafts)
-        for index, part in enumerate(draft.parts)
-        if part["type"] != "text"
-    ]
-    for kind in dict.fromkeys(part["type"] for _, _, part in wanted):
-        of_kind = [item for item in wanted if item[2]["type"] == kind]
-        for start in range(0, len(of_kind), batch_size):
-            group = of_kind[start : start + batch_size]
-            conditions = torch.stack([part["condition"] for _, _, part in group])
-            seeds = [seed + row + index for row, index, _ in group]
-            how = (sampling.steps, sampling.guidance, None, sampling.frames, sampling.seconds)
-            made = model.render(kind, conditions, seeds, *how)
-            for (_, _, part), payload in zip(group, made, strict=True):
-                part.update(payload)
+    render_all(model, drafts, seed, sampling, batch_size)
     return [finished(draft.parts) for draft in drafts]

@@ -45,6 +45,17 @@ def _matrix(metrics: dict) -> Iterator[str]:
         yield f"| **{given}** | " + " | ".join(cells) + " |"
 
 
+def _combinations(metrics: dict) -> Iterator[str]:
+    """What several media in one message come to, a line each; nothing in records from before these were cells."""
+    if found := metrics.get("combinations"):
+        yield "| several media in one message | judged right |"
+        yield "| --- | --- |"
+        for name, cell in found.items():
+            names = [rate for rate in cell if rate not in ("n", "modality", "unseen_pairs")]
+            yield f"| {name} | " + ", ".join(f"{r} {_percent(cell[r])}" for r in names) + " |"
+        yield ""
+
+
 def _bounds(metrics: dict) -> Iterator[str]:
     yield "| output | decoder given the true caption | guessing |"
     yield "| --- | --- | --- |"
@@ -77,6 +88,7 @@ def _shipped() -> Iterator[str]:
     yield ""
     yield from _matrix(metrics)
     yield ""
+    yield from _combinations(metrics)
     yield f"Right kinds of media {100 * metrics['modality_accuracy']:.1f} %, everything right about held-out pairs"
     yield f"{100 * composed / sum(held_out):.0f} %, things in follow-up turns {_percent(follow_ups['thing'])} %, loss on plain talk"
     yield f"{metrics['language_loss_ratio']:.2f} of the untouched LLM's."
@@ -101,6 +113,7 @@ def section() -> str:
         "",
         *_matrix(metrics),
         "",
+        *_combinations(metrics),
         f"The right kinds of media were answered in {100 * metrics['modality_accuracy']:.1f} % of all requests; the loss on",
         f"held-out plain talk is {metrics['language_loss_ratio']:.2f} of the untouched LLM's. How good the frozen decoders are is the bound:",
         "",

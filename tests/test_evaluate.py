@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anytoany_lib import evaluate, train
+from anytoany_lib import evaluate, failures, train
 from anytoany_lib.config import Profile
 from anytoany_lib.data import Row, read_manifest
+from anytoany_lib.judging import Verdict, cell_of
 from anytoany_lib.toyworld import Scene, render
 from anytoany_lib.toyworld.tasks import BEYOND, CELLS, Maker
 
@@ -90,7 +91,70 @@ def test_media_that_cannot_be_judged_count_as_wrong(judges):
         "role": "assistant",
         "content": [{"type": "audio", "audio": broken, "sampling_rate": 16000}],
     }
-    assert evaluate.verdicts(judges, [row], [reply])[0].attributes == {"thing": False}
+    (verdict,) = evaluate.verdicts(judges, [row], [reply])
+    assert verdict.attributes == {"thing": False} and not verdict.right
+
+
+def test_an_empty_reply_is_wrong_in_all_that_was_asked(judges):
+    scenes = [{"thing": "bell", "colour": "red"}, {"starts": "Yes"}, {}]
+    rows = [
+        Row(
+            str(n),
+            "test",
+            [],
+            {"task": "plain", "expect": [{"kind": "text", "scene": scene}], "unseen": False},
+        )
+        for n, scene in enumerate(scenes)
+    ]
+    results = evaluate.verdicts(judges, rows, [{"role": "assistant", "content": []}] * 3)
+    assert [verdict.wrong for verdict in results] == [
+        ["thing", "colour", "modality"],
+        ["starts", "modality"],
+        ["modality"],
+    ]
+    assert evaluate.rates(results) == {
+        "n": 3,
+        "modality": 0.0,
+        "thing": 0.0,
+        "colour": 0.0,
+        "starts": 0.0,
+    }
+
+
+def test_several_media_in_one_message_are_a_cell_of_their_own():
+    rows, _ = rows_and_right_replies(each=1)
+    cells = {row.meta["task"]: cell_of(row) for row in rows}
+    assert cells["two pictures"] == "image+image->text"
+    assert cells["picture and sound"] == "image+audio->text"
+    assert cells["mixed request"] == "image+audio->image"
+    others = cells.keys() - {"two pictures", "picture and sound", "mixed request"}
+    assert all(cells[task] == task for task in others)
+
+
+def test_failures_are_all_listed_and_a_medium_that_cannot_be_written_ends_nothing(tmp_path: Path):
+    expect = [{"kind": "audio", "scene": {"thing": "bell"}}]
+    meta = {"task": "text->audio", "expect": expect, "unseen": False}
+    request = [{"role": "user", "content": [{"type": "text", "text": "Play a bell."}]}]
+    broken = np.full(32000, np.nan, np.float32)
+    parts = [
+        {"type": "text", "text": "Here."},
+        {"type": "audio", "audio": broken, "sampling_rate": 16000},
+    ]
+    reply = {"role": "assistant", "content": parts}
+    results = [
+        Verdict(Row(str(n), "test", request, meta), reply, True, {"thing": False}) for n in range(3)
+    ]
+    failures.save(tmp_path / "evaluation", results, per_task=1)
+    lines = (tmp_path / "evaluation/failures.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [line["row"] for line in found] == ["0", "1", "2"]
+    assert [line["example"] for line in found] == [0, None, None]
+    assert found[0]["asked"] == "Play a bell." and found[0]["said"] == "Here. [audio]"
+    assert found[0]["wrong"] == ["thing"] and found[0]["expected"] == [
+        {"kind": "audio", "thing": "bell"}
+    ]
+    (example,) = json.loads((tmp_path / "evaluation/examples.json").read_text())
+    assert "cannot be written" in example["messages"][-1]["content"][1]["text"]
 
 
 def test_chance_is_near_one_in_twelve_things(judges):
@@ -113,7 +177,20 @@ def test_a_whole_evaluation_writes_the_contracts_metrics(
         for name, rate in cell.items()
         if name != "n"
     )
-    assert set(metrics["more"]) == set(BEYOND) | {"plain"}
+    combined = {"image+image->text", "image+audio->text", "image+audio->image"}
+    assert set(metrics["combinations"]) == combined
+    several = {"two pictures", "picture and sound", "mixed request"}
+    assert set(metrics["more"]) == set(BEYOND) - several | {"plain"}
+    cells = metrics["matrix"] | metrics["combinations"]
+    for name, cell in cells.items():
+        around = metrics["intervals"][name]
+        assert around.keys() == cell.keys() - {"n"}
+        assert all(around[r]["low"] <= cell[r] <= around[r]["high"] for r in around)
+        given, wanted = name.split("->")
+        others = {"chance"} | ({"text_only"} if given != "text" else set())
+        others |= {"upper_bound"} if wanted != "text" else set()
+        assert metrics["baselines"][name].keys() == others
+    assert not (run / ".evaluation").exists()
     assert set(metrics["upper_bound"]) == {"image", "audio", "video"}
     assert 0.5 < metrics["language_loss_ratio"] < 2
     assert metrics["peak_memory_bytes"]["host"] < 6e9

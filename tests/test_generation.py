@@ -350,3 +350,45 @@ def test_a_memory_forgets_after_an_error_and_not_after_a_stop(
     with pytest.raises(RuntimeError, match="out of memory"):
         list(generation.stream(model, ask("Hello, who are you?"), 0, sampling, memory))
     assert memory.read == [] and memory.cache.get_seq_length() == 0
+
+
+def test_a_broken_medium_of_a_batch_is_missing_and_the_others_are_as_ever(model: AnyToAny):
+    conditions = torch.randn(3, *model.profile.decoders["image"].condition)
+    sampling = Sampling(steps=2)
+
+    def made(conditions: torch.Tensor) -> list[dict]:
+        drafts = [generation.Draft([{"type": "image", "condition": one}]) for one in conditions]
+        generation.render_all(model, drafts, 0, sampling)
+        return [draft.parts[0] for draft in drafts]
+
+    whole = made(conditions)
+    conditions[1, 0] = torch.nan
+    first, broken, last = made(conditions)
+    assert "not finite" in broken["failed"] and "image" not in broken
+    assert generation.finished([broken])["content"] == []
+    for part, before in ((first, whole[0]), (last, whole[2])):
+        assert np.array_equal(np.asarray(part["image"]), np.asarray(before["image"]))
+
+
+@pytest.mark.parametrize("kind", ["image", "audio", "video"])
+def test_values_that_are_not_finite_are_seen_before_they_are_bytes(
+    model: AnyToAny, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    pipeline = model.decoder(kind).pipeline
+    decode = pipeline.vae.decode
+
+    def broken(latents: torch.Tensor, *more, **others):
+        found = decode(latents, *more, **others)
+        found[0][0] = torch.nan
+        return found
+
+    monkeypatch.setattr(pipeline.vae, "decode", broken)
+    condition = torch.randn(1, *model.profile.decoders[kind].condition)
+    draft = generation.Draft([{"type": kind, "condition": condition[0]}])
+    generation.render_all(model, [draft], 0, Sampling(steps=1))
+    assert "decoder gave values that are not finite" in draft.parts[0]["failed"]
+
+
+def test_no_two_media_of_an_evaluation_share_a_seed():
+    seeds = [generation.media_seed(row, part) for row in range(2000) for part in range(6)]
+    assert len(set(seeds)) == len(seeds)

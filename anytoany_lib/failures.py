@@ -1,0 +1,95 @@
+"""Replies to look at: some that went well, and every one that did not.
+
+RUN/evaluation/examples.json    up to so many right and wrong replies of each task, whole, with their media beside it
+RUN/evaluation/failures.jsonl   one line for every wrong reply: what was asked, said and expected, and what was wrong
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from anytoany_lib import media, runs
+from anytoany_lib.containers import MediaError
+from anytoany_lib.judging import Verdict, cell_of, request_of
+from anytoany_lib.messages import Message, parts_of
+
+EXAMPLES, EXAMPLE_FILE, FAILURE_FILE = "evaluation", "examples.json", "failures.jsonl"
+
+
+def in_short(messages: Sequence[Message]) -> str:
+    """The words of messages, with [image] where one stands."""
+    parts = [part for message in messages for part in parts_of(message)]
+    return " ".join(p["text"] if p["type"] == "text" else f"[{p['type']}]" for p in parts).strip()
+
+
+def _saved(part: dict[str, Any], folder: Path, stem: str) -> dict[str, Any]:
+    """A part with its medium in a file of the folder; a medium that cannot be written leaves the reason."""
+    kind = part["type"]
+    if kind == "text":
+        return part
+    name = f"{stem}{media.SUFFIX[kind]}"
+    made = (part["audio"], part["sampling_rate"]) if kind == "audio" else part[kind]
+    try:
+        media.save(kind, folder / name, made, fps=part.get("fps", 8))
+    except MediaError as error:
+        (folder / name).unlink(missing_ok=True)
+        return {"type": "text", "text": f"[{kind} that cannot be written: {error}]"}
+    return {"type": kind, kind: name}
+
+
+def _example(verdict: Verdict, folder: Path, number: int) -> dict[str, Any]:
+    """A reply as examples.json has it, its media written."""
+    parts = [
+        _saved(part, folder, f"{number:03d}-{place}")
+        for place, part in enumerate(verdict.reply["content"])
+    ]
+    return {
+        "task": verdict.row.meta["task"],
+        "right": verdict.right,
+        "attributes": verdict.attributes,
+        "modality": verdict.modality,
+        "expect": verdict.row.meta["expect"],
+        "messages": [*verdict.row.messages, {"role": "assistant", "content": parts}],
+    }
+
+
+def _failure(verdict: Verdict, example: int | None) -> dict[str, Any]:
+    """A line of failures.jsonl; `example` is the reply's place in examples.json, None if it is not kept there."""
+    row = verdict.row
+    return {
+        "row": row.id,
+        "task": row.meta["task"],
+        "cell": cell_of(row),
+        "unseen": row.meta["unseen"],
+        "asked": in_short(request_of(row)),
+        "said": in_short([verdict.reply]),
+        "expected": [
+            {name: value for name, value in part.items() if name != "scene"} | part["scene"]
+            for part in row.meta["expect"]
+        ],
+        "wrong": verdict.wrong,
+        "failed": verdict.reply.get("failed", []),
+        "example": example,
+    }
+
+
+def save(folder: Path, results: Sequence[Verdict], per_task: int) -> None:
+    """Writes both files; media are kept of the first `per_task` right and as many wrong replies of each task."""
+    seen: Counter[tuple[str, bool]] = Counter()
+    with runs.appearing_whole(folder) as work:
+        examples, failures = [], []
+        for verdict in results:
+            group = verdict.row.meta["task"], verdict.right
+            kept = seen[group] < per_task
+            seen[group] += 1
+            if not verdict.right:
+                failures.append(_failure(verdict, len(examples) if kept else None))
+            if kept:
+                examples.append(_example(verdict, work, len(examples)))
+        (work / EXAMPLE_FILE).write_text(json.dumps(examples, indent=1) + "\n")
+        lines = [json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures]
+        (work / FAILURE_FILE).write_text("".join(lines), encoding="utf-8")

@@ -1,0 +1,185 @@
+"""Verdicts: a test row's reply, judged by what the row says it should contain, and the rates that verdicts add up to.
+
+`row.meta["expect"]` lists for each part of the reply its kind and the attributes that a judge should find ("scene"). What
+is missing, empty, broken or of another kind is wrong in all that was asked; nothing is left out.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from anytoany_lib.config import Profile, resolve
+from anytoany_lib.messages import Message
+from anytoany_lib.modalities import KINDS
+from anytoany_lib.rows import Row, media_in
+
+CELLS = tuple(f"{given}->{wanted}" for given in KINDS for wanted in KINDS)
+_SHIFTS = 5
+
+
+@dataclass
+class Verdict:
+    """How one test row came out: were the right kinds of media given, and which attributes are right."""
+
+    row: Row
+    reply: Message
+    modality: bool
+    attributes: dict[str, bool]
+
+    @property
+    def right(self) -> bool:
+        return self.modality and all(self.attributes.values())
+
+    @property
+    def wrong(self) -> list[str]:
+        """The names of the rates that this row lowers."""
+        return [name for name, right in self.attributes.items() if not right] + (
+            [] if self.modality else ["modality"]
+        )
+
+
+def load_judges(profile: Profile) -> Any:
+    """The judges that the profile names. ValueError if it names none."""
+    if profile.judges is None:
+        raise ValueError(
+            f"profile {profile.name} names no judges; set judges (a module) and judges_folder"
+        )
+    return importlib.import_module(profile.judges).load_judges(resolve(profile.judges_folder))
+
+
+def request_of(row: Row) -> list[Message]:
+    """The row's conversation up to the reply that is measured."""
+    return row.messages[:-1] if row.messages[-1]["role"] == "assistant" else row.messages
+
+
+def cell_of(row: Row) -> str:
+    """Where a row is counted: its cell of the matrix, "image+audio->text" if one message shows several media, else its task."""
+    task, request = row.meta["task"], request_of(row)
+    shown = [kind for kind, _ in media_in(request)]
+    if task in CELLS or len(request) != 1 or len(shown) < 2:
+        return task
+    answered = dict.fromkeys(part["kind"] for part in row.meta["expect"])
+    return f"{'+'.join(sorted(shown, key=KINDS.index))}->{'+'.join(answered)}"
+
+
+def text_of(reply: Message) -> str:
+    """All that a reply says in words."""
+    return " ".join(part["text"] for part in reply["content"] if part["type"] == "text")
+
+
+def _given(reply: Message, kind: str, number: int) -> Any:
+    """The `number`-th medium of a kind in a reply, None if there are fewer."""
+    of_kind = [part[kind] for part in reply["content"] if part["type"] == kind]
+    return of_kind[number] if number < len(of_kind) else None
+
+
+def _answered(row: Row, reply: Message) -> bool:
+    """Whether a reply has exactly the kinds of media that it should have, in order, and words where words were asked for."""
+    wanted = [part["kind"] for part in row.meta["expect"]]
+    given = [part["type"] for part in reply["content"] if part["type"] != "text"]
+    said = "text" not in wanted or bool(text_of(reply).strip())
+    return said and given == [kind for kind in wanted if kind != "text"]
+
+
+def _text_kind(scene: dict[str, Any]) -> str:
+    """The kind of medium whose attributes a text about this scene names."""
+    if scene.keys() & {"count", "pitch"}:
+        return "audio"
+    return "video" if "motion" in scene else "image"
+
+
+def _asked(
+    rows: Sequence[Row], replies: Sequence[Message]
+) -> dict[tuple[str, str], list[tuple[int, Any, dict]]]:
+    """What there is to judge, by (kind of part, kind of attributes): (row number, medium or text, scene)."""
+    jobs = defaultdict(list)
+    for number, (row, reply) in enumerate(zip(rows, replies, strict=True)):
+        seen: dict[str, int] = defaultdict(int)
+        for part in row.meta["expect"]:
+            kind, scene = part["kind"], part["scene"]
+            if kind == "text":
+                jobs["text", _text_kind(scene)].append((number, text_of(reply), scene))
+            else:
+                jobs[kind, kind].append((number, _given(reply, kind, seen[kind]), scene))
+                seen[kind] += 1
+    return jobs
+
+
+def _judged(
+    judges: Any, kind: str, about: str, items: Sequence[Any], scenes: Sequence[dict]
+) -> dict[str, np.ndarray]:
+    """1.0 right, 0.0 wrong, nan not asked, of each attribute and item."""
+    judge = judges.judge_text if kind == "text" else judges.judge
+    found = dict(judge(about, items, scenes))
+    if kind == "text":
+        starts = [s.get("starts") for s in scenes]
+        found["starts"] = np.array(
+            [
+                np.nan if s is None else float(t.startswith(s))
+                for s, t in zip(starts, items, strict=True)
+            ]
+        )
+    return found
+
+
+def verdicts(judges: Any, rows: Sequence[Row], replies: Sequence[Message]) -> list[Verdict]:
+    """Every row's reply, judged."""
+    results = [
+        Verdict(row, reply, _answered(row, reply), {})
+        for row, reply in zip(rows, replies, strict=True)
+    ]
+    for (kind, about), jobs in _asked(rows, replies).items():
+        numbers, items, scenes = zip(*jobs, strict=True)
+        for attribute, values in _judged(judges, kind, about, items, scenes).items():
+            for number, value in zip(numbers, values, strict=True):
+                if not np.isnan(value):
+                    right = results[number].attributes.get(attribute, True) and bool(value)
+                    results[number].attributes[attribute] = right
+    return results
+
+
+def outcomes(results: Sequence[Verdict]) -> dict[str, np.ndarray]:
+    """Of each rate what the rows add to it, 1.0 or 0.0 of those that it was asked of.
+
+    Right modalities, each attribute, and whether rows of held-out pairs are wholly right.
+    """
+    found = {"modality": [v.modality for v in results]}
+    for attribute in dict.fromkeys(name for v in results for name in v.attributes):
+        found[attribute] = [v.attributes[attribute] for v in results if attribute in v.attributes]
+    unseen = [v.right for v in results if v.row.meta["unseen"]]
+    if unseen:
+        found["unseen_pairs"] = unseen
+    return {name: np.array(values, dtype=float) for name, values in found.items()}
+
+
+def rates(results: Sequence[Verdict]) -> dict[str, float | int]:
+    """A cell of the matrix: number of rows, right modalities, each attribute, and held-out pairs wholly right."""
+    found = {name: round(float(v.mean()), 4) for name, v in outcomes(results).items()}
+    return {"n": len(results), **found}
+
+
+def means(found: dict[str, np.ndarray]) -> dict[str, float]:
+    """The mean of each attribute over the items that it was asked of; without those that none was asked of."""
+    return {a: round(float(np.nanmean(v)), 4) for a, v in found.items() if not np.isnan(v).all()}
+
+
+def chance(
+    judges: Any, rows: Sequence[Row], replies: Sequence[Message]
+) -> dict[str, dict[str, float]]:
+    """How often each kind of part is judged right about the scenes of other rows: what guessing would reach."""
+    table = {}
+    for (kind, about), jobs in _asked(rows, replies).items():
+        _, items, scenes = zip(*jobs, strict=True)
+        shifts = range(1, min(_SHIFTS + 1, len(jobs)))
+        shifted = [
+            scenes[(n + shift) % len(scenes)] for shift in shifts for n in range(len(scenes))
+        ]
+        found = _judged(judges, kind, about, list(items) * len(shifts), shifted) if shifts else {}
+        table[kind if kind != "text" else f"text about {about}"] = means(found)
+    return table
