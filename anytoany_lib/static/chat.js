@@ -218,7 +218,7 @@ class View {
 
   medium({ kind, url, label, width }, number, at) {
     // Small media are shown larger; the page's own width is the limit of large ones.
-    const widen = ({ target }) => { target.style.width = `${Math.max(width, target.naturalWidth || target.videoWidth || 0)}px`; };
+    const widen = ({ target }) => { if ((target.naturalWidth || target.videoWidth || 0) < width) target.style.width = `${width}px`; };
     const seen = { src: url, class: "a2a-media", onload: widen, onloadedmetadata: widen };
     const element = kind === "image" ? h("img", { ...seen, alt: label })
       : kind === "audio" ? h("audio", { ...seen, controls: true, "aria-label": label })
