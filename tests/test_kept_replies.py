@@ -92,18 +92,18 @@ def test_what_is_read_is_what_was_made(tmp_path: Path):
 def test_replies_of_another_evaluation_are_not_taken(
     profile: Profile, toy_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    rows = [row.messages for row in read_manifest(toy_data, "test")][:3]
+    requests = [row.messages for row in read_manifest(toy_data, "test")][:3]
     folder = tmp_path / ".evaluation"
-    first = key_of(RUN, profile, toy_data, rows, seed=0)
+    first = key_of(RUN, profile, toy_data, requests, seed=0)
     assert opened(folder, first) == folder and not capsys.readouterr().out
     (folder / "replies-000000.safetensors").touch()
-    opened(folder, key_of(RUN, profile, toy_data, rows, seed=0))
+    opened(folder, key_of(RUN, profile, toy_data, requests, seed=0))
     assert "going on" in capsys.readouterr().out and len(list(folder.iterdir())) == 2
-    opened(folder, key_of(RUN, profile, toy_data, rows[:2], seed=1))
+    opened(folder, key_of(RUN, profile, toy_data, requests[:2], seed=1))
     assert "(requests, seed): anew" in capsys.readouterr().out
     assert [file.name for file in folder.iterdir()] == ["key.json"]
     other = profile.model_copy(update={"name": "other"})
-    assert key_of(RUN, other, toy_data, rows, seed=0)["profile"] != first["profile"]
+    assert key_of(RUN, other, toy_data, requests, seed=0)["profile"] != first["profile"]
 
 
 def test_kept_replies_do_not_change_the_key_of_their_run(
