@@ -1,5 +1,6 @@
 # make demo   everything for real: data, embeddings, three stages, the any-to-any matrix, a conversation
 # make test   the tests, every notebook among them
+# make test-long   what takes longer: learning real samples and asking them back
 # make lab    JupyterLab at the chat notebook, with the newest run
 # make app    the chat as a page of its own (Voila); RUN, PORT and HOST may be named
 # make gradio the same as a Gradio page
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 TORCH := torch>=2.11,<2.14
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test lab app gradio chat-check gpu-check tiny lint readme browser clean
+.PHONY: demo test test-long lab app gradio chat-check gpu-check tiny lint readme browser clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m anytoany_lib.demo
@@ -26,6 +27,9 @@ test: $(VENV)/installed browser
 
 # In a container one is root as a rule, which Jupyter wants to be told.
 AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
+
+test-long: $(VENV)/installed
+	$(BIN)/python -m pytest -m long
 
 lab: $(VENV)/installed
 	$(BIN)/python -m anytoany_lib.checkpoints
