@@ -25,11 +25,11 @@ test: $(VENV)/installed browser
 	$(BIN)/python -m anytoany_lib.checkpoints
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# In a container one is root as a rule, which Jupyter wants to be told.
-AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
-
 test-long: $(VENV)/installed
 	$(BIN)/python -m pytest -m long
+
+# In a container one is root as a rule, which Jupyter wants to be told.
+AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 lab: $(VENV)/installed
 	$(BIN)/python -m anytoany_lib.checkpoints
