@@ -24,7 +24,7 @@ from anytoany_lib.benchmark_files import BENCHMARKS, Item, read_items
 from anytoany_lib.caption_metrics import caption_scores, tokenize_all
 from anytoany_lib.config import portable, resolve
 from anytoany_lib.data import DESCRIBE
-from anytoany_lib.generation import Draft, Sampling, draw_all
+from anytoany_lib.generation import Sampling, draw_all
 from anytoany_lib.media import MediaError
 from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
@@ -50,11 +50,6 @@ def _conversation(item: Item, folder: Path, prompt: str | None) -> list[Message]
     text = f"{item.question}\n{prompt or SHORT_ANSWER}" if item.question else prompt
     parts = [{"type": item.kind, item.kind: medium}, {"type": "text", "text": text}]
     return [{"role": "user", "content": parts}]
-
-
-def _said(draft: Draft) -> str:
-    """The text of a reply."""
-    return " ".join(part["text"].strip() for part in draft.parts if part["type"] == "text")
 
 
 def predict(
@@ -100,7 +95,7 @@ def _batch(
             failed[item.id] = f"{error.reason}: {error.detail}"
     sampling = Sampling(kinds=())
     drafts = draw_all(model, list(asked.values()), 0, sampling, len(asked)) if asked else []
-    texts = {name: _said(draft) for name, draft in zip(asked, drafts, strict=True)}
+    texts = {name: draft.said() for name, draft in zip(asked, drafts, strict=True)}
     return [
         {"id": item.id, "text": texts.get(item.id, "")}
         | ({"failed": failed[item.id]} if item.id in failed else {})

@@ -61,6 +61,10 @@ class Draft:
             self.tokens = []
         return self.parts[-1]
 
+    def said(self) -> str:
+        """What the reply says in words."""
+        return " ".join(part["text"].strip() for part in self.parts if part["type"] == "text")
+
 
 def _never() -> bool:
     return False

@@ -23,7 +23,7 @@ from anytoany_lib import runs
 from anytoany_lib.config import portable, resolve
 from anytoany_lib.data import Row, as_comprehension, as_generation, read_manifest
 from anytoany_lib.decoders import CaptionEncoder
-from anytoany_lib.generation import Draft, Sampling, draw_all
+from anytoany_lib.generation import Sampling, draw_all
 from anytoany_lib.model import AnyToAny
 
 RETRIEVAL = "retrieval.json"
@@ -61,10 +61,6 @@ def target_ranks(conditions: Sequence[torch.Tensor | None], targets: torch.Tenso
     return ranks
 
 
-def _said(draft: Draft) -> str:
-    return " ".join(part["text"].strip() for part in draft.parts if part["type"] == "text")
-
-
 def _nearest(ranks: Sequence[int]) -> float:
     return round(float(np.mean([rank == 1 for rank in ranks])), 4)
 
@@ -85,7 +81,7 @@ def measure(
         shown = [as_comprehension(row, rng)[:1] for row in of_kind]
         described = draw_all(model, shown, seed, Sampling(kinds=()), batch_size)
         found: dict[str, Any] = {"n": len(of_kind)}
-        found["caption"] = _nearest(caption_ranks([_said(draft) for draft in described], captions))
+        found["caption"] = _nearest(caption_ranks([draft.said() for draft in described], captions))
         if kind in model.profile.decoders:
             asked = [as_generation(row, rng)[:1] for row in of_kind]
             made = draw_all(model, asked, seed, Sampling(), batch_size)
