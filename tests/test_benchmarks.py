@@ -15,6 +15,7 @@ from anytoany_lib.benchmark_files import read_items
 from anytoany_lib.benchmarks import matched, mend, read_predictions, score
 from anytoany_lib.caption_metrics import caption_scores
 from anytoany_lib.config import resolve
+from anytoany_lib.generation import Draft
 from anytoany_lib.rows import DataError
 from anytoany_lib.toyworld import draw
 from anytoany_lib.vqa import vqa_accuracy
@@ -332,7 +333,7 @@ def test_a_question_is_asked_with_its_picture(tmp_path: Path, monkeypatch: pytes
 
     def replies(model, conversations, *_):
         asked.extend(conversations)
-        return [benchmarks.Draft([{"type": "text", "text": " 2 "}]) for _ in conversations]
+        return [Draft([{"type": "text", "text": " 2 "}]) for _ in conversations]
 
     monkeypatch.setattr(benchmarks, "draw_all", replies)
     predictions = tmp_path / "p.jsonl"
