@@ -255,6 +255,7 @@ class Decoder:
         colours = self._colours if preview_every else None  # found before the first step
 
         def called(pipe, step, timestep, arguments):
+            """Told by the pipeline after each step; hands the latents on as they are."""
             shown = None
             if preview_every and (step + 1) % preview_every == 0:
                 # Some schedulers keep latents larger than the autoencoder's, by the noise that is left.

@@ -318,6 +318,8 @@ def _make(
         yield Loading(part["type"])
 
     def work(report: Callable[[Event], None]) -> Part:
+        """The medium, on the model's worker; its steps are reported."""
+
         def on_step(*step: Any) -> None:
             report(MediaProgress(index, *step))
 

@@ -146,6 +146,7 @@ def _play(visitor: Visitor, begin: Callable[[], Iterator[Event]]) -> Iterator[li
     before, making = visitor.turns(), {}
 
     def turns(*waiting: Shown) -> list[Turn]:
+        """The conversation with what has come of the reply by now."""
         for at in sorted(reply.changed):
             piece = reply.pieces[at]
             if piece["kind"] == "making":  # a look at it stays until the next one
