@@ -123,7 +123,7 @@ class Session:
 
         What came after is dropped. ValueError if there is no such message, or no user message it could answer.
         """
-        self._refuse_if_busy()
+        self.refuse_if_busy()
         if index is not None and not 0 <= index < len(self.messages):
             raise ValueError(f"nothing to retry: there is no message {index}")
         asked = self._last_user("retry", index)
@@ -134,14 +134,14 @@ class Session:
 
     def edit(self, index: int, content: Content) -> Iterator[Event]:
         """Replaces the user message `messages[index]`, drops what came after it, and draws the reply; see `send`."""
-        self._refuse_if_busy()
+        self.refuse_if_busy()
         if not 0 <= index < len(self.messages) or self.messages[index]["role"] != "user":
             raise ValueError(f"message {index} is no user message: only those can be edited")
         return self._say(content, index)
 
     def undo(self) -> Message:
         """Takes back the last user message and its reply; returns that message."""
-        self._refuse_if_busy()
+        self.refuse_if_busy()
         last = self._last_user("undo")
         message = self.messages[last]
         del self.messages[last:]
@@ -149,16 +149,17 @@ class Session:
 
     def clear(self) -> None:
         """Forgets the whole conversation."""
-        self._refuse_if_busy()
+        self.refuse_if_busy()
         self.messages.clear()
         self._memory = Memory()
 
     def switch(self, model: AnyToAny) -> None:
         """Goes on with another model, which reads the conversation from its beginning."""
-        self._refuse_if_busy()
+        self.refuse_if_busy()
         self.model, self._memory = model, Memory()
 
-    def _refuse_if_busy(self) -> None:
+    def refuse_if_busy(self) -> None:
+        """RuntimeError while a reply is being drawn: what would change the conversation has to wait."""
         if self.busy:
             raise RuntimeError(
                 "a reply is still being drawn: stop() it or read it to its end first"
@@ -181,7 +182,7 @@ class Session:
 
     def _say(self, content: Content, index: int) -> Iterator[Event]:
         """Puts a user message in the place of `messages[index:]` and draws the reply."""
-        self._refuse_if_busy()
+        self.refuse_if_busy()
         message = {"role": "user", "content": _checked(content)}
         system = [first for first in self.messages[: min(index, 1)] if first["role"] == "system"]
         generation.prepare(self.model, [*system, message], self.sampling)

@@ -218,8 +218,7 @@ class Chat(anywidget.AnyWidget):
         self._play(events)
 
     def _on_edit(self, index: int) -> None:
-        if self.session.busy:
-            raise RuntimeError("a reply is being drawn: stop it, or edit when it has ended")
+        self.session.refuse_if_busy()
         self._put_back(index, self.session.messages[index]["content"])
 
     def _on_undo(self) -> None:
@@ -288,8 +287,7 @@ class Chat(anywidget.AnyWidget):
 
     def _on_switch(self, run: str) -> None:
         """Loads another run; the conversation goes on with it."""
-        if self.session.busy:
-            raise RuntimeError("a reply is being drawn: stop it before switching to another run")
+        self.session.refuse_if_busy()
         self._say(f"loading {run}", "loading")
 
         def load() -> None:
@@ -310,10 +308,10 @@ class Chat(anywidget.AnyWidget):
         self._say(f"saved in {portable(folder)}", "ready")
 
     def _on_load(self, path: str) -> None:
-        if self.session.busy:
-            raise RuntimeError("a reply is being drawn: stop it before loading a conversation")
+        self.session.refuse_if_busy()
         self.session = Session.load(resolve(path), self.session.model)
         self._drop(0)
+        self._put_back(None, [])  # what was attached or edited belongs to the conversation before
         for index in range(len(self.session.messages)):
             self._append(self._bubble(index))
         self._show("settings")

@@ -236,8 +236,10 @@ def test_what_is_kept_and_what_is_given_back(page, scripted, files, tmp_path):
     (tmp_path / "other/thesis.txt").write_text("dear to somebody")
     page.do("save", path=str(tmp_path / "other"))
     assert page.status["state"] == "problem" and (tmp_path / "other/thesis.txt").is_file()
-    page.do("clear")
+    page.do("edit", bubble=0)
+    assert page.editing == 0 and len(page.attached) == 1
     page.do("load", path=str(tmp_path / "kept"))
+    assert page.editing is None and page.attached == [] and page.written == ""
     assert [page.said(n) for n in range(2)] == [["audio", "Draw what you hear"], ["Here", "image"]]
     page.do("send", text="And now?")
     assert page.said(3) == ["Yes"]
