@@ -6,29 +6,30 @@ All variants read the same cached features, start from the same seed and take th
 the any-to-any matrix judges them, on few rows a task. A stage that was finished, and a variant that was measured, are not
 done again. Runs lie in OUT/NAME/VALUE/stageN, out of the way of notebook 07; the results of all variants go to one JSON.
 
-Measured for tiny with 60, 40 and 120 steps on one thread, in minutes of the processor: stages 1 and 2 take 7 together, a step
-of stage 3 takes 3.8 s; so about 16 a variant (estimated) and the evaluation on top.
+The profile as it is, in OUT/unvaried, is a variant of every ablation, and its first stages are those of every variant that
+differs later only. Several ablations may be run side by side: they wait for each other where they share a stage.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock
 
 from anytoany_lib import runs
 from anytoany_lib.comparison import measured
-from anytoany_lib.config import Profile, resolve
+from anytoany_lib.config import Profile, portable, resolve
 from anytoany_lib.data import dataset_fingerprint
 from anytoany_lib.evaluate import METRICS, evaluate
 from anytoany_lib.features import precompute
 from anytoany_lib.train import train
 
-PUBLISHED_ORDER = "1-2-3"
+PUBLISHED_ORDER, UNVARIED = "1-2-3", "unvaried"
 _SHOWN = ("thing", "colour", "motion", "count", "unseen_pairs")
 Settings = dict[str, Any]
 
@@ -62,27 +63,42 @@ def _stage_order(settings: Settings, order: str) -> None:
     """Nothing in the profile: the order is that of the trainings."""
 
 
-ABLATIONS: dict[str, tuple[Callable[[Settings, Any], None], tuple[Any, ...]]] = {
-    "soft_tokens": (_soft_tokens, (1, 4, 8)),
-    "signal_tokens": (_signal_tokens, (1, 4, 8)),
-    "alignment": (_alignment, ("l2", "mse", "cosine")),
-    "stage_order": (_stage_order, (PUBLISHED_ORDER, "1-3-2")),
-    "lora_rank": (_lora_rank, (4, 16, 64)),
-    "quantization": (_quantization, ("nf4", "none")),
+class Ablation(NamedTuple):
+    """What is varied: how a value gets into a profile's settings, the values, and how many stages it leaves as they are."""
+
+    change: Callable[[Settings, Any], None]
+    values: tuple[Any, ...]
+    untouched: int
+
+
+ABLATIONS: dict[str, Ablation] = {
+    "soft_tokens": Ablation(_soft_tokens, (1, 4, 8), 0),
+    "signal_tokens": Ablation(_signal_tokens, (1, 4, 8), 0),
+    "alignment": Ablation(_alignment, ("l2", "mse", "cosine"), 1),
+    "stage_order": Ablation(_stage_order, (PUBLISHED_ORDER, "1-3-2"), 1),
+    "lora_rank": Ablation(_lora_rank, (4, 16, 64), 2),
+    "quantization": Ablation(_quantization, ("nf4", "none"), 0),
 }
 
 
-def variants(profile: Profile, name: str) -> dict[str, Profile]:
-    """The profiles of an ablation by the value that is varied. ValueError says which ablations there are."""
+def variants(profile: Profile, name: str, values: Iterable[str] = ()) -> dict[str, Profile]:
+    """The profiles of an ablation by the value that is varied, all of them or those named.
+
+    ValueError says which ablations, or which values, there are.
+    """
     if name not in ABLATIONS:
         raise ValueError(f"no ablation {name!r}: expected one of {', '.join(ABLATIONS)}")
-    change, values = ABLATIONS[name]
-    found = {}
-    for value in values:
+    ablation, found = ABLATIONS[name], {}
+    for value in ablation.values:
         settings = profile.model_dump()
-        change(settings, value)
+        ablation.change(settings, value)
         found[str(value)] = Profile.parse(settings, f"ablation {name}, {value}")
-    return found
+    chosen = list(map(str, values)) or list(found)
+    if unknown := [value for value in chosen if value not in found]:
+        raise ValueError(
+            f"ablation {name} has no value {unknown[0]!r}: expected some of {', '.join(found)}"
+        )
+    return {value: found[value] for value in chosen}
 
 
 def _stands(run: Path, profile: Profile, made_of: dict[str, Any]) -> bool:
@@ -94,23 +110,67 @@ def _stands(run: Path, profile: Profile, made_of: dict[str, Any]) -> bool:
     return same and runs.profile_of(record, run) == profile
 
 
+def _places(
+    out: Path, name: str, value: str, varied: Profile, profile: Profile
+) -> list[tuple[int, Path, Profile]]:
+    """(stage, its run folder, its profile) of a variant, in the order of training."""
+    order = value if name == "stage_order" else PUBLISHED_ORDER
+    plain = varied == profile and order == PUBLISHED_ORDER
+    places = []
+    for place, stage in enumerate(map(int, order.split("-"))):
+        same = plain or place < ABLATIONS[name].untouched
+        folder = out / UNVARIED if same else out / name / value
+        places.append((stage, folder / f"stage{stage}", profile if same else varied))
+    return places
+
+
 def _trained(
-    profile: Profile, order: str, data: Path, folder: Path, steps: Sequence[int], seed: int
+    places: Sequence[tuple[int, Path, Profile]], data: Path, steps: Sequence[int], seed: int
 ) -> list[Path]:
-    """The runs of the stages in this order, each from the one before; those that stand are left as they are."""
+    """Trains a variant's stages, each from the one before; those that stand are left as they are. Returns their runs."""
     made: list[Path] = []
-    again = False
     mark = dataset_fingerprint(data)
-    for stage in map(int, order.split("-")):
-        run, count = folder / f"stage{stage}", steps[stage - 1]
-        made_of = {"stage": stage, "steps": count, "seed": seed}
-        stands = _stands(run, profile, made_of) and mark in runs.read_record(run)["data"].values()
-        again = again or not stands  # what was made from another run has to follow it
-        if again:
-            init = made[-1] if made else None
-            train(profile, stage, data, run, init, max_steps=count, seed=seed)
+    for stage, run, profile in places:
+        init = made[-1] if made else None
+        made_of = {"stage": stage, "steps": steps[stage - 1], "seed": seed}
+        with _alone(run):
+            stands = (
+                _stands(run, profile, made_of) and mark in runs.read_record(run)["data"].values()
+            )
+            if not stands or _younger(init, run):
+                train(profile, stage, data, run, init, max_steps=steps[stage - 1], seed=seed)
         made.append(run)
     return made
+
+
+def _alone(run: Path) -> FileLock:
+    """Waits until no other process works on a run folder."""
+    run.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{run}.lock")
+
+
+def _younger(init: Path | None, run: Path) -> bool:
+    """Whether a run was finished before the one that it began from: that was trained anew, so it has to follow."""
+    if init is None:
+        return False
+    return (init / runs.RECORD).stat().st_mtime_ns > (run / runs.RECORD).stat().st_mtime_ns
+
+
+def _measured(stages: Sequence[Path], data: Path, seed: int, per_task: int) -> dict[str, Any]:
+    """What came of a variant: its rates, and what its last stage's run.json says. A variant is judged once."""
+    last = stages[-1]
+    with _alone(last):
+        if not (last / METRICS).is_file():
+            evaluate(last, data, per_task=per_task, seed=seed, bound=0)
+    records = [runs.read_record(stage) for stage in stages]
+    return {
+        "run": portable(last),
+        "metrics": measured(last),
+        "validation": records[-1]["validation"],
+        "seconds": round(sum(record["seconds"] for record in records), 1),
+        "commit": records[-1]["commit"],
+        "dirty": records[-1]["dirty"],
+    }
 
 
 def run(
@@ -121,32 +181,24 @@ def run(
     steps: Sequence[int],
     seed: int = 0,
     per_task: int = 6,
+    values: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Trains and measures every variant of an ablation; returns what came out (see `table` and `save`).
+    """Trains and measures the variants of an ablation; returns what came out (see `table` and `save`).
 
     `steps` are those of stages 1, 2 and 3, `per_task` the test rows of each task (delete a variant's metrics.json to
-    measure it anew). ValueError if there is no such ablation or a stage has no steps.
+    measure it anew), `values` the variants, all if none is named. ValueError if there is no such ablation or value, or a
+    stage has no steps.
     """
-    data, profiles = resolve(data), variants(profile, name)
+    data, out, profiles = resolve(data), resolve(out), variants(profile, name, values)
     if len(steps) != 3 or min(steps) < 1:
         raise ValueError(f"steps: expected three numbers from 1 up, one a stage; found {steps}")
     precompute(profile, data)
     found = {}
     for value, varied in profiles.items():
-        order = value if name == "stage_order" else PUBLISHED_ORDER
-        stages = _trained(varied, order, data, resolve(out) / name / value, steps, seed)
-        last, started = stages[-1], time.perf_counter()
-        if not (last / METRICS).is_file():
-            evaluate(last, data, per_task=per_task, seed=seed, bound=0)
-        records = [runs.read_record(stage) for stage in stages]
-        found[value] = {
-            "metrics": measured(last),
-            "validation": records[-1]["validation"],
-            "seconds": round(sum(record["seconds"] for record in records), 1),
-            "commit": records[-1]["commit"],
-            "dirty": records[-1]["dirty"],
-        }
-        print(f"{name} {value}: measured in {time.perf_counter() - started:.0f} s")
+        started = time.perf_counter()
+        stages = _trained(_places(out, name, value, varied, profile), data, steps, seed)
+        found[value] = _measured(stages, data, seed, per_task)
+        print(f"{name} {value}: {(time.perf_counter() - started) / 60:.1f} min")
     return {
         "ablation": name,
         "profile": profile.name,
