@@ -24,11 +24,12 @@ from anytoany_lib.benchmark_files import BENCHMARKS, Item, read_items
 from anytoany_lib.caption_metrics import caption_scores, tokenize_all
 from anytoany_lib.config import portable, resolve
 from anytoany_lib.data import DESCRIBE
-from anytoany_lib.generation import Sampling, draw_all
+from anytoany_lib.generation import draw_all
 from anytoany_lib.media import MediaError
 from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.rows import DataError, media_path
+from anytoany_lib.sampling import Sampling
 from anytoany_lib.vqa import vqa_scores
 
 # The wording of LLaVA-1.5 (Liu et al. 2023): without it a chat model answers in sentences, none of which is right.

@@ -245,6 +245,8 @@ class Session:
                     self._keep(event.message)
                     done = True
                 yield event
+            if event.finish_reason != "stopped":
+                generation.read_on(self.model, self._prompt(), self.sampling, self._memory)
         finally:
             events.close()
             if not done:

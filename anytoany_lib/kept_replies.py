@@ -27,8 +27,9 @@ from anytoany_lib import media, runs
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.containers import MediaError
 from anytoany_lib.data import dataset_fingerprint
+from anytoany_lib.decoding import Draft
 from anytoany_lib.features import fingerprint
-from anytoany_lib.generation import Draft, draw_all, finished, render_all
+from anytoany_lib.generation import draw_all, finished, render_all
 from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.rows import media_in

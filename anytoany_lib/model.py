@@ -31,6 +31,7 @@ from anytoany_lib.llm import (
     load_llm,
     load_tokenizer,
     replace_vocabulary,
+    unpack,
 )
 from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Vocabulary
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
@@ -92,6 +93,7 @@ class AnyToAny(nn.Module):
         run = resolve(run)
         record = runs.read_record(run)
         model = cls.from_profile(runs.profile_of(record, run), device=device)
+        unpack(model.llm)
         if (run / runs.ADAPTER).is_dir():
             model.add_lora()
         model.load(run)

@@ -23,8 +23,9 @@ from anytoany_lib import runs
 from anytoany_lib.config import portable, resolve
 from anytoany_lib.data import Row, as_comprehension, as_generation, read_manifest
 from anytoany_lib.decoders import CaptionEncoder
-from anytoany_lib.generation import Sampling, draw_all
+from anytoany_lib.generation import draw_all
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.sampling import Sampling
 
 RETRIEVAL = "retrieval.json"
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from record import keep, machine, medians
 
-from anytoany_lib import generation
+from anytoany_lib import decoding, generation
 from anytoany_lib.chat import Session
 from anytoany_lib.decoders import CaptionEncoder
 from anytoany_lib.events import Event, MediaProgress, TextDelta
@@ -134,7 +134,7 @@ def diffusion(model: AnyToAny, kind: str, rounds: int, seed: int = 0) -> dict[st
 
     def streamed() -> None:
         # From inside the stream: only there is the condition known, and where the words before the medium end.
-        draft = generation.Draft([{"type": kind, "condition": condition[0]}])
+        draft = decoding.Draft([{"type": kind, "condition": condition[0]}])
         for _ in generation._make(model, draft, 0, seed, sampling, lambda: False):
             pass
         assert kind in draft.parts[0]

@@ -27,9 +27,10 @@ from record import keep, machine, medians, synchronise
 from anytoany_lib import memory
 from anytoany_lib.batches import Batch, collate
 from anytoany_lib.config import Profile, StageConfig
-from anytoany_lib.generation import Sampling, decode
+from anytoany_lib.decoding import decode
 from anytoany_lib.llm import pick_device
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.sampling import Sampling
 from anytoany_lib.toyworld import draw, film, sound
 from anytoany_lib.train import optimiser_and_schedule, total_loss, trained_parts
 

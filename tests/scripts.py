@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anytoany_lib import generation
+from anytoany_lib import decoding
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.sampling import Sampling
 
@@ -19,7 +19,7 @@ WORDS = Sampling(kinds=(), max_new_tokens=6)
 INJECTION = "<img src=x onerror='window.hacked=1'>"
 # Two cells of a notebook: an untrained model, and a script for it that goes by the words of the last message.
 LOADING = """
-from anytoany_lib import AnyToAny, Chat, Profile, generation
+from anytoany_lib import AnyToAny, Chat, Profile, decoding
 from anytoany_lib.sampling import Sampling
 
 model = AnyToAny.from_profile(Profile.load("tiny")).requires_grad_(False).eval()
@@ -44,9 +44,9 @@ def chooser(*_):
     words = [p["text"] for p in chat.session.messages[-1]["content"] if p["type"] == "text"]
     name = next((name for name in REPLIES if words and name in words[-1]), "short")
     drawn = iter([token for item in REPLIES[name] for token in tokens(item)])
-    return lambda logits: [next(drawn)]
+    return lambda logits, rows: [next(drawn)]
 
-generation._chooser = chooser
+decoding._chooser = chooser
 render = model.render
 def scripted_render(kind, conditions, seeds, steps=None, *more, **others):
     words = chat.session.messages[-1]["content"][-1].get("text", "")
@@ -65,9 +65,9 @@ def script(monkeypatch: pytest.MonkeyPatch, model: AnyToAny) -> Callable[..., li
         def chooser(model, sampling, of_rows):
             seeds.extend(of_rows)
             tokens = iter([t for item in next(waiting) for t in _tokens(model, item)])
-            return lambda logits: [next(tokens)]
+            return lambda logits, rows: [next(tokens)]
 
-        monkeypatch.setattr(generation, "_chooser", chooser)
+        monkeypatch.setattr(decoding, "_chooser", chooser)
         return seeds
 
     return install

@@ -15,7 +15,7 @@ from anytoany_lib.benchmark_files import read_items
 from anytoany_lib.benchmarks import matched, mend, read_predictions, score
 from anytoany_lib.caption_metrics import caption_scores
 from anytoany_lib.config import resolve
-from anytoany_lib.generation import Draft
+from anytoany_lib.decoding import Draft
 from anytoany_lib.rows import DataError
 from anytoany_lib.toyworld import draw
 from anytoany_lib.vqa import vqa_accuracy

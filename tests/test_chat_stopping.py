@@ -10,7 +10,7 @@ import pytest
 import torch
 from scripts import QUICK, WORDS, count_reads, kinds, picture, words
 
-from anytoany_lib import generation
+from anytoany_lib import decoding, generation
 from anytoany_lib import model as model_module
 from anytoany_lib.chat import Session
 from anytoany_lib.events import Done, Loading, MediaFailed, MediaProgress, MediaStarted
@@ -121,7 +121,7 @@ def test_stop_acts_between_tokens_that_show_nothing(model, lengths, monkeypatch)
     piece, drawn = model.messages.text_ids("日")[0], []  # of a character, whose rest never comes
 
     def chooser(*_):
-        def choose(logits):
+        def choose(logits, rows):
             drawn.append(piece)
             if len(drawn) == 3:
                 session.stop()
@@ -129,7 +129,7 @@ def test_stop_acts_between_tokens_that_show_nothing(model, lengths, monkeypatch)
 
         return choose
 
-    monkeypatch.setattr(generation, "_chooser", chooser)
+    monkeypatch.setattr(decoding, "_chooser", chooser)
     (done,) = session.send("Go")
     assert done.finish_reason == "stopped" and len(drawn) == 3 and len(lengths) == 4
 

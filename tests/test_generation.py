@@ -9,7 +9,7 @@ import pytest
 import torch
 from scripts import count_reads
 
-from anytoany_lib import generation
+from anytoany_lib import decoding, generation
 from anytoany_lib.batches import collate
 from anytoany_lib.events import (
     Done,
@@ -38,13 +38,13 @@ def scripted(model: AnyToAny, monkeypatch: pytest.MonkeyPatch):
         steps = itertools.count()
 
         def chooser(model, sampling, seeds):
-            def choose(logits):
+            def choose(logits, which):
                 step = next(steps)
-                return [row[min(step, len(row) - 1)] for row in rows]
+                return [rows[n][min(step, len(rows[n]) - 1)] for n in which]
 
             return choose
 
-        monkeypatch.setattr(generation, "_chooser", chooser)
+        monkeypatch.setattr(decoding, "_chooser", chooser)
 
     return install
 
@@ -57,12 +57,36 @@ def _tokens(model: AnyToAny, item: str) -> list[int]:
 
 def drafts_of(
     model: AnyToAny, count: int, sampling: Sampling | None = None
-) -> list[generation.Draft]:
+) -> list[decoding.Draft]:
     prompts = [model.messages.encode(ask("Go " * (n + 1)), prompt=True) for n in range(count)]
     drafts = {}
-    for row, draft, _ in generation.decode(model, prompts, sampling or Sampling(), range(count)):
+    for row, draft, _ in decoding.decode(model, prompts, sampling or Sampling(), range(count)):
         drafts[row] = draft
     return [drafts[row] for row in range(count)]
+
+
+def test_a_finished_reply_leaves_the_batch_and_the_others_go_on_as_ever(
+    model: AnyToAny, scripted, monkeypatch: pytest.MonkeyPatch
+):
+    sizes, read = [], AnyToAny.hidden_states
+
+    def noted(self, inputs, *arguments, **more):
+        sizes.append(inputs.shape[0])
+        return read(self, inputs, *arguments, **more)
+
+    monkeypatch.setattr(AnyToAny, "hidden_states", noted)
+    texts = [["Yes", "STOP"], ["One two three four", "image", "STOP"], ["One two", "STOP"]]
+    scripted(*texts)
+    drafts = drafts_of(model, 3)
+    assert sizes[0] == 3 and sizes[-1] == 1 and sorted(sizes, reverse=True) == sizes
+    assert [draft.finish_reason for draft in drafts] == ["stop"] * 3
+    assert [draft.said().strip() for draft in drafts] == ["Yes", "One two three four", "One two"]
+    scripted(texts[1])
+    prompt = model.messages.encode(ask("Go " * 2), prompt=True)
+    *_, (_, alone, _) = decoding.decode(model, [prompt], Sampling(), [0])
+    together = next(part for part in drafts[1].parts if part["type"] == "image")["condition"]
+    expected = next(part for part in alone.parts if part["type"] == "image")["condition"]
+    torch.testing.assert_close(together, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_text_goes_on_after_each_block_and_rows_do_not_disturb_each_other(
@@ -96,17 +120,18 @@ def test_a_condition_is_what_one_forward_pass_over_the_finished_reply_gives(
 
 
 def test_only_text_and_allowed_signals_can_be_drawn(model: AnyToAny):
-    choose = generation._chooser(model, Sampling(kinds=("audio",)), [0])
+    choose = decoding._chooser(model, Sampling(kinds=("audio",)), [0])
     logits = torch.zeros(1, len(model.vocabulary))
     logits[0, model.vocabulary.base_size :] = 10.0  # the model wants nothing but new tokens
-    assert choose(logits) == [model.vocabulary.signals["audio"][0]]
-    choose = generation._chooser(model, Sampling(temperature=5.0, top_p=1.0), [0])
+    assert choose(logits, [0]) == [model.vocabulary.signals["audio"][0]]
+    choose = decoding._chooser(model, Sampling(temperature=5.0, top_p=1.0), [0])
     firsts = {block[0] for block in model.vocabulary.signals.values()}
     drawn = {
         choose(
             torch.where(
                 torch.arange(len(model.vocabulary)) < model.vocabulary.base_size, -1e4, 0.0
-            )[None]
+            )[None],
+            [0],
         )[0]
         for _ in range(40)
     }
@@ -343,10 +368,10 @@ def test_a_memory_forgets_after_an_error_and_not_after_a_stop(
     events.close()
     assert memory.read and memory.cache.get_seq_length() == len(memory.read)
 
-    def broken(logits):
+    def broken(logits, rows):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(generation, "_chooser", lambda *_: broken)
+    monkeypatch.setattr(decoding, "_chooser", lambda *_: broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         list(generation.stream(model, ask("Hello, who are you?"), 0, sampling, memory))
     assert memory.read == [] and memory.cache.get_seq_length() == 0
@@ -357,7 +382,7 @@ def test_a_broken_medium_of_a_batch_is_missing_and_the_others_are_as_ever(model:
     sampling = Sampling(steps=2)
 
     def made(conditions: torch.Tensor) -> list[dict]:
-        drafts = [generation.Draft([{"type": "image", "condition": one}]) for one in conditions]
+        drafts = [decoding.Draft([{"type": "image", "condition": one}]) for one in conditions]
         generation.render_all(model, drafts, 0, sampling)
         return [draft.parts[0] for draft in drafts]
 
@@ -384,7 +409,7 @@ def test_values_that_are_not_finite_are_seen_before_they_are_bytes(
 
     monkeypatch.setattr(pipeline.vae, "decode", broken)
     condition = torch.randn(1, *model.profile.decoders[kind].condition)
-    draft = generation.Draft([{"type": kind, "condition": condition[0]}])
+    draft = decoding.Draft([{"type": kind, "condition": condition[0]}])
     generation.render_all(model, [draft], 0, Sampling(steps=1))
     assert "decoder gave values that are not finite" in draft.parts[0]["failed"]
 

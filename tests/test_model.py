@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import bitsandbytes.functional as bnb
 import numpy as np
+import psutil
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from torch.nn import functional as F
 
 from anytoany_lib import media
 from anytoany_lib.batches import collate
 from anytoany_lib.config import ProjectionConfig
 from anytoany_lib.events import Done, MediaFailed
-from anytoany_lib.llm import add_lora, load_llm
+from anytoany_lib.llm import add_lora, load_llm, unpack
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
@@ -41,6 +45,26 @@ def conversation(*, seed: int = 0, kind: str = "image") -> list[dict]:
 
 def target(kind: str, caption: str) -> torch.Tensor:
     return torch.randn(16, 128, generator=torch.Generator().manual_seed(len(caption)))
+
+
+def test_unpacked_layers_give_the_same_to_the_last_bit_and_only_where_there_is_room(
+    profile, monkeypatch: pytest.MonkeyPatch
+):
+    def linear(llm) -> type:
+        return type(llm.get_decoder().layers[0].mlp.up_proj)
+
+    llm = load_llm(profile, torch.device("cpu"))
+    ids = torch.arange(12).reshape(2, 6)
+    with torch.inference_mode():
+        packed = llm(ids).logits
+    with monkeypatch.context() as scarce:
+        scarce.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
+        unpack(llm)
+    assert linear(llm) is Linear4bit
+    unpack(llm)
+    assert linear(llm) is torch.nn.Linear
+    with torch.inference_mode():
+        assert torch.equal(llm(ids).logits, packed)
 
 
 def batch_of(model: AnyToAny, conversations: list, left: bool = False):
