@@ -44,8 +44,11 @@ def _signal_tokens(settings: Settings, count: int) -> None:
 
 def _alignment(settings: Settings, name: str) -> None:
     # Its weight beside the text loss stays, so the distances also differ in how hard they pull.
+    distance, _, denoising = name.partition("+")
     for stage in settings["stages"].values():
-        stage["alignment"] = name
+        stage["alignment"] = distance
+        if denoising and "output_projections" in stage["learning_rates"]:
+            stage["denoising_weight"] = 1.0
 
 
 def _lora_rank(settings: Settings, rank: int) -> None:
@@ -65,7 +68,7 @@ def _stage_order(settings: Settings, order: str) -> None:
 ABLATIONS: dict[str, tuple[Callable[[Settings, Any], None], tuple[Any, ...]]] = {
     "soft_tokens": (_soft_tokens, (1, 4, 8)),
     "signal_tokens": (_signal_tokens, (1, 4, 8)),
-    "alignment": (_alignment, ("l2", "mse", "cosine")),
+    "alignment": (_alignment, ("l2", "mse", "cosine", "l2+denoising")),
     "stage_order": (_stage_order, (PUBLISHED_ORDER, "1-3-2")),
     "lora_rank": (_lora_rank, (4, 16, 64)),
     "quantization": (_quantization, ("nf4", "none")),

@@ -170,6 +170,11 @@ class StageConfig(_Checked):
         "l2", description="distance to the caption embeddings; l2 is the published one"
     )
     alignment_weight: float = Field(1.0, ge=0)
+    denoising_weight: float = Field(
+        0.0,
+        ge=0,
+        description="of the decoders' own training loss, told the conditions; NExT-GPT v1.5 has 1, 0 loads no decoder",
+    )
     fit_before: FitConfig = FitConfig()
     fit_after: FitConfig = FitConfig()
     weight_decay: float = 0.001
@@ -254,6 +259,11 @@ class Profile(_Checked):
                 f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}" for e in error.errors()
             )
             raise ValueError(f"{where}: {problems}") from None
+
+    @property
+    def denoises(self) -> bool:
+        """Whether a stage trains on latents of the media that it generates."""
+        return any(stage.denoising_weight > 0 for stage in self.stages.values())
 
     def __str__(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -27,7 +27,8 @@ class StageData:
     """The rows of a dataset's split that a stage reads, as batches of encoded conversations in a fixed order.
 
     With `mixture` {source: weight} an epoch holds round(weight * n) of the n rows of a source; of a source that it does
-    not name, and without a mixture, every row once. ValueError if there are no rows to read, or no such source.
+    not name, and without a mixture, every row once. With `latents` batches hold those of the media to be generated. ValueError if
+    there are no rows to read, or no such source.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class StageData:
         features: DatasetFeatures,
         seed: int,
         mixture: Mapping[str, float] | None = None,
+        latents: bool = False,
     ):
         self._rows = read_manifest(data, split)
         self._reads, self._encoder, self._features, self._seed = reads, encoder, features, seed
+        self._latents = latents
         weights = self._weights(mixture or {}, f"{data}, {split}")
         kinds = self._rows.catalogue.kinds
         captioned = [with_caption for _, with_caption in kinds]
@@ -107,10 +110,20 @@ class StageData:
         self._features.ready(
             [(kind, path) for one in encoded for kind, path, _ in one.media],
             [(kind, caption) for one in encoded for kind, caption, _ in one.signals],
+            [
+                (kind, made)
+                for one in encoded
+                for (kind, *_), made in zip(one.signals, one.made, strict=True)
+                if self._latents and made is not None
+            ],
         )
         width = self._features.profile.encoder.embedding
         batch = collate(
-            encoded, lambda _, path: self._features.media(path), self._features.caption, width
+            encoded,
+            lambda _, path: self._features.media(path),
+            self._features.caption,
+            width,
+            latent=self._features.latent if self._latents else None,
         )
         return [name for name, _ in rows], batch
 
