@@ -110,20 +110,20 @@ class LatentEncoder:
         self._vae = vae.to(device).eval()
         self._vae.enable_slicing()
 
-    def prepared(self, medium: Any) -> torch.Tensor:
-        """A medium (whatever `media.load` takes) as the autoencoder reads it; may run on any thread.
+    def prepared(self, file: Path) -> torch.Tensor:
+        """A media file decoded and made into the autoencoder's input; may run on any thread.
 
         An image uint8 (3, H, W); a clip from its beginning, at the rate it is to be generated with, uint8 (T, 3, H, W);
         a sound, cut or filled up with silence, float32 (1, frames, 64). MediaError if it cannot be read.
         """
         if self._kind == "image":
-            return _picture(media.as_image(medium), self._size)
+            return _picture(media.load_image(file), self._size)
         if self._kind == "video":
             count, *size = self._size
             seconds = count / self._config.fps if self._config.fps else None
-            frames, _ = media.load_video(medium, num_frames=count, max_seconds=seconds)
+            frames, _ = media.load_video(file, num_frames=count, max_seconds=seconds)
             return torch.stack([_picture(Image.fromarray(frame), tuple(size)) for frame in frames])
-        samples, _ = media.as_audio(medium, mels.RATE)
+        samples, _ = media.load_audio(file, mels.RATE)
         wanted = self._size[0] * mels.HOP
         filled = np.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
         return self._levels.picture(torch.from_numpy(filled)[None])
@@ -218,11 +218,10 @@ class Denoiser:
         """The UNet of a kind and its noise."""
         if kind not in self._loaded:
             config = self._decoders[kind]
+            folder = str(decoder_folder(config) / "unet")
             # Loading draws random weights, which must not move the numbers a training draws.
             with torch.random.fork_rng():
-                unet = AutoModel.from_pretrained(
-                    decoder_folder(config), subfolder="unet", torch_dtype=self._dtype
-                )
+                unet = AutoModel.from_pretrained(folder, torch_dtype=self._dtype)
             unet = unet.to(self._device).requires_grad_(False).eval()
             if self._checkpointing:
                 unet.enable_gradient_checkpointing()

@@ -27,8 +27,8 @@ class StageData:
     """The rows of a dataset's split that a stage reads, as batches of encoded conversations in a fixed order.
 
     With `mixture` {source: weight} an epoch holds round(weight * n) of the n rows of a source; of a source that it does
-    not name, and without a mixture, every row once. With `latents` batches hold those of the media to be generated. ValueError if
-    there are no rows to read, or no such source.
+    not name, and without a mixture, every row once. With `latents` batches hold those of the media to be
+    generated. ValueError if there are no rows to read, or no such source.
     """
 
     def __init__(

@@ -144,6 +144,20 @@ def peak_memory_bytes() -> dict[str, int]:
     return peak
 
 
+def _stage_data(
+    split: str,
+    model: AnyToAny,
+    data: Path,
+    settings: StageConfig,
+    features: DatasetFeatures,
+    seed: int,
+    mixture: dict[str, float] | None = None,
+) -> StageData:
+    """What the stage reads of a split."""
+    latents = settings.denoising_weight > 0
+    return StageData(data, split, settings.reads, model.messages, features, seed, mixture, latents)
+
+
 @torch.no_grad()
 def validation_losses(
     model: AnyToAny,
@@ -175,15 +189,7 @@ def _validation(
     """The losses on the validation split, {} if the dataset has none."""
     if "validation" not in splits_in(data):
         return {}
-    held_out = StageData(
-        data,
-        "validation",
-        settings.reads,
-        model.messages,
-        features,
-        seed,
-        latents=denoiser is not None,
-    )
+    held_out = _stage_data("validation", model, data, settings, features, seed)
     return validation_losses(model, held_out, settings.batch_size, settings.alignment, denoiser)
 
 
@@ -226,16 +232,7 @@ def train(
     features = (LiveFeatures if on_the_fly else DatasetFeatures)(profile, data)
     model = _initial_model(profile, init, seed)
     denoiser = _denoiser(profile, settings, seed)
-    train_data = StageData(
-        data,
-        "train",
-        settings.reads,
-        model.messages,
-        features,
-        seed,
-        settings.mixture,
-        denoiser is not None,
-    )
+    train_data = _stage_data("train", model, data, settings, features, seed, settings.mixture)
     planned = settings.steps_of(len(train_data), accelerator.num_processes)
     steps = max_steps or planned
     state = _State(model, *optimiser_and_schedule(trained_parts(model, settings), settings, steps))
