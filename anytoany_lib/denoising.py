@@ -13,14 +13,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoModel, DDPMScheduler
+from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from diffusers.training_utils import compute_snr
 from PIL import Image, ImageOps
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from anytoany_lib import media, mels
 from anytoany_lib.config import DecoderConfig
@@ -29,6 +35,7 @@ from anytoany_lib.decoders import ADAPTERS, decoder_folder
 LATENT_BATCH = 8  # clips of full size are large
 _GAMMA = {"image": 5.0}  # v1.5 weights images by min-SNR, sounds and clips not
 _SUFFIX = " denoising"
+_LAYERS = (ResnetBlock2D, Transformer2DModel, TemporalConvLayer, TransformerTemporalModel)
 
 
 def term(kind: str) -> str:
@@ -183,6 +190,13 @@ def min_snr_weights(schedule: DDPMScheduler, steps: torch.Tensor, gamma: float) 
     return weights / (snr + 1) if schedule.config.prediction_type == "v_prediction" else weights
 
 
+def _compute_twice(unet: nn.Module) -> None:
+    """Has every layer keep its input alone and compute the rest again for its gradient; diffusers' own way has no clips."""
+    for layer in unet.modules():
+        if isinstance(layer, _LAYERS):
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
 class Denoiser:
     """The frozen UNets of a profile's decoders and their noise, each loaded when its kind first comes up.
 
@@ -224,7 +238,7 @@ class Denoiser:
                 unet = AutoModel.from_pretrained(folder, torch_dtype=self._dtype)
             unet = unet.to(self._device).requires_grad_(False).eval()
             if self._checkpointing:
-                unet.enable_gradient_checkpointing()
+                _compute_twice(unet)
             self._loaded[kind] = unet, noise_schedule(config)
         return self._loaded[kind]
 
