@@ -144,7 +144,9 @@ class LoraSettings(_Checked):
 
 
 class FitConfig(_Checked):
-    """Steps of the output projections alone, on hidden states of a language model that stands still."""
+    """Steps of the output projections alone, on hidden states of a language model that stands still, without the denoising
+    term: hundreds of steps are cheap as long as no diffusion model has a part in them.
+    """
 
     rows: int = Field(128, gt=0, description="conversations whose hidden states are computed")
     steps: int = Field(0, ge=0, description="0 only measures what a new projection will read")
