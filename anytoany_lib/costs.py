@@ -128,7 +128,7 @@ def _uses(rows: Iterable[Row]) -> dict[str, tuple[int, Counter[str]]]:
                 kind = part["type"]
                 if kind in MEDIA_KINDS:
                     talked[f"{kind} captions" if answer else f"{kind}s"] += 1
-                    talked[f"{kind} latents"] += answer and kind in part
+                    talked[f"{kind} latents"] += answer and part.get(kind) is not None
     captioned = counts["captioned"]
     # Without a conversation stage 3 asks for captioned media in either direction.
     talks = (counts["talks"], talked) if counts["talks"] else (2 * captioned, shown + made)

@@ -104,7 +104,7 @@ class Contents:
                     self.captions[kind][part["caption"]] = None
                 else:
                     self.media[kind][part[kind]] = known.get(part[kind])
-                if kind in part and (made or "caption" in row.meta):
+                if part.get(kind) is not None and (made or "caption" in row.meta):
                     self.targets[kind][part[kind]] = known.get(part[kind])
 
 

@@ -34,10 +34,8 @@ _KEPT = 4  # numbers a token and layer, in widths of the MLP and of the hidden s
 _UNET_WIDTH = 320
 _MAPS = 8  # feature maps of the first width that a UNet holds at once
 _VAE_WIDTH, _VAE_MAPS = 256, 6
-_TRAINED_MAPS, _TRAINED_TWICE = (
-    750,
-    60,
-)  # the same, that a UNet keeps for the gradient; with checkpointing
+_TRAINED_MAPS = 750  # the same, that a UNet keeps for the gradient
+_TRAINED_TWICE = 60  # and with checkpointing
 _ACTIVE = 2  # bytes of an activation and of a weight that is not quantised
 
 

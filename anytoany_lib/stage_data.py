@@ -27,8 +27,7 @@ class StageData:
     """The rows of a dataset's split that a stage reads, as batches of encoded conversations in a fixed order.
 
     With `mixture` {source: weight} an epoch holds round(weight * n) of the n rows of a source; of a source that it does
-    not name, and without a mixture, every row once. With `latents` batches hold those of the media to be
-    generated. ValueError if there are no rows to read, or no such source.
+    not name, and without a mixture, every row once. ValueError if there are no rows to read, or no such source.
     """
 
     def __init__(
@@ -40,11 +39,9 @@ class StageData:
         features: DatasetFeatures,
         seed: int,
         mixture: Mapping[str, float] | None = None,
-        latents: bool = False,
     ):
         self._rows = read_manifest(data, split)
         self._reads, self._encoder, self._features, self._seed = reads, encoder, features, seed
-        self._latents = latents
         weights = self._weights(mixture or {}, f"{data}, {split}")
         kinds = self._rows.catalogue.kinds
         captioned = [with_caption for _, with_caption in kinds]
@@ -105,7 +102,7 @@ class StageData:
             messages = as_generation(row, rng)
         return row.id, self._encoder.encode_within(messages, self._encoder.context)[0]
 
-    def _collate(self, rows: list[tuple[str, Encoded]]) -> tuple[list[str], Batch]:
+    def _collate(self, rows: list[tuple[str, Encoded]], latents: bool) -> tuple[list[str], Batch]:
         encoded = [one for _, one in rows]
         self._features.ready(
             [(kind, path) for one in encoded for kind, path, _ in one.media],
@@ -114,7 +111,7 @@ class StageData:
                 (kind, made)
                 for one in encoded
                 for (kind, *_), made in zip(one.signals, one.made, strict=True)
-                if self._latents and made is not None
+                if latents and made is not None
             ],
         )
         width = self._features.profile.encoder.embedding
@@ -123,7 +120,7 @@ class StageData:
             lambda _, path: self._features.media(path),
             self._features.caption,
             width,
-            latent=self._features.latent if self._latents else None,
+            latent=self._features.latent if latents else None,
         )
         return [name for name, _ in rows], batch
 
@@ -153,10 +150,10 @@ class StageData:
         return rng.permutation(np.concatenate(drawn))
 
     def batches(
-        self, size: int, start: int = 0, every: int = 1
+        self, size: int, start: int = 0, every: int = 1, latents: bool = False
     ) -> Iterator[tuple[list[str], Batch]]:
         """Endless (row ids, batch), epoch after epoch, from number `start` on each `every`th; rows of like length share
-        a batch.
+        a batch. With `latents` batches hold those of the media that are to be generated.
 
         The order depends on the seed alone, so a resumed run begins where it was: rows before are not read.
         """
@@ -174,10 +171,10 @@ class StageData:
                 rows = [self._encode(int(index), epoch) for index in window]
                 rows.sort(key=lambda row: len(row[1].ids))
                 for number in wanted:
-                    yield self._collate(rows[number * size : (number + 1) * size])
+                    yield self._collate(rows[number * size : (number + 1) * size], latents)
 
-    def once(self, size: int) -> Iterator[Batch]:
-        """Every row once, in order of the manifest."""
+    def once(self, size: int, latents: bool = False) -> Iterator[Batch]:
+        """Every row once, in order of the manifest; `latents` as for `batches`."""
         for start in range(0, len(self._indices), size):
             rows = [self._encode(int(index), 0) for index in self._indices[start : start + size]]
-            yield self._collate(rows)[1]
+            yield self._collate(rows, latents)[1]

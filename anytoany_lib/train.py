@@ -4,7 +4,8 @@
 
 A stage is a row of the profile's table: what it reads, which parts it trains and how fast. It reads cached features
 only: no encoder is in memory, and of the diffusion models the UNets alone, in a stage with a denoising term. With
-`--on-the-fly` the encoder and the decoders' text encoders are, and compute what the caches lack. `accelerate launch -m anytoany_lib.train ...` spreads it over cards.
+`--on-the-fly` the encoder and the decoders' text encoders are, and compute what the caches lack. `accelerate launch -m
+anytoany_lib.train ...` spreads it over cards.
 """
 
 from __future__ import annotations
@@ -144,20 +145,6 @@ def peak_memory_bytes() -> dict[str, int]:
     return peak
 
 
-def _stage_data(
-    split: str,
-    model: AnyToAny,
-    data: Path,
-    settings: StageConfig,
-    features: DatasetFeatures,
-    seed: int,
-    mixture: dict[str, float] | None = None,
-) -> StageData:
-    """What the stage reads of a split."""
-    latents = settings.denoising_weight > 0
-    return StageData(data, split, settings.reads, model.messages, features, seed, mixture, latents)
-
-
 @torch.no_grad()
 def validation_losses(
     model: AnyToAny,
@@ -169,7 +156,8 @@ def validation_losses(
     """Mean of each loss over a split, batch by batch."""
     model.eval()
     sums: dict[str, list[float]] = {}
-    bar = tqdm(data.once(batch_size), total=-(-len(data) // batch_size), desc="validation")
+    batches = data.once(batch_size, latents=denoiser is not None)
+    bar = tqdm(batches, total=-(-len(data) // batch_size), desc="validation")
     for number, batch in enumerate(bar):
         if denoiser:
             denoiser.begin(number)
@@ -189,7 +177,7 @@ def _validation(
     """The losses on the validation split, {} if the dataset has none."""
     if "validation" not in splits_in(data):
         return {}
-    held_out = _stage_data("validation", model, data, settings, features, seed)
+    held_out = StageData(data, "validation", settings.reads, model.messages, features, seed)
     return validation_losses(model, held_out, settings.batch_size, settings.alignment, denoiser)
 
 
@@ -232,7 +220,9 @@ def train(
     features = (LiveFeatures if on_the_fly else DatasetFeatures)(profile, data)
     model = _initial_model(profile, init, seed)
     denoiser = _denoiser(profile, settings, seed)
-    train_data = _stage_data("train", model, data, settings, features, seed, settings.mixture)
+    train_data = StageData(
+        data, "train", settings.reads, model.messages, features, seed, settings.mixture
+    )
     planned = settings.steps_of(len(train_data), accelerator.num_processes)
     steps = max_steps or planned
     state = _State(model, *optimiser_and_schedule(trained_parts(model, settings), settings, steps))
@@ -369,7 +359,8 @@ def _loop(accelerator: Accelerator, job: _Job, state: _State, data: StageData, l
     model, first = state.model, state.step
     wrapped, optimiser, schedule = accelerator.prepare(model, state.optimiser, state.schedule)
     rank, world = accelerator.process_index, accelerator.num_processes
-    batches = data.batches(job.settings.batch_size, first * world + rank, world)
+    latents = job.denoiser is not None
+    batches = data.batches(job.settings.batch_size, first * world + rank, world, latents)
     shown = {"desc": f"stage {job.stage}", "initial": first, "total": job.steps}
     bar = tqdm(range(first, job.steps), **shown, disable=rank > 0)
     trained = [p for group in state.optimiser.param_groups for p in group["params"]]
