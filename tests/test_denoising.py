@@ -10,7 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel, UNet3DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    PNDMScheduler,
+    UNet2DConditionModel,
+    UNet3DConditionModel,
+)
 from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 
@@ -205,6 +211,33 @@ def test_weights_are_finite_where_only_noise_is_left_and_other_predictions_are_r
     schedule = DDPMScheduler(prediction_type="flow_prediction")
     with pytest.raises(ValueError, match="'flow_prediction': the denoising term knows epsilon, "):
         denoising.wanted_of(schedule, torch.zeros(1, 4), torch.zeros(1, 4), torch.tensor([1]))
+
+
+def test_the_published_decoders_have_their_noise_and_shapes(tmp_path: Path):
+    full = Profile.load("nextgpt-7b")
+    found = {}
+    for kind, widths, channels, sampler in (
+        ("image", [128, 256, 512, 512], 4, PNDMScheduler),
+        ("audio", [128, 256, 512], 8, DDIMScheduler),
+        ("video", [128, 256, 512, 512], 4, DDIMScheduler),
+    ):
+        config = full.decoders[kind].model_copy(update={"folder": str(tmp_path / kind)})
+        settings = {
+            "vae": {"block_out_channels": widths, "latent_channels": channels},
+            "unet": {"sample_size": 64},
+            "vocoder": {"upsample_rates": [5, 4, 2, 2, 2]},
+        }
+        for part, values in settings.items():
+            (tmp_path / kind / part).mkdir(parents=True)
+            (tmp_path / kind / part / "config.json").write_text(json.dumps(values))
+        (tmp_path / kind / "model_index.json").write_text("{}")
+        trained = sampler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+        trained.save_pretrained(tmp_path / kind / "scheduler")
+        schedule = denoising.noise_schedule(config)
+        assert schedule.config.prediction_type == "epsilon"
+        torch.testing.assert_close(schedule.alphas_cumprod, trained.alphas_cumprod)
+        found[kind] = latent_shape(kind, config)
+    assert found == {"image": (4, 64, 64), "audio": (8, 125, 16), "video": (4, 16, 40, 72)}
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
