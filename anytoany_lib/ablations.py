@@ -45,8 +45,11 @@ def _signal_tokens(settings: Settings, count: int) -> None:
 
 def _alignment(settings: Settings, name: str) -> None:
     # Its weight beside the text loss stays, so the distances also differ in how hard they pull.
+    distance, _, denoising = name.partition("+")
     for stage in settings["stages"].values():
-        stage["alignment"] = name
+        stage["alignment"] = distance
+        if denoising and "output_projections" in stage["learning_rates"]:
+            stage["denoising_weight"] = 1.0
 
 
 def _lora_rank(settings: Settings, rank: int) -> None:
@@ -74,7 +77,7 @@ class Ablation(NamedTuple):
 ABLATIONS: dict[str, Ablation] = {
     "soft_tokens": Ablation(_soft_tokens, (1, 4, 8), 0),
     "signal_tokens": Ablation(_signal_tokens, (1, 4, 8), 0),
-    "alignment": Ablation(_alignment, ("l2", "mse", "cosine"), 1),
+    "alignment": Ablation(_alignment, ("l2", "mse", "cosine", "l2+denoising"), 1),
     "stage_order": Ablation(_stage_order, (PUBLISHED_ORDER, "1-3-2"), 1),
     "lora_rank": Ablation(_lora_rank, (4, 16, 64), 2),
     "quantization": Ablation(_quantization, ("nf4", "none"), 0),
@@ -192,10 +195,10 @@ def run(
     data, out, profiles = resolve(data), resolve(out), variants(profile, name, values)
     if len(steps) != 3 or min(steps) < 1:
         raise ValueError(f"steps: expected three numbers from 1 up, one a stage; found {steps}")
-    precompute(profile, data)
     found = {}
     for value, varied in profiles.items():
         started = time.perf_counter()
+        precompute(varied, data)
         stages = _trained(_places(out, name, value, varied, profile), data, steps, seed)
         found[value] = _measured(stages, data, seed, per_task)
         print(f"{name} {value}: {(time.perf_counter() - started) / 60:.1f} min")

@@ -144,7 +144,9 @@ class LoraSettings(_Checked):
 
 
 class FitConfig(_Checked):
-    """Steps of the output projections alone, on hidden states of a language model that stands still."""
+    """Steps of the output projections alone, on hidden states of a language model that stands still, without the denoising
+    term: hundreds of steps are cheap as long as no diffusion model has a part in them.
+    """
 
     rows: int = Field(128, gt=0, description="conversations whose hidden states are computed")
     steps: int = Field(0, ge=0, description="0 only measures what a new projection will read")
@@ -170,6 +172,11 @@ class StageConfig(_Checked):
         "l2", description="distance to the caption embeddings; l2 is the published one"
     )
     alignment_weight: float = Field(1.0, ge=0)
+    denoising_weight: float = Field(
+        0.0,
+        ge=0,
+        description="of the decoders' own training loss, told the conditions; NExT-GPT v1.5 has 1, 0 loads no decoder",
+    )
     fit_before: FitConfig = FitConfig()
     fit_after: FitConfig = FitConfig()
     weight_decay: float = 0.001
@@ -254,6 +261,11 @@ class Profile(_Checked):
                 f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}" for e in error.errors()
             )
             raise ValueError(f"{where}: {problems}") from None
+
+    @property
+    def denoises(self) -> bool:
+        """Whether a stage trains on latents of the media that it generates."""
+        return any(stage.denoising_weight > 0 for stage in self.stages.values())
 
     def __str__(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -57,12 +57,23 @@ def measure(
             each[sort] = _seconds_each(texts, partial(models.captions, kind), sampled)
             lacking = store.lacking_captions(kind, texts)
             caches.append(_cached(sort, len(texts), len(lacking), shape, each))
+    for kind, cache in store.latents.items():
+        files = [store.data / path for path in found.targets[kind]]
+        if files:
+            sort = f"{kind} latents"
+            each[sort] = _seconds_each(files, partial(models.latents_of_files, kind), sampled)
+            lacking = store.lacking_latents(kind, list(found.targets[kind]))
+            caches.append(_cached(sort, len(files), len(lacking), cache.shape, each))
     uses = _uses(rows)
     stages = []
     for number, stage in store.profile.stages.items():
         count, items = uses[stage.reads]
         if count:
-            step = stage.batch_size * sum(n * each[sort] for sort, n in items.items()) / count
+            latents = stage.denoising_weight > 0
+            wanted = {
+                s: n for s, n in items.items() if n and (latents or not s.endswith("latents"))
+            }
+            step = stage.batch_size * sum(n * each[sort] for sort, n in wanted.items()) / count
             stages.append(_computed(number, stage.batch_size, step, stage.steps_of(count)))
     return Costs(caches, stages)
 
@@ -108,13 +119,16 @@ def _uses(rows: Iterable[Row]) -> dict[str, tuple[int, Counter[str]]]:
         if "caption" in row.meta:
             counts["captioned"] += 1
             shown[f"{row.meta['kind']}s"] += 1
-            made[f"{row.meta['kind']} captions"] += 1
+            made.update([f"{row.meta['kind']} captions", f"{row.meta['kind']} latents"])
             continue
         counts["talks"] += 1
         for message in row.messages:
             answer = message["role"] == "assistant"
-            kinds = (part["type"] for part in parts_of(message) if part["type"] in MEDIA_KINDS)
-            talked.update(f"{kind} captions" if answer else f"{kind}s" for kind in kinds)
+            for part in parts_of(message):
+                kind = part["type"]
+                if kind in MEDIA_KINDS:
+                    talked[f"{kind} captions" if answer else f"{kind}s"] += 1
+                    talked[f"{kind} latents"] += answer and part.get(kind) is not None
     captioned = counts["captioned"]
     # Without a conversation stage 3 asks for captioned media in either direction.
     talks = (counts["talks"], talked) if counts["talks"] else (2 * captioned, shown + made)

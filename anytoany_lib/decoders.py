@@ -77,6 +77,14 @@ def _embeds_and_pooled(pipeline, condition: torch.Tensor) -> dict[str, torch.Ten
     return {"prompt_embeds": condition[:, :-1], "pooled_prompt_embeds": condition[:, -1, :width]}
 
 
+def _attended(condition: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"encoder_hidden_states": condition}
+
+
+def _classed(condition: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    return {"encoder_hidden_states": None, "class_labels": condition}
+
+
 class BrokenMedia(ValueError):
     """Some media of a batch came out as values that are not finite; `made` has the others, None in their places."""
 
@@ -123,6 +131,8 @@ class Adapter:
     """(pipeline, conditions) -> its keyword arguments; the unconditional ones get "negative_" before their names."""
     lengths: dict[str, str] = field(default_factory=dict)
     """What the pipeline calls the length of a medium: "frames" of a clip, "seconds" of a sound."""
+    told: Callable[[torch.Tensor], dict[str, torch.Tensor | None]] | None = _attended
+    """Conditions -> what its UNet is called with beside latents and timesteps; None: not by a condition alone."""
 
     def parts(self) -> list[tuple[str, str, type]]:
         """(tokenizer folder, text encoder folder, its class) of each."""
@@ -144,6 +154,7 @@ ADAPTERS = {
         _image,
         True,
         _embeds_and_pooled,
+        told=None,
     ),
     "audioldm": Adapter(
         AudioLDMPipeline,
@@ -152,6 +163,7 @@ ADAPTERS = {
         _sound,
         False,
         lengths={"seconds": "audio_length_in_s"},
+        told=_classed,
     ),
     "text-to-video": Adapter(
         TextToVideoSDPipeline,
@@ -164,7 +176,8 @@ ADAPTERS = {
 }
 
 
-def _folder(config: DecoderConfig) -> Path:
+def decoder_folder(config: DecoderConfig) -> Path:
+    """Where a decoder's pipeline lies; FileNotFoundError says how to get it."""
     folder = resolve(config.folder)
     if not (folder / "model_index.json").is_file():
         raise FileNotFoundError(
@@ -180,7 +193,7 @@ class CaptionEncoder:
     def __init__(self, config: DecoderConfig, device: torch.device):
         self.config, self.device = config, device
         self._adapter = ADAPTERS[config.pipeline]
-        folder = _folder(config)
+        folder = decoder_folder(config)
         self._tokenizers, self._text_encoders = [], []
         for tokenizer, text_encoder, cls in self._adapter.parts():
             self._tokenizers.append(AutoTokenizer.from_pretrained(folder / tokenizer))
@@ -211,7 +224,7 @@ class CaptionEncoder:
 
 def caption_model_files(config: DecoderConfig) -> list[Path]:
     """The files that determine a decoder's caption embeddings: its tokenizers and text encoders."""
-    folder = _folder(config)
+    folder = decoder_folder(config)
     parts = [part for names in ADAPTERS[config.pipeline].parts() for part in names[:2]]
     return [file for part in parts for file in sorted((folder / part).iterdir())]
 
@@ -226,7 +239,7 @@ class Decoder:
         self._adapter = ADAPTERS[config.pipeline]
         # Two of the pipelines are marked deprecated in diffusers; the version is pinned for their sake.
         diffusers_logging.set_verbosity_error()
-        self.pipeline = self._adapter.pipeline.from_pretrained(_folder(config), dtype=dtype)
+        self.pipeline = self._adapter.pipeline.from_pretrained(decoder_folder(config), dtype=dtype)
         self.pipeline.set_progress_bar_config(disable=True)
         self._dtype = dtype
         self._unconditional = CaptionEncoder(config, device)([""]).to(dtype)

@@ -1,5 +1,6 @@
-"""What the frozen models make of a dataset, computed once: encoder embeddings of its media, and of each caption the
-condition that a decoder's own text encoder gives.
+"""What the frozen models make of a dataset, computed once: encoder embeddings of its media, of each caption the condition
+that a decoder's own text encoder gives, and, if a stage of the profile has a denoising term, the decoders' latents of the
+media that are to be generated.
 
     python -m anytoany_lib.features --profile P --data OUT [--plan] [--npy FOLDER]
 
@@ -22,7 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from anytoany_lib import costs, decoders, media, npy_folder
+from anytoany_lib import costs, decoders, denoising, media, npy_folder
 from anytoany_lib.ahead import in_order
 from anytoany_lib.cache import CAPTION_BATCH, KEY, SAVE_EVERY, FeatureCache, places, processes
 from anytoany_lib.config import Profile, resolve
@@ -83,6 +84,10 @@ class Contents:
         default_factory=lambda: {kind: {} for kind in MEDIA_KINDS}
     )
     """kind -> captions that a medium of it is to be generated from."""
+    targets: dict[str, dict[str, str | None]] = field(
+        default_factory=lambda: {kind: {} for kind in MEDIA_KINDS}
+    )
+    """kind -> path of a medium that is to be generated -> its content key, if the manifest says it."""
 
     def add(self, row: Row) -> None:
         """Takes in what one more row needs."""
@@ -92,10 +97,15 @@ class Contents:
         for message in row.messages:
             for part in parts_of(message):
                 kind = part["type"]
-                if kind in MEDIA_KINDS and message["role"] == "assistant":
+                if kind not in MEDIA_KINDS:
+                    continue
+                made = message["role"] == "assistant"
+                if made:
                     self.captions[kind][part["caption"]] = None
-                elif kind in MEDIA_KINDS:
+                else:
                     self.media[kind][part[kind]] = known.get(part[kind])
+                if part.get(kind) is not None and (made or "caption" in row.meta):
+                    self.targets[kind][part[kind]] = known.get(part[kind])
 
 
 def contents(rows: Iterable[Row]) -> Contents:
@@ -166,19 +176,43 @@ class DatasetFeatures:
             )
             for kind, config in profile.decoders.items()
         }
+        self.latents = {
+            kind: FeatureCache(
+                folder / f"latents-{kind}",
+                # The rate says which frames of a clip are taken.
+                f"{fingerprint(denoising.latent_model_files(config))} {config.fps or ''}".strip(),
+                denoising.latent_shape(kind, config),
+                self._rebuild,
+                repair,
+            )
+            for kind, config in (profile.decoders.items() if profile.denoises else ())
+        }
 
-    def ready(self, media: Sequence[tuple[str, str]], captions: Sequence[tuple[str, str]]) -> None:
-        """Told of every batch's media (kind, path) and captions (kind, caption) before it asks for them one by one.
+    def ready(
+        self,
+        media: Sequence[tuple[str, str]],
+        captions: Sequence[tuple[str, str]],
+        targets: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Told of every batch's media (kind, path), captions (kind, caption) and media whose latents it wants, before it
+        asks for them one by one.
 
         Here all of them are on disk; `live.LiveFeatures` computes what is not.
         """
 
     def media(self, path: str) -> np.ndarray:
         """The encoder's embedding (D,) of a medium, by its path in the manifest."""
+        return self.encoder.get([self._key(path)])[0]
+
+    def _key(self, path: str) -> str:
         key = self._media_keys.of([path])[0]
         if not key:
             raise KeyError(f"{self.data}: no embedding of {path}; run {self._rebuild}")
-        return self.encoder.get([key])[0]
+        return key
+
+    def latent(self, kind: str, path: str) -> np.ndarray:
+        """The decoder's latents (*latent shape) of a medium that is to be generated, by its path in the manifest."""
+        return self.latents[kind].get([self._key(path)])[0]
 
     def caption(self, kind: str, caption: str) -> np.ndarray:
         """The decoder's condition for a caption, (*condition)."""
@@ -186,8 +220,15 @@ class DatasetFeatures:
 
     def lacking_media(self, paths: Sequence[str]) -> list[str]:
         """Those of the media paths whose embedding is not cached."""
+        return self._lacking(self.encoder, paths)
+
+    def lacking_latents(self, kind: str, paths: Sequence[str]) -> list[str]:
+        """Those of the media paths whose latents are not cached."""
+        return self._lacking(self.latents[kind], paths) if paths else []
+
+    def _lacking(self, cache: FeatureCache, paths: Sequence[str]) -> list[str]:
         keys = self._media_keys.of(paths)
-        lacking = set(self.encoder.lacking(keys))
+        lacking = set(cache.lacking(keys))
         return [path for path, key in zip(paths, keys, strict=True) if key in lacking]
 
     def lacking_captions(self, kind: str, captions: Sequence[str]) -> list[str]:
@@ -209,6 +250,21 @@ class DatasetFeatures:
             f"{kind}s embedded",
             lambda path: models.prepared(kind, path),
             save_every,
+        )
+
+    def fill_latents(
+        self, kind: str, paths: dict[str, str | None], models: FrozenModels, save_every: float
+    ) -> int:
+        """Encodes media of a kind (path -> content key if known) as its decoder's latents; returns how many were new."""
+        self._note_keys(kind, paths)
+        keys = self._media_keys.of(list(paths))
+        return self.latents[kind].fill(
+            ((key, self.data / path) for key, path in zip(keys, paths, strict=True)),
+            lambda prepared: models.latents(kind, prepared),
+            f"{kind}s as latents",
+            lambda path: models.autoencoder(kind).prepared(path),
+            save_every,
+            denoising.LATENT_BATCH,
         )
 
     def _note_keys(self, kind: str, paths: dict[str, str | None]) -> None:
@@ -339,6 +395,10 @@ def _precomputed(
         models.release()  # one after the other: together they fill a card
         if texts:
             added["captions"] += store.fill_captions(kind, texts, models, save_every)
+    for kind in store.latents:
+        models.release()
+        new = store.fill_latents(kind, found.targets[kind], models, save_every)
+        added["latents"] = added.get("latents", 0) + new
     return added
 
 

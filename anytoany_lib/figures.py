@@ -25,6 +25,7 @@ from matplotlib.ticker import MaxNLocator
 
 from anytoany_lib import media
 from anytoany_lib.chat import medium_of
+from anytoany_lib.denoising import is_term
 from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Part, parts_of
 from anytoany_lib.modalities import KINDS
 from anytoany_lib.rendering import part_html
@@ -188,19 +189,18 @@ class LivePlot:
             self._drawn = time.monotonic()
 
     def _figure(self, names: list[str]) -> Figure:
-        groups = [[n for n in names if n == "text"], [n for n in names if n != "text"]]
-        groups = [group for group in groups if group]
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            measure = "distance to the caption" if name != "text" else "cross entropy"
+            groups.setdefault("error of denoising" if is_term(name) else measure, []).append(name)
         figure = Figure(figsize=(5 * len(groups), 2.8))
-        for number, group in enumerate(groups):
+        for number, (measure, group) in enumerate(groups.items()):
             axis = figure.add_subplot(1, len(groups), number + 1)
             for name in group:
                 of_name = [line for line in self.lines if name in line]
                 steps, losses = [line["step"] for line in of_name], [line[name] for line in of_name]
                 axis.plot(steps, losses, marker=".", label=f"{name} {losses[-1]:.3f}")
-            axis.set(
-                xlabel="step",
-                ylabel="cross entropy" if group == ["text"] else "distance to the caption",
-            )
+            axis.set(xlabel="step", ylabel=measure)
             axis.set_ylim(bottom=0)
             axis.legend(fontsize=8)
         last = self.lines[-1]

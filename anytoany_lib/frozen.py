@@ -1,4 +1,4 @@
-"""The frozen models whose outputs training reads: the encoder, and the text encoders of the decoders.
+"""The frozen models whose outputs training reads: the encoder, and the decoders' text encoders and autoencoders.
 
 Filling the caches, computing on the fly and measuring what either costs all go through here.
 """
@@ -16,18 +16,20 @@ from anytoany_lib import media
 from anytoany_lib.ahead import in_order
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.decoders import CaptionEncoder
+from anytoany_lib.denoising import LatentEncoder
 from anytoany_lib.imagebind import ImageBind
 from anytoany_lib.imagebind_inputs import prepare
 
 
 class FrozenModels:
-    """The encoder and the text encoders of a profile, each loaded when it is first asked for."""
+    """The encoder, text encoders and autoencoders of a profile, each loaded when it is first asked for."""
 
     def __init__(self, profile: Profile, device: torch.device):
         self.profile, self.device = profile, device
         self._lock = threading.Lock()  # threads that prepare media ask all at once
         self._encoder: ImageBind | None = None
         self._text_encoders: dict[str, CaptionEncoder] = {}
+        self._autoencoders: dict[str, LatentEncoder] = {}
 
     @property
     def encoder(self) -> ImageBind:
@@ -49,10 +51,19 @@ class FrozenModels:
             self._text_encoders[kind] = loaded
         return self._text_encoders[kind]
 
+    def autoencoder(self, kind: str) -> LatentEncoder:
+        """The autoencoder of a kind's decoder."""
+        with self._lock:
+            if kind not in self._autoencoders:
+                with torch.random.fork_rng():
+                    loaded = LatentEncoder(kind, self.profile.decoders[kind], self.device)
+                self._autoencoders[kind] = loaded
+            return self._autoencoders[kind]
+
     def release(self) -> None:
         """Lets go of what is loaded."""
         self._encoder = None
-        self._text_encoders = {}
+        self._text_encoders, self._autoencoders = {}, {}
 
     def prepared(self, kind: str, path: Path) -> torch.Tensor:
         """A media file decoded and made into the encoder's input; may run on any thread."""
@@ -69,3 +80,11 @@ class FrozenModels:
     def captions(self, kind: str, captions: Sequence[str]) -> np.ndarray:
         """Captions -> the conditions of a kind's decoder, float32 (n, *condition)."""
         return self.text_encoder(kind)(captions).cpu().numpy()
+
+    def latents(self, kind: str, prepared: Sequence[torch.Tensor]) -> np.ndarray:
+        """What a kind's autoencoder prepared of some media -> their latents, float32 (n, *latent shape)."""
+        return self.autoencoder(kind)(prepared).cpu().numpy()
+
+    def latents_of_files(self, kind: str, files: Sequence[Path]) -> np.ndarray:
+        """Media files of one kind as one batch, decoded on threads -> float32 (n, *latent shape)."""
+        return self.latents(kind, list(in_order(self.autoencoder(kind).prepared, files)))

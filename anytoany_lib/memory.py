@@ -4,7 +4,8 @@
 
 Weights are counted on the meta device, exactly. Activations follow from shapes: for LLaMA-like layers with LoRA, what
 autograd keeps was measured as 4 I + 4 H numbers a token and layer (I the width of the MLP, H of the hidden states).
-What diffusion needs while it works is a rule of thumb. All of it is a plan; `run.json` has what was measured.
+What diffusion needs while it works is a rule of thumb, and so is what its UNets keep for a denoising term (counted for Stable
+Diffusion 1.5 and ZeroScope on the meta device). All of it is a plan; `run.json` has what was measured.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
+from anytoany_lib import mels
 from anytoany_lib.config import DecoderConfig, Profile, StageConfig, resolve
 from anytoany_lib.imagebind import HUGE, ImageBind
 from anytoany_lib.messages import Vocabulary
@@ -29,8 +31,11 @@ Plan = dict[str, dict[str, int]]
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 _CUDA = 400 * 2**20  # context and libraries
 _KEPT = 4  # numbers a token and layer, in widths of the MLP and of the hidden states each
+_UNET_WIDTH = 320
 _MAPS = 8  # feature maps of the first width that a UNet holds at once
 _VAE_WIDTH, _VAE_MAPS = 256, 6
+_TRAINED_MAPS = 750  # the same, that a UNet keeps for the gradient
+_TRAINED_TWICE = 60  # and with checkpointing
 _ACTIVE = 2  # bytes of an activation and of a weight that is not quantised
 
 
@@ -126,9 +131,35 @@ def _decoder(config: DecoderConfig) -> int:
 def _at_work(config: DecoderConfig) -> int:
     """Rule of thumb for a pipeline's activations, with guidance: the UNet's first maps, or the autoencoder's last."""
     side = config.options.get("height", 64) * config.options.get("width", 64)
-    frames = config.options.get("num_frames", 1)
-    unet = 2 * frames * (side // 64) * 320 * _MAPS * _ACTIVE
+    unet = 2 * _latent_places(config) * _UNET_WIDTH * _MAPS * _ACTIVE
     return max(unet, side * _VAE_WIDTH * _VAE_MAPS * _ACTIVE)
+
+
+def _denoising(profile: Profile, stage: StageConfig) -> dict[str, int]:
+    """Bytes of the UNets that a stage's denoising term goes through, and of what they keep if a batch is of one kind.
+
+    A UNet that is not on disk counts as much as its whole pipeline.
+    """
+    weights, kept = 0, 0
+    for config in profile.decoders.values():
+        unet = resolve(config.folder) / "unet"
+        weights += _weights_on_disk(unet) * _ACTIVE if unet.is_dir() else _decoder(config)
+        kept = max(kept, _latent_places(config))
+    maps = _TRAINED_TWICE if stage.checkpointing else _TRAINED_MAPS
+    return {
+        "denoising UNets": weights,
+        "denoising activations": stage.batch_size * kept * _UNET_WIDTH * maps * _ACTIVE,
+    }
+
+
+def _latent_places(config: DecoderConfig) -> int:
+    """Places of a medium's latents: an eighth of a picture's side, a quarter of a log-mel's."""
+    if "audio_length_in_s" in config.options:
+        return round(
+            config.options["audio_length_in_s"] * mels.RATE / mels.HOP * mels.MEL_BINS / 16
+        )
+    side = config.options.get("height", 64) * config.options.get("width", 64)
+    return config.options.get("num_frames", 1) * side // 64
 
 
 def _encoder(profile: Profile) -> int:
@@ -160,6 +191,7 @@ def plan(profile: Profile, tokens: int = 128) -> Plan:
             "optimiser": moments * trained,
             "activations": _activations(stage, config, tokens),
             "CUDA": _CUDA,
+            **(_denoising(profile, stage) if stage.denoising_weight else {}),
         }
     heads = config.num_key_value_heads or config.num_attention_heads
     width = heads * (
@@ -193,6 +225,7 @@ def advice(profile: Profile, phases: Plan, card: int) -> list[str]:
         else:
             stage = profile.stages[int(name[-1])]
             changes = [
+                *(["denoising_weight: 0"] if stage.denoising_weight else []),
                 *([] if stage.checkpointing else ["checkpointing: true"]),
                 *([] if stage.optimiser != "adamw" else ["optimiser: paged-adamw-8bit"]),
                 *([f"batch_size below {stage.batch_size}"] if stage.batch_size > 1 else []),

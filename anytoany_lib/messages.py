@@ -100,13 +100,15 @@ class Encoded:
     """One conversation as the LLM reads it.
 
     ids and labels have the same length T; labels are IGNORED where nothing is learnt. `media` lists (kind, medium,
-    position of its first soft token), `signals` lists (kind, caption, position of its first signal token).
+    position of its first soft token), `signals` lists (kind, caption, position of its first signal token), and `made`
+    for each of those the medium that was to be generated, None where the conversation has only its caption.
     """
 
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     media: list[tuple[str, Any, int]] = field(default_factory=list)
     signals: list[tuple[str, str, int]] = field(default_factory=list)
+    made: list[Any] = field(default_factory=list)
 
     def add(self, ids: list[int], learnt: bool) -> None:
         self.ids += ids
@@ -166,6 +168,7 @@ class MessageEncoder:
         elif learnt:
             block = list(self.vocabulary.signals[kind])
             encoded.signals.append((kind, part.get("caption", ""), len(encoded.ids)))
+            encoded.made.append(part.get(kind))
             # Only the choice of a medium is learnt: the rest of its block is appended, never sampled.
             encoded.add(block[:1], learnt=True)
             encoded.add(block[1:], learnt=False)

@@ -23,6 +23,7 @@ from anytoany_lib.background import Worker
 from anytoany_lib.batches import Batch
 from anytoany_lib.config import Alignment, Profile, resolve
 from anytoany_lib.decoders import Decoder
+from anytoany_lib.denoising import Denoiser, term
 from anytoany_lib.events import Event, MediaFailed
 from anytoany_lib.imagebind import ImageBind
 from anytoany_lib.llm import (
@@ -231,8 +232,11 @@ class AnyToAny(nn.Module):
         """Whether every output projection has measured the hidden states that it reads."""
         return all(projection.calibrated for projection in self.output_projections.values())
 
-    def forward(self, batch: Batch, alignment: Alignment = "l2") -> dict[str, torch.Tensor]:
-        """Losses of a batch: "text" (cross entropy a supervised token) and one for each kind generated.
+    def forward(
+        self, batch: Batch, alignment: Alignment = "l2", denoiser: Denoiser | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Losses of a batch: "text" (cross entropy a supervised token) and one for each kind generated; with a denoiser
+        also "image denoising" and so on, for the kinds that it has latents of.
 
         `alignment` is the stage's distance between conditions and caption embeddings (`projections.alignment_loss`).
         """
@@ -246,6 +250,9 @@ class AnyToAny(nn.Module):
         for kind, at in batch.signals_at.items():
             projected = self.project(kind, self.signal_states(hidden, kind, at))
             losses[kind] = alignment_loss(projected, batch.targets[kind], alignment)
+            if denoiser and kind in batch.latents:
+                told = projected[batch.latents_of[kind]]
+                losses[term(kind)] = denoiser.loss(kind, told, batch.latents[kind])
         return losses
 
     # --- writing media ---

@@ -102,15 +102,25 @@ class StageData:
             messages = as_generation(row, rng)
         return row.id, self._encoder.encode_within(messages, self._encoder.context)[0]
 
-    def _collate(self, rows: list[tuple[str, Encoded]]) -> tuple[list[str], Batch]:
+    def _collate(self, rows: list[tuple[str, Encoded]], latents: bool) -> tuple[list[str], Batch]:
         encoded = [one for _, one in rows]
         self._features.ready(
             [(kind, path) for one in encoded for kind, path, _ in one.media],
             [(kind, caption) for one in encoded for kind, caption, _ in one.signals],
+            [
+                (kind, made)
+                for one in encoded
+                for (kind, *_), made in zip(one.signals, one.made, strict=True)
+                if latents and made is not None
+            ],
         )
         width = self._features.profile.encoder.embedding
         batch = collate(
-            encoded, lambda _, path: self._features.media(path), self._features.caption, width
+            encoded,
+            lambda _, path: self._features.media(path),
+            self._features.caption,
+            width,
+            latent=self._features.latent if latents else None,
         )
         return [name for name, _ in rows], batch
 
@@ -140,10 +150,10 @@ class StageData:
         return rng.permutation(np.concatenate(drawn))
 
     def batches(
-        self, size: int, start: int = 0, every: int = 1
+        self, size: int, start: int = 0, every: int = 1, latents: bool = False
     ) -> Iterator[tuple[list[str], Batch]]:
         """Endless (row ids, batch), epoch after epoch, from number `start` on each `every`th; rows of like length share
-        a batch.
+        a batch. With `latents` batches hold those of the media that are to be generated.
 
         The order depends on the seed alone, so a resumed run begins where it was: rows before are not read.
         """
@@ -161,10 +171,10 @@ class StageData:
                 rows = [self._encode(int(index), epoch) for index in window]
                 rows.sort(key=lambda row: len(row[1].ids))
                 for number in wanted:
-                    yield self._collate(rows[number * size : (number + 1) * size])
+                    yield self._collate(rows[number * size : (number + 1) * size], latents)
 
-    def once(self, size: int) -> Iterator[Batch]:
-        """Every row once, in order of the manifest."""
+    def once(self, size: int, latents: bool = False) -> Iterator[Batch]:
+        """Every row once, in order of the manifest; `latents` as for `batches`."""
         for start in range(0, len(self._indices), size):
             rows = [self._encode(int(index), 0) for index in self._indices[start : start + size]]
-            yield self._collate(rows)[1]
+            yield self._collate(rows, latents)[1]

@@ -3,8 +3,9 @@
     python -m anytoany_lib.train --profile P --stage 1 --data OUT --run DIR [--init RUN --max-steps N --resume]
 
 A stage is a row of the profile's table: what it reads, which parts it trains and how fast. It reads cached features
-only: no encoder or diffusion model is in memory. With `--on-the-fly` the encoder and the decoders' text encoders are, and
-compute what the caches lack. `accelerate launch -m anytoany_lib.train ...` spreads it over cards.
+only: no encoder is in memory, and of the diffusion models the UNets alone, in a stage with a denoising term. With
+`--on-the-fly` the encoder and the decoders' text encoders are, and compute what the caches lack. `accelerate launch -m
+anytoany_lib.train ...` spreads it over cards.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from transformers import get_scheduler
 from anytoany_lib import runs
 from anytoany_lib.config import Alignment, FitConfig, Profile, StageConfig, portable, resolve
 from anytoany_lib.data import dataset_fingerprint, splits_in
+from anytoany_lib.denoising import Denoiser, is_term
 from anytoany_lib.features import DatasetFeatures
 from anytoany_lib.fitting import fit_input_projection, fit_output_projections
 from anytoany_lib.live import LiveFeatures
@@ -82,10 +84,21 @@ def optimiser_and_schedule(parts: dict[str, list[nn.Parameter]], stage: StageCon
 
 
 def total_loss(losses: dict[str, torch.Tensor], stage: StageConfig) -> torch.Tensor:
-    """Cross entropy plus the weighted alignment losses of all kinds."""
+    """Cross entropy plus the weighted alignment losses and denoising terms of all kinds."""
     return sum(
-        loss if name == "text" else stage.alignment_weight * loss for name, loss in losses.items()
+        loss
+        if name == "text"
+        else (stage.denoising_weight if is_term(name) else stage.alignment_weight) * loss
+        for name, loss in losses.items()
     )
+
+
+def _denoiser(profile: Profile, settings: StageConfig, seed: int) -> Denoiser | None:
+    """What computes the stage's denoising terms, None if it has none."""
+    if not settings.denoising_weight:
+        return None
+    device = pick_device()
+    return Denoiser(profile.decoders, seed, device, pick_dtype(device), settings.checkpointing)
 
 
 def _check_target(run: Path, profile: Profile, stage: int, resume: bool) -> None:
@@ -134,25 +147,38 @@ def peak_memory_bytes() -> dict[str, int]:
 
 @torch.no_grad()
 def validation_losses(
-    model: AnyToAny, data: StageData, batch_size: int, alignment: Alignment = "l2"
+    model: AnyToAny,
+    data: StageData,
+    batch_size: int,
+    alignment: Alignment = "l2",
+    denoiser: Denoiser | None = None,
 ) -> dict[str, float]:
     """Mean of each loss over a split, batch by batch."""
     model.eval()
     sums: dict[str, list[float]] = {}
-    for batch in tqdm(data.once(batch_size), total=-(-len(data) // batch_size), desc="validation"):
-        for name, loss in model(batch.to(model.device), alignment).items():
+    batches = data.once(batch_size, latents=denoiser is not None)
+    bar = tqdm(batches, total=-(-len(data) // batch_size), desc="validation")
+    for number, batch in enumerate(bar):
+        if denoiser:
+            denoiser.begin(number)
+        for name, loss in model(batch.to(model.device), alignment, denoiser).items():
             sums.setdefault(name, []).append(loss.item())
     return {name: float(np.mean(values)) for name, values in sums.items()}
 
 
 def _validation(
-    model: AnyToAny, data: Path, settings: StageConfig, features: DatasetFeatures, seed: int
+    model: AnyToAny,
+    data: Path,
+    settings: StageConfig,
+    features: DatasetFeatures,
+    seed: int,
+    denoiser: Denoiser | None,
 ) -> dict[str, float]:
     """The losses on the validation split, {} if the dataset has none."""
     if "validation" not in splits_in(data):
         return {}
     held_out = StageData(data, "validation", settings.reads, model.messages, features, seed)
-    return validation_losses(model, held_out, settings.batch_size, settings.alignment)
+    return validation_losses(model, held_out, settings.batch_size, settings.alignment, denoiser)
 
 
 def _not_finite(
@@ -193,6 +219,7 @@ def train(
     accelerator = _accelerator(run, trackers)
     features = (LiveFeatures if on_the_fly else DatasetFeatures)(profile, data)
     model = _initial_model(profile, init, seed)
+    denoiser = _denoiser(profile, settings, seed)
     train_data = StageData(
         data, "train", settings.reads, model.messages, features, seed, settings.mixture
     )
@@ -209,7 +236,7 @@ def train(
     record = _made_of(profile, stage, steps, seed, init, data)
     with reporting(accelerator, run, record, state.step):
         log = Log(run, accelerator, append=resume, on_log=on_log)
-        job = _Job(run, stage, settings, steps, save_every)
+        job = _Job(run, stage, settings, steps, save_every, denoiser)
         _loop(accelerator, job, state, train_data, log)
         if accelerator.is_main_process:
             if settings.fit_after.steps:
@@ -218,7 +245,7 @@ def train(
                 )
             record |= {
                 "fitted": fitted,
-                "validation": _validation(model, data, settings, features, seed),
+                "validation": _validation(model, data, settings, features, seed, denoiser),
                 "seconds": state.seconds,
                 "peak_memory_bytes": peak_memory_bytes(),
             }
@@ -285,13 +312,14 @@ def _fit_before(
 
 @dataclass
 class _Job:
-    """What a training is to do: where to, which stage, for how many steps, and how often to save."""
+    """What a training is to do: where to, which stage, for how many steps, how often to save, with which denoising."""
 
     run: Path
     stage: int
     settings: StageConfig
     steps: int
     save_every: int
+    denoiser: Denoiser | None
 
 
 @dataclass
@@ -331,7 +359,8 @@ def _loop(accelerator: Accelerator, job: _Job, state: _State, data: StageData, l
     model, first = state.model, state.step
     wrapped, optimiser, schedule = accelerator.prepare(model, state.optimiser, state.schedule)
     rank, world = accelerator.process_index, accelerator.num_processes
-    batches = data.batches(job.settings.batch_size, first * world + rank, world)
+    latents = job.denoiser is not None
+    batches = data.batches(job.settings.batch_size, first * world + rank, world, latents)
     shown = {"desc": f"stage {job.stage}", "initial": first, "total": job.steps}
     bar = tqdm(range(first, job.steps), **shown, disable=rank > 0)
     trained = [p for group in state.optimiser.param_groups for p in group["params"]]
@@ -339,7 +368,9 @@ def _loop(accelerator: Accelerator, job: _Job, state: _State, data: StageData, l
     wrapped.train()
     try:
         for step, (names, batch) in zip(bar, batches, strict=False):
-            losses = wrapped(batch.to(model.device), job.settings.alignment)
+            if job.denoiser:
+                job.denoiser.begin(step * world + rank)
+            losses = wrapped(batch.to(model.device), job.settings.alignment, job.denoiser)
             loss = total_loss(losses, job.settings)
             if not torch.isfinite(loss):
                 raise _not_finite(loss, job.stage, step, names, job.run)

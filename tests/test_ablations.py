@@ -23,7 +23,10 @@ def test_each_ablation_varies_its_setting_and_nothing_else():
     expected = {
         "soft_tokens": {"encoder.soft_tokens"},
         "signal_tokens": {f"decoders.{kind}.signals" for kind in ("image", "audio", "video")},
-        "alignment": {f"stages.{stage}.alignment" for stage in (1, 2, 3)},
+        "alignment": {
+            *(f"stages.{stage}.alignment" for stage in (1, 2, 3)),
+            *(f"stages.{stage}.denoising_weight" for stage in (2, 3)),
+        },
         "stage_order": set(),
         "lora_rank": {"lora.rank", "lora.alpha"},
         "quantization": {"llm.quantization"},
@@ -38,11 +41,9 @@ def test_each_ablation_varies_its_setting_and_nothing_else():
     ranks = ablations.variants(tiny, "lora_rank")
     assert list(ablations.variants(tiny, "lora_rank", ["64", "4"])) == ["64", "4"]
     assert [p.lora.alpha / p.lora.rank for p in ranks.values()] == [2, 2, 2]
-    assert [p.stages[2].alignment for p in ablations.variants(tiny, "alignment").values()] == [
-        "l2",
-        "mse",
-        "cosine",
-    ]
+    aligned = ablations.variants(tiny, "alignment").values()
+    assert [p.stages[2].alignment for p in aligned] == ["l2", "mse", "cosine", "l2"]
+    assert [p.stages[2].denoising_weight for p in aligned] == [0, 0, 0, 1]
 
 
 def test_an_unknown_ablation_and_senseless_steps_are_refused(tmp_path: Path):

@@ -23,16 +23,9 @@ from transformers import (
     SpeechT5HifiGanConfig,
 )
 
+from anytoany_lib.mels import HOP, MEL_BINS, RATE
 from anytoany_lib.toyworld.captions import POSITIONS, WIDTH
-from anytoany_lib.toyworld.mels import (
-    HOP,
-    LOG_MEAN,
-    LOG_SPREAD,
-    MEL_BINS,
-    RATE,
-    SAMPLES,
-    band_tones,
-)
+from anytoany_lib.toyworld.mels import LEVELS, SAMPLES, band_tones
 from anytoany_lib.toyworld.training import plain_attention, replace_folder
 
 LATENTS = 4
@@ -121,7 +114,7 @@ def _tune(vocoder: SpeechT5HifiGan) -> None:
 def _exponential(hinges: Tensor) -> tuple[Tensor, Tensor]:
     """Slopes of leaky hinges (and an offset) that turn a normalised log-mel into an energy, least squares."""
     levels = torch.linspace(-1.7, 2.4, 400)
-    energy = (LOG_SPREAD * levels + LOG_MEAN).exp()
+    energy = (LEVELS.spread * levels + LEVELS.mean).exp()
     columns = F.leaky_relu(levels[:, None] - hinges, 0.1)
     columns = torch.cat([columns, torch.ones(len(levels), 1)], dim=1)
     weight = 1 / (energy + 0.003)[:, None]  # silence has to be silent

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import ClapTextModelWithProjection, CLIPTokenizer, SpeechT5HifiGan
 
+from anytoany_lib.mels import HOP, mel_energies
 from anytoany_lib.toyworld.audio_models import (
     GUIDANCE,
     STEPS,
@@ -36,7 +37,7 @@ from anytoany_lib.toyworld.audio_models import (
 from anytoany_lib.toyworld.captions import SAYINGS, WIDTH, said
 from anytoany_lib.toyworld.judges import Judges
 from anytoany_lib.toyworld.language import caption
-from anytoany_lib.toyworld.mels import HOP, SAMPLES, log_mel, mel_energies
+from anytoany_lib.toyworld.mels import LEVELS, SAMPLES, log_mel
 from anytoany_lib.toyworld.pace import Pace
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render
 from anytoany_lib.toyworld.training import (
@@ -329,6 +330,7 @@ def run_stage(stage: str, pace: Pace, options: argparse.Namespace) -> None:
 
     def keep(unet: UNet2DConditionModel) -> None:
         save_pipeline(AudioLDMPipeline(unet=unet, scheduler=fast_scheduler(), **parts), options.out)
+        LEVELS.save(options.out)
 
     vector = caption_vectors(parts["text_encoder"], parts["tokenizer"])
     start = None

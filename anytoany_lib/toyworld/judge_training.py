@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from anytoany_lib.toyworld.judges import INPUTS, LABELS, NETWORKS, Judges, load_judges
-from anytoany_lib.toyworld.mels import LOG_SPREAD
+from anytoany_lib.toyworld.mels import LEVELS
 from anytoany_lib.toyworld.pace import Pace
 from anytoany_lib.toyworld.pictures import COLOURS, MOTIONS
 from anytoany_lib.toyworld.scenes import THINGS, Scene, random_scene, render
@@ -76,8 +76,9 @@ def _hissing(mels: Tensor, generator: torch.Generator) -> Tensor:
     tilt = torch.empty(len(mels), 1, 1, 1).uniform_(-0.3, 0.3, generator=generator)
     hiss = level + tilt * torch.linspace(-1, 1, mels.shape[3])
     hiss = hiss + 0.15 * torch.randn(mels.shape, generator=generator)
-    # log-mels are logarithms over LOG_SPREAD; energies add up
-    return torch.logaddexp(mels * LOG_SPREAD, hiss * LOG_SPREAD) / LOG_SPREAD
+    # log-mels are logarithms over LEVELS.spread; energies add up
+    spread = LEVELS.spread
+    return torch.logaddexp(mels * spread, hiss * spread) / spread
 
 
 def worn(kind: str, inputs: Tensor, generator: torch.Generator) -> Tensor:
