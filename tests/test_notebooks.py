@@ -4,6 +4,7 @@ All of it happens in a temporary home whose frozen models are links to the real 
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -93,6 +94,21 @@ def test_every_notebook_in_order(home, capsys):
     shown = {path.stem: outputs(home / "out" / path.name) for path in NUMBERED}
     for name in ("01_checkpoints", "02_data", "03_embeddings", "04_stage1_input_alignment"):
         assert "<audio controls" in shown[name] and "<video controls" in shown[name], name
+
+
+def test_the_chat_plays_a_script_from_outside_and_leaves_media_in_place(home):
+    run = home / "ckpt/runs/shipped"
+    shutil.copytree(resolve("ckpt/tiny/run"), run, ignore=shutil.ignore_patterns("evaluation"))
+    script = ["Draw a red bell.", "Play its sound.", [{"image": "toy:blue car"}, "Film it."]]
+    notebook = demo.NOTEBOOKS / "07_chat.ipynb"
+    demo.execute(notebook, {"RUN": str(run), "SCRIPT": script}, home / "out-script")
+    shown = outputs(home / "out-script" / "07_chat.ipynb")
+    assert shown.count('"image/png": ') == 2
+    assert shown.count("<audio controls") == 1 and shown.count("<video controls") == 1
+    messages = json.loads((run / "conversation" / "messages.json").read_text())["messages"]
+    replies = [m["content"] for m in messages if m["role"] == "assistant"]
+    made = [[part["type"] for part in reply if part["type"] != "text"] for reply in replies]
+    assert made == [["image"], ["audio"], ["video"]]
 
 
 def learn_samples(home, profile: str, more: dict) -> Path:
