@@ -3,8 +3,8 @@
     python -m anytoany_lib.evaluate --run RUN [--data DATA --per-task N]
 
 Test rows say what their reply should contain: `meta["expect"]` lists for each part its kind, the attributes a judge
-should find, and for media the caption a decoder would be told. The profile names the judges. Results go to
-RUN/metrics.json, failures and examples with their media to RUN/evaluation. "matrix", "combinations" (several media in a
+should find, and for media the caption a decoder would be told. The profile names the judges; one without them is measured
+by `similarity`. Results go to RUN/metrics.json, what came of each row and media to look at to RUN/evaluation. "matrix", "combinations" (several media in a
 message) and "more" hold {cell: {"n", rates}}, "intervals" {cell: {rate: {"n", "low", "high"}}} around them, "baselines"
 {cell: {"chance", "upper_bound", "text_only"}} of what to hold them against.
 """
@@ -144,9 +144,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures a run on the test rows of a dataset (its own if none is named); returns its metrics.
 
-    With `save` they are written to the run folder, examples and failures beside them (see `failures`).
+    With `save` they are written to the run folder, what came of each row beside them (see `failures`).
 
-    `bound` is the number of rows of a cell whose baselines are measured, `examples` how many right and wrong replies of
+    `bound` is the number of rows of a cell whose baselines are measured (0: of none), `examples` how many right and wrong replies of
     each task are kept with their media. Replies are kept in RUN/.evaluation while it lasts, with `keep` for good: the same
     evaluation, interrupted, goes on there and comes to the same numbers.
     """
@@ -186,7 +186,7 @@ def _opened(
     model: AnyToAny, run: Path, data: Path, requests: list[list[Message]], how: _How
 ) -> Path:
     """The folder of replies to these requests; see `kept_replies`."""
-    key = key_of(run, model.profile, data, requests, sampling=Sampling(), how=how)
+    key = key_of(run, model.profile, data, requests, sampling=Sampling(), **vars(how))
     return opened(run / KEPT, key)
 
 
@@ -199,8 +199,8 @@ def _by_judges(
     folder = _opened(model, run, data, requests, how)
     replies = reply_to(model, requests, folder, "replies", how.seed, None, how.batch_size)
     results = verdicts(judges, rows, replies)
-    beside = _baselines(model, judges, results, folder, how)
-    return beside | {"language_loss_ratio": language_loss_ratio(model, rows)}, results
+    found = _baselines(model, judges, results, folder, how)
+    return found | {"language_loss_ratio": language_loss_ratio(model, rows)}, results
 
 
 def _by_similarity(
