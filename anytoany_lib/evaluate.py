@@ -35,6 +35,7 @@ from anytoany_lib.judging import (
     CELLS,
     Verdict,
     chance,
+    check_expected,
     grouped,
     load_judges,
     outcomes,
@@ -92,12 +93,13 @@ def language_loss_ratio(model: AnyToAny, rows: Sequence[Row]) -> float | None:
 def test_set(data: Path, per_task: int | None) -> list[Row]:
     """The test rows that say what to expect, `per_task` of each task at most, held-out pairs in their share.
 
-    ValueError if there are none.
+    ValueError if there are none, or if one does not say enough.
     """
     manifest = read_manifest(data, "test")
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in manifest:
         if "expect" in row.meta:
+            check_expected(row, ("task", "unseen"), ("kind", "scene", "caption"))
             groups[row.meta["task"]].append(manifest.resolved(row))
     if not groups:
         raise ValueError(

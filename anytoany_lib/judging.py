@@ -57,6 +57,18 @@ def load_judges(profile: Profile) -> Any:
     return importlib.import_module(profile.judges).load_judges(resolve(profile.judges_folder))
 
 
+def check_expected(row: Row, meta: Sequence[str], part: Sequence[str]) -> None:
+    """ValueError names what a row's meta, or a part that its reply should contain, does not say; only media need a caption."""
+    lacking = [f"meta[{name!r}]" for name in meta if name not in row.meta]
+    for expected in row.meta["expect"]:
+        needed = [n for n in part if n != "caption" or expected.get("kind") != "text"]
+        lacking += [f"{name!r} in {expected}" for name in needed if name not in expected]
+    if lacking:
+        raise ValueError(
+            f"test row {row.id} cannot be measured: expected {', '.join(lacking)}, and found none; write it into the manifest"
+        )
+
+
 def request_of(row: Row) -> list[Message]:
     """The row's conversation up to the reply that is measured."""
     return row.messages[:-1] if row.messages[-1]["role"] == "assistant" else row.messages

@@ -20,7 +20,7 @@ from anytoany_lib import extractors
 from anytoany_lib.baselines import evenly
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.data import Row, as_generation, read_manifest
-from anytoany_lib.judging import Verdict, cell_of, request_of
+from anytoany_lib.judging import Verdict, cell_of, check_expected, request_of
 from anytoany_lib.messages import Message
 from anytoany_lib.modalities import KINDS
 
@@ -43,14 +43,20 @@ def _wish(row: Row, rng: np.random.Generator) -> Wish | None:
     if "caption" in row.meta:
         kind = row.meta["kind"]
         return Wish(row.id, f"text->{kind}", as_generation(row, rng)[:1], kind, row.meta["caption"])
-    wanted = [part for part in row.meta.get("expect", ()) if part["kind"] != "text"]
+    if "expect" not in row.meta:
+        return None
+    check_expected(row, ("task",), ("kind", "caption"))
+    wanted = [part for part in row.meta["expect"] if part["kind"] != "text"]
     if len(wanted) != 1:
         return None
     return Wish(row.id, cell_of(row), request_of(row), wanted[0]["kind"], wanted[0]["caption"])
 
 
 def wishes(data: Path, per_task: int | None, seed: int) -> list[Wish]:
-    """What the test rows of a dataset ask for, `per_task` of each cell at most. ValueError if they ask for no media."""
+    """What the test rows of a dataset ask for, `per_task` of each cell at most. ValueError if they ask for no media.
+
+    Or if a row does not say what medium it expects.
+    """
     manifest, rng = read_manifest(data, "test"), np.random.default_rng(seed)
     groups: dict[str, list[Wish]] = defaultdict(list)
     for row in manifest:
