@@ -7,11 +7,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
 from small_runs import few_rows, small_run
+from tiny_encoders import write_clip
 
-from anytoany_lib import evaluate, kept_replies
+from anytoany_lib import demo, evaluate, kept_replies
 from anytoany_lib.config import Profile
 from anytoany_lib.data import read_manifest
 from anytoany_lib.manifests import write_manifest
@@ -143,3 +145,28 @@ def test_data_without_what_to_measure_by_are_refused(few: Path, tmp_path: Path):
         evaluate.evaluate(run, tmp_path / "nothing")
     with pytest.raises(ValueError, match="no test row has a caption or says what medium"):
         evaluate.evaluate(bare, tmp_path / "plain")
+
+
+def shown(notebook: Path) -> str:
+    """All that an executed notebook shows, as JSON text."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    return json.dumps([cell.get("outputs", []) for cell in cells])
+
+
+def test_notebooks_show_and_compare_runs_without_judges(few: Path, tmp_path: Path):
+    spaces = {"clip": str(write_clip(tmp_path / "clip"))}
+    run = small_run(tmp_path / "run", similarity=spaces, **NO_JUDGES)
+    told = {"RUN": str(run), "DATA": str(few), "BATCH_SIZE": 4}
+    demo.execute(demo.NOTEBOOKS / "08_evaluate.ipynb", told, tmp_path / "out")
+    outputs = shown(tmp_path / "out/08_evaluate.ipynb")
+    assert outputs.count('"image/png": ') == 2  # heat maps of right modalities and of ranks
+    assert "clip R@5" in outputs and "clip median rank" in outputs
+    other = small_run(tmp_path / "other", **NO_JUDGES)
+    demo.execute(
+        demo.NOTEBOOKS / "09_compare.ipynb",
+        {"RUNS": [str(run), str(other)], "PROMPTS": ["Draw a red bell."]},
+        tmp_path / "out",
+    )
+    outputs = shown(tmp_path / "out/09_compare.ipynb")
+    assert "other has no evaluation/outcomes.json: run 08_evaluate" in outputs
+    assert "matrix.text-&gt;image.clip R@1" in outputs
