@@ -89,7 +89,7 @@ def _metrics(run: Path) -> dict[str, Any]:
 def measured(run: Path) -> dict[str, Any]:
     """Every rate of a run's metrics.json by its dotted name; {} if it was never evaluated."""
     metrics = _metrics(run)
-    return runs.flat({name: metrics[name] for name in _MEASURED if name in metrics})
+    return runs.flat({name: metrics[name] for name in _MEASURED if metrics.get(name, {}) != {}})
 
 
 def _shown(run: Path) -> dict[str, Any]:

@@ -86,6 +86,7 @@ def test_rates_stand_side_by_side_with_their_intervals(tmp_path: Path):
     metrics = {
         "matrix": {"text->image": cell},
         "combinations": {"image+audio->text": {"n": 8, "thing": 0.5}},
+        "more": {},
         "ranks": {"text->image": {"median rank": 1.0, "distractors": 99}},
         "intervals": {c: {"thing": around} for c in ("text->image", "image+audio->text")},
         "baselines": {"text->image": {"chance": {"thing": 0.1}}},
