@@ -34,7 +34,7 @@ Rates = dict[str, dict[str, Any]]
 
 def evenly(rows: Sequence[Row], limit: int | None) -> list[Row]:
     """At most `limit` rows, evenly spread, so that held-out pairs keep their share; None takes all."""
-    count = min(limit or len(rows), len(rows))
+    count = len(rows) if limit is None else min(limit, len(rows))
     return [rows[n] for n in np.linspace(0, len(rows) - 1, count).round().astype(int)]
 
 

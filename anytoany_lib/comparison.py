@@ -1,31 +1,37 @@
-"""Runs side by side: what differed in how they were made, what was measured, how the losses fell, and what each replies.
+"""Runs side by side: what differed in how they were made, what was measured, which rates differ beyond chance, how the
+losses fell, and what each replies.
 
 In come run folders of any profiles, in any number; a run without metrics.json or metrics.jsonl (an imported one, one that
-was never evaluated) has blanks there. Out come rows and pictures for `figures` to show. Notebook 09 shows all four.
+was never evaluated) has blanks there. Out come rows and pictures for `figures` to show. Notebook 09 shows all five.
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from IPython.display import HTML, Image
 from matplotlib.figure import Figure
 
 from anytoany_lib import runs
 from anytoany_lib.config import portable, resolve
+from anytoany_lib.failures import EXAMPLES, OUTCOMES
 from anytoany_lib.figures import NOT_LOSSES, conversations, picture
 from anytoany_lib.generation import reply_all
+from anytoany_lib.intervals import by_chance, interval
 from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.sampling import Sampling
 
 _METRICS = "metrics.json"
 _MADE_BY = ("stage", "steps", "seed", "init", "imported", "versions", "commit", "dirty")
-_MEASURED = ("matrix", "more", "modality_accuracy", "language_loss_ratio")
-_INTERVAL = "_interval"
+_MEASURED = ("matrix", "combinations", "more", "ranks", "retrieval")
+_MEASURED += ("modality_accuracy", "language_loss_ratio")
+_EVERY_CELL, _CHANCE = "all cells", 0.05
 
 Rows = list[dict[str, Any]]
 
@@ -74,34 +80,93 @@ def differences(folders: Sequence[Path]) -> Rows:
     return _side_by_side("setting", {portable(run): made_by(run) for run in folders}, False)
 
 
-def measured(run: Path) -> dict[str, Any]:
-    """Every rate of a run's metrics.json by its dotted name, and intervals beside; {} if it was never evaluated.
-
-    ValueError names a file that is no JSON.
-    """
+def _metrics(run: Path) -> dict[str, Any]:
+    """A run's metrics.json, {} if it was never evaluated. ValueError names a file that is no JSON."""
     file = run / _METRICS
-    metrics = runs.read_json(file) if file.is_file() else {}
-    return runs.flat({name: metrics[name] for name in _MEASURED if name in metrics})
+    return runs.read_json(file) if file.is_file() else {}
 
 
-def _rates(found: Mapping[str, Any]) -> dict[str, Any]:
+def measured(run: Path) -> dict[str, Any]:
+    """Every rate of a run's metrics.json by its dotted name; {} if it was never evaluated."""
+    metrics = _metrics(run)
+    return runs.flat({name: metrics[name] for name in _MEASURED if metrics.get(name, {}) != {}})
+
+
+def _shown(run: Path) -> dict[str, Any]:
     """Rates as people read them: "0.970", or "0.970 [0.931, 0.993]" where an interval is known."""
-    shown = {}
-    for name, value in found.items():
-        if not name.endswith(_INTERVAL):
-            between = found.get(name + _INTERVAL)
-            shown[name] = f"{value:.3f}" if isinstance(value, float) else value
-            if between is not None:
-                shown[name] += " [{:.3f}, {:.3f}]".format(*between)
+    shown = {n: f"{v:.3f}" if isinstance(v, float) else v for n, v in measured(run).items()}
+    for cell, of_cell in _metrics(run).get("intervals", {}).items():
+        for rate, around in of_cell.items():
+            for part in ("matrix", "combinations", "more"):
+                if (name := f"{part}.{cell}.{rate}") in shown:
+                    shown[name] += " [{low:.3f}, {high:.3f}]".format(**around)
     return shown
 
 
 def results(folders: Sequence[Path]) -> Rows:
     """What was measured, a row a rate and a column a run; how many rows a rate is of ("n") only where runs differ."""
-    columns = {portable(run): _rates(measured(run)) for run in folders}
+    columns = {portable(run): _shown(run) for run in folders}
     rows = _side_by_side("measured", columns, True)
     counts = _side_by_side("measured", columns, False)
     return [row for row in rows if not row["measured"].endswith(".n") or row in counts]
+
+
+def _outcomes(run: Path) -> tuple[str, dict[str, dict[str, int]]]:
+    """(which test rows, {rate: {row: 1 or 0}}), rates of all cells together first. ("", {}) if none were written."""
+    file = run / EXAMPLES / OUTCOMES
+    if not file.is_file():
+        return "", {}
+    found = runs.read_json(file)
+    together: dict[str, dict[str, int]] = defaultdict(dict)
+    by_cell: dict[str, dict[str, int]] = {}
+    for cell, of_cell in found["cells"].items():
+        names = of_cell.pop("rows")
+        for rate, values in of_cell.items():
+            asked = {n: v for n, v in zip(names, values, strict=True) if v is not None}
+            together[f"{_EVERY_CELL}.{rate}"] |= asked
+            by_cell[f"{cell}.{rate}"] = asked
+    return found["test_rows"], together | by_cell
+
+
+def _changed(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
+    """Whether any row that both have is right in one of them only."""
+    return any(other.get(row, value) != value for row, value in one.items())
+
+
+def _change(one: Mapping[str, int], other: Mapping[str, int], seed: int) -> str:
+    """By how much the other rate is higher over the rows of both: "+0.125 [0.000, 0.250] of 16, beyond chance"."""
+    differences = np.array([other[row] - value for row, value in one.items() if row in other])
+    if not len(differences):
+        return "no row in common"
+    low, high = interval(differences, seed)
+    told = f"{differences.mean():+.3f} [{low:+.3f}, {high:+.3f}] of {len(differences)}"
+    return told + (", beyond chance" if by_chance(differences) < _CHANCE else "")
+
+
+def changes(folders: Sequence[Path], seed: int = 0) -> Rows:
+    """How much higher each rate is than the first run's, with its interval, over the test rows that both replied to.
+
+    A row a rate, those of all cells together first, and a column a run; rates of a cell in which no row changed are left
+    out. A run that was not evaluated on the first one's test rows says so.
+    """
+    (test_rows, first), *others = map(_outcomes, folders)
+    columns: dict[str, dict[str, str]] = {}
+    for run, (own_rows, found) in zip(folders[1:], others, strict=True):
+        if not (first and found):
+            lacking = portable(run if first else folders[0])
+            told = {"-": f"{lacking} has no {EXAMPLES}/{OUTCOMES}: run 08_evaluate on it"}
+        elif own_rows != test_rows:
+            told = {
+                "-": f"other test rows than {portable(folders[0])}: name one DATA in 08_evaluate"
+            }
+        else:
+            told = {
+                rate: _change(rows, found[rate], seed)
+                for rate, rows in first.items()
+                if rate in found and (rate.startswith(_EVERY_CELL) or _changed(rows, found[rate]))
+            }
+        columns[portable(run)] = told
+    return _side_by_side("higher than the first", columns, True)
 
 
 def curve(run: Path) -> Rows:

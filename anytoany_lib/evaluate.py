@@ -3,8 +3,8 @@
     python -m anytoany_lib.evaluate --run RUN [--data DATA --per-task N]
 
 Test rows say what their reply should contain: `meta["expect"]` lists for each part its kind, the attributes a judge
-should find, and for media the caption a decoder would be told. The profile names the judges. Results go to
-RUN/metrics.json, failures and examples with their media to RUN/evaluation. "matrix", "combinations" (several media in a
+should find, and for media the caption a decoder would be told. The profile names the judges; one without them is measured
+by `similarity`. Results go to RUN/metrics.json, what came of each row and media to look at to RUN/evaluation. "matrix", "combinations" (several media in a
 message) and "more" hold {cell: {"n", rates}}, "intervals" {cell: {rate: {"n", "low", "high"}}} around them, "baselines"
 {cell: {"chance", "upper_bound", "text_only"}} of what to hold them against.
 """
@@ -17,12 +17,12 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from anytoany_lib import failures, runs, similarity
 from anytoany_lib.baselines import chances, evenly, text_only, upper_bounds
@@ -34,8 +34,9 @@ from anytoany_lib.intervals import intervals
 from anytoany_lib.judging import (
     CELLS,
     Verdict,
-    cell_of,
     chance,
+    check_expected,
+    grouped,
     load_judges,
     outcomes,
     rates,
@@ -44,8 +45,9 @@ from anytoany_lib.judging import (
 )
 from anytoany_lib.kept_replies import FOLDER as KEPT
 from anytoany_lib.kept_replies import key_of, opened, reply_to
-from anytoany_lib.messages import IGNORED, Message
+from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.perplexity import losses
 from anytoany_lib.retrieval import measure as measure_retrieval
 from anytoany_lib.sampling import Sampling
 from anytoany_lib.train import peak_memory_bytes
@@ -54,44 +56,50 @@ METRICS = "metrics.json"
 _SPARSE = 4  # an attribute may be asked of a quarter of a cell's rows only
 
 
+@dataclass(frozen=True)
+class _How:
+    """Test rows of each task (None: all), rows of each cell whose baselines are measured, the seed, requests at once.
+
+    ValueError names the value that cannot be used.
+    """
+
+    per_task: int | None
+    bound: int
+    seed: int
+    batch_size: int
+
+    def __post_init__(self):
+        for name, least in (("per_task", 1), ("bound", 0), ("batch_size", 1)):
+            value = getattr(self, name)
+            if not (value is None and name == "per_task") and value < least:
+                raise ValueError(f"{name} has to be a whole number from {least} up, found {value}")
+
+
 @torch.no_grad()
 def language_loss_ratio(model: AnyToAny, rows: Sequence[Row]) -> float | None:
     """Cross entropy on held-out plain answers, relative to the LLM as it was before any training.
 
     None if no row has its answer with it.
     """
-    answered = [row for row in rows if row.messages[-1]["role"] == "assistant"]
-    if not answered:
-        return None
-    sums = np.zeros(2)
-    for row in answered:
-        batch = collate([model.messages.encode(row.messages)], lambda *_: None, None, 1).to(
-            model.device
-        )
-        learnt = batch.labels[:, 1:] != IGNORED
-        labels = batch.labels[:, 1:][learnt]
-        inputs = model.embed_inputs(batch.ids, batch.media, batch.media_at)
-        hidden = model.hidden_states(inputs, batch.mask, use_cache=False)[:, :-1][learnt]
-        sums[0] += F.cross_entropy(model.logits(hidden), labels, reduction="sum").item()
-        if model.adapter is None:
-            untouched = hidden
-        else:
-            with model.adapter.disable_adapter():
-                untouched = model.hidden_states(inputs, batch.mask, use_cache=False)[:, :-1][learnt]
-        head = model.causal_lm.get_output_embeddings()
-        sums[1] += F.cross_entropy(head(untouched).float(), labels, reduction="sum").item()
-    return round(float(sums[0] / sums[1]), 4)
+    own = untouched = 0.0
+    for row in rows:
+        if row.messages[-1]["role"] == "assistant":
+            batch = collate([model.messages.encode(row.messages)], lambda *_: None, None, 1)
+            _, loss, before = losses(model, batch.to(model.device))
+            own, untouched = own + loss, untouched + before
+    return round(own / untouched, 4) if untouched else None
 
 
 def test_set(data: Path, per_task: int | None) -> list[Row]:
     """The test rows that say what to expect, `per_task` of each task at most, held-out pairs in their share.
 
-    ValueError if there are none.
+    ValueError if there are none, or if one does not say enough.
     """
     manifest = read_manifest(data, "test")
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in manifest:
         if "expect" in row.meta:
+            check_expected(row, ("task", "unseen"), ("kind", "scene", "caption"))
             groups[row.meta["task"]].append(manifest.resolved(row))
     if not groups:
         raise ValueError(
@@ -101,39 +109,26 @@ def test_set(data: Path, per_task: int | None) -> list[Row]:
     return [row for rows in groups.values() for row in evenly(rows, per_task)]
 
 
-def _grouped(results: Sequence[Verdict]) -> dict[str, list[Verdict]]:
-    """Verdicts by cell."""
-    groups: dict[str, list[Verdict]] = defaultdict(list)
-    for verdict in results:
-        groups[cell_of(verdict.row)].append(verdict)
-    return dict(groups)
-
-
 def _combines(cell: str) -> bool:
     """Whether a cell is beyond the matrix, for several media in one message."""
     return "->" in cell and cell not in CELLS
 
 
 def _baselines(
-    model: AnyToAny,
-    judges: Any,
-    groups: dict[str, list[Verdict]],
-    folder: Path,
-    bound: int,
-    how: tuple[int, int],
+    model: AnyToAny, judges: Any, results: Sequence[Verdict], folder: Path, how: _How
 ) -> dict[str, Any]:
-    """The metrics "upper_bound" and "chance" by kind of part, and "baselines" by cell; `how` is (seed, batch size)."""
-    cells = {name: found for name, found in groups.items() if "->" in name}
-    few = {name: evenly([v.row for v in found], bound) for name, found in cells.items()}
-    by_kind, bounds = upper_bounds(model, judges, few, folder, *how)
-    worded = text_only(model, judges, few, folder, *how)
+    """The metrics "upper_bound" and "chance" by kind of part, and "baselines" by cell."""
+    cells = {name: found for name, found in grouped(results).items() if "->" in name}
+    few = {name: evenly([v.row for v in found], how.bound) for name, found in cells.items()}
+    few = few if how.bound else {}
+    by_kind, bounds = upper_bounds(model, judges, few, folder, how.seed, how.batch_size)
+    worded = text_only(model, judges, few, folder, how.seed, how.batch_size)
     baselines = {
         name: {"chance": chances(judges, [v.row for v in found], [v.reply for v in found])}
         | ({"upper_bound": bounds[name]} if name in bounds else {})
         | ({"text_only": worded[name]} if name in worded else {})
         for name, found in cells.items()
     }
-    results = [v for found in groups.values() for v in found]
     guessed = chance(judges, [v.row for v in results], [v.reply for v in results])
     return {"upper_bound": by_kind, "chance": guessed, "baselines": baselines}
 
@@ -151,12 +146,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures a run on the test rows of a dataset (its own if none is named); returns its metrics.
 
-    With `save` they are written to the run folder, examples and failures beside them (see `failures`).
+    With `save` they are written to the run folder, what came of each row beside them (see `failures`).
 
-    `bound` is the number of rows of a cell whose baselines are measured, `examples` how many right and wrong replies of
+    `bound` is the number of rows of a cell whose baselines are measured (0: of none), `examples` how many right and wrong replies of
     each task are kept with their media. Replies are kept in RUN/.evaluation while it lasts, with `keep` for good: the same
     evaluation, interrupted, goes on there and comes to the same numbers.
     """
+    how = _How(per_task, bound, seed, batch_size)
     run = resolve(run)
     record = runs.read_record(run)
     data = data or next(iter(record["data"]), None)
@@ -167,19 +163,21 @@ def evaluate(
     data, started = resolve(data), time.perf_counter()
     model = AnyToAny.from_pretrained(run)
     measured = _by_judges if model.profile.judges else _by_similarity
-    how = {"per_task": per_task, "bound": bound, "seed": seed, "batch_size": batch_size}
-    found, results = measured(model, run, data, **how)
+    found, results = measured(model, run, data, how)
     metrics = {
         "profile": record["profile"]["name"],
         "run": portable(run),
         "seed": seed,
         "commit": runs.provenance()["commit"],
+        **_rates(results, seed),
         **found,
         "seconds": round(time.perf_counter() - started, 1),
         "peak_memory_bytes": peak_memory_bytes(),
     }
     if save:
-        failures.save(run / EXAMPLES, results, examples)
+        failures.save(
+            run / EXAMPLES, results, examples, read_manifest(data, "test").catalogue.digest
+        )
         runs.write_file(run / METRICS, json.dumps(metrics, indent=2) + "\n")
     if not keep:
         shutil.rmtree(run / KEPT)
@@ -187,79 +185,59 @@ def evaluate(
 
 
 def _opened(
-    model: AnyToAny, run: Path, data: Path, requests: list[list[Message]], **settings: Any
+    model: AnyToAny, run: Path, data: Path, requests: list[list[Message]], how: _How
 ) -> Path:
     """The folder of replies to these requests; see `kept_replies`."""
-    key = key_of(run, model.profile, data, requests, sampling=Sampling(), **settings)
+    key = key_of(run, model.profile, data, requests, sampling=Sampling(), **vars(how))
     return opened(run / KEPT, key)
 
 
 def _by_judges(
-    model: AnyToAny,
-    run: Path,
-    data: Path,
-    per_task: int | None,
-    bound: int,
-    seed: int,
-    batch_size: int,
+    model: AnyToAny, run: Path, data: Path, how: _How
 ) -> tuple[dict[str, Any], list[Verdict]]:
-    """The metrics that the profile's judges give, and all verdicts."""
-    judges, rows = load_judges(model.profile), test_set(data, per_task)
-    requests, how = list(map(request_of, rows)), (seed, None, batch_size)
-    folder = _opened(model, run, data, requests, bound=bound, seed=seed, batch_size=batch_size)
-    replies = reply_to(model, requests, folder, "replies", *how)
+    """What the profile's judges make of each reply, and the metrics beside."""
+    judges, rows = load_judges(model.profile), test_set(data, how.per_task)
+    requests = list(map(request_of, rows))
+    folder = _opened(model, run, data, requests, how)
+    replies = reply_to(model, requests, folder, "replies", how.seed, None, how.batch_size)
     results = verdicts(judges, rows, replies)
-    groups = _grouped(results)
-    return {
-        **_measured(groups, seed),
-        **_baselines(model, judges, groups, folder, bound, (seed, batch_size)),
-        "modality_accuracy": round(float(np.mean([v.modality for v in results])), 4),
-        "language_loss_ratio": language_loss_ratio(model, rows),
-    }, results
+    found = _baselines(model, judges, results, folder, how)
+    return found | {"language_loss_ratio": language_loss_ratio(model, rows)}, results
 
 
 def _by_similarity(
-    model: AnyToAny,
-    run: Path,
-    data: Path,
-    per_task: int | None,
-    bound: int,
-    seed: int,
-    batch_size: int,
+    model: AnyToAny, run: Path, data: Path, how: _How
 ) -> tuple[dict[str, Any], list[Verdict]]:
-    """The metrics of a profile without judges (see `similarity` and `retrieval`), and replies in the form of verdicts."""
-    asked = similarity.wishes(data, per_task, seed)
+    """What `similarity` makes of each reply where the profile names no judges, and the metrics beside (see `retrieval`)."""
+    asked = similarity.wishes(data, how.per_task, how.seed)
     requests = [wish.request for wish in asked]
-    folder = _opened(model, run, data, requests, seed=seed, batch_size=batch_size)
-    replies = reply_to(model, requests, folder, "replies", seed, None, batch_size)
-    found, results = similarity.measure(model.profile, asked, replies, seed, str(model.device))
-    manifest = read_manifest(data, "test")
+    folder = _opened(model, run, data, requests, how)
+    replies = reply_to(model, requests, folder, "replies", how.seed, None, how.batch_size)
+    found, results = similarity.measure(model.profile, asked, replies, how.seed, str(model.device))
+    manifest, chosen = read_manifest(data, "test"), {wish.id for wish in asked}
     rows = list(map(manifest.resolved, manifest))
-    captioned = [row for row in rows if "caption" in row.meta]
+    captioned = [row for row in rows if "caption" in row.meta and row.id in chosen]
+    plain = [row for row in rows if row.meta.get("task") == "plain"]
     return {
         **found,
-        **_split(found["matrix"]),
-        "retrieval": measure_retrieval(model, captioned, seed, batch_size),
-        "language_loss_ratio": language_loss_ratio(
-            model, [row for row in rows if row.meta.get("task") == "plain"]
-        ),
+        "retrieval": measure_retrieval(model, captioned, how.seed, how.batch_size),
+        "language_loss_ratio": language_loss_ratio(model, plain),
     }, results
 
 
-def _split(cells: dict[str, dict]) -> dict[str, dict[str, dict]]:
-    """Cells as "matrix" in its own order, "combinations" of media, and "more"."""
+def _rates(results: Sequence[Verdict], seed: int) -> dict[str, Any]:
+    """The metrics "matrix" in its own order, "combinations" of media and "more", {cell: rates}, and "intervals" of them all.
+
+    With them the share of all replies that have the right kinds of media.
+    """
+    groups = grouped(results)
+    cells = {name: rates(found) for name, found in groups.items()}
     return {
         "matrix": {name: cells[name] for name in CELLS if name in cells},
         "combinations": {name: cell for name, cell in cells.items() if _combines(name)},
         "more": {n: cell for n, cell in cells.items() if n not in CELLS and not _combines(n)},
-    }
-
-
-def _measured(groups: dict[str, list[Verdict]], seed: int) -> dict[str, Any]:
-    """The metrics "matrix", "combinations" and "more", {cell: rates}, and "intervals" of them all."""
-    return {
-        **_split({name: rates(found) for name, found in groups.items()}),
         "intervals": {name: intervals(outcomes(found), seed) for name, found in groups.items()},
+        "modality_accuracy": round(float(np.mean([v.modality for v in results])), 4),
     }
 
 

@@ -2,11 +2,13 @@
 
 RUN/evaluation/examples.json    up to so many right and wrong replies of each task, whole, with their media beside it
 RUN/evaluation/failures.jsonl   one line for every wrong reply: what was asked, said and expected, and what was wrong
+RUN/evaluation/outcomes.json    what every row added to each rate, to hold two runs against each other row by row
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +16,11 @@ from typing import Any
 
 from anytoany_lib import media, runs
 from anytoany_lib.containers import MediaError
-from anytoany_lib.judging import Verdict, cell_of, request_of
+from anytoany_lib.judging import Verdict, cell_of, grouped, outcomes, request_of
 from anytoany_lib.messages import Message, parts_of
 
 EXAMPLES, EXAMPLE_FILE, FAILURE_FILE = "evaluation", "examples.json", "failures.jsonl"
+OUTCOMES = "outcomes.json"
 
 
 def in_short(messages: Sequence[Message]) -> str:
@@ -77,8 +80,23 @@ def _failure(verdict: Verdict, example: int | None) -> dict[str, Any]:
     }
 
 
-def save(folder: Path, results: Sequence[Verdict], per_task: int) -> None:
-    """Writes both files; media are kept of the first `per_task` right and as many wrong replies of each task."""
+def _outcomes(results: Sequence[Verdict], test_rows: str) -> dict[str, Any]:
+    """{"test_rows", "cells": {cell: {"rows": their names, rate: 1, 0 or null of each row}}}."""
+    cells: dict[str, dict[str, list]] = {}
+    for cell, found in grouped(results).items():
+        rates = outcomes(found).items()
+        cells[cell] = {"rows": [verdict.row.id for verdict in found]} | {
+            rate: [None if math.isnan(value) else int(value) for value in values]
+            for rate, values in rates
+        }
+    return {"test_rows": test_rows, "cells": cells}
+
+
+def save(folder: Path, results: Sequence[Verdict], per_task: int, test_rows: str = "") -> None:
+    """Writes the three files; media are kept of the first `per_task` right and as many wrong replies of each task.
+
+    `test_rows` tells the rows from others of the same names.
+    """
     seen: Counter[tuple[str, bool]] = Counter()
     with runs.appearing_whole(folder) as work:
         examples, failures = [], []
@@ -93,3 +111,4 @@ def save(folder: Path, results: Sequence[Verdict], per_task: int) -> None:
         (work / EXAMPLE_FILE).write_text(json.dumps(examples, indent=1) + "\n")
         lines = [json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures]
         (work / FAILURE_FILE).write_text("".join(lines), encoding="utf-8")
+        (work / OUTCOMES).write_text(json.dumps(_outcomes(results, test_rows)) + "\n")

@@ -81,4 +81,8 @@ def score(
     module = importlib.import_module(f"pycocoevalcap.{name.lower()}.{name.lower()}")
     said = {number: [" ".join(words)] for number, words in enumerate(candidates)}
     told = {number: [" ".join(words) for words in own] for number, own in enumerate(references)}
-    return float(getattr(module, name.capitalize())().compute_score(told, said)[0])
+    try:
+        return float(getattr(module, name.capitalize())().compute_score(told, said)[0])
+    except subprocess.CalledProcessError as error:
+        advice = ": it runs on Java 8 or 11, see java -version" if name == SPICE else ""
+        raise JavaMissing(f"{name} failed in Java, status {error.returncode}{advice}") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,16 @@ _SHIFTS = 5
 
 @dataclass
 class Verdict:
-    """How one test row came out: were the right kinds of media given, and which attributes are right."""
+    """How one test row came out: were the right kinds of media given, and which attributes are right.
+
+    `marks` count for rates of their own name, but a reply without them is not wrong.
+    """
 
     row: Row
     reply: Message
     modality: bool
     attributes: dict[str, bool]
+    marks: dict[str, bool] = field(default_factory=dict)
 
     @property
     def right(self) -> bool:
@@ -53,6 +57,18 @@ def load_judges(profile: Profile) -> Any:
     return importlib.import_module(profile.judges).load_judges(resolve(profile.judges_folder))
 
 
+def check_expected(row: Row, meta: Sequence[str], part: Sequence[str]) -> None:
+    """ValueError names what a row's meta, or a part that its reply should contain, does not say; only media need a caption."""
+    lacking = [f"meta[{name!r}]" for name in meta if name not in row.meta]
+    for expected in row.meta["expect"]:
+        needed = [n for n in part if n != "caption" or expected.get("kind") != "text"]
+        lacking += [f"{name!r} in {expected}" for name in needed if name not in expected]
+    if lacking:
+        raise ValueError(
+            f"test row {row.id} cannot be measured: expected {', '.join(lacking)}, and found none; write it into the manifest"
+        )
+
+
 def request_of(row: Row) -> list[Message]:
     """The row's conversation up to the reply that is measured."""
     return row.messages[:-1] if row.messages[-1]["role"] == "assistant" else row.messages
@@ -66,6 +82,14 @@ def cell_of(row: Row) -> str:
         return task
     answered = dict.fromkeys(part["kind"] for part in row.meta["expect"])
     return f"{'+'.join(sorted(shown, key=KINDS.index))}->{'+'.join(answered)}"
+
+
+def grouped(results: Sequence[Verdict]) -> dict[str, list[Verdict]]:
+    """Verdicts by cell."""
+    groups: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in results:
+        groups[cell_of(verdict.row)].append(verdict)
+    return dict(groups)
 
 
 def text_of(reply: Message) -> str:
@@ -145,23 +169,21 @@ def verdicts(judges: Any, rows: Sequence[Row], replies: Sequence[Message]) -> li
 
 
 def outcomes(results: Sequence[Verdict]) -> dict[str, np.ndarray]:
-    """Of each rate what the rows add to it, 1.0 or 0.0 of those that it was asked of.
+    """Of each rate what the N rows add to it, (N,): 1.0, 0.0, or nan where it was not asked.
 
-    Right modalities, each attribute, and whether rows of held-out pairs are wholly right.
+    Right modalities, marks, each attribute, and whether rows of held-out pairs are wholly right.
     """
-    found = {"modality": [v.modality for v in results]}
-    for attribute in dict.fromkeys(name for v in results for name in v.attributes):
-        found[attribute] = [v.attributes[attribute] for v in results if attribute in v.attributes]
-    unseen = [v.right for v in results if v.row.meta["unseen"]]
-    if unseen:
-        found["unseen_pairs"] = unseen
+    named = [{"modality": v.modality} | v.marks | v.attributes for v in results]
+    names = dict.fromkeys(name for of_row in named for name in of_row)
+    found = {name: [of_row.get(name, np.nan) for of_row in named] for name in names}
+    if any(v.row.meta["unseen"] for v in results):
+        found["unseen_pairs"] = [v.right if v.row.meta["unseen"] else np.nan for v in results]
     return {name: np.array(values, dtype=float) for name, values in found.items()}
 
 
 def rates(results: Sequence[Verdict]) -> dict[str, float | int]:
-    """A cell of the matrix: number of rows, right modalities, each attribute, and held-out pairs wholly right."""
-    found = {name: round(float(v.mean()), 4) for name, v in outcomes(results).items()}
-    return {"n": len(results), **found}
+    """A cell of the matrix: number of rows, and the mean of each of their `outcomes`."""
+    return {"n": len(results), **means(outcomes(results))}
 
 
 def means(found: dict[str, np.ndarray]) -> dict[str, float]:

@@ -39,7 +39,7 @@ def is_plain(row: Row) -> bool:
     return kinds <= {"text"} and row.messages[-1]["role"] == "assistant"
 
 
-def _losses(model: AnyToAny, batch: Batch) -> tuple[int, float, float]:
+def losses(model: AnyToAny, batch: Batch) -> tuple[int, float, float]:
     """(tokens to learn, summed cross entropy in nats, the same of the untouched language model)."""
     learnt = batch.labels[:, 1:] != IGNORED
     labels = batch.labels[:, 1:][learnt]
@@ -54,11 +54,11 @@ def _losses(model: AnyToAny, batch: Batch) -> tuple[int, float, float]:
         with model.adapter.disable_adapter():
             hidden = states()
     untouched = model.causal_lm.get_output_embeddings()(hidden).float()
-    losses = (
+    summed = (
         F.cross_entropy(logits, labels, reduction="sum").item()
         for logits in (model.logits(own), untouched)
     )
-    return len(labels), *losses
+    return len(labels), *summed
 
 
 @torch.inference_mode()
@@ -74,7 +74,7 @@ def perplexity(model: AnyToAny, rows: Sequence[Row], batch_size: int = 8) -> dic
     tokens, own, untouched = 0, 0.0, 0.0
     for start in tqdm(range(0, len(encoded), batch_size), desc="perplexity", unit="batch"):
         batch = collate(encoded[start : start + batch_size], lambda *_: None, None, 1)
-        counted, loss, before = _losses(model, batch.to(model.device))
+        counted, loss, before = losses(model, batch.to(model.device))
         tokens, own, untouched = tokens + counted, own + loss, untouched + before
     return {
         "rows": len(encoded),

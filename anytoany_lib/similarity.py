@@ -20,8 +20,7 @@ from anytoany_lib import extractors
 from anytoany_lib.baselines import evenly
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.data import Row, as_generation, read_manifest
-from anytoany_lib.intervals import intervals
-from anytoany_lib.judging import Verdict, cell_of, request_of
+from anytoany_lib.judging import Verdict, cell_of, check_expected, request_of
 from anytoany_lib.messages import Message
 from anytoany_lib.modalities import KINDS
 
@@ -44,14 +43,20 @@ def _wish(row: Row, rng: np.random.Generator) -> Wish | None:
     if "caption" in row.meta:
         kind = row.meta["kind"]
         return Wish(row.id, f"text->{kind}", as_generation(row, rng)[:1], kind, row.meta["caption"])
-    wanted = [part for part in row.meta.get("expect", ()) if part["kind"] != "text"]
+    if "expect" not in row.meta:
+        return None
+    check_expected(row, ("task",), ("kind", "caption"))
+    wanted = [part for part in row.meta["expect"] if part["kind"] != "text"]
     if len(wanted) != 1:
         return None
     return Wish(row.id, cell_of(row), request_of(row), wanted[0]["kind"], wanted[0]["caption"])
 
 
 def wishes(data: Path, per_task: int | None, seed: int) -> list[Wish]:
-    """What the test rows of a dataset ask for, `per_task` of each cell at most. ValueError if they ask for no media."""
+    """What the test rows of a dataset ask for, `per_task` of each cell at most. ValueError if they ask for no media.
+
+    Or if a row does not say what medium it expects.
+    """
     manifest, rng = read_manifest(data, "test"), np.random.default_rng(seed)
     groups: dict[str, list[Wish]] = defaultdict(list)
     for row in manifest:
@@ -137,48 +142,49 @@ def _ranked(
     return ranks(media, texts, others), min(map(len, others))
 
 
+def _placed(places: Sequence[tuple[float, int]], prefix: str) -> dict[str, float | int | None]:
+    """The median of (rank, distractors) and the fewest distractors; None where most media are broken or missing."""
+    found, others = map(np.array, zip(*places, strict=True))
+    middle = float(np.median(found))
+    return {
+        f"{prefix}median rank": middle if np.isfinite(middle) else None,
+        f"{prefix}distractors": int(others.min()),
+    }
+
+
+def _guessed(places: Sequence[tuple[float, int]], prefix: str) -> dict[str, float]:
+    """How often the own caption would be among the first if the order were drawn."""
+    others = np.array([count for _, count in places])
+    return {
+        f"{prefix}R@{best}": round(float(np.minimum(1, best / (others + 1)).mean()), 4)
+        for best in (1, 5)
+    }
+
+
 def measure(
     profile: Profile, asked: Sequence[Wish], replies: Sequence[Message], seed: int, device: str
 ) -> tuple[dict[str, Any], list[Verdict]]:
-    """The metrics "matrix" (right modalities, R@1 and R@5 of each cell), "intervals", "baselines" (chance) and "ranks".
+    """The metrics "baselines" (chance) and "ranks" by cell, and what came of each wish.
 
-    And what came of each wish.
+    A reply is right if it holds the right kind of medium alone, with its own caption among the first five (R@5) in every
+    space; R@1 is marked.
     """
     results = [_verdict(wish, reply) for wish, reply in zip(asked, replies, strict=True)]
-    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    table: dict[str, dict[str, float | None]] = defaultdict(dict)
-    guessed: dict[str, dict[str, float]] = defaultdict(dict)
-    for wish, verdict in zip(asked, results, strict=True):
-        values[wish.cell]["modality"].append(float(verdict.modality))
+    places: dict[str, dict[str, list[tuple[float, int]]]] = defaultdict(lambda: defaultdict(list))
     for (prefix, (extract, kinds)), kind in product(scorers(profile, device).items(), KINDS):
         of_kind = [n for n, wish in enumerate(asked) if wish.kind == kind and kind in kinds]
         if not of_kind:
             continue
-        wished = [asked[n] for n in of_kind]
         made = [_medium(replies[n], kind) for n in of_kind]
-        found, count = _ranked(extract, wished, made, seed)
+        found, count = _ranked(extract, [asked[n] for n in of_kind], made, seed)
         for n, rank in zip(of_kind, found, strict=True):
+            results[n].marks[f"{prefix}R@1"] = bool(rank <= 1)
             results[n].attributes[f"{prefix}R@5"] = bool(rank <= 5)
-        for cell in dict.fromkeys(wish.cell for wish in wished):
-            mine = found[[wish.cell == cell for wish in wished]]
-            middle = float(np.median(mine))
-            table[cell][f"{prefix}median rank"] = middle if np.isfinite(middle) else None
-            table[cell][f"{prefix}distractors"] = count
-            for best in (1, 5):
-                values[cell][f"{prefix}R@{best}"] = (mine <= best).astype(float).tolist()
-                guessed[cell][f"{prefix}R@{best}"] = round(min(1.0, best / (count + 1)), 4)
-    arrays = {c: {n: np.array(v) for n, v in rates.items()} for c, rates in values.items()}
-    metrics = {
-        "matrix": {
-            cell: {"n": len(found["modality"])}
-            | {name: round(float(v.mean()), 4) for name, v in found.items()}
-            for cell, found in arrays.items()
-        },
-        "intervals": {cell: intervals(found, seed) for cell, found in arrays.items()},
-        "baselines": {cell: {"chance": found} for cell, found in guessed.items()},
-        "ranks": dict(table),
-        "modality_accuracy": round(
-            float(np.concatenate([found["modality"] for found in arrays.values()]).mean()), 4
-        ),
-    }
-    return metrics, results
+            places[asked[n].cell][prefix].append((rank, count))
+    baselines: dict[str, dict[str, Any]] = {}
+    table: dict[str, dict[str, Any]] = {}
+    for cell, by_prefix in places.items():
+        table[cell] = {k: v for p, of in by_prefix.items() for k, v in _placed(of, p).items()}
+        chance = {k: v for p, of in by_prefix.items() for k, v in _guessed(of, p).items()}
+        baselines[cell] = {"chance": chance}
+    return {"baselines": baselines, "ranks": table}, results

@@ -6,8 +6,10 @@ import importlib.util
 import json
 import math
 import random
+import subprocess
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -191,6 +193,21 @@ def test_a_machine_without_java_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_
     assert "no java on the PATH" in java_metrics.missing("METEOR")
     monkeypatch.setattr(java_metrics.shutil, "which", lambda name: "/usr/bin/java")
     with pytest.raises(JavaMissing, match=r"lacks spice/lib/stanford-corenlp-3.6.0.jar.*downloads"):
+        java_metrics.score("SPICE", [["a"]], [[["a"]]])
+
+
+def test_a_java_that_spice_does_not_run_on_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    class Spice:
+        def compute_score(self, told: dict, said: dict) -> None:
+            raise subprocess.CalledProcessError(1, "java")
+
+    monkeypatch.setattr(java_metrics, "_need", lambda name: tmp_path)
+    monkeypatch.setattr(
+        java_metrics.importlib, "import_module", lambda name: SimpleNamespace(Spice=Spice)
+    )
+    with pytest.raises(
+        JavaMissing, match="SPICE failed in Java, status 1: it runs on Java 8 or 11"
+    ):
         java_metrics.score("SPICE", [["a"]], [[["a"]]])
 
 

@@ -8,10 +8,12 @@ import shutil
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from anytoany_lib import comparison, runs
 from anytoany_lib.config import Profile, portable, resolve
+from anytoany_lib.intervals import interval
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.sampling import Sampling
 
@@ -80,21 +82,78 @@ def test_another_profile_and_an_imported_run_stand_beside(tmp_path: Path):
 
 def test_rates_stand_side_by_side_with_their_intervals(tmp_path: Path):
     one, two = changed(tmp_path / "one"), changed(tmp_path / "two")
-    cell = {"n": 24, "modality": 1.0, "thing": 0.75, "thing_interval": [0.5, 0.875]}
-    metrics = {"matrix": {"text->image": cell}, "modality_accuracy": 0.5, "seconds": 3}
+    cell, around = {"n": 24, "modality": 1.0, "thing": 0.75}, {"n": 24, "low": 0.5, "high": 0.875}
+    metrics = {
+        "matrix": {"text->image": cell},
+        "combinations": {"image+audio->text": {"n": 8, "thing": 0.5}},
+        "more": {},
+        "ranks": {"text->image": {"median rank": 1.0, "distractors": 99}},
+        "intervals": {c: {"thing": around} for c in ("text->image", "image+audio->text")},
+        "baselines": {"text->image": {"chance": {"thing": 0.1}}},
+        "modality_accuracy": 0.5,
+        "seconds": 3,
+    }
     (one / "metrics.json").write_text(json.dumps(metrics))
-    cell = {"n": 24, "modality": 0.5, "colour": 0.25}
+    assert comparison.measured(one)["matrix.text->image.thing"] == 0.75
+    cell = {"n": 24, "modality": 0.5, "colour": 0.25}  # as it was before there were intervals
     (two / "metrics.json").write_text(json.dumps({"matrix": {"text->image": cell}}))
     assert by_name(comparison.results([one, two]), "measured") == {
         "matrix.text->image.modality": ["1.000", "0.500"],
         "matrix.text->image.thing": ["0.750 [0.500, 0.875]", None],
         "matrix.text->image.colour": [None, "0.250"],
+        "combinations.image+audio->text.n": [8, None],
+        "combinations.image+audio->text.thing": ["0.500 [0.500, 0.875]", None],
+        "ranks.text->image.median rank": ["1.000", None],
+        "ranks.text->image.distractors": [99, None],
         "modality_accuracy": ["0.500", None],
     }
     cell["n"] = 12
     (two / "metrics.json").write_text(json.dumps({"matrix": {"text->image": cell}}))
     rows = by_name(comparison.results([one, two]), "measured")
     assert rows["matrix.text->image.n"] == [24, 12]
+
+
+def evaluated(folder: Path, cells: dict, test_rows: str = "rows") -> Path:
+    """A run folder with outcomes of its test rows."""
+    file = changed(folder) / "evaluation/outcomes.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"test_rows": test_rows, "cells": cells}))
+    return folder
+
+
+def test_rates_differ_row_by_row_and_few_changes_are_no_proof(tmp_path: Path):
+    names = [f"r{n}" for n in range(8)]
+    before = {"a->b": {"rows": names, "thing": [0] * 7 + [1], "count": [1, None, 0, *[None] * 5]}}
+    before["c->d"] = {"rows": ["s0", "s1"], "thing": [1, 1]}
+    after = {
+        "a->b": {"rows": names[::-1], "thing": [1] * 7 + [0], "count": [*[None] * 5, 1, None, 1]}
+    }
+    after["c->d"] = {"rows": ["s0", "s1", "s2"], "thing": [1, 1, 0]}
+    pair = [evaluated(tmp_path / n, c) for n, c in (("one", before), ("two", after))]
+    found = by_name(comparison.changes(pair), "higher than the first")
+    assert list(found) == ["all cells.thing", "all cells.count", "a->b.thing", "a->b.count"]
+    (together,), (thing,), (count,) = (
+        found[name] for name in ("all cells.thing", "a->b.thing", "a->b.count")
+    )
+    # r1 to r6 rose, r0 and r7 stayed: 6 of 8 rows, and 6 of the 10 that both runs replied to. All of six
+    # changes go one way in 2 of 64 throws of a coin; a resample of 8 rows has 6 risen ones among them on average.
+    low, high = interval(np.array([0, 1, 1, 1, 1, 1, 1, 0], float))
+    assert thing == f"+0.750 [{low:+.3f}, {high:+.3f}] of 8, beyond chance" and low >= 0.375
+    assert together.startswith("+0.600 [") and together.endswith("of 10, beyond chance")
+    assert count.startswith("+0.500 [") and count.endswith("] of 2")  # one row changed
+
+
+def test_runs_that_cannot_be_compared_row_by_row_say_so(tmp_path: Path):
+    cells = {"a->b": {"rows": ["r"], "thing": [1]}}
+    one = evaluated(tmp_path / "one", cells)
+    other = evaluated(tmp_path / "other", cells, "others")
+    bare = changed(tmp_path / "bare")
+    ((told,),) = by_name(comparison.changes([one, other]), "higher than the first").values()
+    assert told.startswith("other test rows than") and "DATA" in told
+    for pair in ([one, bare], [bare, one]):
+        ((told,),) = by_name(comparison.changes(pair), "higher than the first").values()
+        assert "bare has no evaluation/outcomes.json: run 08_evaluate" in told
+    assert comparison.changes([one]) == []
 
 
 def test_steps_logged_again_after_a_kill_count_once(tmp_path: Path):

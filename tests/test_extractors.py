@@ -9,73 +9,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import (
-    ClapConfig,
-    ClapFeatureExtractor,
-    ClapModel,
-    CLIPConfig,
-    CLIPImageProcessorPil,
-    CLIPModel,
-    CLIPTokenizer,
-)
+from tiny_encoders import write_clap, write_clip
+from transformers import ClapFeatureExtractor, ClapModel, CLIPImageProcessorPil, CLIPModel
 
 from anytoany_lib import extractors, media
 from anytoany_lib.config import resolve
 from anytoany_lib.imagebind import ImageBind
 
-TINY = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-}
 CAPTIONS = ["a red bell", "", "a blue car moving left " * 40]
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> CLIPTokenizer:
-    """The vocabulary of the tiny encoder."""
-    return CLIPTokenizer.from_pretrained(resolve("ckpt/tiny/encoder"))
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")
-def clip_folder(tokenizer: CLIPTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP of one layer, as `save_pretrained` writes it."""
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
-    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 16}
-    config = CLIPConfig(
-        text_config=TINY | words | ends,
-        vision_config=TINY | {"image_size": 32, "patch_size": 16},
-        projection_dim=8,
-    )
-    CLIPModel(config).save_pretrained(folder)
-    size = {"height": 32, "width": 32}
-    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def clap_folder(tokenizer: CLIPTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLAP of few layers that hears one second, fused as the published one is."""
-    folder = tmp_path_factory.mktemp("clap")
-    torch.manual_seed(0)
-    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 18, "pad_token_id": 1}
-    audio = {
-        "spec_size": 64, "num_mel_bins": 16, "patch_embeds_hidden_size": 8, "hidden_size": 16,
-        "depths": [1, 1], "num_attention_heads": [1, 1], "window_size": 4, "enable_fusion": True,
-        "patch_size": 4, "patch_stride": [4, 4], "fusion_type": None,
-    }  # fmt: skip
-    ClapModel(
-        ClapConfig(text_config=TINY | words, audio_config=audio, projection_dim=8)
-    ).save_pretrained(folder)
-    ClapFeatureExtractor(
-        feature_size=16, sampling_rate=8000, max_length_s=1, hop_length=80, frequency_max=4000
-    ).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+def clap_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clap(tmp_path_factory.mktemp("clap"))
 
 
 def _pictures(folder: Path) -> list:

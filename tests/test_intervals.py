@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anytoany_lib.intervals import interval, intervals
+from anytoany_lib.intervals import by_chance, interval, intervals
 
 
 def test_an_interval_of_a_rate_is_where_the_binomial_has_it():
@@ -31,6 +31,15 @@ def test_the_same_seed_gives_the_same_and_more_rows_a_narrower_one():
 
 
 def test_every_rate_has_the_number_of_rows_that_it_was_asked_of():
-    found = intervals({"thing": np.ones(8), "unseen_pairs": np.array([1.0, 0.0])})
+    found = intervals({"thing": np.ones(8), "unseen_pairs": np.array([1.0, np.nan, 0.0])})
     assert found["thing"] == {"n": 8, "low": 1.0, "high": 1.0}
     assert found["unseen_pairs"] == {"n": 2, "low": 0.0, "high": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("ups", "downs", "expected"),
+    [(0, 0, 1.0), (5, 0, 2 / 32), (6, 0, 2 / 64), (3, 1, 2 * (1 + 4) / 16), (4, 4, 1.0)],
+)
+def test_the_sign_test_is_that_of_a_coin(ups: int, downs: int, expected: float):
+    differences = np.array([1.0] * ups + [-1.0] * downs + [0.0] * 50)
+    assert by_chance(differences) == by_chance(-differences) == expected
