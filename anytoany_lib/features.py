@@ -4,7 +4,7 @@ condition that a decoder's own text encoder gives.
     python -m anytoany_lib.features --profile P --data OUT [--plan] [--npy FOLDER]
 
 fills the caches (see `cache`) below OUT/features, `accelerate launch -m anytoany_lib.features ...` with several processes;
-begun again it goes on where it was. `--plan` only says what that would cost.
+begun again it goes on where it was. `--plan` only says what that would cost. OUT may be a URL (see `remote`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from anytoany_lib.frozen import FrozenModels
 from anytoany_lib.llm import pick_device
 from anytoany_lib.messages import parts_of
 from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.remote import local, published
 from anytoany_lib.runs import appearing_file
 
 _FINGERPRINT_BYTES = 2**20
@@ -346,7 +347,7 @@ def main() -> None:
     """Command line: fill the caches of a dataset, or say what that would cost."""
     parser = argparse.ArgumentParser(description=precompute.__doc__.splitlines()[0])
     parser.add_argument("--profile", default="tiny")
-    parser.add_argument("--data", required=True, help="folder with the manifests")
+    parser.add_argument("--data", required=True, help="folder or URL with the manifests")
     parser.add_argument("--plan", action="store_true", help="only print what it would cost")
     parser.add_argument("--npy", help="folder of caption embeddings (MEDIUM.npy) to take over")
     parser.add_argument(
@@ -355,9 +356,10 @@ def main() -> None:
     given = parser.parse_args()
     profile = Profile.load(given.profile)
     if given.plan:
-        print(plan(profile, given.data))
+        print(plan(profile, local(given.data)))
         return
-    added = precompute(profile, given.data, given.npy, save_every=given.save_every)
+    with published(given.data) as data:
+        added = precompute(profile, data, given.npy, save_every=given.save_every)
     if processes().is_main_process:
         print(json.dumps(added))
 

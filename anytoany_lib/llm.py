@@ -6,6 +6,7 @@ a training step computes no gradient for the whole vocabulary.
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def load_llm(profile: Profile, device: torch.device | None = None) -> PreTrained
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_storage=_storage(dtype),
         )
     model = AutoModelForCausalLM.from_pretrained(
         _model_folder(profile),
@@ -86,6 +88,11 @@ def load_llm(profile: Profile, device: torch.device | None = None) -> PreTrained
             # corrupts the gradients of any training after it (bitsandbytes 0.50).
             module.support_avx512bf16_for_cpu = False
     return model.requires_grad_(False).eval()
+
+
+def _storage(dtype: torch.dtype) -> torch.dtype:
+    """The type of tensor that 4-bit weights are packed in: bytes, or under FSDP the floating type, which it can shard."""
+    return dtype if os.environ.get("ACCELERATE_USE_FSDP") == "true" else torch.uint8
 
 
 def _trim_vocabulary(model: PreTrainedModel, profile: Profile) -> None:
