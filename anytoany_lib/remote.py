@@ -6,9 +6,9 @@ A URL is worked on in its mirror, a folder of this machine: `local` brings it up
 it, and only differences travel. What the kit uploads is never seen half-written:
 
 URL/objects/DIGEST/NAME   contents; new contents lie elsewhere than the old ones, which stay until the index is replaced
-URL/anytoany.json         which files there are: name -> object, bytes, digest; written last
+URL/anytoany.json         which of them are valid: name -> object, bytes, digest; written last
 
-A folder that other tools copied to a URL has no index and is read as it lies. One writer at a time.
+Files that other tools copied to a URL are read as they lie; one that the kit replaced is deleted. One writer at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import argparse
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from functools import partial
@@ -29,7 +29,7 @@ from fsspec.core import url_to_fs
 from tqdm.auto import tqdm
 
 from anytoany_lib.ahead import in_order
-from anytoany_lib.config import home, resolve
+from anytoany_lib.config import home, portable, resolve
 from anytoany_lib.runs import appearing_file, read_json, write_file
 
 INDEX, OBJECTS, MIRRORS = "anytoany.json", "objects", "data/.remote"
@@ -78,8 +78,7 @@ def is_url(path: str | Path) -> bool:
 
 def mirror_of(url: str) -> Path:
     """The folder of this machine in which a URL is read and written."""
-    name = re.sub(r"\W+", "-", url).strip("-")
-    return home() / MIRRORS / f"{name}-{hashlib.blake2b(url.encode(), digest_size=4).hexdigest()}"
+    return home() / MIRRORS / _named(url)
 
 
 def local(path: str | Path, skip: Sequence[str] = (), new: bool = False) -> Path:
@@ -110,17 +109,18 @@ def download(url: str, folder: Path, skip: Sequence[str] = (), new: bool = False
     """Brings a folder up to date with a URL; returns how many files were copied. Raises as `local` does."""
     url = _trimmed(url)
     files, root = _opened(url)
+    skipped = tuple(f"{top}/" for top in skip)
     with _alone(folder):
-        there, seen = _listing(files, root), _seen(folder, url)
+        there, seen = _listing(files, root, lambda top: top not in skip), _seen(folder, url)
         if not there and not new:
             raise FileNotFoundError(f"{url}: nothing is there, or its first upload did not end")
-        for name in seen.keys() - there.keys():
+        for name in [name for name in seen if name not in there and not name.startswith(skipped)]:
             (folder / name).unlink(missing_ok=True)
-        seen = {name: file for name, file in seen.items() if name in there}
+            del seen[name]
         wanted = [
             name
             for name, stored in there.items()
-            if not name.startswith(tuple(f"{top}/" for top in skip))
+            if not name.startswith(skipped)
             and not (
                 name in seen and seen[name].version == stored.version and (folder / name).is_file()
             )
@@ -143,24 +143,22 @@ def publish(folder: Path) -> int:
 def upload(folder: Path, url: str) -> int:
     """Makes a URL hold the files of a folder (hidden ones and locks aside); returns how many were uploaded.
 
-    Files at the URL that the folder never had stay; those that it had and has no more go. Whatever ends an upload, the URL
-    holds what it held before, or all of this.
+    Files at the URL that the folder never had stay; those that it had and has no more go. Whatever ends an upload, readers
+    find what was there before, or all of this.
     """
     url = _trimmed(url)
     files, root = _opened(url)
     with _alone(folder):
-        there, seen = _listing(files, root), _seen(folder, url)
-        own = _names(folder)
+        seen, own = _seen(folder, url), _names(folder)
+        tops = {name.split("/")[0] for name in (*seen, *own)}
+        there = _listing(files, root, tops.__contains__)
         same = {n for n in own if n in there and n in seen and seen[n].fits(folder / n)}
         changed = [name for name in own if name not in same]
-        kept = {n: one for n, one in there.items() if n in same or (n not in own and n not in seen)}
         send = partial(_sent, files, root, folder, there)
-        sent = dict(
-            zip(changed, tqdm(in_order(send, changed), url, len(changed), delay=2), strict=True)
-        )
-        stored = kept | {name: one for name, (one, _) in sent.items()}
-        if stored != there:
-            _index(files, root, stored)
+        sending = tqdm(in_order(send, changed), url, len(changed), delay=2)
+        sent = dict(zip(changed, sending, strict=True))
+        kept = {n: one for n, one in there.items() if n in same or (n not in own and n not in seen)}
+        _replace(files, root, there, kept | {name: one for name, (one, _) in sent.items()})
         seen = {name: seen[name] for name in same} | {name: now for name, (_, now) in sent.items()}
         _note(folder, url, seen)
     return sum(one != there.get(name) for name, (one, _) in sent.items())
@@ -186,25 +184,34 @@ def _opened(url: str) -> tuple[AbstractFileSystem, str]:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keeps other processes of this machine away from a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    note = _note_of(folder)
+    for needed in (folder, note.parent):
+        needed.mkdir(parents=True, exist_ok=True)
+    with FileLock(note.with_suffix(".lock")):
         yield
 
 
-def _listing(files: AbstractFileSystem, root: str) -> dict[str, Stored]:
-    """The files at a URL by their names. ValueError if one of them would lie outside the folder."""
+def _listing(
+    files: AbstractFileSystem, root: str, wanted: Callable[[str], bool]
+) -> dict[str, Stored]:
+    """The files at a URL by their names; of other tools' those below the folders (or called so) that are wanted.
+
+    ValueError if a name leads out of the folder.
+    """
     files.invalidate_cache()
+    found = {}
+    for top in files.ls(root, detail=True) if files.exists(root) else ():
+        name = PurePosixPath(top["name"]).name
+        if name in (OBJECTS, INDEX) or not wanted(name):
+            continue
+        below = files.find(top["name"], detail=True) if top["type"] == "directory" else {"": top}
+        for about in below.values():
+            path = about["name"].removeprefix(root).lstrip("/")
+            if about["type"] == "file" and _travels(path):
+                found[path] = Stored(path, about["size"], _mark(about))
     if files.exists(f"{root}/{INDEX}"):
-        index = json.loads(files.cat_file(f"{root}/{INDEX}"))["files"]
-        found = {name: Stored(**stored) for name, stored in index.items()}
-    else:
-        objects = files.find(root, detail=True).items() if files.exists(root) else ()
-        named = {path.removeprefix(root).lstrip("/"): about for path, about in objects}
-        found = {
-            name: Stored(name, about["size"], _mark(about))
-            for name, about in named.items()
-            if _travels(name) and not name.startswith(f"{OBJECTS}/")
-        }
+        index = json.loads(files.cat_file(f"{root}/{INDEX}"))
+        found |= {name: Stored(**stored) for name, stored in index["files"].items()}
     for name in found:
         if {"..", ""} & set(re.split(r"[/\\]", name)):
             raise ValueError(f"{root}: the name {name!r} leads out of the folder")
@@ -265,20 +272,35 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _index(files: AbstractFileSystem, root: str, stored: dict[str, Stored]) -> None:
-    """Replaces the index at a URL, then deletes the objects that only the one before named."""
-    text = json.dumps({"files": {name: asdict(stored[name]) for name in sorted(stored)}}, indent=1)
-    files.pipe_file(f"{root}/{INDEX}.part", text.encode())
-    files.mv(f"{root}/{INDEX}.part", f"{root}/{INDEX}")
-    named = {f"{root}/{one.object}" for one in stored.values()}
-    files.invalidate_cache()
-    if surplus := [path for path in files.find(f"{root}/{OBJECTS}") if path not in named]:
+def _replace(
+    files: AbstractFileSystem, root: str, old: dict[str, Stored], new: dict[str, Stored]
+) -> None:
+    """Replaces the index at a URL, then deletes what only the old one named."""
+    before, after = ({n: s for n, s in some.items() if s.by_digest} for some in (old, new))
+    if after != before:
+        text = json.dumps(
+            {"files": {name: asdict(after[name]) for name in sorted(after)}}, indent=1
+        )
+        files.pipe_file(f"{root}/{INDEX}.part", text.encode())
+        files.mv(f"{root}/{INDEX}.part", f"{root}/{INDEX}")
+    surplus = {f"{root}/{one.object}" for n, one in old.items() if new.get(n) != one}
+    if after != before:
+        files.invalidate_cache()
+        # Those of an upload that was cut off among them.
+        surplus |= set(files.find(f"{root}/{OBJECTS}"))
+    if surplus := sorted(surplus - {f"{root}/{one.object}" for one in new.values()}):
         files.rm(surplus)
 
 
+def _named(place: str) -> str:
+    """A name for a place among others."""
+    digest = hashlib.blake2b(place.encode(), digest_size=4).hexdigest()
+    return f"{re.sub(r'[^a-zA-Z0-9]+', '-', place).strip('-')[-80:]}-{digest}"
+
+
 def _note_of(folder: Path) -> Path:
-    """The file beside a folder that says which URL it mirrors, and how."""
-    return folder.with_name(f".{folder.name}.mirror.json")
+    """The file that says which URL a folder mirrors, and what was the same when. It lies among the mirrors."""
+    return home() / MIRRORS / f".{_named(portable(folder))}.json"
 
 
 def _note(folder: Path, url: str, seen: dict[str, Seen]) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
 
 import fsspec
 import pytest
+from PIL import Image
 
-from anytoany_lib import remote
+from anytoany_lib import data, remote
+from anytoany_lib.config import Profile
 from anytoany_lib.data import read_manifest, write_manifest
+from anytoany_lib.model import AnyToAny
 from anytoany_lib.rows import Row
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 STORE = fsspec.filesystem("memory")
 
 
@@ -62,7 +67,7 @@ def test_a_second_writer_replaces_adds_and_deletes(url, tmp_path, monkeypatch):
     with remote.published(url) as folder:
         write(folder, a_txt="2", c_txt="2")
         (folder / "checkpoint/state.pt").unlink()
-    monkeypatch.setenv("ANYTOANY_HOME", str(tmp_path / "here"))
+    elsewhere(monkeypatch, tmp_path, "here")
     assert texts(remote.local(url)) == {"a.txt": "2", "b.txt": "1", "c.txt": "2"}
 
 
@@ -93,9 +98,15 @@ def test_a_folder_that_other_tools_copied_is_read_and_added_to(tmp_path, monkeyp
     whole = {"train.parquet": "rows", "media/a.png": "image", "features/media.npy": "1"}
     assert texts(remote.local(url)) == whole
     STORE.pipe("/bucket/toy/train.parquet", b"others")
-    with pytest.raises(OSError, match=r"train\.parquet: expected 4 bytes.*found 6.*Run again"):
-        elsewhere(monkeypatch, tmp_path, "third")
-        remote.local(url)
+    assert texts(remote.local(url)) == whole | {"train.parquet": "others"}
+    with remote.published(url) as folder:
+        write(folder, train_parquet="ours")
+        (folder / "media/a.png").unlink()
+    assert [p for p in STORE.find("/bucket/toy") if not p.startswith("/bucket/toy/objects")] == [
+        "/bucket/toy/anytoany.json"
+    ]
+    elsewhere(monkeypatch, tmp_path, "third")
+    assert texts(remote.local(url)) == {"train.parquet": "ours", "features/media.npy": "1"}
 
 
 def test_a_plain_folder_that_changed_is_copied_anew():
@@ -123,7 +134,9 @@ def test_an_upload_that_was_cut_off_leaves_what_was_there(url, tmp_path, monkeyp
         remote.publish(folder)
     elsewhere(monkeypatch, tmp_path)
     assert set(texts(remote.local(url)).values()) == {"1"}
+    elsewhere(monkeypatch, tmp_path, "here")
     assert remote.publish(folder) == 2
+    elsewhere(monkeypatch, tmp_path)
     assert set(texts(remote.local(url)).values()) == {"2"}
     files, root = fsspec.core.url_to_fs(url)
     assert len(files.find(root)) == 3, "the objects of the first upload are gone"
@@ -136,7 +149,7 @@ def test_a_first_upload_that_was_cut_off_is_nothing(url, monkeypatch):
     folder = remote.local(url, new=True)
     write(folder, run_json="{}")
     with monkeypatch.context() as patch, pytest.raises(OSError, match="the connection was lost"):
-        patch.setattr(remote, "_index", cut_off)
+        patch.setattr(remote, "_replace", cut_off)
         remote.publish(folder)
     with pytest.raises(
         FileNotFoundError, match="nothing is there, or its first upload did not end"
@@ -230,6 +243,7 @@ def test_the_command_copies_either_way(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["remote", str(source), str(target)])
         remote.main()
     assert texts(tmp_path / "copy") == {"train.parquet": "rows"}
+    assert {path.name for path in tmp_path.iterdir()} == {"toy", "copy", "here"}
     assert "1 files uploaded" in capsys.readouterr().out
 
 
@@ -239,3 +253,29 @@ def test_a_manifest_at_a_url_is_read(tmp_path, monkeypatch):
         write_manifest([Row("1", "talk", messages, {})], folder, "train")
     elsewhere(monkeypatch, tmp_path)
     assert read_manifest(remote.local("memory://bucket/toy"))[0].id == "1"
+
+
+def test_a_dataset_is_made_of_one_url_at_another(monkeypatch):
+    pixels = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(pixels, "PNG")
+    STORE.pipe({"/bucket/source/a.png": pixels.getvalue(), "/bucket/source/a.txt": b"A square."})
+    asked = [
+        "folder",
+        "memory://bucket/source",
+        "memory://bucket/toy",
+        "--validation",
+        "0",
+        "--test",
+        "0",
+    ]
+    assert data.main(asked) == 0
+    out = remote.local("memory://bucket/toy")
+    assert read_manifest(out)[0].meta["caption"] == "A square." and (out / "media/a.png").is_file()
+    assert any(name.endswith("/train.parquet") for name in STORE.find("/bucket/toy"))
+
+
+def test_a_run_at_a_url_is_loaded(profile: Profile, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    remote.upload(REPOSITORY / "ckpt/tiny/run", "memory://bucket/run")
+    loaded = AnyToAny.from_pretrained("memory://bucket/run")
+    assert loaded.profile.name == profile.name and loaded.adapter is not None
