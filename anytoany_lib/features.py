@@ -278,7 +278,7 @@ def needed(profile: Profile, data: Path) -> Contents:
 
 def plan(profile: Profile, data: str | Path) -> costs.Costs:
     """What the features of a dataset cost on disk, to fill, and on the fly, by a short measured sample."""
-    store = DatasetFeatures(profile, data)
+    store = DatasetFeatures(profile, local(data))
     models = FrozenModels(profile, pick_device())
     return costs.measure(store, needed(profile, store.data), rows_to_embed(store.data), models)
 
@@ -293,10 +293,10 @@ def precompute(
 
     Interrupted work goes on where it was: what is cached is not computed again, and a kill loses `save_every` seconds.
     `npy` is a folder of caption embeddings that NExT-GPT made: those are taken over, and the others computed. A second
-    call from elsewhere waits for the first.
+    call from elsewhere waits for the first. What `data` names by a URL is uploaded at the end, however it ends.
     """
-    with _alone(resolve(data)):
-        return _precomputed(profile, data, npy, save_every)
+    with published(data) as folder, _alone(folder):
+        return _precomputed(profile, folder, npy, save_every)
 
 
 @contextmanager
@@ -319,7 +319,7 @@ def _alone(data: Path) -> Iterator[None]:
 
 
 def _precomputed(
-    profile: Profile, data: str | Path, npy: str | Path | None, save_every: float
+    profile: Profile, data: Path, npy: str | Path | None, save_every: float
 ) -> dict[str, int]:
     state = processes()
     with state.main_process_first():
@@ -356,10 +356,9 @@ def main() -> None:
     given = parser.parse_args()
     profile = Profile.load(given.profile)
     if given.plan:
-        print(plan(profile, local(given.data)))
+        print(plan(profile, given.data))
         return
-    with published(given.data) as data:
-        added = precompute(profile, data, given.npy, save_every=given.save_every)
+    added = precompute(profile, given.data, given.npy, save_every=given.save_every)
     if processes().is_main_process:
         print(json.dumps(added))
 

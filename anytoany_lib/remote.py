@@ -135,9 +135,14 @@ def download(url: str, folder: Path, skip: Sequence[str] = (), new: bool = False
 
 
 def publish(folder: Path) -> int:
-    """Uploads what changed in a mirror; returns how many files. Of a folder that belongs to no URL there are none."""
-    note = _note_of(folder)
-    return upload(folder, read_json(note)["url"]) if note.is_file() else 0
+    """Uploads what changed in a mirror; returns how many files. Of any other folder there are none."""
+    url = _url_of(folder)
+    return upload(folder, url) if url else 0
+
+
+def known_as(folder: Path) -> str:
+    """How a record that may be read elsewhere names a folder: by the URL that it mirrors, else as `portable`."""
+    return _url_of(folder) or portable(folder)
 
 
 def upload(folder: Path, url: str) -> int:
@@ -301,6 +306,13 @@ def _named(place: str) -> str:
 def _note_of(folder: Path) -> Path:
     """The file that says which URL a folder mirrors, and what was the same when. It lies among the mirrors."""
     return home() / MIRRORS / f".{_named(portable(folder))}.json"
+
+
+def _url_of(folder: Path) -> str | None:
+    """The URL that a folder mirrors; None of one that was only copied to or from a URL."""
+    note = _note_of(folder)
+    url = read_json(note)["url"] if note.is_file() else None
+    return url if url and mirror_of(url) == folder else None
 
 
 def _note(folder: Path, url: str, seen: dict[str, Seen]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,13 +36,17 @@ def test_there_are_no_others():
     assert {path.stem for path in FOLDER.iterdir()} == {"ddp", "fsdp-qlora", "zero2"}
 
 
+def launched(name: str) -> dict[str, str]:
+    """The environment that `accelerate launch` gives a process by a configuration."""
+    asked = ["--config_file", str(FOLDER / f"{name}.yaml"), "-m", "anytoany_lib.train"]
+    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(asked))
+    return prepare_multi_gpu_env(arguments)
+
+
 def test_fsdp_shards_each_layer_of_the_language_model(
     model: AnyToAny, monkeypatch: pytest.MonkeyPatch
 ):
-    """What `accelerate launch` makes of the file, up to the policy by which modules are sharded."""
-    asked = ["--config_file", str(FOLDER / "fsdp-qlora.yaml"), "-m", "anytoany_lib.train"]
-    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(asked))
-    for name, value in prepare_multi_gpu_env(arguments).items():
+    for name, value in launched("fsdp-qlora").items():
         monkeypatch.setenv(name, value)
     plugin = FullyShardedDataParallelPlugin()
     plugin.set_auto_wrap_policy(model)
@@ -61,3 +68,24 @@ def test_under_fsdp_four_bit_weights_are_stored_in_the_type_they_compute_in(
     weights = [one.get_decoder().layers[0].mlp.up_proj.weight for one in (stored, sharded)]
     assert [weight.dtype for weight in weights] == [torch.uint8, sharded.dtype]
     assert weights[0].nbytes == weights[1].nbytes
+
+
+@pytest.mark.long
+def test_two_processes_under_fsdp_take_the_steps_of_one(profile: Profile, tmp_path: Path):
+    script, found = Path(__file__).parent / "sharding.py", []
+    there = [name for name in launched("fsdp-qlora") if name.startswith(("FSDP", "ACCELERATE"))]
+    fsdp = {name: launched("fsdp-qlora")[name] for name in there} | {"ACCELERATE_USE_CPU": "true"}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for how, environment in (([], {}), (torchrun, fsdp)):
+        out = tmp_path / f"{len(found)}.pt"
+        command = [sys.executable, *how, str(script), str(out)]
+        subprocess.run(command, env=os.environ | environment, check=True)
+        found.append(torch.load(out))
+    one, two = found
+    assert two["held"] == one["held"] / 2, "each process holds half of a layer"
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert two["losses"][1] < two["losses"][0]
+    for what in ("gradients", "weights"):
+        assert two[what].keys() == one[what].keys()
+        for name, tensor in one[what].items():
+            assert torch.allclose(two[what][name], tensor, rtol=1e-2, atol=1e-4), name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import fsspec
 import pytest
 from PIL import Image
 
-from anytoany_lib import data, remote
+from anytoany_lib import data, features, remote
 from anytoany_lib.config import Profile
 from anytoany_lib.data import read_manifest, write_manifest
 from anytoany_lib.model import AnyToAny
@@ -244,6 +245,8 @@ def test_the_command_copies_either_way(tmp_path, monkeypatch, capsys):
         remote.main()
     assert texts(tmp_path / "copy") == {"train.parquet": "rows"}
     assert {path.name for path in tmp_path.iterdir()} == {"toy", "copy", "here"}
+    write(tmp_path / "copy", train_parquet="others")
+    assert remote.publish(tmp_path / "copy") == 0, "a copy is not a mirror"
     assert "1 files uploaded" in capsys.readouterr().out
 
 
@@ -272,6 +275,22 @@ def test_a_dataset_is_made_of_one_url_at_another(monkeypatch):
     out = remote.local("memory://bucket/toy")
     assert read_manifest(out)[0].meta["caption"] == "A square." and (out / "media/a.png").is_file()
     assert any(name.endswith("/train.parquet") for name in STORE.find("/bucket/toy"))
+    assert remote.known_as(out) == "memory://bucket/toy"
+
+
+def test_features_are_looked_up_and_kept_at_a_url(profile: Profile, toy_data: Path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    remote.upload(toy_data, "memory://bucket/toy")
+    rows = next(name for name in STORE.find("/bucket/toy") if name.endswith("encoder/00000.npy"))
+    assert features.precompute(profile, "memory://bucket/toy") == {"media": 0, "captions": 0}
+    mirror = remote.mirror_of("memory://bucket/toy")
+    (mirror / "features/encoder/00000.keys").unlink()
+    assert features.precompute(profile, "memory://bucket/toy")["media"] == 0, "brought back"
+    shutil.rmtree(mirror / "features/encoder")
+    remote.publish(mirror)
+    assert not STORE.exists(rows)
+    assert features.precompute(profile, "memory://bucket/toy")["media"] > 0
+    assert STORE.exists(rows)
 
 
 def test_a_run_at_a_url_is_loaded(profile: Profile, monkeypatch):
