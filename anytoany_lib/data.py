@@ -3,7 +3,7 @@
 Readers give rows of a source folder; `build` checks and copies their media, drops what cannot be used,
 splits by content and writes a manifest folder with its report. A raw row holds one medium and its
 caption: `as_comprehension` and `as_generation` word it for stages 1 and 2.
-Run as `python -m anytoany_lib.data READER SOURCE OUT`.
+Run as `python -m anytoany_lib.data READER SOURCE OUT`; SOURCE and OUT may be URLs (see `remote`).
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from anytoany_lib.manifests import (
 from anytoany_lib.media import MediaError
 from anytoany_lib.readers import READERS, read_folder
 from anytoany_lib.records import SCHEMA, Record, RecordWriter, record_of
+from anytoany_lib.remote import is_url, local, published
 from anytoany_lib.reports import Measured, Report
 from anytoany_lib.rows import DataError, Row, map_media, media_in, media_path
 from anytoany_lib.shards import unpacked
@@ -290,6 +291,11 @@ def as_generation(row: Row, rng: np.random.Generator) -> list[dict[str, Any]]:
     ]
 
 
+def _place(text: str) -> str | Path:
+    """A folder or URL on the command line."""
+    return text if is_url(text) else Path(text).absolute()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -300,9 +306,9 @@ def main(arguments: list[str] | None = None) -> int:
         "reader", metavar="READER", choices=ALL_READERS, help=", ".join(ALL_READERS)
     )
     parser.add_argument(
-        "source", metavar="SOURCE", type=Path, help="folder with the dataset's files"
+        "source", metavar="SOURCE", type=_place, help="folder or URL with the dataset's files"
     )
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to make")
+    parser.add_argument("out", metavar="OUT", type=_place, help="folder or URL to make")
     parser.add_argument("--seed", type=int, default=0, help="draws the splits (default: 0)")
     parser.add_argument("--validation", type=float, default=0.05, help="its part (default: 0.05)")
     parser.add_argument("--test", type=float, default=0.05, help="its part (default: 0.05)")
@@ -312,21 +318,22 @@ def main(arguments: list[str] | None = None) -> int:
     # Ends through `build`'s own clearing up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        report = build(
-            given.reader,
-            given.source,
-            given.out,
-            seed=given.seed,
-            validation_fraction=given.validation,
-            test_fraction=given.test,
-            link=given.link,
-            overwrite=given.overwrite,
-        )
+        with published(given.out) as out:
+            report = build(
+                given.reader,
+                local(given.source),
+                out,
+                seed=given.seed,
+                validation_fraction=given.validation,
+                test_fraction=given.test,
+                link=given.link,
+                overwrite=given.overwrite,
+            )
     except (DataError, MediaError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(report)
-    sizes = (f"{split} {len(read_manifest(given.out, split))}" for split in splits_in(given.out))
+    sizes = (f"{split} {len(read_manifest(out, split))}" for split in splits_in(out))
     print(f"{given.out}: {', '.join(sizes)}")
     return 0
 

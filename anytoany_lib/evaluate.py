@@ -27,7 +27,7 @@ import torch
 from anytoany_lib import failures, runs, similarity
 from anytoany_lib.baselines import chances, evenly, text_only, upper_bounds
 from anytoany_lib.batches import collate
-from anytoany_lib.config import portable, resolve
+from anytoany_lib.config import portable
 from anytoany_lib.data import Row, read_manifest
 from anytoany_lib.failures import EXAMPLES
 from anytoany_lib.intervals import intervals
@@ -48,6 +48,7 @@ from anytoany_lib.kept_replies import key_of, opened, reply_to
 from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.perplexity import losses
+from anytoany_lib.remote import local, publish
 from anytoany_lib.retrieval import measure as measure_retrieval
 from anytoany_lib.sampling import Sampling
 from anytoany_lib.train import peak_memory_bytes
@@ -153,14 +154,14 @@ def evaluate(
     evaluation, interrupted, goes on there and comes to the same numbers.
     """
     how = _How(per_task, bound, seed, batch_size)
-    run = resolve(run)
+    run = local(run)
     record = runs.read_record(run)
     data = data or next(iter(record["data"]), None)
     if data is None:
         raise ValueError(
             f"{run} was trained on no dataset here: name one (--data, or DATA in notebook 08)"
         )
-    data, started = resolve(data), time.perf_counter()
+    data, started = local(data), time.perf_counter()
     model = AnyToAny.from_pretrained(run)
     measured = _by_judges if model.profile.judges else _by_similarity
     found, results = measured(model, run, data, how)
@@ -181,6 +182,7 @@ def evaluate(
         runs.write_file(run / METRICS, json.dumps(metrics, indent=2) + "\n")
     if not keep:
         shutil.rmtree(run / KEPT)
+    publish(run)
     return metrics
 
 
@@ -307,7 +309,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Measure a run on every direction of the any-to-any matrix."
     )
-    parser.add_argument("--run", required=True)
+    parser.add_argument("--run", required=True, help="folder or URL")
     parser.add_argument(
         "--data", help="dataset whose test rows to use (default: what the run was trained on)"
     )
@@ -330,7 +332,7 @@ def main() -> None:
     metrics = evaluate(**given, save=not check)
     print(table(metrics))
     if check:
-        recorded = json.loads((resolve(given["run"]) / METRICS).read_text())
+        recorded = json.loads((local(given["run"]) / METRICS).read_text())
         wrong = differences(recorded, metrics)
         print("\n".join(wrong) or f"as recorded in {given['run']}/{METRICS}")
         raise SystemExit(bool(wrong))

@@ -5,7 +5,7 @@ media that are to be generated.
     python -m anytoany_lib.features --profile P --data OUT [--plan] [--npy FOLDER]
 
 fills the caches (see `cache`) below OUT/features, `accelerate launch -m anytoany_lib.features ...` with several processes;
-begun again it goes on where it was. `--plan` only says what that would cost.
+begun again it goes on where it was. `--plan` only says what that would cost. OUT may be a URL (see `remote`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from anytoany_lib.frozen import FrozenModels
 from anytoany_lib.llm import pick_device
 from anytoany_lib.messages import parts_of
 from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.remote import local, published
 from anytoany_lib.runs import appearing_file
 
 _FINGERPRINT_BYTES = 2**20
@@ -333,7 +334,7 @@ def needed(profile: Profile, data: Path) -> Contents:
 
 def plan(profile: Profile, data: str | Path) -> costs.Costs:
     """What the features of a dataset cost on disk, to fill, and on the fly, by a short measured sample."""
-    store = DatasetFeatures(profile, data)
+    store = DatasetFeatures(profile, local(data))
     models = FrozenModels(profile, pick_device())
     return costs.measure(store, needed(profile, store.data), rows_to_embed(store.data), models)
 
@@ -348,10 +349,10 @@ def precompute(
 
     Interrupted work goes on where it was: what is cached is not computed again, and a kill loses `save_every` seconds.
     `npy` is a folder of caption embeddings that NExT-GPT made: those are taken over, and the others computed. A second
-    call from elsewhere waits for the first.
+    call from elsewhere waits for the first. What `data` names by a URL is uploaded at the end, however it ends.
     """
-    with _alone(resolve(data)):
-        return _precomputed(profile, data, npy, save_every)
+    with published(data) as folder, _alone(folder):
+        return _precomputed(profile, folder, npy, save_every)
 
 
 @contextmanager
@@ -374,7 +375,7 @@ def _alone(data: Path) -> Iterator[None]:
 
 
 def _precomputed(
-    profile: Profile, data: str | Path, npy: str | Path | None, save_every: float
+    profile: Profile, data: Path, npy: str | Path | None, save_every: float
 ) -> dict[str, int]:
     state = processes()
     with state.main_process_first():
@@ -406,7 +407,7 @@ def main() -> None:
     """Command line: fill the caches of a dataset, or say what that would cost."""
     parser = argparse.ArgumentParser(description=precompute.__doc__.splitlines()[0])
     parser.add_argument("--profile", default="tiny")
-    parser.add_argument("--data", required=True, help="folder with the manifests")
+    parser.add_argument("--data", required=True, help="folder or URL with the manifests")
     parser.add_argument("--plan", action="store_true", help="only print what it would cost")
     parser.add_argument("--npy", help="folder of caption embeddings (MEDIUM.npy) to take over")
     parser.add_argument(

@@ -6,6 +6,7 @@ a training step computes no gradient for the whole vocabulary.
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def load_llm(profile: Profile, device: torch.device | None = None) -> PreTrained
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_storage=_storage(dtype),
         )
     model = AutoModelForCausalLM.from_pretrained(
         _model_folder(profile),
@@ -106,6 +108,11 @@ def unpack(llm: PreTrainedModel) -> None:
         plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, "meta")
         plain.weight, plain.bias = nn.Parameter(weight, requires_grad=False), layer.bias
         llm.set_submodule(name, plain)
+
+
+def _storage(dtype: torch.dtype) -> torch.dtype:
+    """The type of tensor that 4-bit weights are packed in: bytes, or under FSDP the floating type, which it can shard."""
+    return dtype if os.environ.get("ACCELERATE_USE_FSDP") == "true" else torch.uint8
 
 
 def _trim_vocabulary(model: PreTrainedModel, profile: Profile) -> None:

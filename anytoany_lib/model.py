@@ -36,6 +36,7 @@ from anytoany_lib.llm import (
 )
 from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Vocabulary
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
+from anytoany_lib.remote import local
 from anytoany_lib.residence import HOST, Residence
 from anytoany_lib.sampling import Sampling
 
@@ -87,11 +88,11 @@ class AnyToAny(nn.Module):
 
     @classmethod
     def from_pretrained(cls, run: str | Path, device: torch.device | None = None) -> AnyToAny:
-        """The model of a run folder, ready to talk.
+        """The model of a run folder (a path or URL), ready to talk.
 
         Raises FileNotFoundError if there is no run, ValueError if its weights do not fit its profile.
         """
-        run = resolve(run)
+        run = local(run)
         record = runs.read_record(run)
         model = cls.from_profile(runs.profile_of(record, run), device=device)
         unpack(model.llm)
@@ -113,6 +114,11 @@ class AnyToAny(nn.Module):
     def causal_lm(self) -> PreTrainedModel:
         """The LLM itself, with LoRA in its layers if it has any."""
         return self.llm.get_base_model() if self.adapter is not None else self.llm
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Names of the LLM's layer classes, each layer of which FSDP shards by itself."""
+        return self.causal_lm._no_split_modules
 
     @property
     def device(self) -> torch.device:

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from anytoany_lib import checkpoints
-from anytoany_lib.config import Profile, resolve
+from anytoany_lib.config import Profile
+from anytoany_lib.remote import local
 from anytoany_lib.runs import newest_run, profile_of, read_record
 
 
@@ -26,7 +27,7 @@ def run_named(name: str | None) -> Path:
 
     FileNotFoundError if there is none, or one of its models is not there and cannot be fetched.
     """
-    run = resolve(name) if name else newest_run(Profile.load("tiny").name)
+    run = local(name) if name else newest_run(Profile.load("tiny").name)
     record = read_record(run or "ckpt/runs")  # says what is missing, and how to make it
     checkpoints.fetch(profile_of(record, run))
     return run

@@ -99,11 +99,15 @@ def test_every_notebook_in_order(home, capsys):
 def test_the_chat_plays_a_script_from_outside_and_leaves_media_in_place(home):
     run = home / "ckpt/runs/shipped"
     shutil.copytree(resolve("ckpt/tiny/run"), run, ignore=shutil.ignore_patterns("evaluation"))
-    script = ["Draw a red bell.", "Play its sound.", [{"image": "toy:blue car"}, "Film it."]]
+    script = [
+        "Draw a red bell.",
+        "Play its sound.",
+        [{"image": "toy:blue car"}, "Film it moving left."],
+    ]
     notebook = demo.NOTEBOOKS / "07_chat.ipynb"
     demo.execute(notebook, {"RUN": str(run), "SCRIPT": script}, home / "out-script")
     shown = outputs(home / "out-script" / "07_chat.ipynb")
-    assert shown.count('"image/png": ') == 2
+    assert shown.count('"image/png": "') == 2
     assert shown.count("<audio controls") == 1 and shown.count("<video controls") == 1
     messages = json.loads((run / "conversation" / "messages.json").read_text())["messages"]
     replies = [m["content"] for m in messages if m["role"] == "assistant"]

@@ -1,0 +1,485 @@
+"""What 15 million captioned pairs take: disk, tokens, card hours on 1, 8 and 64 cards, and what each step waits for.
+
+    python bench/scale.py        writes the first part of docs/SCALE.md; what follows its end mark is written by hand
+
+Shapes come from the profiles, rates from bench/results, the rest from the constants below, each with its source. Nothing is
+measured here, and no weights are needed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from anytoany_lib import memory
+from anytoany_lib.cache import KEY
+from anytoany_lib.config import Profile
+from anytoany_lib.data import DESCRIBE, PRODUCE
+from anytoany_lib.imagebind_inputs import HUGE, SenseConfig
+from anytoany_lib.messages import Vocabulary
+from anytoany_lib.records import record_of
+from anytoany_lib.rows import Row
+
+BENCH = Path(__file__).resolve().parent
+DOCUMENT = BENCH.parent / "docs" / "SCALE.md"
+BEGIN = "<!-- written by bench/scale.py, do not edit -->"
+END = "<!-- end of what bench/scale.py writes -->"
+PROFILES = ("nextgpt-7b", "qwen3-8b")
+COUNTS = (1, 8, 64)
+
+# The size of NExT-GPT's sources: CC3M has 3.3 M pictures (Sharma et al. 2018), WebVid-10M has 10.7 M clips of 52,000 hours
+# in all (Bain et al. 2021). Sounds fill up to 15 M: AudioCaps alone has 46,000.
+PAIRS = {"image": 3_300_000, "audio": 1_000_000, "video": 10_700_000}
+CONVERSATIONS = (
+    230_000  # LLaVA 150 K, Alpaca 52 K, VideoChat 11 K, T2M 14.7 K, MosIT 5 K (Wu et al. 2023)
+)
+# Captions have 10.3 words in CC3M and 12 in WebVid (the same papers); a word is 4/3 tokens by OpenAI's rule of thumb.
+CAPTION_WORDS, TOKENS_A_WORD = 12, 4 / 3
+FRAME_TOKENS = (
+    14  # the chat template around a question and its answer, counted by hand for both profiles
+)
+CONVERSATION_TOKENS, LEARNT_SHARE = (
+    512,
+    0.5,
+)  # NExT-GPT's limit, so at most; answers are taken for half of them
+# Bytes of a medium: a copy of CC3M at up to 1024 pixels on the Hugging Face hub is 271 GB for 3.02 M pictures; ten seconds of
+# 16-bit sound at 16 kHz; WebVid's 17.5 s a clip at 1 Mbit/s, which is assumed.
+MEDIUM_BYTES = {"image": 90_000, "audio": 320_000, "video": 2_190_000}
+# Width and layers of the text encoders: Stable Diffusion 1.5, AudioLDM (CLAP's RoBERTa), ZeroScope (their configurations).
+TEXT_ENCODERS = {"image": (768, 12), "audio": (768, 12), "video": (1024, 23)}
+TEXT_POSITIONS = 77
+ROWS_AT_ONCE = {1: 64, 2: 64, 3: 8}  # rows of a card and stage: some 3,000 to 4,000 tokens
+UTILISATION = 0.4  # of a card's peak while it multiplies; see the check below
+CARDS_A_MACHINE = 8
+NETWORK = 50e9  # bytes a second each way between machines: one adapter of 400 Gbit/s
+CORES_A_CARD = 16  # of the host, for decoding media
+# Hugging Face and Unsloth, LLaMA-2-7B, 4-bit LoRA, an A100, as LLaMA-Factory publishes them.
+PUBLISHED_TOKENS = {"Hugging Face": 2415, "Unsloth": 3726}
+GB, HOUR = 1e9, 3600.0
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card by its data sheet: dense bf16 operations, memory and link to its neighbours (one way), all a second."""
+
+    name: str
+    operations: float
+    memory: float
+    link: float
+
+
+CARDS = (Card("A100", 312e12, 2.04e12, 300e9), Card("H100", 989e12, 3.35e12, 450e9))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured, from bench/results."""
+
+    machine: str
+    manifest: float
+    """Rows a second at random places of a manifest of 900,000 rows, on one core."""
+    cached: float
+    """Single rows a second from a cache, however small they are."""
+    cached_bytes: float
+    """Bytes a second from a cache, 32 rows at once."""
+    beside_bare: float
+    """Precomputing, as a part of the bare models' rate: the least of all kinds."""
+
+
+@cache
+def rates(machine: str = "amd-epyc-x2") -> Rates:
+    """The rates of a machine's records."""
+    features = json.loads((BENCH / f"results/features-tiny-{machine}.json").read_text())
+    manifests = json.loads((BENCH / f"results/manifests-{machine}.json").read_text())
+    reading = features["reading image captions"]
+    row_bytes = 2 * math.prod(reading["shape"])
+    return Rates(
+        features["machine"],
+        manifests["jsonl"]["1000000"]["read"]["random_rows_per_second"],
+        reading["1 at once, a second"],
+        reading["32 at once, a second"] * row_bytes,
+        min(v["ratio to bare"] for v in features.values() if "ratio to bare" in v),
+    )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers in the parts of a profile: `matrices` of the layers, `head`, `lora`, what each stage trains."""
+
+    matrices: int
+    head: int
+    lora: int
+    trained: dict[int, int]
+
+
+@cache
+def sizes(name: str) -> Sizes:
+    """Of the profile of that name, by its language model's configuration and the memory plan."""
+    profile = Profile.load(name)
+    config = memory.llm_config(profile)
+    heads, hidden = config.num_attention_heads, config.hidden_size
+    width = getattr(config, "head_dim", None) or hidden // heads
+    attention = 2 * hidden * width * (heads + (config.num_key_value_heads or heads))
+    layer = attention + 3 * hidden * config.intermediate_size
+    plan = memory.plan(profile)
+    trained = {stage: plan[f"stage {stage}"]["gradients"] // 4 for stage in profile.stages}
+    rows = len(Vocabulary.of(0, profile).names) * hidden * (1 if config.tie_word_embeddings else 2)
+    lora = trained[3] - trained[1] - trained[2] + rows
+    return Sizes(config.num_hidden_layers * layer, config.vocab_size * hidden, lora, trained)
+
+
+def _words(templates: dict[str, Sequence[str]]) -> float:
+    return float(np.mean([len(text.split()) for some in templates.values() for text in some]))
+
+
+def _mean(of_kind: dict[str, float]) -> float:
+    """The mean over the pairs."""
+    return sum(PAIRS[kind] * of_kind[kind] for kind in PAIRS) / sum(PAIRS.values())
+
+
+def tokens(profile: Profile, stage: int) -> tuple[float, float]:
+    """Tokens of a row, and how many of them are learnt."""
+    caption = CAPTION_WORDS * TOKENS_A_WORD
+    if stage == 1:
+        asked = _words(DESCRIBE) * TOKENS_A_WORD + len(profile.wrappers)
+        return FRAME_TOKENS + asked + profile.encoder.soft_tokens + caption, caption
+    if stage == 2:
+        signals = _mean({kind: decoder.signals for kind, decoder in profile.decoders.items()})
+        return FRAME_TOKENS + _words(PRODUCE) * TOKENS_A_WORD + caption + signals, 1
+    return CONVERSATION_TOKENS, LEARNT_SHARE * CONVERSATION_TOKENS
+
+
+def rows(stage: int) -> int:
+    """Rows of an epoch."""
+    return CONVERSATIONS if stage == 3 else sum(PAIRS.values())
+
+
+def row_operations(profile: Profile, stage: int) -> float:
+    """Floating-point operations of a training row: of every matrix twice its numbers forward, as many backward (weights stand
+    still, activations do not), and forward again where activations are not kept; of the head for learnt tokens alone.
+    """
+    there, (every, learnt) = sizes(profile.name), tokens(profile, stage)
+    passes = 3 if profile.stages[stage].checkpointing else 2
+    adapters = 2 * (passes + 1) * there.lora if stage == 3 else 0
+    return every * (2 * passes * there.matrices + adapters) + learnt * 4 * there.head
+
+
+@dataclass(frozen=True)
+class Step:
+    """Seconds of a step's parts, one after the other."""
+
+    multiplying: float
+    unpacking: float
+    exchanging: float
+    reading: float
+
+    @property
+    def seconds(self) -> float:
+        return sum(vars(self).values())
+
+    @property
+    def bottleneck(self) -> str:
+        """The part that takes longest."""
+        return max(vars(self), key=vars(self).get)
+
+
+def step(
+    profile: Profile,
+    stage: int,
+    card: Card,
+    cards: int,
+    at_once: int | None = None,
+    own_rows: bool = False,
+) -> Step:
+    """A step of so many cards, `at_once` rows each. Every process reads the rows of all; with `own_rows` its own alone."""
+    at_once = at_once or ROWS_AT_ONCE[stage]
+    settings, there, measured = profile.stages[stage], sizes(profile.name), rates()
+    passes = 3 if settings.checkpointing else 2
+    # Every pass reads packed weights, writes them unpacked, and reads those.
+    unpacked = passes * there.matrices * (memory.NF4_BYTES + 2 * 2)
+    gradients = 4 * there.trained[stage]
+    near, machines = min(cards, CARDS_A_MACHINE), math.ceil(cards / CARDS_A_MACHINE)
+    exchanged = 2 * gradients * ((1 - 1 / near) / card.link + (1 - 1 / machines) / NETWORK)
+    targets = 0.0 if stage == 1 else _mean({k: _condition(profile, k) for k in PAIRS})
+    one_row = (
+        1 / measured.cached + (targets + 2 * profile.encoder.embedding) / measured.cached_bytes
+    )
+    read = at_once * (1 if own_rows else cards) / measured.manifest + at_once * one_row
+    return Step(
+        at_once * row_operations(profile, stage) / (card.operations * UTILISATION),
+        unpacked / card.memory,
+        exchanged,
+        read,
+    )
+
+
+def _condition(profile: Profile, kind: str) -> int:
+    """Bytes of a cached caption embedding."""
+    return 2 * math.prod(profile.decoders[kind].condition)
+
+
+def hours(profile: Profile, stage: int, card: Card, cards: int, **how: bool) -> float:
+    """Of one epoch."""
+    steps = rows(stage) / (ROWS_AT_ONCE[stage] * cards)
+    return steps * step(profile, stage, card, cards, **how).seconds / HOUR
+
+
+def _blocks(width: int, layers: int, positions: int) -> float:
+    """Operations of a transformer's forward pass: its matrices, and attention."""
+    return layers * (24 * width**2 * positions + 4 * positions**2 * width)
+
+
+def embedding_operations(kind: str) -> float:
+    """Operations of ImageBind-huge for a medium: all its clips and crops."""
+
+    def sense(config: SenseConfig, positions: int) -> float:
+        return _blocks(config.width, config.blocks, positions)
+
+    if kind == "audio":
+        patches = [
+            (n - HUGE.audio_patch) // HUGE.audio_stride + 1
+            for n in (HUGE.mel_bins, HUGE.mel_frames)
+        ]
+        return HUGE.audio_clips * sense(HUGE.audio, math.prod(patches) + 1)
+    looks = HUGE.video_clips * HUGE.video_crops if kind == "video" else 1
+    return looks * sense(HUGE.vision, (HUGE.image_size // HUGE.vision_patch) ** 2 + 1)
+
+
+def caption_operations(kind: str) -> float:
+    """Operations of a decoder's text encoder for a caption."""
+    return _blocks(*TEXT_ENCODERS[kind], TEXT_POSITIONS)
+
+
+def card_hours(kind: str, card: Card) -> tuple[float, float]:
+    """Of precomputing all media of a kind, and all their captions."""
+    rate = card.operations * UTILISATION * min(1, rates().beside_bare) * HOUR
+    return PAIRS[kind] * embedding_operations(kind) / rate, PAIRS[kind] * caption_operations(
+        kind
+    ) / rate
+
+
+def manifest_bytes() -> int:
+    """Of a captioned row before compression."""
+    caption = " ".join(["caption"] * CAPTION_WORDS)
+    path = f"media/{'0' * 10}.mp4"
+    messages = [{"role": "user", "content": [{"type": "video", "video": path}]}]
+    meta = {"kind": "video", "caption": caption, "content": {path: "0" * KEY.itemsize}}
+    record = record_of(Row("0" * 10, "webvid", messages, meta))
+    return sum(len(text.encode()) for text in record[:4])
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[object]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "| --- |" + " ---: |" * (len(head) - 1)
+    for line in lines:
+        yield "| " + " | ".join(map(str, line)) + " |"
+    yield ""
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / GB:,.1f} GB" if count < 100 * GB else f"{count / GB:,.0f} GB"
+
+
+def _hours(count: float) -> str:
+    return f"{count:,.1f} h" if count < 100 else f"{count:,.0f} h"
+
+
+def storage(profile: Profile) -> Iterator[str]:
+    """The section on disk and memory."""
+    pairs, every = sum(PAIRS.values()), {}
+    every["manifest, before compression"] = pairs * manifest_bytes()
+    every["ImageBind embeddings, fp16"] = pairs * 2 * profile.encoder.embedding
+    for kind in PAIRS:
+        shape = " x ".join(map(str, profile.decoders[kind].condition))
+        every[f"{kind} caption embeddings, fp16, {shape}"] = PAIRS[kind] * _condition(profile, kind)
+    every["keys of all of them"] = pairs * (2 * (KEY.itemsize + 1) + 2 * KEY.itemsize)
+    for kind in PAIRS:
+        every[f"{kind}s (assumed: {MEDIUM_BYTES[kind] / 1e3:,.0f} KB each)"] = (
+            PAIRS[kind] * MEDIUM_BYTES[kind]
+        )
+    kept = every[
+        f"video caption embeddings, fp16, {' x '.join(map(str, profile.decoders['video'].condition))}"
+    ]
+    held = 2 * pairs * (KEY.itemsize + 8)
+    yield "## Disk and memory"
+    yield ""
+    yield from _table(
+        ("what", "size"), [(name, _gigabytes(count)) for name, count in every.items()]
+    )
+    yield "Training reads manifests and features alone; media are needed once, for the features, and may then go. The caption"
+    yield f"embeddings of films are the largest part ({_gigabytes(kept)}). Every process holds the keys of all cached rows and their"
+    yield f"numbers, {_gigabytes(held)} of the host's memory, {_gigabytes(held * CARDS_A_MACHINE)} for the {CARDS_A_MACHINE} of a machine."
+    share = {p.name: _on_the_fly(p) for p in map(Profile.load, PROFILES)}
+    said = " and ".join(f"{100 * part:.0f} % ({name})" for name, part in share.items())
+    yield f"Computed on the fly instead, captions would add {said} to the operations of stage 2."
+    yield ""
+
+
+def _on_the_fly(profile: Profile) -> float:
+    return _mean({kind: caption_operations(kind) for kind in PAIRS}) / row_operations(profile, 2)
+
+
+def precomputing() -> Iterator[str]:
+    """The section on features."""
+    yield "## Features, once"
+    yield ""
+    lines = []
+    for kind in PAIRS:
+        media, captions = zip(*(card_hours(kind, card) for card in CARDS), strict=True)
+        lines.append(
+            (
+                f"{kind}s",
+                f"{PAIRS[kind] / 1e6:g} M",
+                f"{embedding_operations(kind) / 1e9:,.0f}",
+                " / ".join(_hours(n) for n in media),
+                f"{caption_operations(kind) / 1e9:,.0f}",
+                " / ".join(_hours(n) for n in captions),
+            )
+        )
+    names = " / ".join(card.name for card in CARDS)
+    head = (
+        "kind",
+        "number",
+        "GFLOP of ImageBind",
+        f"card hours, {names}",
+        "GFLOP of the text encoder",
+        f"card hours, {names}",
+    )
+    yield from _table(head, lines)
+    total = [sum(sum(card_hours(kind, card)) for kind in PAIRS) for card in CARDS]
+    spread = "; ".join(
+        f"{card.name}: " + ", ".join(f"{_hours(n / count)} on {count}" for count in COUNTS)
+        for card, n in zip(CARDS, total, strict=True)
+    )
+    fast = max(CARDS, key=lambda card: card.operations)
+    clips = fast.operations * UTILISATION / embedding_operations("video")
+    yield f"In all {' / '.join(_hours(n) for n in total)} of cards, dealt out evenly ({spread}), if media are decoded as fast as the"
+    yield f"cards take them. An {fast.name} takes {clips:.0f} clips a second: with {CORES_A_CARD} cores a card, decoding must take less than"
+    yield f"{1000 * CORES_A_CARD / clips:.0f} ms of a core for the {2 * HUGE.video_clips} frames of a clip, or it is the bottleneck. That has not been measured at this size."
+    yield f"Beside the bare models the cache was measured at {rates().beside_bare:.2f} of their rate or more (profile tiny, {rates().machine}), which is"
+    yield "counted in."
+    yield ""
+
+
+def training(profile: Profile) -> Iterator[str]:
+    """The section on a profile's stages."""
+    there = sizes(profile.name)
+    yield f"## Training, `{profile.name}`"
+    yield ""
+    yield f"{there.matrices / 1e9:.2f} G numbers in the layers' matrices, {there.head / 1e9:.2f} G in the head."
+    yield ""
+    lines = []
+    for stage in profile.stages:
+        every, learnt = tokens(profile, stage)
+        epoch = rows(stage) * every / 1e9
+        work = row_operations(profile, stage) / 1e12
+        lines.append(
+            (f"stage {stage}", f"{every:.0f}", f"{learnt:.0f}", f"{work:.1f}", f"{epoch:.2f}")
+        )
+    head = ("a row of", "tokens", "of which learnt", "TFLOP", "G tokens an epoch")
+    yield from _table(head, lines)
+    found = []
+    for stage in profile.stages:
+        for card in CARDS:
+            cells = []
+            for count in COUNTS:
+                spent = hours(profile, stage, card, count)
+                part = step(profile, stage, card, count).bottleneck
+                together = f" ({_hours(spent * count)} of cards)" if count > 1 else ""
+                cells.append(f"{_hours(spent)}{together}, {part}")
+            found.append((f"stage {stage}, {card.name}", *cells))
+    head = ("an epoch", *(f"{count} card{'s' * (count > 1)}" for count in COUNTS))
+    yield from _table(head, found)
+
+
+def parts(profile: Profile) -> Iterator[str]:
+    """What the steps of a profile consist of, and what that says."""
+    card = CARDS[-1]
+    yield f"## What a step waits for (`{profile.name}`, {card.name})"
+    yield ""
+    lines = []
+    for stage in profile.stages:
+        for count in COUNTS:
+            one = step(profile, stage, card, count)
+            cells = (f"{1000 * seconds:,.0f} ms" for seconds in vars(one).values())
+            lines.append((f"stage {stage}, {count} x {ROWS_AT_ONCE[stage]} rows", *cells))
+    yield from _table(("a step", *vars(one)), lines)
+    most = COUNTS[-1]
+    few = profile.stages[1].batch_size
+    little, much = (
+        step(profile, 1, card, 1, at_once=n).seconds / n for n in (few, ROWS_AT_ONCE[1])
+    )
+    now, then = (hours(profile, 1, card, most, own_rows=own) for own in (False, True))
+    machine = step(profile, 1, card, CARDS_A_MACHINE)
+    yield f"- **Rows at once.** 4-bit weights are unpacked in every pass, whatever the batch: at the profile's {few} rows a captioned pair"
+    yield f"  takes {little / much:.1f} times as long as at {ROWS_AT_ONCE[1]}. Captioned rows are short: raise `batch_size` until the memory plan"
+    yield "  (`python -m anytoany_lib.memory`) says stop."
+    yield "- **Reading.** All processes read the rows of a whole step, so that they agree on its order, and rows come from random"
+    yield f"  places of the manifest: {rates().manifest:,.0f} a second were measured on one core, before they are tokenised. In stage 1 on {CARDS_A_MACHINE}"
+    yield f"  cards that is {machine.reading / machine.multiplying:.1f} of the time of multiplying; on {most} it is the bottleneck: {_hours(now)} an epoch instead of the {_hours(then)} it"
+    yield "  would be if each process read its own rows alone."
+    yield f"- **Exchange.** Stage 1 averages {4 * sizes(profile.name).trained[1] / 1e6:,.0f} MB of gradients a step, stages 2 and 3 {4 * sizes(profile.name).trained[2] / 1e6:,.0f} and {4 * sizes(profile.name).trained[3] / 1e6:,.0f} MB. Between machines"
+    yield "  that is what `accumulation` is for: several batches a step, one exchange. DDP hides part of it behind the backward pass;"
+    yield "  here nothing is hidden."
+    yield ""
+
+
+def certainty() -> Iterator[str]:
+    """The section on what to believe."""
+    profile = Profile.load(PROFILES[0])
+    a100 = CARDS[0]
+    ours = a100.operations * UTILISATION / (6 * sizes(profile.name).matrices)
+    published = ", ".join(f"{name} {rate:,}" for name, rate in PUBLISHED_TOKENS.items())
+    low, high = (rate / ours * UTILISATION for rate in PUBLISHED_TOKENS.values())
+    yield "## How certain this is"
+    yield ""
+    yield f"- Measured: reading ({rates().machine}: manifests of 900,000 rows; caches in the page cache) and the cache beside bare models, all on"
+    yield "  CPUs with profile `tiny`. From shapes: parameters, operations, bytes of features. Assumed: the sizes of media, tokens of a"
+    yield f"  row (a third more or less), and that cards multiply at {100 * UTILISATION:.0f} % of their published peak."
+    yield "  No card has run a full-size profile here, and nothing has run on several."
+    yield f"- The utilisation in large batches means {ours:,.0f} tokens a second on an A100 ({PROFILES[0]}, checkpointing). Published for LLaMA-2-7B, 4-bit"
+    yield f"  LoRA, A100 (LLaMA-Factory): {published}; these are {100 * low:.0f} and {100 * high:.0f} %. Hours of multiplying are right within"
+    yield "  a factor of 1.5 either way, no better."
+    yield "- Left out: validation, the fits before and after a stage, checkpoints, tokenising, the optimiser's own step (a few"
+    yield "  milliseconds), start-up, padding (rows of like length share a batch), stragglers and broken machines."
+    yield "- `make gpu-check` times the steps of a profile on a card that you have; what it says goes before these numbers."
+    yield ""
+
+
+def section() -> str:
+    """The part of docs/SCALE.md between the marks."""
+    profiles = [Profile.load(name) for name in PROFILES]
+    pairs = ", ".join(f"{count / 1e6:g} M {kind}s" for kind, count in PAIRS.items())
+    lines = [
+        BEGIN,
+        "",
+        f"What training at NExT-GPT's scale takes: {sum(PAIRS.values()) / 1e6:g} M captioned pairs ({pairs}) for stages 1 and 2,",
+        f"{CONVERSATIONS / 1e6:g} M conversations for stage 3, one epoch each. It is arithmetic, not a measurement: `python bench/scale.py`",
+        "derives every number from the profiles' shapes, the rates in `bench/results` and the constants at its top, which name",
+        "their sources.",
+        "",
+        *storage(profiles[0]),
+        *precomputing(),
+        *(line for profile in profiles for line in training(profile)),
+        *parts(profiles[0]),
+        *certainty(),
+        END,
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Writes the marked part of docs/SCALE.md anew."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    DOCUMENT.write_text(before + section() + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
