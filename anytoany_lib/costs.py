@@ -62,8 +62,9 @@ def measure(
     for number, stage in store.profile.stages.items():
         count, items = uses[stage.reads]
         if count:
-            step = stage.batch_size * sum(n * each[sort] for sort, n in items.items()) / count
-            stages.append(_computed(number, stage.batch_size, step, stage.steps_of(count)))
+            size = stage.rows_a_step
+            step = size * sum(n * each[sort] for sort, n in items.items()) / count
+            stages.append(_computed(number, size, step, stage.steps_of(count)))
     return Costs(caches, stages)
 
 
