@@ -76,7 +76,7 @@ class Job:
         except OSError as error:
             raise PermissionError(
                 error.errno,
-                f"{self.run} is read-only ({error.strerror}); choose a folder that can be written",
+                f"{self.run} cannot be written ({error.strerror}): choose another folder",
             ) from error
 
     def check_share(self, world: int) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object
 from bitsandbytes.optim import PagedAdamW8bit
@@ -265,7 +265,6 @@ def _update(
     """One step of the optimiser and of the schedule; a step without anything to learn is counted, and changes nothing."""
     if not read.parts:
         standing.empty += 1
-        standing.schedule.step()
         return
     trained = [p for group in optimiser.param_groups for p in group["params"]]
     norm = accelerator.clip_grad_norm_(trained, job.settings.clip)
@@ -300,9 +299,10 @@ def main() -> None:
     )
     given = vars(parser.parse_args())
     try:
-        print(train(Profile.load(given.pop("profile")), **given))
+        run = train(Profile.load(given.pop("profile")), **given)
     except KeyboardInterrupt as interrupt:
         raise SystemExit(str(interrupt) or "interrupted before the first step") from None
+    PartialState().print(run)
 
 
 if __name__ == "__main__":
