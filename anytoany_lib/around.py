@@ -31,9 +31,10 @@ def _fit_projections(job: Job, standing: Standing, fit: FitConfig, when: str) ->
     settings, data = job.settings, standing.data
     share = standing.record["steps"] / settings.steps_of(len(data))
     rows, steps = max(fit.batch_size, round(share * fit.rows)), round(share * fit.steps)
-    batches = (batch for _, batch in data.batches(settings.batch_size))
+    batches = data.batches(settings.rows_a_step, together=settings.batch_size)
     scaled = fit.model_copy(update={"rows": rows, "steps": steps})
-    losses = fit_output_projections(standing.model, batches, scaled, settings.alignment)
+    read = (batch for _, batch in batches)
+    losses = fit_output_projections(standing.model, read, scaled, settings.alignment)
     return {f"{kind} {when}": loss for kind, loss in losses.items()}
 
 

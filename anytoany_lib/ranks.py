@@ -37,8 +37,8 @@ class Ranks:
             log_with=trackers or None,  # an empty list is warned about
             project_config=ProjectConfiguration(logging_dir=str(run / EVENTS)),
             kwargs_handlers=[
-                # Which projections a step trains depends on what its rows generate. Buffers never change.
-                DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False),
+                # Which projections a step trains depends on what its rows generate.
+                DistributedDataParallelKwargs(find_unused_parameters=True),
                 InitProcessGroupKwargs(timeout=_ANSWER_WITHIN),
                 AutocastKwargs(enabled=False),
             ],

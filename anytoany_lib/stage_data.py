@@ -212,11 +212,13 @@ class StageData:
                 for number in wanted:
                     yield rows[number * size : (number + 1) * size]
 
-    def batches(self, size: int, start: int = 0) -> Iterator[tuple[list[str], Batch]]:
-        """Endless (row ids, batch) of the groups that have rows (see `_groups`)."""
+    def batches(
+        self, size: int, start: int = 0, together: int | None = None
+    ) -> Iterator[tuple[list[str], Batch]]:
+        """Endless (row ids, batch) of groups of `size` rows (see `_groups`), of which at most `together` share a batch."""
         for rows in self._groups(size, start):
-            if rows:
-                yield [row.name for row in rows], self._collate(rows)
+            for part in _parts(rows, together or size):
+                yield [row.name for row in part], self._collate(part)
 
     def steps(
         self, size: int, together: int, start: int = 0, rank: int = 0, world: int = 1
@@ -229,7 +231,7 @@ class StageData:
             taught = [row for row in rows if row.learnt]
             whole = sum((row.learnt for row in taught), Counter())
             own = taught[rank::world]
-            parts = [own[at : at + together] for at in range(0, len(own), together)]
+            parts = _parts(own, together)
             shares = [_shares(part, whole) for part in parts]
             if taught and not own:
                 # It computes another's row, for nothing: all processes meet in every step.
@@ -243,6 +245,11 @@ class StageData:
             rows = self._encoded(self._indices[start : start + size], 0)
             if rows:
                 yield self._collate(rows)
+
+
+def _parts(rows: list[Read], together: int) -> list[list[Read]]:
+    """The rows in pieces of at most `together`."""
+    return [rows[at : at + together] for at in range(0, len(rows), together)]
 
 
 def _shares(part: Sequence[Read], whole: Counter[str]) -> dict[str, float]:
