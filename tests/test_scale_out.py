@@ -55,16 +55,16 @@ def curve(run: Path) -> list[dict[str, float]]:
     return [{name: line[name] for name in known if name in line} for line in lines]
 
 
-def assert_alike(run: Path, other: Path) -> None:
+def assert_alike(run: Path, other: Path, within: float = 1e-4) -> None:
     """Losses and weights are those of the other run, but for the order of additions."""
     for one, two in zip(curve(run), curve(other), strict=True):
-        assert one == pytest.approx(two, rel=1e-4, abs=1e-4)
+        assert one == pytest.approx(two, rel=within, abs=within)
     for file in (runs.TENSORS, f"{runs.ADAPTER}/{runs.ADAPTER_TENSORS}"):
         mine, others = load_file(run / file), load_file(other / file)
         for name, tensor in others.items():
             # Adam takes a whole step even where a gradient is a rounding error.
             apart = (mine[name] - tensor).abs().float()
-            assert apart.mean() <= 1e-3 * tensor.abs().mean() + 1e-5, name
+            assert apart.mean() <= 1e-2 * tensor.abs().mean() + 1e-5, name
 
 
 def as_one_of(
@@ -130,7 +130,7 @@ def test_a_process_that_dies_ends_the_other_and_one_alone_goes_on(
     assert not (run / runs.RECORD).exists() and int(newest(run).name) < STEPS
     monkeypatch.setattr(Log, "every", 1)
     train.train(small(profile, 4, 1), 3, toy_data, run, resume=True)
-    assert_alike(run, alone)
+    assert_alike(run, alone, within=1e-3)
 
 
 def test_one_process_is_followed_by_two(
@@ -151,7 +151,7 @@ def test_one_process_is_followed_by_two(
     for process in processes:
         process.join(180)
     assert [process.exitcode for process in processes] == [0, 0]
-    assert_alike(run, alone)
+    assert_alike(run, alone, within=1e-3)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
