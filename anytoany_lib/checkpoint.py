@@ -62,7 +62,7 @@ def check_room(run: Path, parameters: int) -> None:
 class Standing:
     """Where a training stands: all that a checkpoint holds, and when it (as good as) began.
 
-    `recent` is what the log has not told yet, `first` the first loss of each name, `fitted` what came of the fits before training, `empty` the steps that had
+    `features` are what `data` reads, for the validation split to read too. `recent` is what the log has not told yet, `first` the first loss of each name, `fitted` what came of the fits before training, `empty` the steps that had
     nothing to learn.
     """
 

@@ -195,7 +195,7 @@ class StageData:
         """Endless groups of rows of like length, epoch after epoch, from number `start` on.
 
         An epoch's last group may be smaller: every row of the epoch comes once. The order depends on the seed alone, so a
-        resumed run begins where it was: rows before are not read.
+        resumed run begins where it was: rows before are not read. ValueError once all rows have proved too long.
         """
         in_epoch = -(-len(self) // size)
         for epoch in count(start // in_epoch):
@@ -211,6 +211,10 @@ class StageData:
                 rows.sort(key=lambda row: len(row.encoded.ids))
                 for number in wanted:
                     yield rows[number * size : (number + 1) * size]
+            if self.left_out.issuperset(order.tolist()):
+                raise ValueError(
+                    f"no row fits into {self._encoder.context} tokens: shorten them, or raise llm.context in the profile"
+                )
 
     def batches(
         self, size: int, start: int = 0, together: int | None = None

@@ -338,6 +338,9 @@ def test_rows_without_an_answer_or_beyond_the_context_are_counted(
     assert (record["steps"], record["empty_steps"]) == (4, 2)
     assert (record["cut"], record["left_out"]) == (1, 1)
     assert record["validation"]["text"] > 0
+    write_manifest(rows[2:3], data, "train")
+    with pytest.raises(ValueError, match="no row fits into 64 tokens"):
+        train.train(small.model_copy(update={"llm": llm}), 1, data, tmp_path / "no", max_steps=3)
 
 
 # --- disk and memory ---
