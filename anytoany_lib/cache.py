@@ -43,9 +43,9 @@ _MAPPED_SHARDS = 192  # each takes a file handle, of which a process usually has
 
 
 def processes() -> PartialState:
-    """This process among those that `accelerate launch` started; alone without it."""
+    """This process among those that `accelerate launch --multi_gpu` or torchrun started; alone without them."""
     # The others wait while the first moves what may be hundreds of gigabytes.
-    return PartialState(timeout=timedelta(days=1))
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
 
 
 def places(sorted_keys: np.ndarray, wanted: Sequence[str]) -> np.ndarray:

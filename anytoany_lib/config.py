@@ -158,10 +158,15 @@ class StageConfig(_Checked):
     """One row of the stage table: what is read, what is trained and how fast."""
 
     reads: Literal["comprehension", "generation", "instructions"]
-    learning_rates: dict[Part, Annotated[float, Field(gt=0)]]
+    learning_rates: dict[Part, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     steps: int | None = Field(None, gt=0, description="of the optimiser; or give epochs")
     epochs: float | None = Field(None, gt=0, description="times that every row is read")
-    batch_size: int = Field(gt=0)
+    batch_size: int = Field(gt=0, description="rows that are computed at once")
+    accumulation: int = Field(
+        1,
+        gt=0,
+        description="batches an optimiser step adds up; several processes share the rows of all of them",
+    )
     mixture: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
         None,
         description="source: weight; an epoch holds that part of its rows, 1 where none is given",
@@ -196,9 +201,18 @@ class StageConfig(_Checked):
             raise ValueError("give steps or epochs, one of the two")
         return self
 
-    def steps_of(self, rows: int, processes: int = 1) -> int:
-        """Optimiser steps over a dataset of so many rows."""
-        return self.steps or math.ceil(self.epochs * rows / (self.batch_size * processes))
+    @property
+    def rows_a_step(self) -> int:
+        """What a step of the optimiser reads, whatever the number of processes."""
+        return self.batch_size * self.accumulation
+
+    def steps_of(self, rows: int) -> int:
+        """Optimiser steps over a dataset of so many rows. Every epoch's last step reads what is left of it."""
+        if self.steps:
+            return self.steps
+        whole, rest = divmod(self.epochs, 1)
+        in_rest = round(rest * rows / self.rows_a_step, 6)  # 1.1 - 1 is a little more than 0.1
+        return int(whole) * math.ceil(rows / self.rows_a_step) + math.ceil(in_rest)
 
     @model_validator(mode="after")
     def _fits_what_it_trains(self) -> StageConfig:

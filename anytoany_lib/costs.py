@@ -73,8 +73,9 @@ def measure(
             wanted = {
                 s: n for s, n in items.items() if n and (latents or not s.endswith("latents"))
             }
-            step = stage.batch_size * sum(n * each[sort] for sort, n in wanted.items()) / count
-            stages.append(_computed(number, stage.batch_size, step, stage.steps_of(count)))
+            size = stage.rows_a_step
+            step = size * sum(n * each[sort] for sort, n in wanted.items()) / count
+            stages.append(_computed(number, size, step, stage.steps_of(count)))
     return Costs(caches, stages)
 
 

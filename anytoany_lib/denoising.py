@@ -29,8 +29,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from anytoany_lib import media, mels
-from anytoany_lib.config import DecoderConfig
+from anytoany_lib.config import DecoderConfig, Profile, StageConfig
 from anytoany_lib.decoders import ADAPTERS, decoder_folder
+from anytoany_lib.llm import pick_device, pick_dtype
 
 LATENT_BATCH = 8  # clips of full size are large
 _GAMMA = {"image": 5.0}  # v1.5 weights images by min-SNR, sounds and clips not
@@ -220,9 +221,9 @@ class Denoiser:
         self._loaded: dict[str, tuple[Any, DDPMScheduler]] = {}
         self._generator = torch.Generator()
 
-    def begin(self, number: int) -> None:
-        """Says which batch comes next, before its losses are computed."""
-        (drawn,) = np.random.SeedSequence([self._seed, number]).generate_state(1, np.uint64)
+    def begin(self, *number: int) -> None:
+        """Says which batch comes next, before its losses are computed: its number, in a training (step, process, part)."""
+        (drawn,) = np.random.SeedSequence([self._seed, *number]).generate_state(1, np.uint64)
         self._generator.manual_seed(int(drawn))
 
     def loaded(self, kind: str) -> bool:
@@ -269,3 +270,11 @@ class Denoiser:
         if kind not in _GAMMA:
             return errors
         return errors * min_snr_weights(schedule, steps, _GAMMA[kind])
+
+
+def denoiser_of(profile: Profile, stage: StageConfig, seed: int) -> Denoiser | None:
+    """What computes a stage's denoising terms, None if it has none."""
+    if not stage.denoising_weight:
+        return None
+    device = pick_device()
+    return Denoiser(profile.decoders, seed, device, pick_dtype(device), stage.checkpointing)

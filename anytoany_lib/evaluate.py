@@ -48,10 +48,10 @@ from anytoany_lib.kept_replies import key_of, opened, reply_to
 from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.perplexity import losses
+from anytoany_lib.phases import peak_memory_bytes
 from anytoany_lib.remote import local, publish
 from anytoany_lib.retrieval import measure as measure_retrieval
 from anytoany_lib.sampling import Sampling
-from anytoany_lib.train import peak_memory_bytes
 
 METRICS = "metrics.json"
 _SPARSE = 4  # an attribute may be asked of a quarter of a cell's rows only

@@ -60,6 +60,7 @@ def collect_states(model: AnyToAny, batches: Iterable[Batch], rows: int) -> Stat
     model.eval()
     states: dict[str, list[torch.Tensor]] = {}
     targets: dict[str, list[torch.Tensor]] = {}
+    seen = 0  # a bar that is switched off counts nothing
     with tqdm(total=rows, desc="hidden states at signals") as bar:
         for batch in batches:
             batch = batch.to(model.device)
@@ -69,7 +70,8 @@ def collect_states(model: AnyToAny, batches: Iterable[Batch], rows: int) -> Stat
                 states.setdefault(kind, []).append(model.signal_states(hidden, kind, at).float())
                 targets.setdefault(kind, []).append(batch.targets[kind])
             bar.update(len(batch.ids))
-            if bar.n >= rows:
+            seen += len(batch.ids)
+            if seen >= rows:
                 break
     model.train(was_training)
     return {kind: (torch.cat(states[kind]), torch.cat(targets[kind])) for kind in sorted(states)}

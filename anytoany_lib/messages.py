@@ -115,6 +115,10 @@ class Encoded:
         self.labels += ids if learnt else [IGNORED] * len(ids)
 
 
+class TooLong(ValueError):
+    """The newest turn of a conversation does not fit into the room there is."""
+
+
 class MessageEncoder:
     """Turns conversations into `Encoded`, by the profile's chat template and token layout."""
 
@@ -219,7 +223,7 @@ class MessageEncoder:
 
         When something has to go, turns go until `keep` of the limit is left. What a growing conversation loses follows
         from its beginning alone: with `keep` below 1, its next turns lose the same and no more until the limit is met
-        again. A system message stays. Raises ValueError if the newest turn alone does not fit.
+        again. A system message stays. Raises TooLong if the newest turn alone does not fit.
         """
         encoded, bounds = self._encode(messages, prompt)
         if bounds[-1] <= limit:
@@ -231,7 +235,7 @@ class MessageEncoder:
             encoded = self.encode(messages[:system] + messages[first:], prompt)
             if len(encoded.ids) <= limit:
                 return encoded, first - system
-        raise ValueError(
+        raise TooLong(
             f"the last turn takes {len(encoded.ids)} tokens, more than the {limit} there are room for: "
             "shorten it, ask for a shorter reply, or raise llm.context in the profile"
         )

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 
-from anytoany_lib.batches import Batch
 from anytoany_lib.config import portable
-from anytoany_lib.runs import CURVES, flat
+from anytoany_lib.runs import CURVES, flat, write_file
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 EVENTS = "tensorboard"
@@ -65,8 +63,15 @@ def reporting(
         accelerator.end_training()
 
 
+Recent = list[tuple[dict[str, float], int]]
+
+
 class Log:
-    """metrics.jsonl: one line every few steps, from the first process; trackers get the same."""
+    """metrics.jsonl: one line every few steps, from the first process; trackers get the same.
+
+    A run that goes on from `step`, `seconds` after it began, keeps its lines up to there; `recent` holds the losses and
+    tokens of the steps that no line tells of yet, and is changed in place.
+    """
 
     every = 5
 
@@ -74,32 +79,33 @@ class Log:
         self,
         run: Path,
         accelerator: Accelerator,
-        append: bool,
         on_log: Callable[[dict[str, Any]], None] | None,
+        step: int,
+        seconds: float,
+        recent: Recent,
     ):
         self._accelerator, self._on_log = accelerator, on_log
         self._silent = not accelerator.is_main_process
-        self._file = None if self._silent else (run / CURVES).open("a" if append else "w")
-        self._recent: list[tuple[dict[str, float], int]] = []
-        self._since = 0.0
+        self._file, self._recent, self._since = run / CURVES, recent, seconds
+        if not self._silent:
+            write_file(self._file, "".join(_lines_to(self._file, step)))
 
     def add(
         self,
         step: int,
-        losses: dict[str, torch.Tensor],
+        losses: dict[str, float],
         rate: float,
-        batch: Batch,
+        tokens: int,
         seconds: float,
     ) -> None:
-        """Notes one step, and writes a line every few."""
+        """Notes that `step` steps are taken, with the losses of the last one; writes a line every few."""
         if self._silent:
             return
-        tokens = int(batch.mask.sum())
-        self._recent.append(({name: loss.item() for name, loss in losses.items()}, tokens))
-        if (step + 1) % self.every:
+        self._recent.append((losses, tokens))
+        if step % self.every:
             return
         names = dict.fromkeys(name for losses, _ in self._recent for name in losses)
-        line = {"step": step + 1, "seconds": round(seconds, 2), "learning_rate": rate}
+        line = {"step": step, "seconds": round(seconds, 2), "learning_rate": rate}
         line |= {
             n: float(np.mean([losses[n] for losses, _ in self._recent if n in losses]))
             for n in names
@@ -107,14 +113,24 @@ class Log:
         line["tokens_per_second"] = round(
             sum(t for _, t in self._recent) / max(seconds - self._since, 1e-9)
         )
-        self._recent, self._since = [], seconds
+        self._recent.clear()
+        self._since = seconds
         self._tell(line)
 
     def _tell(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
         self._accelerator.log(
             {name: value for name, value in line.items() if name != "step"}, step=line["step"]
         )
         if self._on_log:
             self._on_log(line)
+
+
+def _lines_to(file: Path, step: int) -> Iterator[str]:
+    """The lines of a metrics.jsonl up to a step. A killed run was ahead of its checkpoint, and may have left half a line."""
+    for line in (
+        file.read_text(encoding="utf-8").splitlines(True) if step and file.is_file() else ()
+    ):
+        if line.endswith("\n") and json.loads(line)["step"] <= step:
+            yield line

@@ -4,48 +4,47 @@
 
 A stage is a row of the profile's table: what it reads, which parts it trains and how fast. It reads cached features
 only: no encoder is in memory, and of the diffusion models the UNets alone, in a stage with a denoising term. With
-`--on-the-fly` the encoder and the decoders' text encoders are, and compute what the caches lack. `accelerate launch -m
-anytoany_lib.train ...` spreads it over cards.
+`--on-the-fly` the encoder and the decoders' text encoders are, and compute what the caches lack.
+
+`accelerate launch --multi_gpu --num_processes N -m anytoany_lib.train ...` (or torchrun, see `ranks`) spreads it over cards
+and machines that share a disk: the rows of every step are divided, so neither the steps nor what is learnt in them depend on
+N. Only the first process writes. A run that was killed goes on with `--resume`, with any N.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import resource
-import shutil
-import time
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import Accelerator, AutocastKwargs, DistributedDataParallelKwargs
-from accelerate.utils import ProjectConfiguration
+from accelerate import Accelerator, PartialState
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import gather_object
 from bitsandbytes.optim import PagedAdamW8bit
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
-from anytoany_lib import runs
-from anytoany_lib.config import Alignment, FitConfig, Profile, StageConfig, portable, resolve
-from anytoany_lib.data import dataset_fingerprint, splits_in
-from anytoany_lib.denoising import Denoiser, is_term
+from anytoany_lib import interrupts, runs
+from anytoany_lib.around import conclude, fit_before
+from anytoany_lib.checkpoint import Standing, check_room, discard, newest
+from anytoany_lib.config import Profile, StageConfig
+from anytoany_lib.denoising import denoiser_of, is_term
 from anytoany_lib.features import DatasetFeatures
-from anytoany_lib.fitting import fit_input_projection, fit_output_projections
+from anytoany_lib.job import GO_ON, Job
 from anytoany_lib.live import LiveFeatures
-from anytoany_lib.llm import pick_device, pick_dtype
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.stage_data import StageData
-from anytoany_lib.trackers import EVENTS, TRACKERS, Log, named, reporting
+from anytoany_lib.phases import Phases
+from anytoany_lib.ranks import Ranks
+from anytoany_lib.remote import local, publish
+from anytoany_lib.stage_data import StageData, Step
+from anytoany_lib.trackers import TRACKERS, Log, named, reporting
 
-CHECKPOINT = "checkpoint"
-_ABOUT_OLD_WEIGHTS = ("evaluation", "conversation")
-_CAPTIONS_FITTED = 4096
-_FREE_BYTES = 200 * 2**20
+_EXPLODED = 20  # times what a loss was at first, or 1 if it was less
 
 
 def trained_parts(model: AnyToAny, stage: StageConfig) -> dict[str, list[nn.Parameter]]:
@@ -93,36 +92,6 @@ def total_loss(losses: dict[str, torch.Tensor], stage: StageConfig) -> torch.Ten
     )
 
 
-def _denoiser(profile: Profile, settings: StageConfig, seed: int) -> Denoiser | None:
-    """What computes the stage's denoising terms, None if it has none."""
-    if not settings.denoising_weight:
-        return None
-    device = pick_device()
-    return Denoiser(profile.decoders, seed, device, pick_dtype(device), settings.checkpointing)
-
-
-def _check_target(run: Path, profile: Profile, stage: int, resume: bool) -> None:
-    """Fails before training rather than after it: another run's folder, no room, no permission."""
-    run.mkdir(parents=True, exist_ok=True)
-    if (run / runs.RECORD).is_file():
-        record = runs.read_record(run)
-        found = (record["profile"]["name"], record["stage"])
-        if found != (profile.name, stage):
-            raise ValueError(
-                f"{run} holds stage {found[1]} of profile {found[0]}, not stage {stage} of {profile.name}: "
-                "choose another run folder, or delete that one"
-            )
-    if resume and not (run / CHECKPOINT).is_dir():
-        raise FileNotFoundError(
-            f"nothing to resume: {run} has no {CHECKPOINT} folder; start without --resume"
-        )
-    if not os.access(run, os.W_OK):
-        raise PermissionError(f"{run} is read-only; choose a folder that can be written")
-    free = shutil.disk_usage(run).free
-    if free < _FREE_BYTES:
-        raise OSError(f"{run}: {free >> 20} MiB of disk are free, a run needs {_FREE_BYTES >> 20}")
-
-
 def _initial_model(profile: Profile, init: Path | None, seed: int) -> AnyToAny:
     model = AnyToAny.from_profile(profile, seed)
     if init is not None:
@@ -135,60 +104,6 @@ def _initial_model(profile: Profile, init: Path | None, seed: int) -> AnyToAny:
             model.add_lora()
         model.load(init)
     return model
-
-
-def peak_memory_bytes() -> dict[str, int]:
-    """Peak memory of this process on the host, and on the card if there is one."""
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-    if torch.cuda.is_available():
-        peak["device"] = torch.cuda.max_memory_allocated()
-    return peak
-
-
-@torch.no_grad()
-def validation_losses(
-    model: AnyToAny,
-    data: StageData,
-    batch_size: int,
-    alignment: Alignment = "l2",
-    denoiser: Denoiser | None = None,
-) -> dict[str, float]:
-    """Mean of each loss over a split, batch by batch."""
-    model.eval()
-    sums: dict[str, list[float]] = {}
-    batches = data.once(batch_size, latents=denoiser is not None)
-    bar = tqdm(batches, total=-(-len(data) // batch_size), desc="validation")
-    for number, batch in enumerate(bar):
-        if denoiser:
-            denoiser.begin(number)
-        for name, loss in model(batch.to(model.device), alignment, denoiser).items():
-            sums.setdefault(name, []).append(loss.item())
-    return {name: float(np.mean(values)) for name, values in sums.items()}
-
-
-def _validation(
-    model: AnyToAny,
-    data: Path,
-    settings: StageConfig,
-    features: DatasetFeatures,
-    seed: int,
-    denoiser: Denoiser | None,
-) -> dict[str, float]:
-    """The losses on the validation split, {} if the dataset has none."""
-    if "validation" not in splits_in(data):
-        return {}
-    held_out = StageData(data, "validation", settings.reads, model.messages, features, seed)
-    return validation_losses(model, held_out, settings.batch_size, settings.alignment, denoiser)
-
-
-def _not_finite(
-    loss: torch.Tensor, stage: int, step: int, names: list[str], run: Path
-) -> RuntimeError:
-    there = (run / CHECKPOINT).is_dir()
-    return RuntimeError(
-        f"stage {stage}, step {step}: the loss is {loss.item()} on rows {', '.join(names)}; the last good checkpoint is "
-        f"{run / CHECKPOINT if there else 'the initial weights'}. Lower the stage's learning rates in the profile"
-    )
 
 
 def train(
@@ -208,204 +123,176 @@ def train(
     """Trains one stage on a dataset with cached features and writes the run folder; returns it.
 
     `init` is the run to start from (the stage before). `on_the_fly` computes what the caches lack. A killed or interrupted
-    run goes on with `resume`, to the weights it would have had. `on_log` gets each line of metrics.jsonl, and so do the
-    trackers in `report_to` ("tensorboard, wandb"; see `trackers`). Raises RuntimeError (step, rows, last checkpoint) if a
-    loss is not finite.
+    run goes on with `resume`, to the weights it would have had; an interrupt ends it between two steps, saved. `on_log` gets
+    each line of metrics.jsonl, and so do the trackers in `report_to` ("tensorboard, wandb"; see `trackers`). Raises
+    RuntimeError (step, rows, last checkpoint) if a loss is not finite or explodes, ValueError if `resume` finds a checkpoint
+    of other settings or of another dataset.
     """
-    data, run = resolve(data), resolve(run)
-    settings, init = profile.stages[stage], resolve(init) if init else None
-    trackers = named(report_to)
-    _check_target(run, profile, stage, resume)
-    accelerator = _accelerator(run, trackers)
-    features = (LiveFeatures if on_the_fly else DatasetFeatures)(profile, data)
-    model = _initial_model(profile, init, seed)
-    denoiser = _denoiser(profile, settings, seed)
-    train_data = StageData(
-        data, "train", settings.reads, model.messages, features, seed, settings.mixture
-    )
-    planned = settings.steps_of(len(train_data), accelerator.num_processes)
-    steps = max_steps or planned
-    state = _State(model, *optimiser_and_schedule(trained_parts(model, settings), settings, steps))
-    fitted, share = {}, steps / planned
-    if resume:
-        state.load(run)
-    else:
-        torch.manual_seed(seed + stage)
-        fitted = _fit_before(model, settings, train_data, untrained=init is None, share=share)
-        torch.manual_seed(seed + stage)
-    record = _made_of(profile, stage, steps, seed, init, data)
-    with reporting(accelerator, run, record, state.step):
-        log = Log(run, accelerator, append=resume, on_log=on_log)
-        job = _Job(run, stage, settings, steps, save_every, denoiser)
-        _loop(accelerator, job, state, train_data, log)
-        if accelerator.is_main_process:
-            if settings.fit_after.steps:
-                fitted |= _fit_projections(
-                    model, settings.fit_after, settings, train_data, share, "after"
-                )
-            record |= {
-                "fitted": fitted,
-                "validation": _validation(model, data, settings, features, seed, denoiser),
-                "seconds": state.seconds,
-                "peak_memory_bytes": peak_memory_bytes(),
-            }
-            _finish(run, model, record, init)
-        accelerator.wait_for_everyone()
-    return run
+    names = named(report_to)
+    read = local(data, skip=() if on_the_fly else ("media",))
+    start = local(init) if init else None
+    job = Job(profile, stage, read, local(run, new=True), start, seed, max_steps, save_every)
+    job.check(resume)
+    ranks = Ranks(job.run, names)
+    if ranks.first:
+        job.check_writable()
+    job.check_share(ranks.world)
+    standing = _begun(job, ranks, on_the_fly)
+    with ranks.together(f"{job.run}: {GO_ON}, with any number of processes"):
+        if resume:
+            standing.load(job.run)
+        elif ranks.first:
+            _begin_anew(job, standing)
+        ranks.wait()
+        with reporting(ranks.accelerator, job.run, standing.record, standing.step):
+            _loop(ranks, job, standing, on_log)
+            if ranks.first:
+                conclude(job, standing)
+                publish(job.run)
+            ranks.wait()
+    return job.run
 
 
-def _made_of(
-    profile: Profile, stage: int, steps: int, seed: int, init: Path | None, data: Path
-) -> dict[str, Any]:
-    """The part of run.json that is known before the first step, which trackers are told too."""
-    return {
-        "profile": profile.model_dump(mode="json"),
-        "stage": stage,
-        "steps": steps,
-        "seed": seed,
-        "init": portable(init) if init else None,
-        "data": {portable(data): dataset_fingerprint(data)},
-        **runs.provenance(),
-    }
+def _begun(job: Job, ranks: Ranks, on_the_fly: bool) -> Standing:
+    """A training that has not taken a step."""
+    phases, settings = Phases(), job.settings
+    with phases.phase("loading"):
+        features = (LiveFeatures if on_the_fly else DatasetFeatures)(job.profile, job.data)
+        model = _initial_model(job.profile, job.init, job.seed)
+        read = (settings.reads, model.messages, features, job.seed, settings.mixture)
+        data = StageData(job.data, "train", *read)
+        steps = job.max_steps or settings.steps_of(len(data))
+        parts = trained_parts(model, settings)
+        if ranks.first:
+            check_room(job.run, sum(p.numel() for part in parts.values() for p in part))
+        optimiser, schedule = optimiser_and_schedule(parts, settings, steps)
+    scaler = ranks.accelerator.scaler
+    denoiser = denoiser_of(job.profile, settings, job.seed)
+    record = job.record(steps)
+    return Standing(model, optimiser, schedule, scaler, data, features, denoiser, record, phases)
 
 
-def _accelerator(run: Path, trackers: list[str]) -> Accelerator:
-    # In float16 the loss is scaled, and that is all: the model itself keeps its projections and LoRA in float32.
-    return Accelerator(
-        mixed_precision="fp16" if pick_dtype(pick_device()) == torch.float16 else "no",
-        log_with=trackers or None,  # an empty list is warned about
-        project_config=ProjectConfiguration(logging_dir=str(run / EVENTS)),
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=True),
-            AutocastKwargs(enabled=False),
-        ],
-    )
+def _begin_anew(job: Job, standing: Standing) -> None:
+    """What comes before the first step. Checkpoints of a training before are given up, when this one can have its own."""
+    if left := newest(job.run):
+        tqdm.write(f"{left} is given up when training begins; to keep it, stop now and {GO_ON}")
+    fit_before(job, standing)
+    discard(job.run)
 
 
-def _fit_projections(
-    model: AnyToAny, fit: FitConfig, settings: StageConfig, data: StageData, share: float, when: str
-) -> dict[str, float]:
-    """Fits the output projections to the language model as it stands, for longer if the stage is trained for longer."""
-    rows, steps = max(fit.batch_size, round(share * fit.rows)), round(share * fit.steps)
-    batches = (batch for _, batch in data.batches(settings.batch_size))
-    scaled = fit.model_copy(update={"rows": rows, "steps": steps})
-    losses = fit_output_projections(model, batches, scaled, settings.alignment)
-    return {f"{kind} {when}": loss for kind, loss in losses.items()}
-
-
-def _fit_before(
-    model: AnyToAny, settings: StageConfig, data: StageData, untrained: bool, share: float
-) -> dict[str, float]:
-    """Fits the bridges that start here to the frozen models (see `fitting`); what came of it, for run.json."""
-    fitted: dict[str, float] = {}
-    if "input_projection" in settings.learning_rates and untrained:
-        embeddings, captions = data.captioned_media(_CAPTIONS_FITTED)
-        if captions:
-            explained = fit_input_projection(model, embeddings, captions)
-            fitted["words explained by soft tokens"] = explained
-    reads_states = "output_projections" in settings.learning_rates
-    uncalibrated = model.profile.projection.standardise and not model.calibrated
-    if reads_states and (settings.fit_before.steps or uncalibrated):
-        fitted |= _fit_projections(model, settings.fit_before, settings, data, share, "before")
-    return fitted
-
-
-@dataclass
-class _Job:
-    """What a training is to do: where to, which stage, for how many steps, how often to save, with which denoising."""
-
-    run: Path
-    stage: int
-    settings: StageConfig
-    steps: int
-    save_every: int
-    denoiser: Denoiser | None
-
-
-@dataclass
-class _State:
-    """Where a training stands: all that a checkpoint holds, and when it (as good as) began."""
-
-    model: AnyToAny
-    optimiser: torch.optim.Optimizer
-    schedule: Any
-    step: int = 0
-    started: float = field(default_factory=time.perf_counter)
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.started
-
-    def save(self, run: Path, step: int) -> None:
-        """Writes the checkpoint of a run, which stands before `step`."""
-        state = {"optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict()}
-        state |= {"step": step, "seconds": self.seconds, "rng": torch.get_rng_state()}
-        with runs.appearing_whole(run / CHECKPOINT) as folder:
-            runs.write_tensors(folder, self.model.bridges(), self.model.adapter)
-            torch.save(state, folder / "state.pt")
-
-    def load(self, run: Path) -> None:
-        """Takes over the checkpoint of a run."""
-        self.model.load(run / CHECKPOINT)
-        state = torch.load(run / CHECKPOINT / "state.pt", weights_only=True)
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
-        torch.set_rng_state(state["rng"])
-        self.step, self.started = state["step"], time.perf_counter() - state["seconds"]
-
-
-def _loop(accelerator: Accelerator, job: _Job, state: _State, data: StageData, log: Log) -> None:
-    """The steps from `state.step` on; saves a checkpoint every so often and when it is interrupted."""
-    model, first = state.model, state.step
-    wrapped, optimiser, schedule = accelerator.prepare(model, state.optimiser, state.schedule)
-    rank, world = accelerator.process_index, accelerator.num_processes
-    latents = job.denoiser is not None
-    batches = data.batches(job.settings.batch_size, first * world + rank, world, latents)
-    shown = {"desc": f"stage {job.stage}", "initial": first, "total": job.steps}
-    bar = tqdm(range(first, job.steps), **shown, disable=rank > 0)
-    trained = [p for group in state.optimiser.param_groups for p in group["params"]]
-    step = first
+def _loop(
+    ranks: Ranks, job: Job, standing: Standing, on_log: Callable[[dict[str, Any]], None] | None
+) -> None:
+    """The steps that are left; saves a checkpoint every so often, at the end, and when it is interrupted."""
+    settings, steps = job.settings, standing.record["steps"]
+    log = Log(job.run, ranks.accelerator, on_log, standing.step, standing.seconds, standing.recent)
+    wrapped, optimiser = ranks.accelerator.prepare(standing.model, standing.optimiser)
     wrapped.train()
-    try:
-        for step, (names, batch) in zip(bar, batches, strict=False):
-            if job.denoiser:
-                job.denoiser.begin(step * world + rank)
-            losses = wrapped(batch.to(model.device), job.settings.alignment, job.denoiser)
-            loss = total_loss(losses, job.settings)
-            if not torch.isfinite(loss):
-                raise _not_finite(loss, job.stage, step, names, job.run)
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(trained, job.settings.clip)
-            optimiser.step()
-            schedule.step()
-            optimiser.zero_grad()
-            bar.set_postfix(loss=f"{loss.item():.3f}")
-            log.add(step, losses, schedule.get_last_lr()[0], batch, state.seconds)
-            due = (step + 1) % job.save_every == 0 and step + 1 < job.steps
-            if accelerator.is_main_process and due:
-                state.save(job.run, step + 1)
-    except KeyboardInterrupt:
-        state.save(job.run, step)
-        raise
+    size = (settings.rows_a_step, settings.batch_size)
+    where = (standing.step, ranks.rank, ranks.world)
+    reading = standing.data.steps(*size, *where, latents=standing.denoiser is not None)
+    shown = {"desc": f"stage {job.stage}", "initial": standing.step, "total": steps}
+    with (
+        standing.phases.phase("training"),
+        interrupts.noted(alone=ranks.world == 1) as interrupted,
+        tqdm(**shown, disable=not ranks.first) as bar,
+    ):
+        while standing.step < steps:
+            read = next(reading)
+            standing.seed_step(ranks.rank)
+            losses = _gradients(ranks.accelerator, wrapped, standing, settings, read)
+            losses, stop = _of_all(losses, interrupted())
+            _check_losses(losses, job, standing, read.names)
+            # Only now: weights that the last step has ruined are not kept.
+            if ranks.first and (stop or standing.step % job.save_every == 0):
+                _keep(job, standing)
+            if stop:
+                raise KeyboardInterrupt(f"step {standing.step} of {steps} is saved: {GO_ON}")
+            _update(ranks.accelerator, optimiser, job, standing, read)
+            standing.step += 1
+            bar.set_postfix(loss=f"{total_loss(losses, settings):.3f}", refresh=False)
+            bar.update()
+            rate = standing.schedule.get_last_lr()[0]
+            log.add(standing.step, losses, rate, read.tokens, standing.seconds)
+    if ranks.first:
+        _keep(job, standing)
 
 
-def _finish(run: Path, model: AnyToAny, record: dict[str, Any], init: Path | None) -> None:
-    """Puts the final weights into the run folder; `run.json` comes last and makes it a run."""
-    (run / runs.RECORD).unlink(missing_ok=True)
-    with runs.appearing_whole(run / ".final") as folder:
-        runs.write_tensors(folder, model.bridges(), model.adapter)
-        if init and (init / runs.VOCABULARY).is_file():
-            shutil.copy(init / runs.VOCABULARY, folder)
-    (run / runs.VOCABULARY).unlink(missing_ok=True)
-    shutil.rmtree(run / runs.ADAPTER, ignore_errors=True)
-    for item in (run / ".final").iterdir():
-        item.replace(run / item.name)
-    (run / ".final").rmdir()
-    shutil.rmtree(run / CHECKPOINT, ignore_errors=True)
-    for stale in _ABOUT_OLD_WEIGHTS:
-        shutil.rmtree(run / stale, ignore_errors=True)
-    (run / "metrics.json").unlink(missing_ok=True)
-    runs.write_file(run / runs.RECORD, json.dumps(record, indent=2) + "\n")
+def _keep(job: Job, standing: Standing) -> None:
+    """Saves a checkpoint, also where the run folder's URL leads, if it has one."""
+    standing.save(job.run)
+    publish(job.run)
+
+
+def _gradients(
+    accelerator: Accelerator,
+    wrapped: nn.Module,
+    standing: Standing,
+    settings: StageConfig,
+    read: Step,
+) -> dict[str, float]:
+    """Adds up the gradients of a step over its parts and the processes; returns this process's share of each loss."""
+    told: dict[str, torch.Tensor] = {}
+    for number, (batch, shares) in enumerate(read.parts, 1):
+        meets = number == len(read.parts)
+        with nullcontext() if meets else accelerator.no_sync(wrapped):
+            if standing.denoiser:
+                standing.denoiser.begin(standing.step, accelerator.process_index, number)
+            losses = wrapped(batch.to(standing.model.device), settings.alignment, standing.denoiser)
+            # A loss may tell after its kind what it is of it; its share is that of the kind.
+            losses = {name: loss * shares[name.split()[0]] for name, loss in losses.items()}
+            # Between processes gradients are averaged, but these are shares of a sum.
+            accelerator.backward(total_loss(losses, settings) * accelerator.num_processes)
+        for name, loss in losses.items():
+            told[name] = told.get(name, 0) + loss.detach()
+    return {name: loss.item() for name, loss in told.items()}
+
+
+def _of_all(losses: dict[str, float], stop: bool) -> tuple[dict[str, float], bool]:
+    """The losses of a step over all processes, and whether one of these was interrupted."""
+    told = gather_object([(losses, stop)])
+    names = dict.fromkeys(name for own, _ in told for name in own)
+    whole = {name: sum(own.get(name, 0.0) for own, _ in told) for name in names}
+    return whole, any(stopped for _, stopped in told)
+
+
+def _check_losses(losses: dict[str, float], job: Job, standing: Standing, names: list[str]) -> None:
+    """RuntimeError if a loss is not finite, or far above what it was at first."""
+    for name, loss in losses.items():
+        first = standing.first.setdefault(name, loss)
+        if not loss <= _EXPLODED * max(1.0, first) or math.isinf(loss):
+            said = f"the loss is {loss:.4g} ({name}; {first:.4g} at first)"
+            raise _diverged(said, job, standing, names)
+
+
+def _diverged(said: str, job: Job, standing: Standing, names: list[str]) -> RuntimeError:
+    good = newest(job.run) or "the initial weights"
+    return RuntimeError(
+        f"stage {job.stage}, step {standing.step}: {said} on rows {', '.join(names)}; the last good checkpoint is {good}. "
+        "Lower the stage's learning rates in the profile"
+    )
+
+
+def _update(
+    accelerator: Accelerator,
+    optimiser: AcceleratedOptimizer,
+    job: Job,
+    standing: Standing,
+    read: Step,
+) -> None:
+    """One step of the optimiser and of the schedule; a step without anything to learn is counted, and changes nothing."""
+    if not read.parts:
+        standing.empty += 1
+        return
+    trained = [p for group in optimiser.param_groups for p in group["params"]]
+    norm = accelerator.clip_grad_norm_(trained, job.settings.clip)
+    # With a scaler such a step is skipped, and the scale lowered.
+    if standing.scaler is None and not torch.isfinite(norm):
+        raise _diverged(f"the gradient is {norm.item()}", job, standing, read.names)
+    optimiser.step()
+    optimiser.zero_grad()
+    if not optimiser.step_was_skipped:
+        standing.schedule.step()
 
 
 def main() -> None:
@@ -429,7 +316,11 @@ def main() -> None:
         "--report-to", default="", help=f"one or more of {', '.join(TRACKERS)}, with commas"
     )
     given = vars(parser.parse_args())
-    print(train(Profile.load(given.pop("profile")), **given))
+    try:
+        run = train(Profile.load(given.pop("profile")), **given)
+    except KeyboardInterrupt as interrupt:
+        raise SystemExit(str(interrupt) or "interrupted before the first step") from None
+    PartialState().print(run)
 
 
 if __name__ == "__main__":

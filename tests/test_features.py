@@ -68,8 +68,9 @@ def test_killed_at_any_moment_it_ends_with_the_features_of_an_unbroken_run(
 
 
 def test_two_processes_write_the_features_of_one(bare: Path, toy_data: Path):
-    launched = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines")
-    launched += ("1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m")
+    launched = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
+    launched += ("--num_machines", "1", "--main_process_port", "0")
+    launched += ("--mixed_precision", "no", "--dynamo_backend", "no", "-m")
     both = command(*launched, "anytoany_lib.features", data=bare)
     found = subprocess.run(both, cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True)
     assert found.stdout.decode().count('{"media": ') == 1

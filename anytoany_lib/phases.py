@@ -1,0 +1,69 @@
+"""Peak memory, of a process as a whole and of each phase of its work.
+
+The operating system keeps one peak a process, which only rises. A phase that stays below an earlier one's peak is therefore
+looked at every so often, and what is missed in between is short.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+
+_LOOK_EVERY = 0.2  # seconds
+_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
+Peak = dict[str, int]
+
+
+def peak_memory_bytes() -> Peak:
+    """Peak memory of this process on the host, and on the card if there is one."""
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES}
+    if torch.cuda.is_available():
+        peak["device"] = max(Phases.device_before, torch.cuda.max_memory_allocated())
+    return peak
+
+
+class Phases:
+    """The peak memory of each phase, by its name: {"host": bytes, "device": bytes with a card}."""
+
+    device_before = 0
+    """The card's peak before the counter was last set back, which is the whole process's affair."""
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, Peak] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measures what is done within; a phase that comes twice has the higher of its peaks."""
+        before = peak_memory_bytes()
+        if "device" in before:
+            Phases.device_before = before["device"]
+            torch.cuda.reset_peak_memory_stats()
+        done, looked = threading.Event(), [0]
+        looking = threading.Thread(target=_look, args=(done, looked), daemon=True)
+        looking.start()
+        try:
+            yield
+        finally:
+            done.set()
+            looking.join()
+            host = peak_memory_bytes()["host"]
+            peak = {"host": host if host > before["host"] else looked[0]}
+            if "device" in before:
+                peak["device"] = torch.cuda.max_memory_allocated()
+            known = self.peaks.get(name, {})
+            self.peaks[name] = {at: max(count, known.get(at, 0)) for at, count in peak.items()}
+
+
+def _look(done: threading.Event, looked: list[int]) -> None:
+    """Keeps the largest resident size seen in `looked`, until `done`."""
+    process = psutil.Process()
+    while True:
+        looked[0] = max(looked[0], process.memory_info().rss)
+        if done.wait(_LOOK_EVERY):
+            return

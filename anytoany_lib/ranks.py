@@ -1,0 +1,82 @@
+"""The processes of one training, as `accelerate launch` or torchrun start them: how they find, wait for and lose each other.
+
+On a machine without a card they talk by gloo. `accelerate launch --cpu` starts one process only, however many it is asked
+for, unless it is given an MPI; `accelerate launch --multi_gpu` and torchrun start them all, with or without cards.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, AutocastKwargs, DistributedDataParallelKwargs
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
+from torch import distributed
+
+from anytoany_lib.llm import pick_device, pick_dtype
+from anytoany_lib.trackers import EVENTS
+
+_ANSWER_WITHIN = timedelta(minutes=10)  # a step, or a checkpoint that the first process writes
+_PATIENCE = timedelta(days=2)
+
+
+class Ranks:
+    """This process among those of one training: `rank` of `world`, and the `accelerator` that joins them."""
+
+    def __init__(self, run: Path, trackers: list[str]):
+        device = pick_device()
+        # In float16 the loss is scaled, and that is all: the model itself keeps its projections and LoRA in float32.
+        self.accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision="fp16" if pick_dtype(device) == torch.float16 else "no",
+            log_with=trackers or None,  # an empty list is warned about
+            project_config=ProjectConfiguration(logging_dir=str(run / EVENTS)),
+            kwargs_handlers=[
+                # Which projections a step trains depends on what its rows generate.
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+                InitProcessGroupKwargs(timeout=_ANSWER_WITHIN),
+                AutocastKwargs(enabled=False),
+            ],
+        )
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        # NCCL would spin, and notice a dead process only when its time is up.
+        several = self.world > 1
+        self._patient = (
+            distributed.new_group(backend="gloo", timeout=_PATIENCE) if several else None
+        )
+        asked = {"MASTER_ADDR", "ACCELERATE_MIXED_PRECISION"} <= os.environ.keys()
+        if not several and asked and "LOCAL_RANK" not in os.environ:
+            warnings.warn(
+                "accelerate launch was asked for several processes but started one, as it does on a CPU: start them by "
+                "torchrun --nproc_per_node N -m anytoany_lib.train ...",
+                stacklevel=2,
+            )
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all processes are here, be it hours; one that died is an error at once."""
+        if self._patient is not None:
+            distributed.barrier(self._patient)
+
+    @contextmanager
+    def together(self, advice: str) -> Iterator[None]:
+        """What all processes do together. RuntimeError, with the advice, if another one is lost in it."""
+        try:
+            yield
+        except RuntimeError as error:
+            said = str(error).lower()
+            lost = isinstance(error, distributed.DistError) or "gloo" in said or "nccl" in said
+            if self.world == 1 or not lost:
+                raise
+            raise RuntimeError(
+                f"process {self.rank} of {self.world}: another one has died or does not answer. {advice}"
+            ) from error

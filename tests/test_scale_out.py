@@ -1,0 +1,208 @@
+"""Several processes and several batches a step learn what one process with one batch does; one that dies ends the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from itertools import islice
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from resuming import as_rank, started, wait_for, with_stage
+from safetensors.torch import load_file
+
+from anytoany_lib import runs, train
+from anytoany_lib.checkpoint import newest
+from anytoany_lib.config import Profile
+from anytoany_lib.features import DatasetFeatures
+from anytoany_lib.job import Job
+from anytoany_lib.model import AnyToAny
+from anytoany_lib.stage_data import StageData
+from anytoany_lib.trackers import Log
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = 4
+
+
+def small(profile: Profile, batch_size: int, accumulation: int) -> Profile:
+    """Stage 3 with four rows a step, however they are split."""
+    fit = {"rows": 4, "steps": 0, "batch_size": 4}
+    settings = {"batch_size": batch_size, "accumulation": accumulation, "steps": STEPS}
+    return with_stage(profile, 3, fit_before=fit, fit_after=fit, **settings)
+
+
+@pytest.fixture(scope="module")
+def alone(profile: Profile, toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained by one process, all rows of a step at once."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Log, "every", 1)
+        return train.train(small(profile, 4, 1), 3, toy_data, run)
+
+
+def curve(run: Path) -> list[dict[str, float]]:
+    """Every step's losses."""
+    lines = [json.loads(line) for line in (run / runs.CURVES).read_text().splitlines()]
+    known = ("step", "learning_rate", "text", "image", "audio", "video")
+    return [{name: line[name] for name in known if name in line} for line in lines]
+
+
+def assert_alike(run: Path, other: Path, within: float = 1e-4) -> None:
+    """Losses and weights are those of the other run, but for the order of additions."""
+    for one, two in zip(curve(run), curve(other), strict=True):
+        assert one == pytest.approx(two, rel=within, abs=within)
+    for file in (runs.TENSORS, f"{runs.ADAPTER}/{runs.ADAPTER_TENSORS}"):
+        mine, others = load_file(run / file), load_file(other / file)
+        for name, tensor in others.items():
+            # Adam takes a whole step even where a gradient is a rounding error.
+            apart = (mine[name] - tensor).abs().float()
+            assert apart.mean() <= 1e-2 * tensor.abs().mean() + 1e-5, name
+
+
+def as_one_of(
+    rank: int, world: int, port: int, profile: Profile, data: Path, run: Path, slow: bool
+) -> None:
+    """A process of several; what it raises it leaves beside the run."""
+    as_rank(rank, world, port)
+    torch.set_num_threads(1)
+    Log.every = 1
+    told = {"resume": newest(run) is not None, "save_every": 1}
+    if slow:
+        told["on_log"] = lambda line: time.sleep(3)
+    try:
+        train.train(profile, 3, data, run, **told)
+    except Exception as error:
+        (run.parent / f"error{rank}").write_text(str(error))
+        raise
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def two_of(profile: Profile, data: Path, run: Path, slow: bool = False) -> list[BaseProcess]:
+    port = free_port()
+    return [started(as_one_of, rank, 2, port, profile, data, run, slow) for rank in range(2)]
+
+
+def test_batches_that_are_added_up_learn_what_one_does(
+    profile: Profile, toy_data: Path, alone: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(Log, "every", 1)
+    run = train.train(small(profile, 1, 4), 3, toy_data, tmp_path / "run")
+    assert len(curve(run)) == STEPS and {"text", "image"} <= {
+        n for line in curve(run) for n in line
+    }
+    assert_alike(run, alone)
+
+
+def test_two_processes_have_the_curve_of_one(
+    profile: Profile, toy_data: Path, alone: Path, tmp_path: Path
+):
+    processes = two_of(small(profile, 1, 4), toy_data, tmp_path / "run")
+    for process in processes:
+        process.join(180)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert_alike(tmp_path / "run", alone)
+
+
+def test_a_process_that_dies_ends_the_other_and_one_alone_goes_on(
+    profile: Profile, toy_data: Path, alone: Path, tmp_path: Path, monkeypatch
+):
+    run = tmp_path / "run"
+    first, second = two_of(small(profile, 4, 1), toy_data, run, slow=True)
+    wait_for(lambda: newest(run) is not None and newest(run).name >= "000001", second)
+    second.kill()
+    first.join(60)
+    assert first.exitcode not in (None, 0)
+    said = (tmp_path / "error0").read_text()
+    assert "process 0 of 2: another one has died" in said and "resume=True" in said
+    assert not (run / runs.RECORD).exists() and int(newest(run).name) < STEPS
+    monkeypatch.setattr(Log, "every", 1)
+    train.train(small(profile, 4, 1), 3, toy_data, run, resume=True)
+    assert_alike(run, alone, within=1e-3)
+
+
+def test_one_process_is_followed_by_two(
+    profile: Profile, toy_data: Path, alone: Path, tmp_path: Path, monkeypatch
+):
+    run, real = tmp_path / "run", train._update
+
+    def dies(accelerator: Any, optimiser: Any, job: Job, standing: Any, read: Any) -> None:
+        if standing.step == 2:
+            raise SystemExit("killed")
+        real(accelerator, optimiser, job, standing, read)
+
+    monkeypatch.setattr(train, "_update", dies)
+    monkeypatch.setattr(Log, "every", 1)
+    with pytest.raises(SystemExit):
+        train.train(small(profile, 4, 1), 3, toy_data, run, save_every=1)
+    processes = two_of(small(profile, 4, 1), toy_data, run)
+    for process in processes:
+        process.join(180)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert_alike(run, alone, within=1e-3)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_processes_share_an_epoch_without_loss_or_repetition(
+    profile: Profile, toy_data: Path, model: AnyToAny, world: int
+):
+    """The last step of an epoch has a row or two only: fewer than there are processes."""
+    store = DatasetFeatures(profile, toy_data)
+
+    def data() -> StageData:
+        return StageData(toy_data, "train", "comprehension", model.messages, store, seed=2)
+
+    rows = len(data())
+    size = next(n for n in range(6, rows) if rows % n == 1)
+    in_epoch = -(-rows // size)
+    ranks = [list(islice(data().steps(size, 2, 0, r, world), in_epoch)) for r in range(world)]
+    names: Counter[str] = Counter()
+    for of_ranks in zip(*ranks, strict=True):
+        assert all(step.names == of_ranks[0].names for step in of_ranks)
+        names.update(of_ranks[0].names)
+        parts = [part for step in of_ranks for part in step.parts]
+        real = [(batch, shares) for batch, shares in parts if sum(shares.values())]
+        assert sum(len(batch.ids) for batch, _ in real) == len(of_ranks[0].names)
+        assert sum(shares["text"] for _, shares in parts) == pytest.approx(1)
+        assert all(step.parts for step in of_ranks) and max(len(b.ids) for b, _ in parts) <= 2
+    assert len(names) == rows and set(names.values()) == {1}
+
+
+def test_more_processes_than_rows_a_step_are_refused(profile: Profile, tmp_path: Path):
+    job = Job(small(profile, 2, 2), 3, tmp_path, tmp_path, None, 0, None, 1)
+    job.check_share(4)
+    with pytest.raises(ValueError, match="5 processes, but a step of stage 3 reads 4 rows"):
+        job.check_share(5)
+
+
+def launched(launcher: list[str], data: Path, run: Path, profile: Path) -> str:
+    told = ["--profile", str(profile), "--stage", "1", "--data", str(data), "--run", str(run)]
+    command = [sys.executable, "-m", *launcher, "-m", "anytoany_lib.train", *told]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command += ["--max-steps", "2", "--save-every", "1"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_accelerate_launches_it(profile: Profile, toy_data: Path, tmp_path: Path):
+    file = tmp_path / "small.yaml"
+    file.write_text("like: tiny\nname: tiny\nstages: {1: {batch_size: 2}}\n")
+    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launcher += ["--main_process_port", "0"]
+    printed = launched(launcher, toy_data, tmp_path / "run", file)
+    assert printed.strip().splitlines().count(str(tmp_path / "run")) == 1
+    assert runs.read_record(tmp_path / "run")["steps"] == 2
