@@ -25,6 +25,7 @@ from anytoany_lib.config import Profile
 from anytoany_lib.features import DatasetFeatures
 from anytoany_lib.job import Job
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.ranks import Ranks
 from anytoany_lib.stage_data import StageData
 from anytoany_lib.trackers import Log
 
@@ -131,6 +132,32 @@ def test_a_process_that_dies_ends_the_other_and_one_alone_goes_on(
     monkeypatch.setattr(Log, "every", 1)
     train.train(small(profile, 4, 1), 3, toy_data, run, resume=True)
     assert_alike(run, alone, within=1e-3)
+
+
+def waits(rank: int, port: int, folder: Path) -> None:
+    """The second process waits for the first, which does not come."""
+    as_rank(rank, 2, port)
+    ranks = Ranks(folder, [])
+    if ranks.first:
+        (folder / "here").touch()
+        time.sleep(600)
+    try:
+        with ranks.together("Start it again"):
+            ranks.wait()
+    except RuntimeError as error:
+        (folder / "said").write_text(str(error))
+        raise
+
+
+def test_who_waits_for_a_process_that_dies_does_not_wait_long(tmp_path: Path):
+    port = free_port()
+    first, second = (started(waits, rank, port, tmp_path) for rank in range(2))
+    wait_for((tmp_path / "here").exists, first)
+    time.sleep(1)
+    first.kill()
+    second.join(60)
+    assert second.exitcode == 1
+    assert "another one has died or does not answer. Start it" in (tmp_path / "said").read_text()
 
 
 def test_one_process_is_followed_by_two(
