@@ -38,6 +38,8 @@ def _chance(results: dict[str, Any]) -> str:
 def table(results: dict[str, Any]) -> Iterator[str]:
     """The lines of one ablation's table, and what it was measured on."""
     rows = ablations.table(results)
+    for row in rows:
+        del row["minutes"]  # by the clock of a machine that may have done other work
     losses = [variant["validation"] for variant in results["variants"].values()]
     names = [name for name in losses[0] if all(name in of_one for of_one in losses)]
     head = [*rows[0], *(f"{name} loss" for name in names)]
