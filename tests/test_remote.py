@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 import fsspec
 import pytest
 from PIL import Image
+from resuming import weights, with_stage
 
-from anytoany_lib import data, features, remote
+from anytoany_lib import data, features, remote, runs, train
 from anytoany_lib.config import Profile
 from anytoany_lib.data import read_manifest, write_manifest
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.rows import Row
+from anytoany_lib.trackers import Log
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STORE = fsspec.filesystem("memory")
@@ -298,3 +302,29 @@ def test_a_run_at_a_url_is_loaded(profile: Profile, monkeypatch):
     remote.upload(REPOSITORY / "ckpt/tiny/run", "memory://bucket/run")
     loaded = AnyToAny.from_pretrained("memory://bucket/run")
     assert loaded.profile.name == profile.name and loaded.adapter is not None
+
+
+def test_a_training_at_urls_is_stopped_here_and_goes_on_there(
+    profile: Profile, toy_data: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.chdir(REPOSITORY)
+    small = with_stage(profile, 1, batch_size=2)
+    remote.upload(toy_data, "memory://bucket/toy")
+
+    def trained(place: str, **how) -> Path:
+        return train.train(small, 1, "memory://bucket/toy", place, max_steps=4, **how)
+
+    def stop(line: dict) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    whole = trained(str(tmp_path / "whole"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Log, "every", 2)
+        trained("memory://bucket/run", on_log=stop)
+    elsewhere(monkeypatch, tmp_path)
+    run = trained("memory://bucket/run", resume=True)
+    assert weights(run) == weights(whole)
+    assert not (remote.mirror_of("memory://bucket/toy") / "media").exists()
+    assert list(runs.read_record(run)["data"]) == ["memory://bucket/toy"]
+    elsewhere(monkeypatch, tmp_path, "a third")
+    assert weights(remote.local("memory://bucket/run")) == weights(whole)
