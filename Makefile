@@ -5,6 +5,7 @@
 # make app    the chat as a page of its own (Voila); RUN, PORT and HOST may be named
 # make gradio the same as a Gradio page
 # make chat-check   the shipped run's any-to-any matrix, measured anew
+# make bench  a training step beside the bare libraries and with optimisations off, where time goes, resuming; PROFILE
 # make gpu-check    a CUDA card at full size: training steps, a chat turn, memory, beside the bare libraries
 # make tiny   trains the frozen tiny models anew (hours)
 
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 TORCH := torch>=2.11,<2.14
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-long lab app gradio chat-check gpu-check tiny lint readme browser clean
+.PHONY: demo test test-long lab app gradio chat-check bench gpu-check tiny lint readme browser clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m anytoany_lib.demo
@@ -54,6 +55,11 @@ chat-check: $(VENV)/installed
 	$(BIN)/python -m anytoany_lib.checkpoints --profile tiny
 	$(BIN)/python -m anytoany_lib.toyworld.dataset data/toy-check --media 0 --conversations 0 --per-text-task 96
 	$(BIN)/python -m anytoany_lib.evaluate --run ckpt/tiny/run --data data/toy-check --check
+
+# It times what it runs: let nothing else run beside it.
+bench: $(VENV)/installed
+	$(BIN)/python -m anytoany_lib.checkpoints --profile $(or $(PROFILE),tiny)
+	$(BIN)/python bench/training.py --profile $(or $(PROFILE),tiny)
 
 # Random weights stand in for models that are not there; PROFILE=tiny runs on a CPU.
 gpu-check: $(VENV)/installed

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import keep, machine, medians
+from record import keep, machine, medians, verdicts
 
 from anytoany_lib import decoding, generation
 from anytoany_lib.chat import Session
@@ -28,8 +28,8 @@ from anytoany_lib.model import AnyToAny
 from anytoany_lib.sampling import Sampling
 from anytoany_lib.widget import PREVIEW_EVERY
 
-LIMITS = {
-    "text: ratio to bare": 0.9,  # at least; all others at most
+AT_LEAST = {"text: ratio to bare": 0.9}
+AT_MOST = {
     "turns: second to first": 1.0,
     "diffusion: ratio to bare": 1.05,
     "stop: seconds": 0.5,
@@ -174,19 +174,6 @@ def engine(model: AnyToAny, rounds: int, tokens: int = 64) -> dict[str, Any]:
     }
 
 
-def verdicts(result: dict[str, Any]) -> dict[str, str]:
-    """What was found beside its limit, for all that was measured."""
-    lines = {}
-    for name, limit in LIMITS.items():
-        part, what = name.split(": ")
-        if what in result.get(part, {}):
-            found, least = result[part][what], part == "text"
-            reached = found >= limit if least else found <= limit
-            relation = "at least" if least else "at most"
-            lines[name] = f"{found:.3g}, {relation} {limit:g}: {'yes' if reached else 'NO'}"
-    return lines
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -203,7 +190,7 @@ def main() -> None:
         result["page"] = chat_page.measure(options.run, options.rounds, options.threads)
     except ImportError as error:
         print(f"the page was not measured: {error}")
-    keep(result | {"reached": verdicts(result)}, "chat")
+    keep(result | {"reached": verdicts(result, AT_MOST, AT_LEAST)}, "chat")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,21 @@ import numpy as np
 import torch
 from random_models import fill
 from record import keep, machine, medians, synchronise
+from steps import Kit, bare_step
 
 from anytoany_lib import memory
 from anytoany_lib.batches import Batch, collate
+from anytoany_lib.checkpoint import Standing
 from anytoany_lib.config import Profile, StageConfig
 from anytoany_lib.decoding import decode
+from anytoany_lib.job import Job
 from anytoany_lib.llm import pick_device
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.ranks import Ranks
 from anytoany_lib.sampling import Sampling
+from anytoany_lib.stage_data import Step
 from anytoany_lib.toyworld import draw, film, sound
-from anytoany_lib.train import optimiser_and_schedule, total_loss, trained_parts
+from anytoany_lib.train import optimiser_and_schedule, trained_parts
 
 DEVICE = pick_device()
 STEPS, WARMUP, NEW_TOKENS = 8, 2, 32
@@ -96,43 +102,19 @@ def batch_for(model: AnyToAny, stage: StageConfig, tokens: int) -> Batch:
     return collate([encoded] * stage.batch_size, lambda _, m: m, target, width).to(DEVICE)
 
 
-def kit_step(model: AnyToAny, stage: StageConfig, batch: Batch) -> Callable[[], None]:
-    """One step of the kit's training."""
-    parts = trained_parts(model, stage)
-    optimiser, schedule = optimiser_and_schedule(parts, stage, 1000)
-    scaler = torch.amp.GradScaler(DEVICE.type, enabled=model.causal_lm.dtype == torch.float16)
-
-    def step() -> None:
-        scaler.scale(total_loss(model(batch), stage)).backward()
-        scaler.unscale_(optimiser)
-        torch.nn.utils.clip_grad_norm_([p for part in parts.values() for p in part], stage.clip)
-        scaler.step(optimiser)
-        scaler.update()
-        schedule.step()
-        optimiser.zero_grad()
-
-    return step
-
-
-def bare_step(model: AnyToAny, batch: Batch) -> Callable[[], None]:
-    """The same language model on the same tokens by transformers alone: embeddings in, logits and loss out.
-
-    What is trained is its LoRA, or its input embeddings where the stage has none.
-    """
-    llm = model.llm
-    ids = batch.ids.clamp(max=model.vocabulary.base_size - 1)
-    labels = batch.labels.masked_fill(batch.labels >= model.vocabulary.base_size, -100)
-    inputs = llm.get_input_embeddings()(ids).detach().requires_grad_()
-    lora = [p for name, p in llm.named_parameters() if "lora_" in name]
-    optimiser = torch.optim.AdamW(lora or [torch.nn.Parameter(torch.zeros(1))])
-
-    def step() -> None:
-        llm(inputs_embeds=inputs, attention_mask=batch.mask, labels=labels).loss.backward()
-        inputs.grad = None
-        optimiser.step()
-        optimiser.zero_grad()
-
-    return step
+def kit_on(model: AnyToAny, number: int, batch: Batch) -> tuple[Kit, Step]:
+    """The kit's training of a stage, and the step that has the batch in it alone."""
+    job = Job(model.profile, number, Path(), Path(), None, 0, None, 1)
+    ranks = Ranks(job.run, [])
+    optimiser, schedule = optimiser_and_schedule(
+        trained_parts(model, job.settings), job.settings, 1000
+    )
+    scaler, record = ranks.accelerator.scaler, {"seed": 0, "stage": number}
+    # No dataset: this step is the only one.
+    standing = Standing(model, optimiser, schedule, scaler, None, None, None, record)
+    shares = dict.fromkeys(["text", *batch.signals_at], 1.0)
+    step = Step(["synthetic"], batch.ids.numel(), [(batch, shares)])
+    return Kit(job, standing, ranks.accelerator), step
 
 
 def training(profile: Profile, tokens: int) -> dict[str, Any]:
@@ -144,20 +126,20 @@ def training(profile: Profile, tokens: int) -> dict[str, Any]:
             model = AnyToAny.from_profile(profile, seed=0)
         batch = batch_for(model, stage, tokens)
         found: dict[str, Any] = {"batch": list(batch.ids.shape), "loading": loading}
-        step = kit_step(model, stage, batch)
-        model.train()
+        kit, read = kit_on(model, number, batch)
+        step = partial(kit.take, read)
         bare: dict[str, Any] = {}
         with measured(bare):  # its optimiser is gone before the kit's first step
-            twice(bare_step(model, batch))
+            twice(partial(bare_step(model), read))
         with measured(found):
             twice(step)
-        times = medians(step, bare_step(model, batch), rounds=STEPS, warmup=WARMUP)
+        times = medians(step, partial(bare_step(model), read), rounds=STEPS, warmup=WARMUP)
         found["step_seconds"], found["bare_step_seconds"] = times
         found["tokens_per_second"] = round(batch.ids.numel() / found["step_seconds"])
         found["ratio"] = round(found["step_seconds"] / found["bare_step_seconds"], 3)
         found["bare_card_gb"] = bare.get("card_gb")
         results[f"stage {number}"] = found
-        del model, batch, step
+        del model, batch, kit, read, step
     return results
 
 

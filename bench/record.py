@@ -31,8 +31,8 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def medians(*works: Callable[[], None], rounds: int, warmup: int = 0) -> list[float]:
-    """Median seconds of each work, in turns: what else the machine does meets them alike."""
+def turns(*works: Callable[[], None], rounds: int, warmup: int = 0) -> np.ndarray:
+    """Seconds (rounds, works) of works done in turns: what else the machine does meets them alike."""
     times: list[list[float]] = []
     for _ in range(warmup + rounds):
         times.append([])
@@ -42,7 +42,27 @@ def medians(*works: Callable[[], None], rounds: int, warmup: int = 0) -> list[fl
             work()
             synchronise()
             times[-1].append(time.perf_counter() - started)
-    return np.median(times[warmup:], axis=0).tolist()
+    return np.array(times[warmup:])
+
+
+def medians(*works: Callable[[], None], rounds: int, warmup: int = 0) -> list[float]:
+    """Median seconds of each work, in turns."""
+    return np.median(turns(*works, rounds=rounds, warmup=warmup), axis=0).tolist()
+
+
+def verdicts(
+    result: dict[str, Any], at_most: dict[str, float], at_least: dict[str, float]
+) -> dict[str, str]:
+    """What was found beside its limit, for all that was measured; limits are named "PART: WHAT"."""
+    lines = {}
+    for name, limit in (at_most | at_least).items():
+        part, what = name.split(": ")
+        if what in result.get(part, {}):
+            found, least = result[part][what], name in at_least
+            reached = found >= limit if least else found <= limit
+            relation = "at least" if least else "at most"
+            lines[name] = f"{found:.3g}, {relation} {limit:g}: {'yes' if reached else 'NO'}"
+    return lines
 
 
 def keep(result: dict[str, Any], what: str) -> None:

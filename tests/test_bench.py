@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from resuming import with_stage
+from torch.distributed.run import get_args_parser
 
+from anytoany_lib import stage_data
+from anytoany_lib.checkpoint import newest
 from anytoany_lib.config import Profile
 from anytoany_lib.imagebind import ImageBind
+from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.trackers import Log
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
+NAMES = ("random_models", "record", "steps", "chat", "gpu", "manifests", "features", "training")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +33,7 @@ def bench() -> dict[str, ModuleType]:
     loaded = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCH))
-        for name in ("random_models", "record", "chat", "gpu", "manifests", "features"):
+        for name in NAMES:
             spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
             module = importlib.util.module_from_spec(spec)
             patch.setitem(sys.modules, name, module)
@@ -128,7 +138,105 @@ def test_a_chat_is_measured_beside_what_it_has_to_reach(bench, model: AnyToAny, 
 
 def test_verdicts_name_what_is_not_reached_and_leave_out_what_was_not_measured(bench):
     found = {"text": {"ratio to bare": 0.95}, "stop": {"seconds": 0.7}, "page": {}}
-    assert bench["chat"].verdicts(found) == {
+    limits = (bench["chat"].AT_MOST, bench["chat"].AT_LEAST)
+    assert bench["record"].verdicts(found, *limits) == {
         "text: ratio to bare": "0.95, at least 0.9: yes",
         "stop: seconds": "0.7, at most 0.5: NO",
     }
+
+
+@pytest.fixture(scope="module")
+def small(profile: Profile) -> Iterator[Profile]:
+    """Profile tiny with stage 3 alone, two rows a step, three steps sorted by length together."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage_data, "_WINDOW_BATCHES", 3)
+        stages = {3: with_stage(profile, 3, batch_size=2).stages[3]}
+        yield profile.model_copy(update={"stages": stages})
+
+
+@pytest.fixture(scope="module")
+def kit(bench, small: Profile, toy_data: Path, tmp_path_factory: pytest.TempPathFactory):
+    """The kit's training of that stage, before its first step."""
+    return bench["training"].kit_for(small, 3, toy_data, tmp_path_factory.mktemp("bench") / "run")
+
+
+def test_a_training_step_is_measured_in_all_its_forms(
+    bench,
+    small: Profile,
+    toy_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+):
+    training = bench["training"]
+    monkeypatch.setattr(training, "WARMUP", 0)
+    monkeypatch.setattr(training, "interruption", lambda *_: {"resume": {"seconds": 20}})
+    monkeypatch.setattr(training, "processes", lambda *_: {"ratio to one": 0.95})
+    result = training.measure(small, toy_data, tmp_path, rounds=1, threads=1, steps=10)
+    found = result["stage 3"]
+    seconds, whole = found["seconds"], found["seconds with reading"]
+    ratio = seconds[training.AS_IS] / seconds[training.BARE]
+    assert result["step"]["ratio to bare"] == found["ratio to bare"] == pytest.approx(ratio)
+    assert set(whole) == set(training.FORMS) and min(whole.values()) > 0
+    assert min(found["where"].values()) > 0
+    assert whole[training.AS_IS] > found["where"]["data"] > 0
+    assert result["whole"]["seconds"] == pytest.approx(400 * whole[training.AS_IS])
+    reached = bench["record"].verdicts(result, training.AT_MOST, training.AT_LEAST)
+    measured = set(training.AT_MOST | training.AT_LEAST) - {"checkpoint: seconds"}
+    assert set(reached) == measured
+    assert reached["resume: seconds"] == "20, at most 15: NO"
+    assert Profile.load(tmp_path / "profile.yaml") == small
+    assert "where: backward" in capsys.readouterr().out
+
+
+def test_what_is_switched_off_leaves_rows_and_features_as_they_are(bench, kit):
+    training = bench["training"]
+    forms = training.readings(kit)
+    in_epoch = -(-len(kit.standing.data) // 2)
+    read = {
+        name: list(islice(kit.reading(forms[name]), in_epoch))
+        for name in (training.AS_IS, training.NO_BUCKETS)
+    }
+    kept, drawn = (sorted(n for step in steps for n in step.names) for steps in read.values())
+    assert kept == drawn
+    cached, computed = (next(kit.reading(forms[name])) for name in (training.AS_IS, training.LIVE))
+    for (one, _), (other, _) in zip(cached.parts, computed.parts, strict=True):
+        assert torch.equal(one.ids, other.ids) and one.targets.keys() == other.targets.keys()
+        assert torch.allclose(one.media, other.media, atol=1e-2)
+    every = training.everywhere(cached)
+    assert all((batch.labels != IGNORED).all() for batch, _ in every.parts)
+
+
+def test_the_bare_step_leaves_the_weights_as_they_are(bench, kit):
+    lora = {n: p for n, p in kit.standing.model.named_parameters() if "lora_" in n}
+    before = {name: parameter.detach().clone() for name, parameter in lora.items()}
+    step = next(kit.reading(kit.standing.data))
+    for everywhere in (True, False):
+        bench["steps"].bare_step(kit.standing.model, everywhere)(step)
+    assert all(torch.equal(before[name], parameter) for name, parameter in lora.items())
+    assert all(parameter.grad is None for parameter in lora.values())
+
+
+def test_launchers_pass_on_what_the_training_is_told(bench, tmp_path: Path):
+    training = bench["training"]
+    command = training.training_command(tmp_path / "p.yaml", 3, tmp_path / "data", tmp_path / "run")
+    told = get_args_parser().parse_args([*training.torchrun(2)[2:], *command])
+    assert told.module and told.nproc_per_node == "2"
+    assert [told.training_script, *told.training_script_args] == command
+
+
+def test_a_resumed_training_is_timed_until_its_first_line(bench, kit, tmp_path: Path):
+    training = bench["training"]
+    kit.standing.step = 0
+    assert min(training.checkpoint_seconds(kit)) > 0
+    assert newest(kit.job.run).name == f"{Log.every - 1:06d}"
+    curves = tmp_path / "metrics.jsonl"
+    written = (
+        f"import pathlib, time; pathlib.Path({str(curves)!r}).write_text('line'); time.sleep(60)"
+    )
+    assert 0 < training.seconds_to_line(["-c", written], curves, threads=1) < 30
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        training.seconds_to_line(["-c", "raise SystemExit(3)"], tmp_path / "none", threads=1)
+    lines = [{"step": 5, "seconds": 10.0}, {"step": 10, "seconds": 12.0}]
+    curves.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert training.steps_a_second(curves) == 2.5
