@@ -53,7 +53,7 @@ class Ranks:
         if not several and asked and "LOCAL_RANK" not in os.environ:
             warnings.warn(
                 "accelerate launch was asked for several processes but started one, as it does on a CPU: start them by "
-                "torchrun --nproc_per_node N -m anytoany_lib.train ...",
+                "torchrun --nproc_per_node N -m -- anytoany_lib.train ...",
                 stacklevel=2,
             )
 
