@@ -1,4 +1,4 @@
-"""The README says what the last demo measured."""
+"""What the README and docs say was measured is what was measured."""
 
 from __future__ import annotations
 
@@ -8,9 +8,23 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def test_the_readme_has_the_results_of_the_recorded_demo():
-    spec = importlib.util.spec_from_file_location("make_readme", REPOSITORY / "docs/make_readme.py")
+def script(name: str):
+    """A script of docs, imported."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_has_the_results_of_the_recorded_demo():
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert module.section() in readme, "stale: run make readme"
+    assert script("make_readme").section() in readme, "stale: run make readme"
+
+
+def test_the_report_on_ablations_has_their_results():
+    module = script("make_ablations")
+    names = [path.stem for path in module.FOLDER.glob("*.json")]
+    report = module.REPORT.read_text(encoding="utf-8")
+    assert names and all(module.section(name) in report for name in names), (
+        "stale: run docs/make_ablations.py"
+    )
