@@ -108,7 +108,7 @@ def test_the_chat_plays_a_script_from_outside_and_leaves_media_in_place(home):
     demo.execute(notebook, {"RUN": str(run), "SCRIPT": script}, home / "out-script")
     shown = outputs(home / "out-script" / "07_chat.ipynb")
     assert shown.count('"image/png": "') == 2
-    assert shown.count("<audio controls") == 1 and shown.count("<video controls") == 1
+    assert shown.count("<audio ") == 1 and shown.count("<video ") == 1
     messages = json.loads((run / "conversation" / "messages.json").read_text())["messages"]
     replies = [m["content"] for m in messages if m["role"] == "assistant"]
     made = [[part["type"] for part in reply if part["type"] != "text"] for reply in replies]
