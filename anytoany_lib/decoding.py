@@ -165,9 +165,8 @@ def decode(
             raise
         except torch.OutOfMemoryError as error:
             found = str(error)
-        except (
-            BaseException
-        ):  # an interrupted kernel too: the cache may end in the middle of a layer
+        except BaseException:
+            # An interrupted kernel too: the cache may end in the middle of a layer.
             memory.forget()
             raise
         # Outside the handler, where nothing refers any more to the tensors of the pass that failed.

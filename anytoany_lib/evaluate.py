@@ -4,9 +4,9 @@
 
 Test rows say what their reply should contain: `meta["expect"]` lists for each part its kind, the attributes a judge
 should find, and for media the caption a decoder would be told. The profile names the judges; one without them is measured
-by `similarity`. Results go to RUN/metrics.json, what came of each row and media to look at to RUN/evaluation. "matrix", "combinations" (several media in a
-message) and "more" hold {cell: {"n", rates}}, "intervals" {cell: {rate: {"n", "low", "high"}}} around them, "baselines"
-{cell: {"chance", "upper_bound", "text_only"}} of what to hold them against.
+by `similarity`. Results go to RUN/metrics.json, what came of each row and media to look at to RUN/evaluation. "matrix",
+"combinations" (several media in a message) and "more" hold {cell: {"n", rates}}, "intervals" {cell: {rate: {"n", "low",
+"high"}}} around them, "baselines" {cell: {"chance", "upper_bound", "text_only"}} of what to hold them against.
 """
 
 from __future__ import annotations
