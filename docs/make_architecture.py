@@ -27,15 +27,20 @@ END = "<!-- end of modules -->"
 # From the top down: layer, what it is for, and its boxes. A module may import from the layers below its own and from
 # its own box; not from a layer above, nor from another box beside it.
 LAYERS: list[tuple[str, str, dict[str, str]]] = [
-    ("Entry", "what users import", {"import anytoany_lib": "anytoany_lib"}),
+    (
+        "Entry",
+        "what users import",
+        {"The package: AnyToAny, Chat, Profile, Session": "anytoany_lib"},
+    ),
     (
         "Whole jobs",
         "many runs, many notebooks",
         {
-            "Demo, ablations, comparing runs": "demo ablations comparison figures",
-            "How the tiny models were trained": """toyworld.pace toyworld.training toyworld.captions toyworld.autoencoder
-                toyworld.image_training toyworld.video_training toyworld.audio_models toyworld.audio_training
-                toyworld.encoder_data toyworld.encoder_probes toyworld.encoder_training toyworld.judge_training
+            "Demo, ablations, comparing": "demo ablations comparison figures",
+            "How the tiny models were trained": """toyworld.pace toyworld.training toyworld.captions
+                toyworld.autoencoder toyworld.image_training toyworld.video_training
+                toyworld.audio_models toyworld.audio_training toyworld.encoder_data
+                toyworld.encoder_probes toyworld.encoder_training toyworld.judge_training
                 toyworld.decoder_checks toyworld.cards""",
         },
     ),
@@ -43,24 +48,24 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         "Uses",
         "what one does with a model",
         {
-            "Training": "train around job checkpoint fitting stage_data ranks trackers",
             "Chat": """chat bubbles markdown rendering pages uploads settings widget serving app
                 gradio_app""",
+            "Training": "train around job checkpoint fitting stage_data ranks trackers",
             "Any-to-any matrix": """evaluate judging kept_replies baselines failures similarity
                 retrieval perplexity""",
-            "Published benchmarks": "benchmarks benchmark_media benchmark_files",
             "Toy world": """toyworld toyworld.pictures toyworld.sounds toyworld.scenes
                 toyworld.language toyworld.tasks toyworld.dataset toyworld.mels toyworld.text_judge
                 toyworld.judges""",
+            "Published benchmarks": "benchmarks benchmark_media benchmark_files",
         },
     ),
     (
         "System",
         "the parts put together",
         {
-            "Features of frozen models": "features cache live frozen costs npy_folder",
-            "The any-to-any model": "model generation decoding recall",
             "Fetching and planning": "checkpoints nextgpt memory",
+            "The any-to-any model": "model generation decoding recall",
+            "Features of frozen models": "features cache live frozen costs npy_folder",
             "Metrics": "caption_metrics caption_tokens java_metrics vqa distances extractors",
         },
     ),
@@ -68,28 +73,28 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         "Sources",
         "what goes in, what comes out",
         {
-            "Datasets": """data readers instructions shards reports inspection records manifests
-                ledger""",
             "Decoders": "decoders denoising mels previews",
             "Encoder": "imagebind imagebind_layers imagebind_inputs",
+            "Datasets": """data readers instructions shards reports inspection records manifests
+                ledger""",
         },
     ),
     (
         "Forms",
         "media, words, weights, places",
         {
-            "Media files": "media containers rows",
+            "Folders elsewhere": "remote downloads differences",
             "Language model": "llm projections",
             "Conversations": "messages batches events sampling",
-            "Folders elsewhere": "remote downloads differences",
+            "Media files": "media containers rows",
         },
     ),
     (
         "Ground",
         "stands on nothing else",
         {
-            "Profiles and runs": "config modalities runs",
             "Threads, time, counting": "background ahead interrupts phases residence intervals",
+            "Profiles and runs": "config modalities runs",
         },
     ),
 ]
@@ -225,17 +230,20 @@ def arrows(imports: Imports) -> list[tuple[str, str]]:
 
 WIDTH, MARGIN, TITLES = 1180, 12, 132
 GAP, BAND_GAP, PADDING = 30, 44, 12
-LINE, TITLE_LINE, CHARACTER = 17, 20, 7.25
-COLOURS = ["#7a4fa3", "#b8578a", "#c26a2d", "#8a7a1f", "#2f7d57", "#2a6f9e", "#5b6470"]
+LINE, TITLE_LINE = 17, 20
+CHARACTER, TITLE_CHARACTER = 7.25, 7.8
+HUES = [275, 335, 20, 50, 150, 205, 240]  # of the layers, in degrees
+SHADES = [34, 44, 22, 38, 52]  # of the boxes beside each other in one, in % of lightness
 
 
 @dataclass
 class Box:
-    """A group of modules as it is drawn: its place, its lines of text, and the colour of its layer."""
+    """A group of modules as it is drawn: its lines of text, its layer, its colour, and its place."""
 
     title: str
     lines: list[str]
     layer: int
+    colour: str
     x: float = 0
     y: float = 0
     width: float = 0
@@ -246,22 +254,35 @@ class Box:
         return self.x + self.width / 2
 
 
+def _widths(boxes: dict[str, list[str]]) -> list[float]:
+    """Of boxes side by side: none narrower than its longest words, and wider where there is more to say."""
+    least = [
+        max(TITLE_CHARACTER * len(title), *(CHARACTER * len(_short(one)) for one in modules))
+        + 2 * PADDING
+        for title, modules in boxes.items()
+    ]
+    wanted = [sum(len(_short(module)) + 1 for module in modules) for modules in boxes.values()]
+    left = WIDTH - 2 * MARGIN - TITLES - GAP * (len(boxes) + 1) - sum(least)
+    return [width + left * more / sum(wanted) for width, more in zip(least, wanted, strict=True)]
+
+
+def _short(module: str) -> str:
+    return module.replace(f"{TOYS}.", "")
+
+
 def _boxes() -> tuple[list[list[Box]], float]:
     """The boxes of every layer at their places, and the height of the picture."""
     drawn, y = [], float(MARGIN)
     for number, (_, _, boxes) in enumerate(LAYERS):
-        names = {title: modules.split() for title, modules in boxes.items()}
-        room = WIDTH - 2 * MARGIN - TITLES - GAP * (len(boxes) + 1)
-        # Wide where there is much to say, though no box is narrower than its title.
-        wanted = {
-            t: max(len(t) * 8.2, (sum(map(len, m)) + len(m)) ** 0.75 * 9) for t, m in names.items()
-        }
+        modules_of = {title: modules.split() for title, modules in boxes.items()}
         x, layer = MARGIN + TITLES + GAP, []
-        for title, modules in names.items():
-            width = room * wanted[title] / sum(wanted.values())
-            shown = " ".join(module.replace("toyworld.", "") for module in modules)
+        for at, width in enumerate(_widths(modules_of)):
+            title, modules = list(modules_of.items())[at]
+            shown = " ".join(map(_short, modules))
             lines = wrap(shown, int((width - 2 * PADDING) / CHARACTER), break_long_words=False)
-            layer.append(Box(title, lines, number, x, y + PADDING, width))
+            # Boxes of a layer differ in shade, so that their arrows can be told apart.
+            colour = f"hsl({HUES[number] + 9 * (at % 3)}, 50%, {SHADES[at]}%)"
+            layer.append(Box(title, lines, number, colour, x, y + PADDING, width))
             x += width + GAP
         height = max(len(box.lines) for box in layer) * LINE + TITLE_LINE + 2 * PADDING - 4
         for box in layer:
@@ -310,7 +331,7 @@ def _curve(points: list) -> str:
 
 
 def _drawn_band(layer: list[Box], name: str, about: str) -> list[str]:
-    colour = COLOURS[layer[0].layer]
+    colour = f"hsl({HUES[layer[0].layer]}, 50%, 36%)"
     top, height = layer[0].y - PADDING, layer[0].height + 2 * PADDING
     middle, x = top + height / 2, MARGIN + 14
     lines = wrap(about, 18)
@@ -327,11 +348,10 @@ def _drawn_band(layer: list[Box], name: str, about: str) -> list[str]:
 
 
 def _drawn_box(box: Box) -> list[str]:
-    colour = COLOURS[box.layer]
     x, y = box.x + PADDING, box.y + PADDING + 8
     return [
         f'<rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" rx="6" '
-        f'fill="#ffffff" stroke="{colour}"/>',
+        f'fill="#ffffff" stroke="{box.colour}"/>',
         f'<text x="{x:.1f}" y="{y:.1f}" class="box">{escape(box.title)}</text>',
         *(
             f'<text x="{x:.1f}" y="{y + TITLE_LINE + LINE * n:.1f}" class="module">{line}</text>'
@@ -351,22 +371,16 @@ def picture(imports: Imports) -> str:
         "<style>.layer{font-size:16px;font-weight:bold}.about{font-size:12px;fill:#444}"
         ".box{font-size:14px;font-weight:bold;fill:#222}"
         ".module{font-size:12px;font-family:Menlo,Consolas,'DejaVu Sans Mono',monospace;fill:#333}</style>",
-        "<defs>",
-        *(
-            f'<marker id="m{n}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
-            f'orient="auto"><path d="M0,0 L8,4 L0,8 z" fill="{colour}"/></marker>'
-            for n, colour in enumerate(COLOURS)
-        ),
-        "</defs>",
         f'<rect width="{WIDTH}" height="{height + 26:.0f}" fill="#ffffff"/>',
     ]
     for layer, (name, about, _) in zip(drawn, LAYERS, strict=True):
         parts += _drawn_band(layer, name, about)
     for box, points in _ways(drawn, arrows(imports)):
-        parts.append(
-            f'<path d="{_curve(points)}" fill="none" stroke="{COLOURS[box.layer]}" stroke-width="1.5" '
-            f'marker-end="url(#m{box.layer})"/>'
-        )
+        (x, y), colour = points[-1], box.colour
+        parts += [
+            f'<path d="{_curve(points)}" fill="none" stroke="{colour}" stroke-width="1.5"/>',
+            f'<path d="M{x - 4:.1f},{y - 7:.1f} h8 l-4,7 z" fill="{colour}"/>',
+        ]
     parts += [line for layer in drawn for box in layer for line in _drawn_box(box)]
     parts.append(f'<text x="{MARGIN + 14}" y="{height + 14:.0f}" class="about">{said}</text>')
     return "\n".join([*parts, "</svg>", ""])
