@@ -7,10 +7,11 @@ between replies: the turns stand below, the seed is 0, and what the model answer
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
@@ -32,7 +33,7 @@ _WIDTH = {"image": 96, "audio": 224, "video": 96}
 
 
 def turns(rng: np.random.Generator) -> list[list[Part]]:
-    """What is said to the model, a list of parts a turn: every kind of medium goes in once and is asked for once."""
+    """What is said to the model, a list of parts a turn: every kind of medium goes in, and every kind is asked for."""
     return [
         [_text("Draw a red bell.")],
         [_text("Film it moving left.")],
@@ -56,22 +57,22 @@ def record(run: Path, folder: Path = FOLDER) -> None:
             pass
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    names = iter(range(1, 1000))
+    numbers = itertools.count(1)
     messages = [
-        message | {"content": [_kept(part, names, folder) for part in message["content"]]}
+        message | {"content": [_kept(part, numbers, folder) for part in message["content"]]}
         for message in session.messages
     ]
-    told = {"run": portable(run), "seed": SEED, "commit": provenance()["commit"]}
+    told = {"run": portable(run), "seed": SEED, "commit": provenance()["commit"] or "unknown"}
     text = json.dumps(told | {"messages": messages}, indent=1, ensure_ascii=False)
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
 
-def _kept(part: Part, names: Any, folder: Path) -> dict[str, str]:
+def _kept(part: Part, numbers: Iterator[int], folder: Path) -> dict[str, str]:
     """A part as the record holds it, its medium written to a file of the next number."""
     kind = part["type"]
     if kind == "text":
         return {"type": kind, "text": part["text"]}
-    number, medium = next(names), medium_of(part)
+    number, medium = next(numbers), medium_of(part)
     if kind == "image":
         name = f"{number}.png"
         media.as_image(medium).save(folder / name, optimize=True)

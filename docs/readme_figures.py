@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from anytoany_lib.config import Profile, StageConfig
-from anytoany_lib.modalities import MEDIA_KINDS, MODALITIES
+from anytoany_lib.config import DecoderConfig, Profile, StageConfig
+from anytoany_lib.modalities import KINDS, MODALITIES
 
 FOLDER = Path(__file__).resolve().parent / "figures"
 _FROZEN, _TRAINED, _IDLE = ("#e7f1fb", "#5b93c9"), ("#fff0dc", "#e8830c"), ("#ffffff", "#c9ced6")
@@ -88,7 +88,7 @@ class Drawing:
         if state is not _IDLE:
             self.mark(x + width - 3, y + height - 3, state)
 
-    def mark(self, x: float, y: float, state: tuple) -> None:
+    def mark(self, x: float, y: float, state: tuple[str, str]) -> None:
         """A flame for what is trained, a snowflake for what is frozen."""
         if state is _TRAINED:
             self.add(
@@ -130,57 +130,56 @@ def framework(profile: Profile) -> str:
     drawing = Drawing(
         1200, 452, "Text, images, audio and video in; text, images, audio and video out"
     )
-    rows = {"text": 50, "image": 140, "audio": 230, "video": 320}
-    for kind, y in rows.items():
-        drawing.text(10, y + 6, kind, anchor="start", weight="bold", colour=_KIND[kind])
-        drawing.icon(kind, 94, y)
-        drawing.icon(kind, 1110, y)
-        drawing.text(1190, y + 6, kind, anchor="end", weight="bold", colour=_KIND[kind])
+    trained = {part for stage in profile.stages.values() for part in stage.learning_rates}
+    state = {part: _TRAINED if part in trained else _FROZEN for part in _PARTS}
     drawing.arrow("M122 50 H452", "text")
     drawing.arrow("M648 50 H1080", "text")
     drawing.box((150, 100, 112, 260), ["ImageBind"], _FROZEN)
-    drawing.box((306, 100, 108, 260), ["input", "projection"], _TRAINED)
+    drawing.box((306, 100, 108, 260), ["input", "projection"], state["input_projection"])
     drawing.box((458, 18, 186, 342), [], _FROZEN)
     drawing.text(551, 88, "language model", weight="bold")
     drawing.text(551, 112, "in 4-bit NF4" if profile.llm.quantization == "nf4" else "")
-    drawing.box((486, 170, 130, 52), ["LoRA"], _TRAINED)
-    drawing.box((486, 258, 130, 62), ["new token", "rows"], _TRAINED)
-    for kind in MEDIA_KINDS:
-        y, decoder = rows[kind], profile.decoders[kind]
-        last = MODALITIES[kind].signal.format(decoder.signals - 1)
-        drawing.arrow(f"M122 {y} H144", kind)
-        drawing.arrow(f"M264 {y} H300", kind)
-        drawing.arrow(f"M416 {y} H452", kind)
-        drawing.arrow(f"M646 {y} H764", kind)
-        drawing.text(704, y - 26, MODALITIES[kind].signal.format(0) + " …", 15, colour=_KIND[kind])
-        drawing.text(704, y - 9, last, 15, colour=_KIND[kind])
-        drawing.box((770, y - 33, 112, 66), ["output", "projection"], _TRAINED)
-        drawing.arrow(f"M884 {y} H914", kind)
-        drawing.box((920, y - 33, 140, 66), _broken(_DECODERS[decoder.pipeline]), _FROZEN)
-        drawing.arrow(f"M1062 {y} H1082", kind)
+    drawing.box((486, 170, 130, 52), ["LoRA"], state["lora"])
+    drawing.box((486, 258, 130, 62), ["new token", "rows"], state["token_rows"])
+    for number, kind in enumerate(KINDS):
+        y = 50 + 90 * number
+        drawing.text(10, y + 6, kind, anchor="start", weight="bold", colour=_KIND[kind])
+        drawing.icon(kind, 94, y)
+        if kind in profile.decoders:
+            _lane(drawing, y, kind, profile.decoders[kind], state["output_projections"])
+        drawing.icon(kind, 1110, y)
+        drawing.text(1190, y + 6, kind, anchor="end", weight="bold", colour=_KIND[kind])
     _brackets(drawing, 384)
     _legend(drawing, 432, "trained, in one stage or more")
     return str(drawing)
 
 
-def _broken(name: str) -> list[str]:
-    first, _, rest = name.partition(" ")
-    return [first, rest] if rest else [name]
+def _lane(
+    drawing: Drawing, y: float, kind: str, decoder: DecoderConfig, state: tuple[str, str]
+) -> None:
+    """A medium's way in and out: its arrows, its signal tokens, its output projection and its decoder."""
+    for left, right in ((122, 144), (264, 300), (416, 452), (646, 764), (884, 914), (1062, 1082)):
+        drawing.arrow(f"M{left} {y} H{right}", kind)
+    signal = MODALITIES[kind].signal
+    drawing.text(704, y - 26, f"{signal.format(0)} …", 15, colour=_KIND[kind])
+    drawing.text(704, y - 9, signal.format(decoder.signals - 1), 15, colour=_KIND[kind])
+    drawing.box((770, y - 33, 112, 66), ["output", "projection"], state)
+    drawing.box((920, y - 33, 140, 66), _DECODERS[decoder.pipeline].split(" ", 1), _FROZEN)
 
 
 def _brackets(drawing: Drawing, y: float) -> None:
-    spans = {
-        "encode": (150, 262),
-        "align": (306, 414),
-        "understand, and decide what to answer with": (458, 756),
-        "align ": (770, 882),
-        "generate": (920, 1060),
-    }
-    for words, (left, right) in spans.items():
+    """What each part of the way is for, below it."""
+    for left, right, words in (
+        (150, 262, "encode"),
+        (306, 414, "align"),
+        (458, 756, "understand, and decide what to answer with"),
+        (770, 882, "align"),
+        (920, 1060, "generate"),
+    ):
         drawing.add(
             f'<path d="M{left} {y - 8} V{y} H{right} V{y - 8}" fill="none" stroke="{_FAINT}" stroke-width="1.6"/>'
         )
-        drawing.text((left + right) / 2, y + 18, words.strip(), 15)
+        drawing.text((left + right) / 2, y + 18, words, 15)
 
 
 def _legend(drawing: Drawing, y: float, trained: str) -> None:
@@ -249,8 +248,12 @@ def _told(stage: StageConfig) -> list[str]:
         ]
         if stage.denoising_weight:
             lines.append(f"+ {stage.denoising_weight:g} × the decoder's own training loss")
-    length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epoch(s)"
-    lines.append(f"{length} of {stage.rows_a_step} rows")
+    rows = stage.rows_a_step
+    lines.append(
+        f"{stage.steps} steps of {rows} rows"
+        if stage.steps
+        else f"epochs: {stage.epochs:g}, in steps of {rows} rows"
+    )
     if stage.fit_after.steps:
         lines.append(f"then the output projections alone: {stage.fit_after.steps} steps")
     return lines

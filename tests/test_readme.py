@@ -84,6 +84,19 @@ def test_the_recorded_conversation_has_every_kind_both_ways(script):
     assert kinds == {"user": everything, "assistant": everything}
 
 
+@pytest.mark.long
+def test_the_shipped_run_still_says_what_was_recorded(script, tmp_path):
+    conversation = script("readme_conversation")
+
+    def told(folder: Path) -> list[list[str]]:
+        """Texts as they are, media by their kinds: their pixels may differ a little from one machine to another."""
+        record = json.loads((folder / conversation.RECORD).read_text(encoding="utf-8"))
+        return [[p.get("text", p["type"]) for p in m["content"]] for m in record["messages"]]
+
+    conversation.record(REPOSITORY / "ckpt" / "tiny" / "run", tmp_path / "again")
+    assert told(tmp_path / "again") == told(conversation.FOLDER)
+
+
 def test_a_new_demo_is_taken_over_with_a_sheet_of_its_replies(script, monkeypatch, tmp_path):
     results, conversation = script("readme_results"), script("readme_conversation")
     kept = json.loads((conversation.FOLDER / conversation.RECORD).read_text(encoding="utf-8"))
