@@ -49,7 +49,9 @@ def mark(name: str) -> str:
 
 def part(name: str) -> str:
     """A part of the README between its marks, with the blank lines that markdown wants."""
-    return f"{mark(name)}\n\n{PARTS[name]()}\n\n<!-- end of {name} -->"
+    body = PARTS[name]()
+    between = f"\n\n{body}\n\n" if body else "\n"
+    return f"{mark(name)}{between}<!-- end of {name} -->"
 
 
 def write() -> None:

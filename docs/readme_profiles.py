@@ -65,7 +65,7 @@ def _needs(profile: Profile) -> str:
         device = f"2 CPU cores, {readme_results.demo_peak():.1f} GB of memory (measured: the demo)"
     else:
         device = f"a CUDA card (planned: {peak(profile) / 1e9:.1f} GB at most)"
-    return f"{device}; {fetched:.1f} GB to fetch"
+    return f"{device}; {fetched:.1f} GB of models to fetch"
 
 
 def _ships(profile: Profile) -> bool:
