@@ -1,12 +1,11 @@
-"""What is where, for the README: the commands, the notebooks, the folders and the library's modules.
+"""What is where, for the README: the commands, the notebooks and the folders.
 
-Commands come from the Makefile's first lines, notebooks from their titles, modules from the first sentence of their
-docstrings. Folders have no docstring: `FOLDERS` says by hand what they hold, and has to name all of them.
+Commands come from the Makefile's first lines, notebooks from their titles. Folders have no docstring: `FOLDERS` says by
+hand what they hold, and has to name all of them.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from pathlib import Path
@@ -14,7 +13,6 @@ from pathlib import Path
 import readme_results
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARY = ROOT / "anytoany_lib"
 FOLDERS = {
     "anytoany_lib": "the library: flat, one idea a module",
     "anytoany_lib/profiles": "everything that differs by size, a YAML file each",
@@ -75,25 +73,12 @@ def folders_there() -> set[str]:
 
 
 def tree() -> str:
-    """The folders, each with what it holds, and behind a fold the library's modules."""
-    shown = []
+    """The folders, each with what it holds."""
+    lines = []
     for path, what in FOLDERS.items():
         depth, name = path.count("/"), path.rpartition("/")[2]
-        shown.append(f"{'  ' * depth}{name}/".ljust(20) + what)
-    modules = [f"- `{name}`: {what}" for name, what in sorted(modules_told().items())]
-    fold = ["<details>", f"<summary>The {len(modules)} modules of anytoany_lib</summary>", ""]
-    return "\n".join(["```", *shown, "```", "", *fold, *modules, "", "</details>"])
-
-
-def modules_told() -> dict[str, str]:
-    """Every module of the library with the first sentence of its docstring."""
-    told = {}
-    for path in LIBRARY.glob("*.py"):
-        if path.stem != "__init__":
-            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-            paragraph = " ".join(text.split("\n\n")[0].split())
-            told[path.stem] = re.split(r"(?<=[a-z)`])\. |\.$", paragraph)[0]
-    return told
+        lines.append(f"{'  ' * depth}{name}/".ljust(20) + what)
+    return "\n".join(["```", *lines, "```"])
 
 
 def citation() -> str:
