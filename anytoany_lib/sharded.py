@@ -64,9 +64,9 @@ def divided(
 
 
 def evened(read: Step) -> Step:
-    """The step with as many parts as the process with most of them has, for layers are got together in every pass by all.
+    """The step with as many parts as that of the process with most: in every pass all of them get each layer together.
 
-    Those that it lacks compute its first batch again, for nothing.
+    What this one lacks it makes up with its first batch, whose losses count for nothing.
     """
     most = max(gather_object([len(read.parts)]))
     while len(read.parts) < most:
