@@ -16,7 +16,7 @@ from anytoany_lib.batches import Batch, collate
 from anytoany_lib.config import Profile
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.ranks import Ranks
-from anytoany_lib.sharded import whole
+from anytoany_lib.sharded import forget_unused, whole
 from anytoany_lib.train import optimiser_and_schedule, total_loss, trained_parts
 
 CONFIGURATIONS = Path(__file__).resolve().parents[1] / "anytoany_lib" / "accelerate"
@@ -58,6 +58,7 @@ def main(out: Path) -> None:
         optimiser.zero_grad()
         loss = total_loss(wrapped(batch), stage)
         ranks.accelerator.backward(loss)
+        forget_unused(model)
         trained = {name: p for name, p in model.named_parameters() if p.grad is not None}
         gradients = {name: whole(p.grad).clone() for name, p in trained.items()}
         ranks.accelerator.clip_grad_norm_(trained.values(), stage.clip)
