@@ -23,6 +23,7 @@ from anytoany_lib.denoising import Denoiser
 from anytoany_lib.features import DatasetFeatures
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.phases import Phases
+from anytoany_lib.sharded import whole_state, whole_weights
 from anytoany_lib.stage_data import StageData
 from anytoany_lib.trackers import Recent
 
@@ -96,23 +97,30 @@ class Standing:
         entropy = [self.record["seed"], self.record["stage"], self.step, rank]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
-    def save(self, run: Path) -> None:
+    def save(self, run: Path, writes: bool = True) -> None:
         """Writes the checkpoint of a run, and then removes older ones.
 
-        OSError (no room) says where the last good one is, which stays.
+        Under FSDP all processes call it, each with its parts, and one of them `writes`. OSError (no room) says where the last
+        good one is, which stays.
         """
         folder = run / CHECKPOINT / f"{self.step:06d}"
         if newest(run) == folder:
             return
+        with whole_weights(self.model):
+            state = self._state()
+            if writes:
+                self._write(folder, state)
+
+    def _write(self, folder: Path, state: dict[str, Any]) -> None:
         try:
             with runs.appearing_whole(folder) as work:
                 runs.write_tensors(work, self.model.bridges(), self.model.adapter)
-                torch.save(self._state(), work / _STATE)
+                torch.save(state, work / _STATE)
         except OSError as error:
             raise OSError(
                 error.errno,
                 f"step {self.step}: the checkpoint cannot be written: {error.strerror or error}; the last good one is "
-                f"{newest(run)}. Make room and go on with --resume",
+                f"{newest(folder.parents[1])}. Make room and go on with --resume",
             ) from error
         for other in folder.parent.iterdir():
             if other != folder:
@@ -120,7 +128,7 @@ class Standing:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": whole_state(self.optimiser),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "record": self.record,

@@ -14,11 +14,20 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, AutocastKwargs, DistributedDataParallelKwargs
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
-from torch import distributed
+from accelerate import Accelerator, AutocastKwargs, DistributedDataParallelKwargs, PartialState
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+)
+from torch import distributed, nn
 
 from anytoany_lib.llm import pick_device, pick_dtype
+from anytoany_lib.model import AnyToAny
+from anytoany_lib.sharded import divided, evened
+from anytoany_lib.stage_data import Step
 from anytoany_lib.trackers import EVENTS
 
 _ANSWER_WITHIN = timedelta(minutes=10)  # a step, or a checkpoint that the first process writes
@@ -29,6 +38,7 @@ class Ranks:
     """This process among those of one training: `rank` of `world`, and the `accelerator` that joins them."""
 
     def __init__(self, run: Path, trackers: list[str]):
+        _check_launch()
         device = pick_device()
         # In float16 the loss is scaled, and that is all: the model itself keeps its projections and LoRA in float32.
         self.accelerator = Accelerator(
@@ -44,8 +54,13 @@ class Ranks:
             ],
         )
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
-        # NCCL would spin, and notice a dead process only when its time is up.
         several = self.world > 1
+        if several and device.type == "cpu" and _asked("FSDP"):
+            # Accelerate gives it to cards only, and would train as if nobody had asked.
+            for state in (PartialState(), self.accelerator.state):
+                state.distributed_type = DistributedType.FSDP
+            self.accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        # NCCL would spin, and notice a dead process only when its time is up.
         self._patient = (
             distributed.new_group(backend="gloo", timeout=_PATIENCE) if several else None
         )
@@ -61,6 +76,23 @@ class Ranks:
     def first(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
+
+    @property
+    def sharded(self) -> bool:
+        """Whether FSDP divides the model among the processes."""
+        return self.accelerator.is_fsdp2
+
+    def prepare(
+        self, model: AnyToAny, optimiser: torch.optim.Optimizer
+    ) -> tuple[nn.Module, AcceleratedOptimizer]:
+        """Both as the processes train them together; all have the weights of the first one then."""
+        if self.sharded:
+            return divided(self.accelerator, model, optimiser)
+        return self.accelerator.prepare(model, optimiser)
+
+    def even(self, read: Step) -> Step:
+        """What a process computes in a step: under FSDP as many parts as the others."""
+        return evened(read) if self.sharded else read
 
     def wait(self) -> None:
         """Until all processes are here, be it hours; one that died is an error at once."""
@@ -80,3 +112,22 @@ class Ranks:
             raise RuntimeError(
                 f"process {self.rank} of {self.world}: another one has died or does not answer. {advice}"
             ) from error
+
+
+def _asked(what: str) -> bool:
+    """Whether `accelerate launch` was asked for "FSDP" or "DEEPSPEED"."""
+    return os.environ.get(f"ACCELERATE_USE_{what}", "false").lower() == "true"
+
+
+def _check_launch() -> None:
+    """ValueError if the processes were launched to share their work in a way that training does not know."""
+    if _asked("DEEPSPEED"):
+        raise ValueError(
+            "training does not run under DeepSpeed: launch it with anytoany_lib/accelerate/zero2.yaml, which divides the same "
+            "by FSDP"
+        )
+    if _asked("FSDP") and (version := os.environ.get("FSDP_VERSION", "1")) != "2":
+        raise ValueError(
+            f"training needs version 2 of FSDP, not {version}: set fsdp_version: 2 in the configuration, or launch it with "
+            "anytoany_lib/accelerate/fsdp-qlora.yaml"
+        )

@@ -30,7 +30,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
-from anytoany_lib import interrupts, runs
+from anytoany_lib import interrupts, runs, sharded
 from anytoany_lib.around import conclude, fit_before
 from anytoany_lib.checkpoint import Standing, check_room, discard, newest
 from anytoany_lib.config import Profile, StageConfig
@@ -140,6 +140,8 @@ def train(
     if ranks.first:
         job.check_writable()
     job.check_share(ranks.world)
+    if ranks.sharded:
+        sharded.check(job.settings, ranks.accelerator)
     standing = _begun(job, ranks, on_the_fly)
     with ranks.together(f"{job.run}: {GO_ON}, with any number of processes"):
         if resume:
@@ -150,6 +152,8 @@ def train(
         with reporting(ranks.accelerator, job.run, standing.record, standing.step):
             _loop(ranks, job, standing, on_log)
             if ranks.first:
+                if ranks.sharded:
+                    _rejoin(job, ranks, standing)
                 conclude(job, standing)
                 publish(job.run)
             ranks.wait()
@@ -166,7 +170,8 @@ def _begun(job: Job, ranks: Ranks, on_the_fly: bool) -> Standing:
         data = StageData(job.data, "train", *read)
         steps = job.max_steps or settings.steps_of(len(data))
         parts = trained_parts(model, settings)
-        unpack(model.llm)
+        if not ranks.sharded:  # where each process is to hold a part of them
+            unpack(model.llm)
         if ranks.first:
             check_room(job.run, sum(p.numel() for part in parts.values() for p in part))
         optimiser, schedule = optimiser_and_schedule(parts, settings, steps)
@@ -174,6 +179,15 @@ def _begun(job: Job, ranks: Ranks, on_the_fly: bool) -> Standing:
     denoiser = denoiser_of(job.profile, settings, job.seed)
     record = job.record(steps)
     return Standing(model, optimiser, schedule, scaler, data, features, denoiser, record, phases)
+
+
+def _rejoin(job: Job, ranks: Ranks, standing: Standing) -> None:
+    """Gives this process the whole model of the last checkpoint for its part of one that FSDP divided."""
+    del standing.model
+    ranks.accelerator.free_memory()
+    standing.model = _initial_model(job.profile, job.init, job.seed)
+    trained_parts(standing.model, job.settings)
+    standing.model.load(newest(job.run))
 
 
 def _begin_anew(job: Job, standing: Standing) -> None:
@@ -190,7 +204,7 @@ def _loop(
     """The steps that are left; saves a checkpoint every so often, at the end, and when it is interrupted."""
     settings, steps = job.settings, standing.record["steps"]
     log = Log(job.run, ranks.accelerator, on_log, standing.step, standing.seconds, standing.recent)
-    wrapped, optimiser = ranks.accelerator.prepare(standing.model, standing.optimiser)
+    wrapped, optimiser = ranks.prepare(standing.model, standing.optimiser)
     wrapped.train()
     reading = Reading(standing, settings, ranks.rank, ranks.world)
     shown = {"desc": f"stage {job.stage}", "initial": standing.step, "total": steps}
@@ -204,9 +218,10 @@ def _loop(
             losses, stop = _of_all(losses, interrupted())
             _check_losses(losses, job, standing, read.names)
             # Only now: weights that the last step has ruined are not kept.
-            if ranks.first and (stop or standing.step % job.save_every == 0):
-                _keep(job, standing)
+            if stop or standing.step % job.save_every == 0:
+                _keep(job, standing, ranks)
             if stop:
+                ranks.wait()  # a launcher ends all when one has ended
                 raise KeyboardInterrupt(f"step {standing.step} of {steps} is saved: {GO_ON}")
             _update(ranks.accelerator, optimiser, job, standing, read)
             standing.step += 1
@@ -214,14 +229,15 @@ def _loop(
             bar.update()
             rate = standing.schedule.get_last_lr()[0]
             log.add(standing.step, losses, rate, read.tokens, standing.seconds)
-    if ranks.first:
-        _keep(job, standing)
+    _keep(job, standing, ranks)
 
 
-def _keep(job: Job, standing: Standing) -> None:
+def _keep(job: Job, standing: Standing, ranks: Ranks) -> None:
     """Saves a checkpoint, also where the run folder's URL leads, if it has one."""
-    standing.save(job.run)
-    publish(job.run)
+    if ranks.first or ranks.sharded:
+        standing.save(job.run, ranks.first)
+    if ranks.first:
+        publish(job.run)
 
 
 def _read_and_computed(
@@ -229,7 +245,7 @@ def _read_and_computed(
 ) -> tuple[Step, dict[str, float]]:
     """The next step and this process's share of its losses; its gradients are there, in batches that fit the memory."""
     while True:
-        read = next(reading)
+        read = ranks.even(next(reading))
         standing.seed_step(ranks.rank)
         try:
             return read, _gradients(ranks.accelerator, wrapped, standing, settings, read)
@@ -302,7 +318,8 @@ def _update(
         standing.empty += 1
         return
     trained = [p for group in optimiser.param_groups for p in group["params"]]
-    norm = accelerator.clip_grad_norm_(trained, job.settings.clip)
+    sharded.forget_unused(standing.model)
+    norm = sharded.whole(accelerator.clip_grad_norm_(trained, job.settings.clip))
     # With a scaler such a step is skipped, and the scale lowered.
     if standing.scaler is None and not torch.isfinite(norm):
         raise _diverged(f"the gradient is {norm.item()}", job, standing, read.names)

@@ -1,24 +1,33 @@
-"""Two steps of stage 3, alone or as one of several processes under FSDP: `python tests/sharding.py OUT`, or by torchrun.
+"""How the shipped configurations launch a process, and what to run so: two steps of stage 3, alone or under FSDP.
 
-Accelerate gives FSDP to cards only; for processes on a CPU it is told so here. The first process writes losses, gradients and
-weights to OUT.
+`python tests/sharding.py OUT`, or by torchrun: the first process writes losses, gradients and weights to OUT.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 
 from anytoany_lib.batches import Batch, collate
 from anytoany_lib.config import Profile
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.ranks import Ranks
+from anytoany_lib.sharded import forget_unused, whole
 from anytoany_lib.train import optimiser_and_schedule, total_loss, trained_parts
+
+CONFIGURATIONS = Path(__file__).resolve().parents[1] / "anytoany_lib" / "accelerate"
+
+
+def launched(name: str) -> dict[str, str]:
+    """What `accelerate launch` puts into the environment of a process by a configuration."""
+    asked = ["--config_file", str(CONFIGURATIONS / f"{name}.yaml"), "-m", "anytoany_lib.train"]
+    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(asked))
+    given = prepare_multi_gpu_env(arguments)
+    return {key: given[key] for key in given if key.startswith(("FSDP", "ACCELERATE"))}
 
 
 def batch_for(model: AnyToAny) -> Batch:
@@ -32,17 +41,9 @@ def batch_for(model: AnyToAny) -> Batch:
     return collate([encoded], lambda _, medium: medium, lambda *_: target, width)
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor put together from all processes."""
-    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone()
-
-
 def main(out: Path) -> None:
     """Writes what the steps came to."""
-    accelerator = Accelerator(cpu=True)
-    if accelerator.num_processes > 1:
-        shared = {"distributed_type": DistributedType.FSDP}
-        AcceleratorState._shared_state |= shared | {"fsdp_plugin": FullyShardedDataParallelPlugin()}
+    ranks = Ranks(out.parent, [])
     profile = Profile.load("tiny")
     lora = profile.lora.model_copy(update={"dropout": 0.0})
     model = AnyToAny.from_profile(profile.model_copy(update={"lora": lora}))
@@ -50,27 +51,27 @@ def main(out: Path) -> None:
     torch.manual_seed(0)
     optimiser, _ = optimiser_and_schedule(trained_parts(model, stage), stage, 100)
     batch = batch_for(model)
-    wrapped, optimiser = accelerator.prepare(model, optimiser)
+    wrapped, optimiser = ranks.prepare(model, optimiser)
     wrapped.train()
     losses = []
     for _ in range(2):
         optimiser.zero_grad()
         loss = total_loss(wrapped(batch), stage)
-        accelerator.backward(loss)
+        ranks.accelerator.backward(loss)
+        forget_unused(model)
         trained = {name: p for name, p in model.named_parameters() if p.grad is not None}
-        gradients = {name: whole(p.grad) for name, p in trained.items()}
-        accelerator.clip_grad_norm_(trained.values(), stage.clip)
+        gradients = {name: whole(p.grad).clone() for name, p in trained.items()}
+        ranks.accelerator.clip_grad_norm_(trained.values(), stage.clip)
         optimiser.step()
         losses.append(loss.item())
-    weights = {name: whole(p) for name, p in trained.items()}
+    weights = {name: whole(p.detach()) for name, p in trained.items()}
     layer = model.causal_lm.get_decoder().layers[0].mlp.up_proj.weight
     held = (layer.to_local() if hasattr(layer, "to_local") else layer).nbytes
-    if accelerator.is_main_process:
+    if ranks.first:
         torch.save(
             {"losses": losses, "gradients": gradients, "weights": weights, "held": held}, out
         )
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     main(Path(sys.argv[1]))

@@ -11,19 +11,17 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import FullyShardedDataParallelPlugin
-from accelerate.utils.launch import prepare_multi_gpu_env
+from sharding import CONFIGURATIONS as FOLDER
+from sharding import launched
 
 from anytoany_lib.config import Profile
 from anytoany_lib.llm import load_llm
 from anytoany_lib.model import AnyToAny
 
-FOLDER = Path(__file__).resolve().parents[1] / "anytoany_lib" / "accelerate"
-
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp-qlora", "FSDP"), ("zero2", "DEEPSPEED")]
+    ("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp-qlora", "FSDP"), ("zero2", "FSDP")]
 )
 def test_every_configuration_is_read(name: str, kind: str):
     config = load_config_from_file(str(FOLDER / f"{name}.yaml"))
@@ -34,13 +32,6 @@ def test_every_configuration_is_read(name: str, kind: str):
 
 def test_there_are_no_others():
     assert {path.stem for path in FOLDER.iterdir()} == {"ddp", "fsdp-qlora", "zero2"}
-
-
-def launched(name: str) -> dict[str, str]:
-    """The environment that `accelerate launch` gives a process by a configuration."""
-    asked = ["--config_file", str(FOLDER / f"{name}.yaml"), "-m", "anytoany_lib.train"]
-    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(asked))
-    return prepare_multi_gpu_env(arguments)
 
 
 def test_fsdp_shards_each_layer_of_the_language_model(
@@ -73,10 +64,8 @@ def test_under_fsdp_four_bit_weights_are_stored_in_the_type_they_compute_in(
 @pytest.mark.long
 def test_two_processes_under_fsdp_take_the_steps_of_one(profile: Profile, tmp_path: Path):
     script, found = Path(__file__).parent / "sharding.py", []
-    there = [name for name in launched("fsdp-qlora") if name.startswith(("FSDP", "ACCELERATE"))]
-    fsdp = {name: launched("fsdp-qlora")[name] for name in there} | {"ACCELERATE_USE_CPU": "true"}
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for how, environment in (([], {}), (torchrun, fsdp)):
+    for how, environment in (([], {}), (torchrun, launched("fsdp-qlora"))):
         out = tmp_path / f"{len(found)}.pt"
         command = [sys.executable, *how, str(script), str(out)]
         subprocess.run(command, env=os.environ | environment, check=True)

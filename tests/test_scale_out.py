@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from itertools import islice
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,12 +19,14 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from resuming import as_rank, started, wait_for, with_stage
 from safetensors.torch import load_file
+from sharding import launched as launch_environment
 
-from anytoany_lib import runs, train
+from anytoany_lib import runs, sharded, train
 from anytoany_lib.checkpoint import newest
-from anytoany_lib.config import Profile
+from anytoany_lib.config import Profile, resolve
 from anytoany_lib.features import DatasetFeatures
 from anytoany_lib.job import Job
 from anytoany_lib.model import AnyToAny
@@ -34,19 +39,32 @@ STEPS = 4
 
 
 def small(profile: Profile, batch_size: int, accumulation: int) -> Profile:
-    """Stage 3 with four rows a step, however they are split."""
+    """Stage 3 with five rows a step, however they are split: one of two processes has more than the other."""
     fit = {"rows": 4, "steps": 0, "batch_size": 4}
     settings = {"batch_size": batch_size, "accumulation": accumulation, "steps": STEPS}
     return with_stage(profile, 3, fit_before=fit, fit_after=fit, **settings)
 
 
 @pytest.fixture(scope="module")
-def alone(profile: Profile, toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shallow(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    """Profile tiny with the first two layers of its language model: what is compared here is two trainings of the same."""
+    whole, folder = resolve(profile.llm.folder), tmp_path_factory.mktemp("shallow")
+    for file in whole.iterdir():
+        (folder / file.name).symlink_to(file.resolve())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    llm = profile.llm.model_copy(update={"folder": str(folder)})
+    return profile.model_copy(update={"llm": llm})
+
+
+@pytest.fixture(scope="module")
+def alone(shallow: Profile, toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trained by one process, all rows of a step at once."""
     run = tmp_path_factory.mktemp("alone") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Log, "every", 1)
-        return train.train(small(profile, 4, 1), 3, toy_data, run)
+        return train.train(small(shallow, 5, 1), 3, toy_data, run)
 
 
 def curve(run: Path) -> list[dict[str, float]]:
@@ -96,11 +114,40 @@ def two_of(profile: Profile, data: Path, run: Path, slow: bool = False) -> list[
     return [started(as_one_of, rank, 2, port, profile, data, run, slow) for rank in range(2)]
 
 
+def as_divided(
+    rank: int, port: int, how: str, profile: Profile, data: Path, run: Path, dies_at: int | None
+) -> None:
+    """A process of two under FSDP, as accelerate launches it; it may die before it takes a step."""
+    os.environ |= launch_environment(how)
+    real = train._update
+
+    def update(accelerator: Any, optimiser: Any, job: Job, standing: Any, read: Any) -> None:
+        if standing.step == dies_at:
+            raise SystemExit("killed")
+        layer = standing.model.causal_lm.get_decoder().layers[0].mlp.up_proj.weight
+        assert layer.to_local().numel() == layer.numel() // 2
+        real(accelerator, optimiser, job, standing, read)
+
+    train._update = update
+    as_one_of(rank, 2, port, profile, data, run, slow=False)
+
+
+def divided(
+    how: str, profile: Profile, data: Path, run: Path, dies_at: int | None = None
+) -> list[int | None]:
+    """The exit codes of two processes by a configuration of FSDP."""
+    told = (free_port(), how, profile, data, run, dies_at)
+    processes = [started(as_divided, rank, *told) for rank in range(2)]
+    for process in processes:
+        process.join(180)
+    return [process.exitcode for process in processes]
+
+
 def test_batches_that_are_added_up_learn_what_one_does(
-    profile: Profile, toy_data: Path, alone: Path, tmp_path: Path, monkeypatch
+    shallow: Profile, toy_data: Path, alone: Path, tmp_path: Path, monkeypatch
 ):
     monkeypatch.setattr(Log, "every", 1)
-    run = train.train(small(profile, 1, 4), 3, toy_data, tmp_path / "run")
+    run = train.train(small(shallow, 1, 5), 3, toy_data, tmp_path / "run")
     assert len(curve(run)) == STEPS and {"text", "image"} <= {
         n for line in curve(run) for n in line
     }
@@ -108,9 +155,9 @@ def test_batches_that_are_added_up_learn_what_one_does(
 
 
 def test_two_processes_have_the_curve_of_one(
-    profile: Profile, toy_data: Path, alone: Path, tmp_path: Path
+    shallow: Profile, toy_data: Path, alone: Path, tmp_path: Path
 ):
-    processes = two_of(small(profile, 1, 4), toy_data, tmp_path / "run")
+    processes = two_of(small(shallow, 1, 5), toy_data, tmp_path / "run")
     for process in processes:
         process.join(180)
     assert [process.exitcode for process in processes] == [0, 0]
@@ -118,10 +165,10 @@ def test_two_processes_have_the_curve_of_one(
 
 
 def test_a_process_that_dies_ends_the_other_and_one_alone_goes_on(
-    profile: Profile, toy_data: Path, alone: Path, tmp_path: Path, monkeypatch
+    shallow: Profile, toy_data: Path, alone: Path, tmp_path: Path, monkeypatch
 ):
     run = tmp_path / "run"
-    first, second = two_of(small(profile, 4, 1), toy_data, run, slow=True)
+    first, second = two_of(small(shallow, 5, 1), toy_data, run, slow=True)
     wait_for(lambda: newest(run) is not None and newest(run).name >= "000001", second)
     second.kill()
     first.join(60)
@@ -130,7 +177,7 @@ def test_a_process_that_dies_ends_the_other_and_one_alone_goes_on(
     assert "process 0 of 2: another one has died" in said and "resume=True" in said
     assert not (run / runs.RECORD).exists() and int(newest(run).name) < STEPS
     monkeypatch.setattr(Log, "every", 1)
-    train.train(small(profile, 4, 1), 3, toy_data, run, resume=True)
+    train.train(small(shallow, 5, 1), 3, toy_data, run, resume=True)
     assert_alike(run, alone, within=1e-3)
 
 
@@ -161,7 +208,7 @@ def test_who_waits_for_a_process_that_dies_does_not_wait_long(tmp_path: Path):
 
 
 def test_one_process_is_followed_by_two(
-    profile: Profile, toy_data: Path, alone: Path, tmp_path: Path, monkeypatch
+    shallow: Profile, toy_data: Path, alone: Path, tmp_path: Path, monkeypatch
 ):
     run, real = tmp_path / "run", train._update
 
@@ -173,12 +220,48 @@ def test_one_process_is_followed_by_two(
     monkeypatch.setattr(train, "_update", dies)
     monkeypatch.setattr(Log, "every", 1)
     with pytest.raises(SystemExit):
-        train.train(small(profile, 4, 1), 3, toy_data, run, save_every=1)
-    processes = two_of(small(profile, 4, 1), toy_data, run)
+        train.train(small(shallow, 5, 1), 3, toy_data, run, save_every=1)
+    processes = two_of(small(shallow, 5, 1), toy_data, run)
     for process in processes:
         process.join(180)
     assert [process.exitcode for process in processes] == [0, 0]
     assert_alike(run, alone, within=1e-3)
+
+
+def test_under_fsdp_two_learn_what_one_does_and_either_goes_on(
+    shallow: Profile, toy_data: Path, alone: Path, tmp_path: Path, monkeypatch
+):
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert divided("fsdp-qlora", small(shallow, 1, 5), toy_data, run, dies_at=2) == [1, 1]
+    assert newest(run).name == "000002"
+    shutil.copytree(run, other)
+    assert divided("zero2", small(shallow, 1, 5), toy_data, run) == [0, 0]
+    assert_alike(run, alone)
+    monkeypatch.setattr(Log, "every", 1)
+    train.train(small(shallow, 1, 5), 3, toy_data, other, resume=True)
+    assert_alike(other, alone)
+    assert AnyToAny.from_pretrained(run).adapter is not None
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed: launch it with .*zero2.yaml"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "set fsdp_version: 2"),
+    ],
+)
+def test_launches_that_training_does_not_know_are_refused(
+    tmp_path: Path, monkeypatch, asked: dict[str, str], said: str
+):
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=said):
+        Ranks(tmp_path, [])
+
+
+def test_under_fsdp_what_cannot_be_divided_is_refused(profile: Profile):
+    with pytest.raises(ValueError, match="set optimiser: adamw"):
+        sharded.check(with_stage(profile, 3, optimiser="paged-adamw-8bit").stages[3], Accelerator())
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
@@ -233,3 +316,28 @@ def test_accelerate_launches_it(profile: Profile, toy_data: Path, tmp_path: Path
     printed = launched(launcher, toy_data, tmp_path / "run", file)
     assert printed.strip().splitlines().count(str(tmp_path / "run")) == 1
     assert runs.read_record(tmp_path / "run")["steps"] == 2
+
+
+def test_an_interrupted_launcher_leaves_a_checkpoint(
+    shallow: Profile, toy_data: Path, tmp_path: Path
+):
+    file, run = tmp_path / "small.yaml", tmp_path / "run"
+    llm = f"llm: {{folder: {shallow.llm.folder}}}"
+    file.write_text(f"like: tiny\nname: tiny\n{llm}\nstages: {{1: {{batch_size: 2}}}}\n")
+    told = ["--profile", str(file), "--stage", "1", "--data", str(toy_data), "--run", str(run)]
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, "-m", *launcher, "-m", "--", "anytoany_lib.train", *told]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # A shell's background jobs, and what they start, ignore interrupts.
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stderr=said, preexec_fn=heeds
+        )
+        while not (run / runs.CURVES).is_file() or not (run / runs.CURVES).stat().st_size:
+            assert process.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) != 0
+    step = int(newest(run).name)
+    assert step and f"step {step} of 120 is saved: go on with" in (tmp_path / "said").read_text()
