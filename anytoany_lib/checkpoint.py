@@ -23,7 +23,7 @@ from anytoany_lib.denoising import Denoiser
 from anytoany_lib.features import DatasetFeatures
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.phases import Phases
-from anytoany_lib.sharded import whole_state, whole_weights
+from anytoany_lib.sharded import is_first, whole_state, whole_weights
 from anytoany_lib.stage_data import StageData
 from anytoany_lib.trackers import Recent
 
@@ -97,10 +97,10 @@ class Standing:
         entropy = [self.record["seed"], self.record["stage"], self.step, rank]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
-    def save(self, run: Path, writes: bool = True) -> None:
+    def save(self, run: Path) -> None:
         """Writes the checkpoint of a run, and then removes older ones.
 
-        Under FSDP all processes call it, each with its parts, and one of them `writes`. OSError (no room) says where the last
+        Under FSDP all processes call it, each with its parts, and the first one writes. OSError (no room) says where the last
         good one is, which stays.
         """
         folder = run / CHECKPOINT / f"{self.step:06d}"
@@ -108,7 +108,7 @@ class Standing:
             return
         with whole_weights(self.model):
             state = self._state()
-            if writes:
+            if is_first():
                 self._write(folder, state)
 
     def _write(self, folder: Path, state: dict[str, Any]) -> None:

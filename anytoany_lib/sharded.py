@@ -89,6 +89,11 @@ def forget_unused(model: AnyToAny) -> None:
             parameter.grad = None
 
 
+def is_first() -> bool:
+    """Whether this process is the first of several, or alone."""
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor put together from all processes, which all have to ask for it; any other as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -235,7 +235,7 @@ def _loop(
 def _keep(job: Job, standing: Standing, ranks: Ranks) -> None:
     """Saves a checkpoint, also where the run folder's URL leads, if it has one."""
     if ranks.first or ranks.sharded:
-        standing.save(job.run, ranks.first)
+        standing.save(job.run)
     if ranks.first:
         publish(job.run)
 
