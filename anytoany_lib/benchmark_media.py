@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from anytoany_lib import distances, extractors, media, runs
+from anytoany_lib import distances, extractors, media
 from anytoany_lib.benchmark_files import BENCHMARKS, Item, read_items
 from anytoany_lib.benchmarks import located, mend, settle
 from anytoany_lib.config import portable, resolve
 from anytoany_lib.data import PRODUCE
 from anytoany_lib.distances import Score
 from anytoany_lib.extractors import Extractor
+from anytoany_lib.files import write_json
 from anytoany_lib.generation import reply_all
 from anytoany_lib.llm import pick_device
 from anytoany_lib.media import MediaError
@@ -241,7 +242,7 @@ def _compare(given: argparse.Namespace, items: Sequence[Item]) -> None:
     result["metrics"] = {name: score._asdict() for name, score in scores.items()}
     print(json.dumps(result, ensure_ascii=False))
     if given.out:
-        runs.write_file(given.out, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        write_json(given.out, result)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -28,7 +28,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from anytoany_lib.ahead import WORKERS, in_order
-from anytoany_lib.runs import appearing_file, write_file
+from anytoany_lib.files import appearing_file, write_file
 
 BATCH = 32
 CAPTION_BATCH = 128  # short texts: in small batches a fifth of the time is Python's

@@ -20,12 +20,12 @@ from typing import Any
 
 from anytoany_lib import generation, media
 from anytoany_lib.events import Done, Event, MediaReady, MediaStarted, TextDelta, TurnsDropped
+from anytoany_lib.files import appearing_whole
 from anytoany_lib.messages import Message, Part, check, parts_of
 from anytoany_lib.modalities import MEDIA_KINDS
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.recall import Memory
 from anytoany_lib.rows import media_path
-from anytoany_lib.runs import appearing_whole
 from anytoany_lib.sampling import Sampling
 
 CONVERSATION, MEDIA_FOLDER = "messages.json", "media"

@@ -25,7 +25,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from anytoany_lib.config import Profile, resolve
-from anytoany_lib.runs import write_file
+from anytoany_lib.files import write_json
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = CHECKOUT / "notebooks"
@@ -150,7 +150,7 @@ def run(options: argparse.Namespace) -> Path:
         seconds, peak = execute(NOTEBOOKS / f"{name}.ipynb", parameters, out)
         most = max(most, peak)
         notebooks[name] = {"seconds": round(seconds, 1), "peak_memory_bytes": peak}
-        write_file(times, json.dumps(notebooks, indent=2) + "\n")
+        write_json(times, notebooks)
         print(f"{name}: {seconds:.0f} s, peak memory {peak / 1e9:.2f} GB", flush=True)
     print(
         f"together: {(time.perf_counter() - started) / 60:.1f} min, peak memory {most / 1e9:.2f} GB"
@@ -161,7 +161,8 @@ def run(options: argparse.Namespace) -> Path:
 def summary(folder: Path, out: Path) -> str:
     """The matrix of a run, and where everything lies."""
     # Not before the end: what it imports would count into the memory of every notebook.
-    from anytoany_lib.evaluate import METRICS, table
+    from anytoany_lib.evaluate import table
+    from anytoany_lib.runs import METRICS
 
     metrics = json.loads((folder / METRICS).read_text())
     return (

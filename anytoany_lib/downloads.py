@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from anytoany_lib.config import Source
-from anytoany_lib.runs import appearing_whole
+from anytoany_lib.files import appearing_whole
 
 _SETTINGS = (".json", ".txt", ".model", ".jinja")
 _CONFIGS = ("config.json", "_config.json")

@@ -12,7 +12,6 @@ by `similarity`. Results go to RUN/metrics.json, what came of each row and media
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import time
 from collections import defaultdict
@@ -29,7 +28,7 @@ from anytoany_lib.baselines import chances, evenly, text_only, upper_bounds
 from anytoany_lib.batches import collate
 from anytoany_lib.config import portable
 from anytoany_lib.data import Row, read_manifest
-from anytoany_lib.failures import EXAMPLES
+from anytoany_lib.files import read_json, write_json
 from anytoany_lib.intervals import intervals
 from anytoany_lib.judging import (
     CELLS,
@@ -53,7 +52,6 @@ from anytoany_lib.remote import local, publish
 from anytoany_lib.retrieval import measure as measure_retrieval
 from anytoany_lib.sampling import Sampling
 
-METRICS = "metrics.json"
 _SPARSE = 4  # an attribute may be asked of a quarter of a cell's rows only
 
 
@@ -176,10 +174,9 @@ def evaluate(
         "peak_memory_bytes": peak_memory_bytes(),
     }
     if save:
-        failures.save(
-            run / EXAMPLES, results, examples, read_manifest(data, "test").catalogue.digest
-        )
-        runs.write_file(run / METRICS, json.dumps(metrics, indent=2) + "\n")
+        test_rows = read_manifest(data, "test").catalogue.digest
+        failures.save(run / runs.EVALUATION, results, examples, test_rows)
+        write_json(run / runs.METRICS, metrics)
     if not keep:
         shutil.rmtree(run / KEPT)
     publish(run)
@@ -332,9 +329,9 @@ def main() -> None:
     metrics = evaluate(**given, save=not check)
     print(table(metrics))
     if check:
-        recorded = json.loads((local(given["run"]) / METRICS).read_text())
+        recorded = read_json(local(given["run"]) / runs.METRICS)
         wrong = differences(recorded, metrics)
-        print("\n".join(wrong) or f"as recorded in {given['run']}/{METRICS}")
+        print("\n".join(wrong) or f"as recorded in {given['run']}/{runs.METRICS}")
         raise SystemExit(bool(wrong))
 
 

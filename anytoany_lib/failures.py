@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anytoany_lib import media, runs
+from anytoany_lib import media
 from anytoany_lib.containers import MediaError
+from anytoany_lib.files import appearing_whole
 from anytoany_lib.judging import Verdict, cell_of, grouped, outcomes, request_of
 from anytoany_lib.messages import Message, parts_of
 
-EXAMPLES, EXAMPLE_FILE, FAILURE_FILE = "evaluation", "examples.json", "failures.jsonl"
-OUTCOMES = "outcomes.json"
+EXAMPLES, FAILURES, OUTCOMES = "examples.json", "failures.jsonl", "outcomes.json"
 
 
 def in_short(messages: Sequence[Message]) -> str:
@@ -98,7 +98,7 @@ def save(folder: Path, results: Sequence[Verdict], per_task: int, test_rows: str
     `test_rows` tells the rows from others of the same names.
     """
     seen: Counter[tuple[str, bool]] = Counter()
-    with runs.appearing_whole(folder) as work:
+    with appearing_whole(folder) as work:
         examples, failures = [], []
         for verdict in results:
             group = verdict.row.meta["task"], verdict.right
@@ -108,7 +108,7 @@ def save(folder: Path, results: Sequence[Verdict], per_task: int, test_rows: str
                 failures.append(_failure(verdict, len(examples) if kept else None))
             if kept:
                 examples.append(_example(verdict, work, len(examples)))
-        (work / EXAMPLE_FILE).write_text(json.dumps(examples, indent=1) + "\n")
+        (work / EXAMPLES).write_text(json.dumps(examples, indent=1) + "\n")
         lines = [json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures]
-        (work / FAILURE_FILE).write_text("".join(lines), encoding="utf-8")
+        (work / FAILURES).write_text("".join(lines), encoding="utf-8")
         (work / OUTCOMES).write_text(json.dumps(_outcomes(results, test_rows)) + "\n")

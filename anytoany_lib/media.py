@@ -7,7 +7,6 @@ Whatever cannot be used raises a `MediaError`; pixels, bytes and seconds are bou
 
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from anytoany_lib.containers import (
     encode_video,
     existing_file,
 )
+from anytoany_lib.files import appearing_file
 from anytoany_lib.modalities import MEDIA_KINDS
 
 MAX_AUDIO_SECONDS = 600.0
@@ -164,13 +164,9 @@ def to_bytes(kind: str, media: Any, fps: float = 8.0) -> bytes:
 def save(kind: str, path: str | Path, media: Any, fps: float = 8.0) -> Path:
     """Write a medium, whole or not at all: an image by its suffix, 16-bit mono WAV, H.264 MP4."""
     path = Path(path)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     image_format = Image.registered_extensions().get(path.suffix.lower(), "PNG")
-    try:
+    with appearing_file(path) as beside:
         _encode(kind, media, beside, image_format, fps, {"movflags": "faststart"})
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
     return path
 
 

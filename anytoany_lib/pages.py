@@ -11,6 +11,7 @@ from pathlib import Path
 
 from anytoany_lib.chat import medium_of
 from anytoany_lib.containers import MediaError, video_codec
+from anytoany_lib.files import write_file
 from anytoany_lib.markdown import whole_characters
 from anytoany_lib.messages import Message, Part, check
 from anytoany_lib.rendering import (
@@ -26,7 +27,6 @@ from anytoany_lib.rendering import (
     preview,
     text_html,
 )
-from anytoany_lib.runs import write_file
 
 EMBEDDED_BYTES = 32 * 2**20  # of one medium; browsers choke on pages of hundreds of megabytes
 _POLICY = (

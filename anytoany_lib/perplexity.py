@@ -18,10 +18,10 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from anytoany_lib import runs
 from anytoany_lib.batches import Batch, collate
 from anytoany_lib.config import portable, resolve
 from anytoany_lib.data import Row, read_manifest
+from anytoany_lib.files import write_json
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
 
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = AnyToAny.from_pretrained(run)
     found = perplexity(model, list(read_manifest(data, given.split)), given.batch_size)
     record = {"data": portable(data), "split": given.split, **found}
-    runs.write_file(run / PERPLEXITY, json.dumps(record, indent=2) + "\n")
+    write_json(run / PERPLEXITY, record)
     print(json.dumps(record, indent=2))
 
 

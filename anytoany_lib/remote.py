@@ -23,14 +23,13 @@ from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from tqdm.auto import tqdm
 
 from anytoany_lib.ahead import in_order
 from anytoany_lib.config import home, portable, resolve
-from anytoany_lib.runs import appearing_file, read_json, write_file
+from anytoany_lib.files import alone, appearing_file, read_json, write_file
 
 INDEX, OBJECTS, MIRRORS = "anytoany.json", "objects", "data/.remote"
 # What drivers call the mark that tells the contents of an object from those it had before.
@@ -189,10 +188,8 @@ def _opened(url: str) -> tuple[AbstractFileSystem, str]:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keeps other processes of this machine away from a folder."""
-    note = _note_of(folder)
-    for needed in (folder, note.parent):
-        needed.mkdir(parents=True, exist_ok=True)
-    with FileLock(note.with_suffix(".lock")):
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(_note_of(folder).with_suffix(".lock"), f"copies from or to {folder}"):
         yield
 
 

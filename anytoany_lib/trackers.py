@@ -18,7 +18,8 @@ import numpy as np
 from accelerate import Accelerator
 
 from anytoany_lib.config import portable
-from anytoany_lib.runs import CURVES, flat, write_file
+from anytoany_lib.files import write_file
+from anytoany_lib.runs import CURVES, flat
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 EVENTS = "tensorboard"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from anytoany_lib import checkpoints, decoders, downloads, runs
+from anytoany_lib import checkpoints, decoders, downloads
 from anytoany_lib.config import Profile, Source
+from anytoany_lib.files import appearing_whole
 from anytoany_lib.llm import load_llm
 from anytoany_lib.model import AnyToAny
 
@@ -102,9 +103,9 @@ def test_a_folder_that_is_no_run_says_how_to_make_one(tmp_path: Path):
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path):
     target = tmp_path / "run"
-    with runs.appearing_whole(target) as work:
+    with appearing_whole(target) as work:
         (work / "a").write_text("first")
-    with pytest.raises(OSError, match="no space"), runs.appearing_whole(target) as work:
+    with pytest.raises(OSError, match="no space"), appearing_whole(target) as work:
         (work / "a").write_text("second")
         raise OSError("no space left on device")
     assert (target / "a").read_text() == "first"

@@ -21,8 +21,8 @@ import torch
 from diffusers import AudioLDMPipeline, DiffusionPipeline
 from PIL import Image
 
+from anytoany_lib.files import write_file, write_json
 from anytoany_lib.imagebind import ImageBind
-from anytoany_lib.runs import write_file
 from anytoany_lib.toyworld import (
     audio_models,
     audio_training,
@@ -169,7 +169,7 @@ def write_card(folder: Path, judges: Judges, seed: int = 0, **settings: Any) -> 
     """Measures the model in a folder and writes its card; returns what was measured."""
     load, measure = MEASURES[folder.name]
     measured, sheet = measure(load(folder), judges, seed, **settings)
-    write_file(folder / "measured.json", json.dumps(measured, indent=2) + "\n")
+    write_json(folder / "measured.json", measured)
     if sheet is not None:
         sheet.save(folder / "sheet.png", optimize=True)
     note = folder / NOTES

@@ -28,11 +28,11 @@ from anytoany_lib.data import (
     splits_in,
     write_manifest,
 )
+from anytoany_lib.files import appearing_whole
 from anytoany_lib.generation import reply_all
 from anytoany_lib.inspection import inspect
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.rows import media_in
-from anytoany_lib.runs import appearing_whole
 from anytoany_lib.sampling import Sampling
 from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.pictures import FPS

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from anytoany_lib.files import appearing_file, write_json
 from anytoany_lib.toyworld.mels import SAMPLES, log_mel
 from anytoany_lib.toyworld.pictures import COLOURS, FRAMES, MOTIONS, PIXELS
 from anytoany_lib.toyworld.scenes import THINGS, Scene
@@ -219,7 +220,7 @@ class Judges:
         return verdicts
 
     def save(self, folder: str | Path) -> None:
-        """Writes model.safetensors (fp16) and config.json beside the folder, then puts them in place."""
+        """Writes model.safetensors (fp16) and config.json."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {
@@ -227,12 +228,9 @@ class Judges:
             for kind, network in self.networks.items()
             for name, value in network.state_dict().items()
         }
-        save_file(
-            {k: v.contiguous() for k, v in tensors.items()}, folder / "model.safetensors.part"
-        )
-        (folder / "config.json.part").write_text(json.dumps({"labels": LABELS}, indent=2) + "\n")
-        for name in ("model.safetensors", "config.json"):
-            (folder / f"{name}.part").replace(folder / name)
+        with appearing_file(folder / "model.safetensors") as beside:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, beside)
+        write_json(folder / "config.json", {"labels": LABELS})
 
 
 def load_judges(folder: str | Path) -> Judges:

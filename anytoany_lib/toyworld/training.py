@@ -15,8 +15,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
+from anytoany_lib.files import appearing_whole, write_json
 from anytoany_lib.llm import pick_dtype
-from anytoany_lib.runs import write_file
 from anytoany_lib.toyworld.pace import Pace
 
 NOISE = {
@@ -201,23 +201,15 @@ def note_training(folder: Path, **facts: object) -> None:
     """Adds one training to the list in a model folder's training.json, which its card shows."""
     notes = Path(folder) / NOTES
     kept = json.loads(notes.read_text()) if notes.is_file() else []
-    write_file(notes, json.dumps([*kept, facts], indent=1) + "\n")
+    write_json(notes, [*kept, facts], indent=1)
 
 
 def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a new folder beside `path`, then puts it in its place; notes of trainings stay."""
-    path = Path(path)
-    new, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    new.mkdir(parents=True)
-    write(new)
-    if (path / NOTES).is_file():
-        shutil.copy(path / NOTES, new / NOTES)
-    if path.exists():
-        path.rename(old)
-    new.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+    """Lets `write` fill a folder that takes the place of `path` when it is whole; notes of trainings stay."""
+    with appearing_whole(path) as new:
+        write(new)
+        if (path / NOTES).is_file():
+            shutil.copy(path / NOTES, new / NOTES)
 
 
 def save_pipeline(pipeline: DiffusionPipeline, path: Path) -> None:
