@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from anytoany_lib import downloads
+from anytoany_lib import aligned, downloads
 from anytoany_lib.config import Profile, Source, resolve
 from anytoany_lib.differences import merge_difference
 from anytoany_lib.nextgpt import export_nextgpt, import_nextgpt
@@ -155,8 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Fetch the frozen models of a profile.")
     parser.add_argument("--profile", default="tiny")
     profile = Profile.load(parser.parse_args().profile)
-    for row in plan(profile):
-        print("  ".join(str(value) for value in row.values() if value))
+    print(aligned.table(plan(profile)))
     fetched = fetch(profile)
     print("fetched:", ", ".join(fetched) or "nothing, all was there")
 

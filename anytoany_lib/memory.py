@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from anytoany_lib import mels
+from anytoany_lib import aligned, mels
 from anytoany_lib.config import DecoderConfig, Profile, StageConfig, resolve
 from anytoany_lib.imagebind import HUGE, ImageBind
 from anytoany_lib.messages import Vocabulary
@@ -259,11 +259,7 @@ def main() -> None:
     options = parser.parse_args()
     profile = Profile.load(options.profile)
     phases = plan(profile, options.tokens)
-    rows = table(phases)
-    print("planned GiB".ljust(28), *(name.rjust(9) for name in phases))
-    for row in rows:
-        part, *sizes = row.values()
-        print(part.ljust(28), *(size.rjust(9) for size in sizes))
+    print(f"planned GiB\n{aligned.table(table(phases))}")
     lines = advice(profile, phases, round(options.gigabytes * 1e9))
     print("\n".join(lines) or f"all phases fit a card of {options.gigabytes:g} GB")
 
