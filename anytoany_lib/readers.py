@@ -27,7 +27,7 @@ from anytoany_lib.instructions import (
     located,
 )
 from anytoany_lib.reports import Report
-from anytoany_lib.rows import DataError, Row, map_media, media_path
+from anytoany_lib.rows import DataError, Row, captioned, map_media, media_path
 
 SUFFIXES = {
     "image": (".jpg", ".jpeg", ".png", ".webp", ".bmp"),
@@ -156,19 +156,7 @@ def _captioned(
             report.drop(unnamed or reason, name or f"{file}, record {number}")
             continue
         dataset = Path(file).stem
-        yield _with_caption(
-            f"{dataset}-{Path(name).stem}", dataset, kind, f"{folder}/{name}", caption
-        )
-
-
-def _with_caption(name: str, dataset: str, kind: str, path: str, caption: str) -> Row:
-    """A medium and its caption as a row; runs of blanks and line ends become single blanks."""
-    caption = " ".join(caption.split())
-    messages = [
-        {"role": "user", "content": [{"type": kind, kind: path}]},
-        {"role": "assistant", "content": [{"type": "text", "text": caption}]},
-    ]
-    return Row(name, dataset, messages, {"caption": caption, "kind": kind})
+        yield captioned(f"{dataset}-{Path(name).stem}", dataset, kind, f"{folder}/{name}", caption)
 
 
 def read_cc3m(source: Path, report: Report) -> Iterator[Row]:
@@ -238,7 +226,7 @@ def read_folder(source: Path, report: Report) -> Iterator[Row]:
         elif reason:
             report.drop(reason, name)
         else:
-            yield _with_caption(name, source.resolve().name, kind, name, text)
+            yield captioned(name, source.resolve().name, kind, name, text)
     if number < 0:
         raise DataError(f"{source}: expected pictures, sounds or clips in it")
 

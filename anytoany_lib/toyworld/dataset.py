@@ -32,7 +32,7 @@ from anytoany_lib.files import appearing_whole
 from anytoany_lib.generation import reply_all
 from anytoany_lib.inspection import inspect
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.rows import media_in
+from anytoany_lib.rows import captioned, media_in
 from anytoany_lib.sampling import Sampling
 from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.pictures import FPS
@@ -95,14 +95,8 @@ def captioned_rows(split: str, count: int, rng: np.random.Generator, files: _Pic
     for kind, share in _KIND_SHARES.items():
         for number in tqdm(range(round(count * share)), desc=f"{split} {kind}s"):
             scene = random_scene(kind, rng)
-            told = caption(kind, scene)
-            messages = [
-                {"role": "user", "content": [{"type": kind, kind: files.path(kind, scene)}]},
-                {"role": "assistant", "content": [{"type": "text", "text": told}]},
-            ]
-            rows.append(
-                Row(f"{split}-{kind}-{number}", SOURCE, messages, {"caption": told, "kind": kind})
-            )
+            name, path = f"{split}-{kind}-{number}", files.path(kind, scene)
+            rows.append(captioned(name, SOURCE, kind, path, caption(kind, scene)))
     return rows
 
 
