@@ -27,7 +27,7 @@ from anytoany_lib.instructions import (
     located,
 )
 from anytoany_lib.reports import Report
-from anytoany_lib.rows import DataError, Row, captioned, map_media, media_path
+from anytoany_lib.rows import DataError, Row, captioned_row, map_media, media_path
 
 SUFFIXES = {
     "image": (".jpg", ".jpeg", ".png", ".webp", ".bmp"),
@@ -156,7 +156,9 @@ def _captioned(
             report.drop(unnamed or reason, name or f"{file}, record {number}")
             continue
         dataset = Path(file).stem
-        yield captioned(f"{dataset}-{Path(name).stem}", dataset, kind, f"{folder}/{name}", caption)
+        yield captioned_row(
+            f"{dataset}-{Path(name).stem}", dataset, kind, f"{folder}/{name}", caption
+        )
 
 
 def read_cc3m(source: Path, report: Report) -> Iterator[Row]:
@@ -226,7 +228,7 @@ def read_folder(source: Path, report: Report) -> Iterator[Row]:
         elif reason:
             report.drop(reason, name)
         else:
-            yield captioned(name, source.resolve().name, kind, name, text)
+            yield captioned_row(name, source.resolve().name, kind, name, text)
     if number < 0:
         raise DataError(f"{source}: expected pictures, sounds or clips in it")
 

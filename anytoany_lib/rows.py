@@ -28,7 +28,7 @@ class Row:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
-def captioned(name: str, source: str, kind: str, path: str, caption: str) -> Row:
+def captioned_row(name: str, source: str, kind: str, path: str, caption: str) -> Row:
     """A medium and its caption as a row; runs of blanks and line ends become single blanks."""
     caption = " ".join(caption.split())
     messages = [
