@@ -31,7 +31,7 @@ from anytoany_lib.files import write_json
 from anytoany_lib.generation import reply_all
 from anytoany_lib.llm import pick_device
 from anytoany_lib.media import MediaError
-from anytoany_lib.messages import Message
+from anytoany_lib.messages import Message, medium_of
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.readers import json_records
 from anytoany_lib.rows import DataError
@@ -80,9 +80,8 @@ def _kept(reply: Message, kind: str, folder: Path, number: int) -> dict[str, str
     if part is None:
         return {"failed": f"no {kind} in the reply"}
     name = f"{number:06d}{media.SUFFIX[kind]}"
-    made = (part["audio"], part["sampling_rate"]) if kind == "audio" else part[kind]
     try:
-        media.save(kind, folder / name, made, fps=part.get("fps", 8))
+        media.save(kind, folder / name, medium_of(part))
     except MediaError as error:
         return {"failed": f"{error.reason}: {error.detail}"}
     return {"file": name}

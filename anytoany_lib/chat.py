@@ -21,8 +21,8 @@ from typing import Any
 from anytoany_lib import generation, media
 from anytoany_lib.events import Done, Event, MediaReady, MediaStarted, TextDelta, TurnsDropped
 from anytoany_lib.files import appearing_whole
-from anytoany_lib.messages import Message, Part, check, parts_of
-from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.messages import Message, Part, check, medium_of, parts_of
+from anytoany_lib.modalities import MEDIA_KINDS, MODALITIES
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.recall import Memory
 from anytoany_lib.rows import media_path
@@ -36,16 +36,6 @@ _RETRY_STRIDE = (
 _PLAIN_SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
 
 Content = str | list[Part]
-
-
-def medium_of(part: Part) -> Any:
-    """A part's medium as `anytoany_lib.media` takes it: a path, a PIL.Image, (samples, rate), frames or (frames, fps).
-
-    Replies keep rate and fps beside the medium; None if the part has a caption only.
-    """
-    medium = part.get(part["type"])
-    beside = part.get({"audio": "sampling_rate", "video": "fps"}.get(part["type"], ""))
-    return medium if medium is None or beside is None else (medium, beside)
 
 
 class _PartialReply:
@@ -394,4 +384,4 @@ def _load_part(part: Part, folder: Path, role: str) -> Part:
     medium = media.load(kind, path)
     if kind == "image":
         return {**part, "image": medium}
-    return {**part, kind: medium[0], {"audio": "sampling_rate", "video": "fps"}[kind]: medium[1]}
+    return {**part, kind: medium[0], MODALITIES[kind].beside: medium[1]}

@@ -18,7 +18,7 @@ from anytoany_lib import media
 from anytoany_lib.containers import MediaError
 from anytoany_lib.files import appearing_whole
 from anytoany_lib.judging import Verdict, cell_of, grouped, outcomes, request_of
-from anytoany_lib.messages import Message, parts_of
+from anytoany_lib.messages import Message, medium_of, parts_of
 
 EXAMPLES, FAILURES, OUTCOMES = "examples.json", "failures.jsonl", "outcomes.json"
 
@@ -35,9 +35,8 @@ def _saved(part: dict[str, Any], folder: Path, stem: str) -> dict[str, Any]:
     if kind == "text":
         return part
     name = f"{stem}{media.SUFFIX[kind]}"
-    made = (part["audio"], part["sampling_rate"]) if kind == "audio" else part[kind]
     try:
-        media.save(kind, folder / name, made, fps=part.get("fps", 8))
+        media.save(kind, folder / name, medium_of(part))
     except MediaError as error:
         (folder / name).unlink(missing_ok=True)
         return {"type": "text", "text": f"[{kind} that cannot be written: {error}]"}

@@ -26,10 +26,10 @@ from gradio.utils import get_upload_folder
 
 from anytoany_lib import media, settings
 from anytoany_lib.bubbles import Piece, Reply, problem
-from anytoany_lib.chat import Session, medium_of
+from anytoany_lib.chat import Session
 from anytoany_lib.config import portable
 from anytoany_lib.events import Event, Loading, TextDelta
-from anytoany_lib.messages import Message, Part
+from anytoany_lib.messages import Message, Part, medium_of
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.pages import write_page
 from anytoany_lib.rendering import (

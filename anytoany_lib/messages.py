@@ -58,6 +58,17 @@ def parts_of(message: Message, where: str = "message") -> list[Part]:
     return content
 
 
+def medium_of(part: Part) -> Any:
+    """A part's medium as `media` takes it: a path, a PIL.Image, (samples, rate), frames or (frames, fps).
+
+    Replies keep rate and fps beside the medium; None if the part has a caption only.
+    """
+    kind = part["type"]
+    medium = part.get(kind)
+    beside = part.get(MODALITIES[kind].beside) if kind in MODALITIES else None
+    return medium if medium is None or beside is None else (medium, beside)
+
+
 def check(messages: list[Message]) -> list[list[Part]]:
     """The parts of every message of a conversation, checked."""
     if not isinstance(messages, list) or not messages:

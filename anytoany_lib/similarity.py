@@ -21,7 +21,7 @@ from anytoany_lib.baselines import evenly
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.data import Row, as_generation, read_manifest
 from anytoany_lib.judging import Verdict, cell_of, check_expected, request_of
-from anytoany_lib.messages import Message
+from anytoany_lib.messages import Message, medium_of
 from anytoany_lib.modalities import KINDS
 
 DISTRACTORS = 99  # fewer where the data have fewer captions
@@ -109,10 +109,7 @@ def scorers(profile: Profile, device: str) -> dict[str, tuple[Any, tuple[str, ..
 
 def _medium(reply: Message, kind: str) -> Any:
     """The first medium of a kind in a reply, as `media` takes it; None if there is none."""
-    part = next((part for part in reply["content"] if part["type"] == kind), None)
-    if part is None:
-        return None
-    return (part["audio"], part["sampling_rate"]) if kind == "audio" else part[kind]
+    return next((medium_of(part) for part in reply["content"] if part["type"] == kind), None)
 
 
 def _features(extract: Any, kind: str, items: Sequence[Any]) -> np.ndarray:

@@ -23,10 +23,10 @@ import traitlets
 
 from anytoany_lib import pages, runs, settings
 from anytoany_lib.bubbles import Piece, Reply, piece_of
-from anytoany_lib.chat import Session, medium_of
+from anytoany_lib.chat import Session
 from anytoany_lib.config import portable, resolve
 from anytoany_lib.events import Event, TextDelta
-from anytoany_lib.messages import Message
+from anytoany_lib.messages import Message, medium_of
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.rendering import CONTENT_STYLE, original
 from anytoany_lib.sampling import Sampling
