@@ -29,7 +29,8 @@ from anytoany_lib.toyworld import (
     sound,
 )
 from anytoany_lib.toyworld.dataset import write
-from anytoany_lib.toyworld.tasks import BEYOND, CELLS, Maker, phrases
+from anytoany_lib.toyworld.talks import Maker, phrases
+from anytoany_lib.toyworld.tasks import BEYOND, CELLS
 
 
 def test_the_world_is_as_large_as_promised():
@@ -165,7 +166,7 @@ def test_no_test_phrasing_is_a_training_phrasing():
 
 def test_alternatives_in_a_wording_are_chosen_and_the_richer_wording_more_often(monkeypatch):
     wordings = {"train": ["say {thing}", "[tell|name|shout] {thing}[, please|]"], "test": ["x"]}
-    monkeypatch.setattr("anytoany_lib.toyworld.tasks.phrases", lambda: {"demand": wordings})
+    monkeypatch.setattr("anytoany_lib.toyworld.talks.phrases", lambda: {"demand": wordings})
     maker = Maker(np.random.default_rng(0), "train")
     said = Counter(maker.said("demand", thing="bell") for _ in range(800))
     assert set(said) == {

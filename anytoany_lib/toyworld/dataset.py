@@ -31,7 +31,8 @@ from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.pictures import FPS, FRAMES, PIXELS
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render
 from anytoany_lib.toyworld.sounds import RATE, SECONDS
-from anytoany_lib.toyworld.tasks import BEYOND, CELLS, SHARES, Maker, phrases
+from anytoany_lib.toyworld.talks import Maker, phrases
+from anytoany_lib.toyworld.tasks import BEYOND, CELLS, SHARES
 
 SOURCE = "toyworld"
 _SECONDS = {"audio": SECONDS, "video": FRAMES / FPS}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from anytoany_lib.toyworld.scenes import COUNTED, Scene
+from anytoany_lib.toyworld.scenes import COUNTED, Scene, pick
 
 DOING = {
     "bell": "ringing",
@@ -72,13 +72,9 @@ def _plain(kind: str, scene: Scene) -> str:
     return _words(noun, PLACED.get(scene.place))
 
 
-def _pick(rng: np.random.Generator, options: list[str]) -> str:
-    return options[int(rng.integers(len(options)))]
-
-
 def _varied_audio(scene: Scene, rng: np.random.Generator) -> str:
     thing, doing, times = scene.thing, DOING[scene.thing], TIMES.get(scene.count)
-    return _pick(
+    return pick(
         rng,
         [
             _words("the sound of", article(_words(scene.pitch, thing)), times),
@@ -99,10 +95,10 @@ def _varied_picture(kind: str, scene: Scene, rng: np.random.Generator) -> str:
         "image": ["a picture of", "a drawing of", "an image of"],
         "video": ["a film of", "a video of", "a clip of"],
     }
-    return _pick(
+    return pick(
         rng,
         [
-            _words(_pick(rng, medium[kind]), article(noun), placed, doing),
+            _words(pick(rng, medium[kind]), article(noun), placed, doing),
             _words(noun, placed, doing),
             _words("the", noun, placed, doing),
             _words(article(_words(scene.size, scene.thing)), "in", scene.colour, placed, doing)

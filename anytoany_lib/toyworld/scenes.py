@@ -7,7 +7,9 @@ all training, to measure composition rather than memory.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -58,7 +60,8 @@ class Scene:
         return replace(self, **changes)
 
 
-def _pick(rng: np.random.Generator, options):
+def pick(rng: np.random.Generator, options: Iterable[Any]) -> Any:
+    """One of the options, all of them alike."""
     options = tuple(options)
     return options[int(rng.integers(len(options)))]
 
@@ -76,19 +79,19 @@ def random_scene(kind: str, rng: np.random.Generator, held_out: bool = False) ->
     With `held_out` only scenes with a held-out pair come up, without it none does; sounds have no such pairs.
     """
     if kind == "audio":
-        thing = _pick(rng, THINGS)
+        thing = pick(rng, THINGS)
         if thing not in COUNTED:
             return Scene(thing)
-        return Scene(thing, count=int(rng.integers(1, 4)), pitch=_pick(rng, PITCHES))
+        return Scene(thing, count=int(rng.integers(1, 4)), pitch=pick(rng, PITCHES))
     while True:
-        scene = Scene(_pick(rng, THINGS), colour=_pick(rng, COLOURS))
+        scene = Scene(pick(rng, THINGS), colour=pick(rng, COLOURS))
         if kind == "video":
-            scene = scene.but(motion=_pick(rng, MOTIONS))
+            scene = scene.but(motion=pick(rng, MOTIONS))
         elif kind == "image":
             if rng.random() < 0.4:
-                scene = scene.but(size=_pick(rng, SIZES))
+                scene = scene.but(size=pick(rng, SIZES))
             if rng.random() < 0.3:
-                scene = scene.but(place=_pick(rng, PLACES))
+                scene = scene.but(place=pick(rng, PLACES))
         else:
             raise ValueError(f"kind is {kind!r}; expected 'image', 'audio' or 'video'")
         if _is_held_out(scene) == held_out:
@@ -109,8 +112,8 @@ def _pose(scene: Scene, rng: np.random.Generator) -> Pose:
 def render(kind: str, scene: Scene, rng: np.random.Generator) -> Image.Image | np.ndarray:
     """The scene as PIL image (64 x 64), float32 samples (32000,) at 16 kHz, or uint8 film (8, 64, 64, 3) at 4 fps."""
     if kind == "audio":
-        return samples_of(scene.thing, scene.count or 1, scene.pitch or _pick(rng, PITCHES), rng)
-    colour = scene.colour or _pick(rng, COLOURS)
+        return samples_of(scene.thing, scene.count or 1, scene.pitch or pick(rng, PITCHES), rng)
+    colour = scene.colour or pick(rng, COLOURS)
     if kind == "image":
         return picture(scene.thing, colour, _pose(scene, rng), ground(rng))
     if kind == "video":
@@ -118,7 +121,7 @@ def render(kind: str, scene: Scene, rng: np.random.Generator) -> Image.Image | n
         travelling = scene.motion in ("left", "right", "up", "down", "growing", "shrinking")
         start = replace(start, radius=min(start.radius, 0.27) if travelling else start.radius)
         return film_frames(
-            scene.thing, colour, scene.motion or _pick(rng, MOTIONS), start, ground(rng)
+            scene.thing, colour, scene.motion or pick(rng, MOTIONS), start, ground(rng)
         )
     raise ValueError(f"kind is {kind!r}; expected 'image', 'audio' or 'video'")
 
@@ -131,7 +134,7 @@ def draw(thing: str, colour: str, rng: np.random.Generator) -> Image.Image:
 def sound(thing: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """Two seconds of a thing's sound: (float32 samples (32000,), 16000)."""
     count = int(rng.integers(1, 4))
-    return render("audio", Scene(thing, count=count, pitch=_pick(rng, PITCHES)), rng), RATE
+    return render("audio", Scene(thing, count=count, pitch=pick(rng, PITCHES)), rng), RATE
 
 
 def film(thing: str, colour: str, motion: str, rng: np.random.Generator) -> np.ndarray:
