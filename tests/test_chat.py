@@ -18,6 +18,7 @@ from anytoany_lib.events import (
     MediaReady,
     TextDelta,
 )
+from anytoany_lib.messages import medium_of
 from anytoany_lib.rendering import show
 from anytoany_lib.sampling import Sampling
 
