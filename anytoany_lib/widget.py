@@ -6,8 +6,6 @@ page what to draw. Works wherever anywidget does: JupyterLab and Notebook, VS Co
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import sys
 import threading
 import time
@@ -21,7 +19,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from anytoany_lib import pages, runs, settings
+from anytoany_lib import interrupts, pages, runs, settings
 from anytoany_lib.bubbles import Piece, Reply, piece_of
 from anytoany_lib.chat import Session
 from anytoany_lib.config import portable, resolve
@@ -35,7 +33,6 @@ from anytoany_lib.uploads import LIMIT, Attachment, Uploads, attachment, kind_of
 STATIC = Path(__file__).parent / "static"
 REDRAW_SECONDS = 0.08  # text grows on the page at most this often
 PREVIEW_EVERY = 3  # diffusion steps between two first looks at a picture
-_LISTEN_SECONDS = 0.25
 _CHATS: weakref.WeakSet[Chat] = weakref.WeakSet()
 EXAMPLES = (
     "Draw a red bell.",
@@ -91,7 +88,7 @@ class Chat(anywidget.AnyWidget):
         self._uploads = Uploads()
         self._bubbles = [self._bubble(n) for n in range(len(self.session.messages))]
         self._actions = self._make_actions()
-        self._loop = _main_loop()
+        self._loop = interrupts.main_loop()
         super().__init__()
         _CHATS.add(self)
         self.on_msg(self._hear)
@@ -338,7 +335,7 @@ class Chat(anywidget.AnyWidget):
             work()
             return
         if self._loop is not None:
-            _stop_on_interrupt(self._loop)
+            interrupts.passed_on(self._loop, _stop, _busy)
         threading.Thread(target=work, daemon=True).start()
 
     def _play(self, events: Iterator[Event]) -> None:
@@ -375,30 +372,10 @@ class Chat(anywidget.AnyWidget):
         reply.changed.clear()
 
 
-def _interrupted(*_: Any) -> None:
+def _busy() -> bool:
+    return any(chat.session.busy for chat in list(_CHATS))
+
+
+def _stop() -> None:
     for chat in list(_CHATS):
         chat.session.stop()
-
-
-def _stop_on_interrupt(loop: asyncio.AbstractEventLoop) -> None:
-    """Makes an interrupt stop the replies that threads draw: an idle kernel ignores it.
-
-    The kernel sets a handler of its own while it handles a message and then restores the older one, so this looks again
-    and again as long as replies are drawn. `loop` is that of the main thread, which alone may set handlers.
-    """
-
-    def listen() -> None:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            signal.signal(signal.SIGINT, _interrupted)
-        if any(chat.session.busy for chat in list(_CHATS)):
-            loop.call_later(_LISTEN_SECONDS, listen)
-
-    loop.call_soon_threadsafe(loop.call_later, _LISTEN_SECONDS, listen)
-
-
-def _main_loop() -> asyncio.AbstractEventLoop | None:
-    """The kernel's loop; None in a script, whose main thread can be interrupted as it is."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
