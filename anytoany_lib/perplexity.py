@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from anytoany_lib.batches import Batch, collate
 from anytoany_lib.config import portable, resolve
-from anytoany_lib.data import Row, read_manifest
+from anytoany_lib.data import SPLITS, Row, read_manifest
 from anytoany_lib.files import write_json
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    parser.add_argument("--split", default="test", choices=SPLITS)
     parser.add_argument("--batch-size", type=int, default=8)
     given = parser.parse_args(arguments)
     run, data = resolve(given.run), resolve(given.data)

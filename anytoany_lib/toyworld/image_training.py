@@ -35,6 +35,7 @@ from anytoany_lib.toyworld.training import (
     Averaged,
     MatrixOptimiser,
     fast_scheduler,
+    load_frozen,
     noise_scheduler,
     note_training,
     paced,
@@ -144,12 +145,8 @@ def prepare_text(pace: Pace, seed: int) -> tuple[CLIPTokenizer, CLIPTextModel]:
 
 
 def load_image_pipeline(path: Path) -> StableDiffusionPipeline:
-    """A saved image decoder in single precision, parts frozen, without a progress bar."""
-    pipeline = StableDiffusionPipeline.from_pretrained(path, torch_dtype=torch.float32)
-    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
-        part.eval().requires_grad_(False)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    """A saved image decoder; see `training.load_frozen`."""
+    return load_frozen(StableDiffusionPipeline, path)
 
 
 def with_film_frames(pictures: np.ndarray, seed: int) -> np.ndarray:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from anytoany_lib.files import appearing_file, write_json
 from anytoany_lib.toyworld.mels import SAMPLES, log_mel
 from anytoany_lib.toyworld.pictures import COLOURS, FRAMES, MOTIONS, PIXELS
-from anytoany_lib.toyworld.scenes import THINGS, Scene
+from anytoany_lib.toyworld.scenes import ATTRIBUTES, THINGS, Scene
 from anytoany_lib.toyworld.sounds import PITCHES
-from anytoany_lib.toyworld.text_judge import ATTRIBUTES, judge_words
+from anytoany_lib.toyworld.text_judge import judge_words
 
 LABELS: dict[str, dict[str, tuple]] = {
     "image": {"thing": THINGS, "colour": tuple(COLOURS)},

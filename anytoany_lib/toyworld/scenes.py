@@ -29,6 +29,13 @@ THINGS = tuple(DRAWINGS)
 SIZES = {"small": (0.17, 0.2), "big": (0.36, 0.4)}
 PLACES = {"left": (0.3, 0.5), "right": (0.7, 0.5), "top": (0.5, 0.3), "bottom": (0.5, 0.7)}
 
+# What can be said of a scene that is shown as one kind of medium.
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "image": ("thing", "colour", "size", "place"),
+    "audio": ("thing", "count", "pitch"),
+    "video": ("thing", "colour", "motion"),
+}
+
 # One colour for every thing, and a second for two of them: each colour is missed by one or two things.
 HELD_OUT_PAIRS = frozenset(
     [(thing, list(COLOURS)[(3 * i + 1) % len(COLOURS)]) for i, thing in enumerate(THINGS)]

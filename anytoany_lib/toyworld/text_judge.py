@@ -11,12 +11,6 @@ import re
 
 from anytoany_lib.toyworld.pictures import COLOURS
 
-ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "image": ("thing", "colour", "size", "place"),
-    "audio": ("thing", "count", "pitch"),
-    "video": ("thing", "colour", "motion"),
-}
-
 WORDS: dict[str, dict[str | int, str]] = {
     "thing": {
         "bell": "bell bells",

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
@@ -210,6 +211,18 @@ def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
         write(new)
         if (path / NOTES).is_file():
             shutil.copy(path / NOTES, new / NOTES)
+
+
+P = TypeVar("P", bound=DiffusionPipeline)
+
+
+def load_frozen(pipeline: type[P], path: Path) -> P:
+    """A saved decoder in single precision, its parts frozen, without a progress bar."""
+    loaded = pipeline.from_pretrained(path, torch_dtype=torch.float32)
+    for part in (loaded.vae, loaded.text_encoder, loaded.unet):
+        part.eval().requires_grad_(False)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
 
 
 def save_pipeline(pipeline: DiffusionPipeline, path: Path) -> None:

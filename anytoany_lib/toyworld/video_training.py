@@ -39,6 +39,7 @@ from anytoany_lib.toyworld.training import (
     Averaged,
     MatrixOptimiser,
     fast_scheduler,
+    load_frozen,
     noise_scheduler,
     note_training,
     paced,
@@ -151,12 +152,8 @@ def video_pipeline(
 
 
 def load_video_pipeline(path: Path) -> TextToVideoSDPipeline:
-    """A saved video decoder in single precision, parts frozen, without a progress bar."""
-    pipeline = TextToVideoSDPipeline.from_pretrained(path, torch_dtype=torch.float32)
-    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
-        part.eval().requires_grad_(False)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    """A saved video decoder; see `training.load_frozen`."""
+    return load_frozen(TextToVideoSDPipeline, path)
 
 
 def train_video_decoder(
