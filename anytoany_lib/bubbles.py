@@ -32,10 +32,12 @@ _SILENT = "the model ended its turn without saying anything"
 
 
 def text_piece(text: str) -> Piece:
+    """Markdown that somebody wrote."""
     return {"kind": "text", "html": text_html(text), "text": text}
 
 
 def note(text: str) -> Piece:
+    """A plain sentence of the chat's own."""
     return {"kind": "note", "text": text}
 
 

@@ -118,6 +118,8 @@ def _film(frames: np.ndarray, config: DecoderConfig, pipeline) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class Adapter:
+    """What the kit has to know of a pipeline class: one row of `ADAPTERS`."""
+
     pipeline: type[DiffusionPipeline]
     text_encoders: tuple[type, ...]
     """Classes of the folders text_encoder, text_encoder_2, ..., each with a tokenizer of the same number."""
@@ -267,7 +269,9 @@ class Decoder:
             return {"callback": lambda step, timestep, latents: on_step(step + 1, steps, None)}
         colours = self._colours if preview_every else None  # found before the first step
 
-        def called(pipe, step, timestep, arguments):
+        def called(
+            pipe: Any, step: int, timestep: Any, arguments: dict[str, Any]
+        ) -> dict[str, Any]:
             """Told by the pipeline after each step; hands the latents on as they are."""
             shown = None
             if preview_every and (step + 1) % preview_every == 0:

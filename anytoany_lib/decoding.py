@@ -38,6 +38,7 @@ class Draft:
     finish_reason: str | None = None
 
     def text_part(self) -> dict[str, Any]:
+        """The text that is being written: the last part, a new one behind a medium."""
         if not self.parts or self.parts[-1]["type"] != "text":
             self.parts.append({"type": "text", "text": ""})
             self.tokens = []

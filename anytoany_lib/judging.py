@@ -38,6 +38,7 @@ class Verdict:
 
     @property
     def right(self) -> bool:
+        """Whether all that was asked of the row is right."""
         return self.modality and all(self.attributes.values())
 
     @property

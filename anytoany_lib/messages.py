@@ -122,6 +122,7 @@ class Encoded:
     made: list[Any] = field(default_factory=list)
 
     def add(self, ids: list[int], learnt: bool) -> None:
+        """Appends tokens, which are `learnt` or only read."""
         self.ids += ids
         self.labels += ids if learnt else [IGNORED] * len(ids)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Modality:
+    """A kind of medium: a row of `MODALITIES`."""
+
     kind: str
     """The part's "type" in messages, and the key of its medium."""
     signal: str

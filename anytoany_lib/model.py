@@ -108,6 +108,7 @@ class AnyToAny(nn.Module):
 
     @property
     def adapter(self) -> PeftModel | None:
+        """The LLM with its LoRA matrices, None if it has none."""
         return self.llm if isinstance(self.llm, PeftModel) else None
 
     @property
@@ -122,6 +123,7 @@ class AnyToAny(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the language model is."""
         return self.causal_lm.get_input_embeddings().weight.device
 
     @property

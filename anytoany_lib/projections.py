@@ -77,6 +77,7 @@ class OutputProjection(nn.Module):
 
     @property
     def calibrated(self) -> bool:
+        """Whether it has measured what it reads."""
         return bool((self.state_mean != 0).any())
 
     def calibrate(self, states: torch.Tensor) -> None:

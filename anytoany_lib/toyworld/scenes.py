@@ -62,7 +62,7 @@ class Scene:
         """The attributes that are set, as a plain dictionary."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
-    def but(self, **changes) -> Scene:
+    def but(self, **changes: Any) -> Scene:
         """The same scene with some attributes changed."""
         return replace(self, **changes)
 

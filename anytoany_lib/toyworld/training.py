@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    UNet2DConditionModel,
+    UNet3DConditionModel,
+)
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
@@ -20,6 +26,7 @@ from anytoany_lib.files import appearing_whole, write_json
 from anytoany_lib.llm import pick_dtype
 from anytoany_lib.toyworld.pace import Pace
 
+UNet = UNet2DConditionModel | UNet3DConditionModel
 NOISE = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
@@ -125,13 +132,13 @@ def half_where_faster() -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=native)
 
 
-def plain_attention(model) -> None:
+def plain_attention(model: UNet) -> None:
     """Softmax attention step by step: on a CPU several times faster to train than the fused kernel's backward."""
     model.set_attn_processor(AttnProcessor())
 
 
 def velocity_loss(
-    unet,
+    unet: UNet,
     noise: DDIMScheduler,
     clean: torch.Tensor,
     condition: torch.Tensor,
@@ -169,7 +176,7 @@ def unclear(
 class Averaged:
     """The moving average of a UNet's weights: what is saved now and then, and what is left at the end."""
 
-    def __init__(self, unet, save: Callable[[], None] | None = None, minutes: float = 4.0):
+    def __init__(self, unet: UNet, save: Callable[[], None] | None = None, minutes: float = 4.0):
         self._unet, self._save, self._minutes = unet, save, minutes
         self._average = EMAModel(unet.parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
         self._taken, self._loss, self._saved = 0, 0.0, time.monotonic()
@@ -189,7 +196,7 @@ class Averaged:
             self._average.restore(weights)
             self._saved = time.monotonic()
 
-    def finish(self):
+    def finish(self) -> UNet:
         """The UNet with the averaged weights, frozen."""
         self._average.copy_to(self._unet.parameters())
         return self._unet.eval().requires_grad_(False)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import (
+    AutoencoderKL,
     StableDiffusionPipeline,
     TextToVideoSDPipeline,
     UNet2DConditionModel,
@@ -103,7 +104,7 @@ def _without_dropout(unet: UNet3DConditionModel) -> UNet3DConditionModel:
     return unet
 
 
-def film_latents(vae, films: np.ndarray) -> torch.Tensor:
+def film_latents(vae: AutoencoderKL, films: np.ndarray) -> torch.Tensor:
     """Scaled latents (N, 4, 8, 16, 16), float32, of films (N, 8, 64, 64, 3)."""
     flat = latents_of(vae, films.reshape(-1, *films.shape[2:])) * vae.config.scaling_factor
     return flat.unflatten(0, films.shape[:2]).transpose(1, 2).contiguous()
