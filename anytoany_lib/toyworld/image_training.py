@@ -32,16 +32,16 @@ from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.pace import Pace
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render
 from anytoany_lib.toyworld.training import (
-    Averaged,
-    MatrixOptimiser,
+    MovingAverage,
+    MuonAdamW,
     fast_scheduler,
     load_frozen,
     noise_scheduler,
     note_training,
     paced,
+    perturbed,
     plain_attention,
     save_pipeline,
-    unclear,
     velocity_loss,
 )
 
@@ -90,13 +90,13 @@ def train_unet(
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     noise, nothing = noise_scheduler(), condition([""])
     plain_attention(unet.train())
-    optimiser = MatrixOptimiser(unet)
-    average = Averaged(unet, save)
+    optimiser = MuonAdamW(unet)
+    average = MovingAverage(unet, save)
     for _ in paced(pace, optimiser, "image UNet"):
         rows = rng.integers(len(latents), size=batch)
         texts = [caption("image", scenes[row], rng) for row in rows]
         loss = velocity_loss(
-            unet, noise, latents[rows], unclear(condition(texts), nothing, generator), generator
+            unet, noise, latents[rows], perturbed(condition(texts), nothing, generator), generator
         )
         optimiser.zero_grad()
         loss.backward()

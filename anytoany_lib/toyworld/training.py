@@ -39,7 +39,7 @@ NOISE = {
 }
 
 
-class MatrixOptimiser:
+class MuonAdamW:
     """torch's Muon for the weights of hidden layers, convolutions taken as matrices, and AdamW for all others.
 
     Where only some thousand steps can be afforded it needs about half as many as AdamW alone. `pace_of` slows layers
@@ -94,9 +94,7 @@ class MatrixOptimiser:
         self._adam.step()
 
 
-def paced(
-    pace: Pace, optimiser: torch.optim.Optimizer | MatrixOptimiser, title: str
-) -> Iterator[int]:
+def paced(pace: Pace, optimiser: torch.optim.Optimizer | MuonAdamW, title: str) -> Iterator[int]:
     """Counts steps until the pace is done, sets each group's learning rate from its "peak", shows progress."""
     with tqdm(
         total=100,
@@ -156,7 +154,7 @@ def velocity_loss(
     return torch.nn.functional.mse_loss(predicted.float(), target)
 
 
-def unclear(
+def perturbed(
     condition: torch.Tensor,
     nothing: torch.Tensor,
     generator: torch.Generator,
@@ -173,7 +171,7 @@ def unclear(
     return torch.where(dropped, nothing, noisy)
 
 
-class Averaged:
+class MovingAverage:
     """The moving average of a UNet's weights: what is saved now and then, and what is left at the end."""
 
     def __init__(self, unet: UNet, save: Callable[[], None] | None = None, minutes: float = 4.0):

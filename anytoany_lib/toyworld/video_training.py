@@ -37,16 +37,16 @@ from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.pace import Pace
 from anytoany_lib.toyworld.scenes import Scene
 from anytoany_lib.toyworld.training import (
-    Averaged,
-    MatrixOptimiser,
+    MovingAverage,
+    MuonAdamW,
     fast_scheduler,
     load_frozen,
     noise_scheduler,
     note_training,
     paced,
+    perturbed,
     plain_attention,
     save_pipeline,
-    unclear,
     velocity_loss,
 )
 
@@ -124,13 +124,13 @@ def train_video_unet(
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     noise, nothing = noise_scheduler(), condition([""])
     plain_attention(_without_dropout(unet.train()))
-    optimiser = MatrixOptimiser(unet, pace_of=lambda name: 1.0 if is_temporal(name) else 0.4)
-    average = Averaged(unet, save)
+    optimiser = MuonAdamW(unet, pace_of=lambda name: 1.0 if is_temporal(name) else 0.4)
+    average = MovingAverage(unet, save)
     for _ in paced(pace, optimiser, "video UNet"):
         rows = rng.integers(len(latents), size=batch)
         texts = [caption("video", scenes[row], rng) for row in rows]
         loss = velocity_loss(
-            unet, noise, latents[rows], unclear(condition(texts), nothing, generator), generator
+            unet, noise, latents[rows], perturbed(condition(texts), nothing, generator), generator
         )
         optimiser.zero_grad()
         loss.backward()
