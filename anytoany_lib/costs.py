@@ -115,7 +115,9 @@ def _computed(number: int, batch: int, step: float, steps: int) -> dict[str, Any
 def _uses(rows: Iterable[Row]) -> dict[str, tuple[int, Counter[str]]]:
     """For what each stage reads: how many rows there are, and how many items of each sort they hold together."""
     counts: Counter[str] = Counter()
-    shown, made, talked = Counter(), Counter(), Counter()
+    shown: Counter[str] = Counter()
+    made: Counter[str] = Counter()
+    talked: Counter[str] = Counter()
     for row in rows:
         if "caption" in row.meta:
             counts["captioned"] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,3 +87,4 @@ Event = (
     | MediaFailed
     | Done
 )
+Events = Generator[Event, None, None]

@@ -98,7 +98,8 @@ def save(folder: Path, results: Sequence[Verdict], per_task: int, test_rows: str
     """
     seen: Counter[tuple[str, bool]] = Counter()
     with appearing_whole(folder) as work:
-        examples, failures = [], []
+        examples: list[dict[str, Any]] = []
+        failures: list[dict[str, Any]] = []
         for verdict in results:
             group = verdict.row.meta["task"], verdict.right
             kept = seen[group] < per_task

@@ -110,7 +110,7 @@ class DatasetFeatures:
             self._rebuild,
             repair,
         )
-        self.captions = {
+        self.captions: dict[str, FeatureCache] = {
             kind: FeatureCache(
                 folder / f"captions-{kind}",
                 fingerprint(decoders.caption_model_files(config)),
@@ -120,7 +120,7 @@ class DatasetFeatures:
             )
             for kind, config in profile.decoders.items()
         }
-        self.latents = {
+        self.latents: dict[str, FeatureCache] = {
             kind: FeatureCache(
                 folder / f"latents-{kind}",
                 # The rate says which frames of a clip are taken.

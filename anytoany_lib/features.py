@@ -110,7 +110,9 @@ def _precomputed(
 
 def main() -> None:
     """Command line: fill the caches of a dataset, or say what that would cost."""
-    parser = argparse.ArgumentParser(description=precompute.__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Fill the caches of a dataset, or say what that would cost."
+    )
     parser.add_argument("--profile", default="tiny")
     parser.add_argument("--data", required=True, help="folder or URL with the manifests")
     parser.add_argument("--plan", action="store_true", help="only print what it would cost")

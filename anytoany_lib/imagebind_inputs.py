@@ -116,7 +116,8 @@ def prepare_image(config: ImageBindConfig, image: Image.Image) -> torch.Tensor:
     short = min(width, height)
     if short != size:
         image = image.resize(
-            (max(size, size * width // short), max(size, size * height // short)), Image.BICUBIC
+            (max(size, size * width // short), max(size, size * height // short)),
+            Image.Resampling.BICUBIC,
         )
         width, height = image.size
     left, top = round((width - size) / 2), round((height - size) / 2)

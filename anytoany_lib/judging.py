@@ -51,7 +51,7 @@ class Verdict:
 
 def load_judges(profile: Profile) -> Any:
     """The judges that the profile names. ValueError if it names none."""
-    if profile.judges is None:
+    if profile.judges is None or profile.judges_folder is None:
         raise ValueError(
             f"profile {profile.name} names no judges; set judges (a module) and judges_folder"
         )

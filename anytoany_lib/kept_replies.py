@@ -84,7 +84,8 @@ def opened(folder: Path, key: dict[str, str]) -> Path:
 
 def _write(path: Path, replies: Sequence[Parts]) -> None:
     """Parts of replies as one file; tensors are named by reply, part and key."""
-    tensors, plain = {}, []
+    tensors: dict[str, torch.Tensor] = {}
+    plain: list[Parts] = []
     for at, parts in enumerate(replies):
         plain.append([])
         for place, part in enumerate(parts):

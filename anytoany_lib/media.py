@@ -7,6 +7,7 @@ Whatever cannot be used raises a `MediaError`; pixels, bytes and seconds are bou
 
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,7 @@ def load_video(
 
 def load(kind: str, path: str | Path, **options: Any) -> Any:
     """What load_image, load_audio or load_video give for this path."""
-    loaders = {"image": load_image, "audio": load_audio, "video": load_video}
-    return loaders[check_kind(kind)](path, **options)
+    return _LOADERS[check_kind(kind)](path, **options)
 
 
 def as_image(media: str | Path | Image.Image) -> Image.Image:
@@ -145,13 +145,19 @@ def as_video(
         raise MediaError("empty", f"the video has no frames or no pixels: {describe(frames)}")
     if len(frames) < 2:
         raise MediaError("too short", "a video has at least two frames")
-    check_video_bytes(*frames.shape[:3], None)
+    count, height, width = frames.shape[:3]
+    check_video_bytes(count, height, width, None)
     return frames
 
 
 def as_media(kind: str, media: Any) -> Any:
     """What as_image, as_audio or as_video give: the form in memory that the encoder takes."""
-    return {"image": as_image, "audio": as_audio, "video": as_video}[check_kind(kind)](media)
+    return _FORMS[check_kind(kind)](media)
+
+
+_LOADERS: dict[str, Callable[..., Any]]
+_LOADERS = {"image": load_image, "audio": load_audio, "video": load_video}
+_FORMS: dict[str, Callable[[Any], Any]] = {"image": as_image, "audio": as_audio, "video": as_video}
 
 
 def to_bytes(kind: str, media: Any, fps: float = 8.0) -> bytes:

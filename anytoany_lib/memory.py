@@ -132,7 +132,7 @@ def _at_work(config: DecoderConfig) -> int:
     """Rule of thumb for a pipeline's activations, with guidance: the UNet's first maps, or the autoencoder's last."""
     side = config.options.get("height", 64) * config.options.get("width", 64)
     unet = 2 * _latent_places(config) * _UNET_WIDTH * _MAPS * _ACTIVE
-    return max(unet, side * _VAE_WIDTH * _VAE_MAPS * _ACTIVE)
+    return int(max(unet, side * _VAE_WIDTH * _VAE_MAPS * _ACTIVE))
 
 
 def _denoising(profile: Profile, stage: StageConfig) -> dict[str, int]:
@@ -159,7 +159,7 @@ def _latent_places(config: DecoderConfig) -> int:
             config.options["audio_length_in_s"] * mels.RATE / mels.HOP * mels.MEL_BINS / 16
         )
     side = config.options.get("height", 64) * config.options.get("width", 64)
-    return config.options.get("num_frames", 1) * side // 64
+    return int(config.options.get("num_frames", 1) * side // 64)
 
 
 def _encoder(profile: Profile) -> int:

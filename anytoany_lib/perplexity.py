@@ -54,11 +54,11 @@ def losses(model: AnyToAny, batch: Batch) -> tuple[int, float, float]:
         with model.adapter.disable_adapter():
             hidden = states()
     untouched = model.causal_lm.get_output_embeddings()(hidden).float()
-    summed = (
+    own_loss, untouched_loss = (
         F.cross_entropy(logits, labels, reduction="sum").item()
         for logits in (model.logits(own), untouched)
     )
-    return len(labels), *summed
+    return len(labels), own_loss, untouched_loss
 
 
 @torch.inference_mode()

@@ -52,6 +52,9 @@ class OutputProjection(nn.Module):
     states. Uncalibrated (mean 0, scale 1) it is the published computation.
     """
 
+    state_mean: torch.Tensor
+    state_scale: torch.Tensor
+
     def __init__(self, hidden: int, condition: tuple[int, ...], config: ProjectionConfig):
         super().__init__()
         self.condition = tuple(condition)

@@ -34,7 +34,7 @@ SUFFIXES = {
     "audio": (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a"),
     "video": (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif"),
 }
-_SPACE = re.compile(r"[ \t\r\n]*")
+_SOMETHING = re.compile(r"[^ \t\r\n]")
 _JSON = json.JSONDecoder()
 _CHUNK = 2**20  # bytes read at a time
 _LONGEST_VALUE = 2**26  # characters after which a value that does not end is taken for damage
@@ -78,10 +78,10 @@ class _Window:
 
     def past_blanks(self, at: int) -> int:
         """Where the next thing stands: at the end of the text only if the file ends there."""
-        while (at := _SPACE.match(self.text, at).end()) == len(self.text) and not self.ended:
-            self._read_on(at)
+        while (found := _SOMETHING.search(self.text, at)) is None and not self.ended:
+            self._read_on(len(self.text))
             at = 0
-        return at
+        return found.start() if found else len(self.text)
 
     def value(self, at: int) -> tuple[Any, int]:
         """The JSON value at a place, and where it ends."""

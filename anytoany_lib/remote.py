@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
@@ -290,8 +291,8 @@ def _replace(
         files.invalidate_cache()
         # Those of an upload that was cut off among them.
         surplus |= set(files.find(f"{root}/{OBJECTS}"))
-    if surplus := sorted(surplus - {f"{root}/{one.object}" for one in new.values()}):
-        files.rm(surplus)
+    if gone := sorted(surplus - {f"{root}/{one.object}" for one in new.values()}):
+        files.rm(gone)
 
 
 def _named(place: str) -> str:
@@ -319,7 +320,8 @@ def _note(folder: Path, url: str, seen: dict[str, Seen]) -> None:
 
 def _seen(folder: Path, url: str) -> dict[str, Seen]:
     """The files that were the same here and at the URL, as they were then; none of those of another URL."""
-    note = read_json(_note_of(folder)) if _note_of(folder).is_file() else {"url": url, "files": {}}
+    file = _note_of(folder)
+    note: dict[str, Any] = read_json(file) if file.is_file() else {"url": url, "files": {}}
     return {n: Seen(*file) for n, file in note["files"].items()} if note["url"] == url else {}
 
 

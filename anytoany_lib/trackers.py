@@ -51,7 +51,7 @@ def reporting(
     if accelerator.is_main_process and not step:
         shutil.rmtree(run / EVENTS, ignore_errors=True)  # curves of the training before
     # A run that was killed had gone on beyond its checkpoint: TensorBoard drops what comes again.
-    how = {"tensorboard": {"purge_step": step + 1}}
+    how: dict[str, dict[str, Any]] = {"tensorboard": {"purge_step": step + 1}}
     how |= {name: {"name": portable(run)} for name in ("trackio", "wandb")}
     plain = {
         name: value if isinstance(value, bool | int | float | str) else str(value)

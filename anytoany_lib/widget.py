@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from anytoany_lib import interrupts, pages, runs, settings
 from anytoany_lib.bubbles import Piece, Reply, piece_of
 from anytoany_lib.chat import Session
 from anytoany_lib.config import portable, resolve
-from anytoany_lib.events import Event, TextDelta
+from anytoany_lib.events import Events, TextDelta
 from anytoany_lib.messages import Message, medium_of
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.rendering import CONTENT_STYLE, original
@@ -152,7 +152,7 @@ class Chat(anywidget.AnyWidget):
         """Takes bubbles off the screen, from this one on."""
         if start < len(self._bubbles):
             del self._bubbles[start:]
-            self._tell("drop", **{"from": start})
+            self._tell("drop", None, **{"from": start})
 
     # --- what the user does ---
 
@@ -209,8 +209,8 @@ class Chat(anywidget.AnyWidget):
         users = [n for n, bubble in enumerate(self._bubbles) if bubble.role == "user"]
         if number is not None:
             users = [n for n in users if n <= number]
-        asked = users[-1] if users else None
-        events = self.session.retry(None if asked is None else self._bubbles[asked].message)
+        asked = users[-1] if users else -1
+        events = self.session.retry(self._bubbles[asked].message if users else None)
         self._drop(asked + 1)
         self._play(events)
 
@@ -338,14 +338,14 @@ class Chat(anywidget.AnyWidget):
             interrupts.passed_on(self._loop, _stop, _busy)
         threading.Thread(target=work, daemon=True).start()
 
-    def _play(self, events: Iterator[Event]) -> None:
+    def _play(self, events: Events) -> None:
         """Draws a reply."""
         reply = Reply()
         self._append(_Bubble("assistant", len(self.session.messages), reply.pieces))
         self._say("thinking")
         self._aside(lambda: self._follow(events, reply, len(self._bubbles) - 1))
 
-    def _follow(self, events: Iterator[Event], reply: Reply, number: int) -> None:
+    def _follow(self, events: Events, reply: Reply, number: int) -> None:
         said, drawn = ("ready", "ready"), 0.0
         try:
             for event in events:

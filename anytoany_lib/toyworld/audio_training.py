@@ -210,7 +210,8 @@ def train_text_encoder(
         vectors = embed(text_encoder, tokens(tokenizer, texts))
         named = heads(HEAD_SCALE * vectors).split(sizes, dim=1)
         labels = torch.tensor([said(text) for text in texts])
-        step(sum(F.cross_entropy(logits, labels[:, i]) for i, logits in enumerate(named)))
+        losses = (F.cross_entropy(logits, labels[:, i]) for i, logits in enumerate(named))
+        step(sum(losses, torch.zeros(())))
     return text_encoder.eval().requires_grad_(False)
 
 

@@ -89,7 +89,8 @@ def rates(judges: Judges, kind: str, made: Sequence[Any], scenes: Sequence[Scene
     return table
 
 
-def _strip(film: np.ndarray) -> Image.Image:
+def _strip(film: Any) -> Image.Image:
+    """The frames of a film (T, H, W, 3) side by side."""
     return Image.fromarray(np.concatenate(list(film), axis=1))
 
 

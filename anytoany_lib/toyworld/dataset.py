@@ -12,6 +12,7 @@ import argparse
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -221,9 +222,7 @@ def write(
                     split,
                     round(talks * _PLAIN_SHARE),
                     answers,
-                    lambda maker=maker, files=files: files.stored(
-                        maker.pick(CELLS.values())(maker).messages
-                    ),
+                    partial(_any_talk, maker, files),
                 )
             _write_split(rows, files, report)
         files = _Pictures(folder, "test", _generator(seed, "test"), pool=1)
@@ -233,6 +232,11 @@ def write(
         _write_split(rows, files, report)
         report.save(folder / "report.json")
     return report.splits
+
+
+def _any_talk(maker: Maker, files: _Pictures) -> list[dict[str, Any]]:
+    """A conversation of any cell of the matrix."""
+    return files.stored(maker.pick(CELLS.values())(maker).messages)
 
 
 def _write_split(rows: Sequence[Row], files: _Pictures, report: Report) -> None:

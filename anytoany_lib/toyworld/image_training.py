@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -163,7 +164,7 @@ def train_image_decoder(
     The last part, "decoder", trains the autoencoder's decoding half on. The pipeline is saved under `out` after each
     part, and every few minutes while the UNet is trained.
     """
-    old = None if {"text", "vae", "unet"} <= set(limits) else load_image_pipeline(out)
+    old: Any = None if {"text", "vae", "unet"} <= set(limits) else load_image_pipeline(out)
     if "text" in limits:
         tokenizer, encoder = prepare_text(Pace(**limits["text"]), seed)
     else:

@@ -9,8 +9,9 @@ nan not asked). Legend: B batch, N samples, T frames, F mel bins, C channels.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,6 +125,10 @@ def picture_input(image: Image.Image) -> Tensor | None:
     """(3, 64, 64) float32 in [-1, 1], or None where it is no picture."""
     if not isinstance(image, Image.Image) or min(image.size) < 1:
         return None
+    return _pixels(image)
+
+
+def _pixels(image: Image.Image) -> Tensor:
     image = image.convert("RGB")
     if image.size != (PIXELS, PIXELS):
         image = image.resize((PIXELS, PIXELS), Image.Resampling.BOX)
@@ -147,10 +152,14 @@ def film_input(frames: np.ndarray) -> Tensor | None:
     if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
         return None
     chosen = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
-    return torch.stack([picture_input(Image.fromarray(frames[i])) for i in chosen])
+    return torch.stack([_pixels(Image.fromarray(frames[i])) for i in chosen])
 
 
-INPUTS = {"image": picture_input, "audio": sound_input, "video": film_input}
+INPUTS: dict[str, Callable[[Any], Any]] = {
+    "image": picture_input,
+    "audio": sound_input,
+    "video": film_input,
+}
 
 
 def _expected(scene: Scene | Mapping, attribute: str):

@@ -107,9 +107,9 @@ class Pen:
 
 def _shade(colour: Colour, factor: float) -> Colour:
     """The colour darkened (factor < 1) or lightened towards white (factor > 1)."""
-    if factor <= 1:
-        return tuple(round(c * factor) for c in colour)
-    return tuple(round(255 - (255 - c) * (2 - factor)) for c in colour)
+    shaded = (c * factor if factor <= 1 else 255 - (255 - c) * (2 - factor) for c in colour)
+    red, green, blue = map(round, shaded)
+    return red, green, blue
 
 
 def _arc(x: float, y: float, rx: float, ry: float, start: float, stop: float) -> Points:
@@ -265,7 +265,8 @@ def _known(thing: str, colour: str) -> None:
 
 def ground(rng: np.random.Generator) -> Colour:
     """A light, nearly neutral background colour."""
-    return tuple(int(v) for v in rng.integers(228, 251) + rng.integers(-6, 5, size=3))
+    red, green, blue = map(int, rng.integers(228, 251) + rng.integers(-6, 5, size=3))
+    return red, green, blue
 
 
 def picture(thing: str, colour: str, pose: Pose, background: Colour) -> Image.Image:
@@ -281,7 +282,7 @@ def picture(thing: str, colour: str, pose: Pose, background: Colour) -> Image.Im
 def moving_poses(motion: str, start: Pose) -> list[Pose]:
     """The pose of each of the 8 frames of a film; `start` gives place (across the motion) and size."""
     x, y, r = start.x, start.y, start.radius
-    poses = []
+    poses: list[Pose] = []
     for step in np.linspace(-1, 1, FRAMES):
         travel = 0.26 * step
         poses.append(

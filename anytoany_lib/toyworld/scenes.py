@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from PIL import Image
@@ -106,14 +106,28 @@ def random_scene(kind: str, rng: np.random.Generator, held_out: bool = False) ->
 
 
 def _pose(scene: Scene, rng: np.random.Generator) -> Pose:
-    low, high = SIZES.get(scene.size, (0.22, 0.36) if scene.place is None else (0.22, 0.28))
-    x, y = PLACES.get(scene.place, (0.5, 0.5))
+    low, high = SIZES.get(scene.size or "", (0.22, 0.36) if scene.place is None else (0.22, 0.28))
+    x, y = PLACES.get(scene.place or "", (0.5, 0.5))
     if scene.place and scene.size == "big":
         low, high = 0.31, 0.33  # a big thing at the edge still has to fit in
     wander = 0.03 if scene.place else 0.06
     dx, dy = rng.uniform(-wander, wander, size=2)
     turn = 0.0 if scene.motion else rng.uniform(-0.12, 0.12)
     return Pose(x + dx, y + dy, rng.uniform(low, high), turn)
+
+
+@overload
+def render(kind: Literal["image"], scene: Scene, rng: np.random.Generator) -> Image.Image: ...
+
+
+@overload
+def render(
+    kind: Literal["audio", "video"], scene: Scene, rng: np.random.Generator
+) -> np.ndarray: ...
+
+
+@overload
+def render(kind: str, scene: Scene, rng: np.random.Generator) -> Image.Image | np.ndarray: ...
 
 
 def render(kind: str, scene: Scene, rng: np.random.Generator) -> Image.Image | np.ndarray:

@@ -82,7 +82,7 @@ class Maker:
         """A scene fit to be shown as `kind`."""
         return random_scene(kind, self.rng, held_out=self.unseen and kind != "audio")
 
-    def said(self, name: str, *sentence: str, **words: str) -> str:
+    def said(self, name: str, *sentence: str, **words: str | None) -> str:
         """One of the split's phrasings as it stands, with its blanks filled.
 
         The more alternatives a wording has, the more often it is drawn.
@@ -92,7 +92,7 @@ class Maker:
         chosen = _ALTERNATIVES.sub(lambda found: self.pick(found[1].split("|")), wording)
         return chosen.format(*sentence, **words)
 
-    def asked(self, name: str, **words: str) -> str:
+    def asked(self, name: str, **words: str | None) -> str:
         """One of the split's phrasings as a whole sentence; orders are plain or polite."""
         request = self.said(name, **words)
         first = request.split()[0]

@@ -8,8 +8,9 @@ kind and the attributes that a judge should find in it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from anytoany_lib.toyworld.language import DOES, TIMES, caption, moving
+from anytoany_lib.toyworld.language import DOES, TIMES, caption, moving, times
 from anytoany_lib.toyworld.scenes import COUNTED, HELD_OUT_PAIRS, THINGS, Scene
 from anytoany_lib.toyworld.talks import Maker, Talk, phrases
 
@@ -82,7 +83,7 @@ def audio_question(m: Maker) -> Talk:
     scene = heard[1]
     draw = m.rng.random()
     if draw < 0.6:
-        reply = f"It {DOES[scene.thing]} {TIMES[scene.count]}."
+        reply = f"It {DOES[scene.thing]} {times(scene.count)}."
         return Talk().user(heard, m.said("ask_count")).answer(reply, count=scene.count)
     if draw < 0.8:
         return (
@@ -99,11 +100,12 @@ def video_question(m: Maker) -> Talk:
     """How something moves, which colour it has, or what it is."""
     scene = m.scene("video")
     question = m.pick(("ask_motion", "ask_colour", "ask_thing"))
-    reply, asked = {
+    answers: dict[str, tuple[str, dict[str, Any]]] = {
         "ask_motion": (f"It is {moving(scene.motion)}.", {"motion": scene.motion}),
         "ask_colour": (f"It is {scene.colour}.", {"colour": scene.colour}),
         "ask_thing": (f"It is a {scene.thing}.", {"thing": scene.thing}),
-    }[question]
+    }
+    reply, asked = answers[question]
     return Talk().user(("video", scene), m.said(question)).answer(reply, **asked)
 
 
@@ -124,7 +126,7 @@ def _shown_to_audio(kind: str) -> Callable[[Maker], Talk]:
         seen = m.scene(kind)
         if seen.thing in COUNTED and m.rng.random() < 0.4:
             wanted = Scene(seen.thing, count=m.pick(TIMES))
-            asked = m.asked("play_shown_times", times=TIMES[wanted.count])
+            asked = m.asked("play_shown_times", times=times(wanted.count))
         else:
             wanted, asked = Scene(seen.thing), m.asked("play_shown")
         return Talk().user((kind, seen), asked).produce(("audio", wanted))
@@ -162,7 +164,7 @@ def audio_to_audio(m: Maker) -> Talk:
         wanted = Scene(scene.thing, count=m.pick(n for n in TIMES if n != scene.count))
         return (
             Talk()
-            .user((kind, scene), m.asked("replay", times=TIMES[wanted.count]))
+            .user((kind, scene), m.asked("replay", times=times(wanted.count)))
             .produce((kind, wanted))
         )
     return Talk().user((kind, scene), m.asked("echo")).produce((kind, Scene(scene.thing)))

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from diffusers import (
@@ -26,7 +26,7 @@ from anytoany_lib.files import appearing_whole, write_json
 from anytoany_lib.llm import pick_dtype
 from anytoany_lib.toyworld.pace import Pace
 
-UNet = UNet2DConditionModel | UNet3DConditionModel
+UNet: TypeAlias = UNet2DConditionModel | UNet3DConditionModel
 NOISE = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",

@@ -206,10 +206,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    limit = {"minutes": args.minutes} if args.steps is None else {"steps": args.steps}
-    train_video_decoder(
-        args.image, args.out, limit, args.films, args.seed, args.resume, args.redraw
-    )
+    pace = {"minutes": args.minutes} if args.steps is None else {"steps": args.steps}
+    train_video_decoder(args.image, args.out, pace, args.films, args.seed, args.resume, args.redraw)
 
 
 if __name__ == "__main__":
