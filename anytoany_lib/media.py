@@ -155,8 +155,11 @@ def as_media(kind: str, media: Any) -> Any:
     return _FORMS[check_kind(kind)](media)
 
 
-_LOADERS: dict[str, Callable[..., Any]]
-_LOADERS = {"image": load_image, "audio": load_audio, "video": load_video}
+_LOADERS: dict[str, Callable[..., Any]] = {
+    "image": load_image,
+    "audio": load_audio,
+    "video": load_video,
+}
 _FORMS: dict[str, Callable[[Any], Any]] = {"image": as_image, "audio": as_audio, "video": as_video}
 
 
