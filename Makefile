@@ -77,6 +77,7 @@ lint: $(VENV)/installed
 readme: $(VENV)/installed
 	$(BIN)/python docs/make_readme.py
 	$(BIN)/python docs/make_ablations.py
+	$(BIN)/python docs/make_architecture.py
 
 # Without an NVIDIA card the CPU build of torch saves gigabytes; pip's own index has only the CUDA one for Linux.
 $(VENV)/installed: pyproject.toml

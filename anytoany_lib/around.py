@@ -114,6 +114,7 @@ def conclude(job: Job, standing: Standing) -> None:
         "cut": len(standing.data.cut),
         "left_out": len(standing.data.left_out),
         "empty_steps": standing.empty,
+        "rows_at_once": standing.together,
         "seconds": standing.seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "peak_memory_by_phase": phases.peaks,

@@ -65,7 +65,8 @@ class Standing:
 
     `features` are what `data` reads, for the validation split to read too; `denoiser` computes the stage's denoising terms,
     None if it has none. `recent` is what the log has not told yet, `first` the first loss of each name, `fitted` what came of
-    the fits before training, `empty` the steps that had nothing to learn.
+    the fits before training, `empty` the steps that had nothing to learn, `together` the rows that share a batch (see
+    `reading`; 0 before the first step).
     """
 
     model: AnyToAny
@@ -79,6 +80,7 @@ class Standing:
     phases: Phases = field(default_factory=Phases)
     step: int = 0
     empty: int = 0
+    together: int = 0
     recent: Recent = field(default_factory=list)
     first: dict[str, float] = field(default_factory=dict)
     fitted: dict[str, float] = field(default_factory=dict)
@@ -125,6 +127,7 @@ class Standing:
             "peaks": self.phases.peaks,
             "step": self.step,
             "empty": self.empty,
+            "together": self.together,
             "recent": self.recent,
             "first": self.first,
             "fitted": self.fitted,
@@ -146,7 +149,7 @@ class Standing:
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.phases.peaks = state["peaks"] | self.phases.peaks
-        self.step, self.empty = state["step"], state["empty"]
+        self.step, self.empty, self.together = state["step"], state["empty"], state["together"]
         self.recent, self.first, self.fitted = state["recent"], state["first"], state["fitted"]
         self.data.cut |= set(state["cut"])
         self.data.left_out |= set(state["left out"])

@@ -166,7 +166,9 @@ class StageConfig(_Checked):
     learning_rates: dict[Part, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     steps: int | None = Field(None, gt=0, description="of the optimiser; or give epochs")
     epochs: float | None = Field(None, gt=0, description="times that every row is read")
-    batch_size: int = Field(gt=0, description="rows that are computed at once")
+    batch_size: int = Field(
+        gt=0, description="rows that are computed at once; fewer where they do not fit the memory"
+    )
     accumulation: int = Field(
         1,
         gt=0,

@@ -95,8 +95,8 @@ def load_llm(profile: Profile, device: torch.device | None = None) -> PreTrained
 def unpack(llm: PreTrainedModel) -> None:
     """Gives the 4-bit layers of an LLM on a CPU the weights they stand for, if half of the free memory holds them.
 
-    A CPU unpacks a 4-bit layer anew in every pass, which is a fifth of the time of a token; what comes out is the same to
-    the last bit. For talking: training reads so many tokens in a pass that it gains little.
+    A CPU unpacks a 4-bit layer anew in every pass, which is a fifth of the time of a token; hidden states and gradients are
+    the same to the last bit.
     """
     layers = {name: m for name, m in llm.named_modules() if isinstance(m, Linear4bit)}
     size = sum(layer.in_features * layer.out_features for layer in layers.values())

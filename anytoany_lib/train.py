@@ -17,6 +17,7 @@ import argparse
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,9 +38,11 @@ from anytoany_lib.denoising import denoiser_of, is_term
 from anytoany_lib.features import DatasetFeatures
 from anytoany_lib.job import GO_ON, Job
 from anytoany_lib.live import LiveFeatures
+from anytoany_lib.llm import unpack
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.phases import Phases
 from anytoany_lib.ranks import Ranks
+from anytoany_lib.reading import Reading
 from anytoany_lib.remote import local, publish
 from anytoany_lib.stage_data import StageData, Step
 from anytoany_lib.trackers import TRACKERS, Log, named, reporting
@@ -69,7 +72,7 @@ def optimiser_and_schedule(
     parts: dict[str, list[nn.Parameter]], stage: StageConfig, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW with a learning rate for each part, and the stage's schedule."""
-    kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
+    kind: Callable[..., torch.optim.Optimizer] = partial(torch.optim.AdamW, fused=True)
     if stage.optimiser == "paged-adamw-8bit":
         if not torch.cuda.is_available():
             raise ValueError(
@@ -166,6 +169,7 @@ def _begun(job: Job, ranks: Ranks, on_the_fly: bool) -> Standing:
         data = StageData(job.data, "train", *read)
         steps = job.max_steps or settings.steps_of(len(data))
         parts = trained_parts(model, settings)
+        unpack(model.llm)
         if ranks.first:
             check_room(job.run, sum(p.numel() for part in parts.values() for p in part))
         optimiser, schedule = optimiser_and_schedule(parts, settings, steps)
@@ -191,9 +195,7 @@ def _loop(
     log = Log(job.run, ranks.accelerator, on_log, standing.step, standing.seconds, standing.recent)
     wrapped, optimiser = ranks.accelerator.prepare(standing.model, standing.optimiser)
     wrapped.train()
-    size = (settings.rows_a_step, settings.batch_size)
-    where = (standing.step, ranks.rank, ranks.world)
-    reading = standing.data.steps(*size, *where, latents=standing.denoiser is not None)
+    reading = Reading(standing, settings, ranks.rank, ranks.world)
     shown = {"desc": f"stage {job.stage}", "initial": standing.step, "total": steps}
     with (
         standing.phases.phase("training"),
@@ -201,9 +203,7 @@ def _loop(
         tqdm(**shown, disable=not ranks.first) as bar,
     ):
         while standing.step < steps:
-            read = next(reading)
-            standing.seed_step(ranks.rank)
-            losses = _gradients(ranks.accelerator, wrapped, standing, settings, read)
+            read, losses = _read_and_computed(ranks, wrapped, standing, settings, reading)
             losses, stop = _of_all(losses, interrupted())
             _check_losses(losses, job, standing, read.names)
             # Only now: weights that the last step has ruined are not kept.
@@ -225,6 +225,23 @@ def _keep(job: Job, standing: Standing) -> None:
     """Saves a checkpoint, also where the run folder's URL leads, if it has one."""
     standing.save(job.run)
     publish(job.run)
+
+
+def _read_and_computed(
+    ranks: Ranks, wrapped: nn.Module, standing: Standing, settings: StageConfig, reading: Reading
+) -> tuple[Step, dict[str, float]]:
+    """The next step and this process's share of its losses; its gradients are there, in batches that fit the memory."""
+    while True:
+        read = next(reading)
+        standing.seed_step(ranks.rank)
+        try:
+            return read, _gradients(ranks.accelerator, wrapped, standing, settings, read)
+        except torch.OutOfMemoryError as error:
+            found = str(error)
+        # Outside the handler, where nothing refers any more to the tensors of the pass that failed.
+        wrapped.zero_grad()
+        del read
+        reading.smaller(found)
 
 
 def _gradients(

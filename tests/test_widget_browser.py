@@ -185,7 +185,7 @@ def test_stop_retry_edit_undo(clean):
     say(page, "A long text.")
     page.wait_for_selector(".a2a-model >> text=word word word word")
     page.keyboard.press("Escape")
-    page.wait_for_selector(".a2a-model:nth-child(4) >> text=stopped")
+    page.wait_for_selector(".a2a-turn:nth-child(4) >> text=stopped")
     ready(page)
     bubbles(page, 4)
 
@@ -347,7 +347,7 @@ def test_a_long_conversation_stays_at_its_end_unless_the_reader_scrolled_up(clea
     )
     assert abs(page.evaluate(top) - before) < 2
     page.keyboard.press("Escape")
-    page.wait_for_selector(".a2a-model:nth-child(6) >> text=stopped")
+    page.wait_for_selector(".a2a-turn:nth-child(6) >> text=stopped")
     ready(page)
     say(page, "Only a short answer.")
     assert abs(page.evaluate(at)) < 2

@@ -182,13 +182,14 @@ class View {
         : button("a2a-again", "Retry", "Draw this reply anew", act("retry")));
     const element = h("article", { class: `a2a-bubble a2a-${user ? "user" : "model"}`, "aria-label": user ? "You" : "Model" },
       h("div", { class: "a2a-pieces" }), actions);
-    this.bubbles.push(element);
-    this.log.append(element);
+    const turn = h("div", { class: "a2a-turn" }, element);
+    this.bubbles.push(turn);
+    this.log.append(turn);
     bubble.pieces.forEach((_, at) => this.drawPiece(number, at));
   }
 
   drawPiece(number, at) {
-    const piece = this.store.bubbles[number].pieces[at], place = this.bubbles[number].firstChild;
+    const piece = this.store.bubbles[number].pieces[at], place = this.bubbles[number].firstChild.firstChild;
     const old = place.children[at];
     if (piece.kind === "text" && old?.className === "a2a-piece-text") old.innerHTML = piece.html;
     else if (old) old.replaceWith(this.pieceElement(piece, number, at));

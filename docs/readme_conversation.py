@@ -1,0 +1,138 @@
+"""A conversation with a real run, recorded with its media for the README.
+
+`record` needs the frozen models and takes about a minute; `table` writes what was recorded as markdown. Nobody chooses
+between replies: the turns stand below, the seed is 0, and what the model answers is what is shown.
+"""
+
+from __future__ import annotations
+
+import html
+import itertools
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from matplotlib.figure import Figure
+from PIL import Image
+
+from anytoany_lib import AnyToAny, Session, media
+from anytoany_lib.chat import medium_of
+from anytoany_lib.config import portable
+from anytoany_lib.messages import Message, Part
+from anytoany_lib.runs import provenance
+from anytoany_lib.toyworld import FPS, draw, film, sound
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "docs" / "demo" / "conversation"
+RECORD = "messages.json"
+SEED = 0
+_WIDTH = {"image": 96, "audio": 224, "video": 96}
+
+
+def turns(rng: np.random.Generator) -> list[list[Part]]:
+    """What is said to the model, a list of parts a turn: every kind of medium goes in, and every kind is asked for."""
+    return [
+        [_text("Draw a red bell.")],
+        [_text("Film it moving left.")],
+        [{"type": "audio", "audio": sound("train", rng)}, _text("What do you hear?")],
+        [_text("Draw it in green.")],
+        [{"type": "image", "image": draw("drum", "blue", rng)}, _text("Play its sound.")],
+        [{"type": "video", "video": film("boat", "yellow", "right", rng)}, _text("What happens?")],
+        [_text("What is the capital of France?")],
+    ]
+
+
+def _text(words: str) -> Part:
+    return {"type": "text", "text": words}
+
+
+def record(run: Path, folder: Path = FOLDER) -> None:
+    """Talks to a run and keeps messages.json and every medium in `folder`, in place of what was there."""
+    session = Session(AnyToAny.from_pretrained(run), seed=SEED)
+    for turn in turns(np.random.default_rng(SEED)):
+        for _ in session.send(turn):
+            pass
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    numbers = itertools.count(1)
+    messages = [
+        message | {"content": [_kept(part, numbers, folder) for part in message["content"]]}
+        for message in session.messages
+    ]
+    told = {"run": portable(run), "seed": SEED, "commit": provenance()["commit"] or "unknown"}
+    text = json.dumps(told | {"messages": messages}, indent=1, ensure_ascii=False)
+    (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+def _kept(part: Part, numbers: Iterator[int], folder: Path) -> dict[str, str]:
+    """A part as the record holds it, its medium written to a file of the next number."""
+    kind = part["type"]
+    if kind == "text":
+        return {"type": kind, "text": part["text"]}
+    number, medium = next(numbers), medium_of(part)
+    if kind == "image":
+        name = f"{number}.png"
+        media.as_image(medium).save(folder / name, optimize=True)
+    elif kind == "audio":
+        name = f"{number}.flac"
+        samples, rate = media.as_audio(medium)
+        soundfile.write(folder / name, samples, rate)
+        _draw_waveform(samples, rate, folder / f"{number}.png")
+    else:
+        name = f"{number}.gif"
+        fps = medium[1] if isinstance(medium, tuple) else FPS
+        frames = [Image.fromarray(frame) for frame in media.as_video(medium)]
+        options = {"save_all": True, "append_images": frames[1:], "duration": round(1000 / fps)}
+        frames[0].save(folder / name, loop=0, **options)
+    return {"type": kind, kind: name}
+
+
+def _draw_waveform(samples: np.ndarray, rate: int, target: Path) -> None:
+    """The loudest and the lowest sample of every short piece, against seconds."""
+    pieces = np.array_split(samples, 320)
+    seconds = np.linspace(0, len(samples) / rate, len(pieces))
+    figure = Figure(figsize=(2.8, 0.9), layout="constrained")
+    axes = figure.subplots()
+    axes.fill_between(
+        seconds, [p.min() for p in pieces], [p.max() for p in pieces], color="#2a9d8f"
+    )
+    axes.set(ylim=(-1, 1), xlim=(0, seconds[-1]), yticks=[], xticks=range(round(seconds[-1]) + 1))
+    axes.tick_params(labelsize=6)
+    axes.set_xlabel("seconds", fontsize=6)
+    figure.savefig(target, dpi=160, facecolor="white")
+
+
+def table() -> str:
+    """The recorded conversation as a markdown table, a row a turn."""
+    told = json.loads((FOLDER / RECORD).read_text(encoding="utf-8"))
+    asked = told["messages"][0::2]
+    answered = told["messages"][1::2]
+    lines = ["| you | the model |", "| --- | --- |"]
+    lines += [f"| {_cell(a)} | {_cell(b)} |" for a, b in zip(asked, answered, strict=True)]
+    commit = told["commit"][:8]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"One session with `{told['run']}`, seed {told['seed']}, first replies, recorded at commit {commit} by",
+            f"`python docs/make_readme.py --conversation {told['run']}`. Pictures and clips are 64 pixels wide as made.",
+        ]
+    )
+
+
+def _cell(message: Message) -> str:
+    by = "shown to the model" if message["role"] == "user" else "made by the model"
+    return "<br>".join(_shown(part, f"{part['type']} {by}") for part in message["content"])
+
+
+def _shown(part: Part, said: str) -> str:
+    kind = part["type"]
+    if kind == "text":
+        return html.escape(part["text"].strip(), quote=False).replace("|", "&#124;")
+    path = f"{FOLDER.relative_to(ROOT).as_posix()}/{part[kind]}"
+    picture = f"{path.removesuffix('.flac')}.png" if kind == "audio" else path
+    shown = f'<img src="{picture}" width="{_WIDTH[kind]}" alt="{said}">'
+    return f'<a href="{path}">{shown}</a><br>[play it (FLAC)]({path})' if kind == "audio" else shown
