@@ -1,6 +1,7 @@
 # make demo   everything for real: data, embeddings, three stages, the any-to-any matrix, a conversation
 # make test   the tests, every notebook among them
 # make test-long   what takes longer: learning real samples and asking them back
+# make coverage   the tests once more, and which lines of the library none of them runs
 # make lab    JupyterLab at the chat notebook, with the newest run
 # make app    the chat as a page of its own (Voila); RUN, PORT and HOST may be named
 # make gradio the same as a Gradio page
@@ -15,19 +16,24 @@ BIN := $(VENV)/bin
 TORCH := torch>=2.11,<2.14
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-long lab app gradio chat-check bench gpu-check tiny lint readme browser clean
+.PHONY: demo test test-long coverage lab app gradio chat-check bench gpu-check tiny lint readme browser clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m anytoany_lib.demo
 
 # Two processes of one thread each take half the time of one with two; what both need is fetched before.
 test: $(VENV)/installed browser
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	$(BIN)/python -m anytoany_lib.checkpoints
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/installed
 	$(BIN)/python -m pytest -m long
+
+coverage: $(VENV)/installed browser
+	$(BIN)/python -m anytoany_lib.checkpoints
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/coverage combine -q && $(BIN)/coverage report
 
 # In a container one is root as a rule, which Jupyter wants to be told.
 AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -12,21 +12,21 @@ differs later only. Several ablations may be run side by side: they wait for eac
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 
 from anytoany_lib import runs
 from anytoany_lib.comparison import measured
 from anytoany_lib.config import Profile, portable, resolve
 from anytoany_lib.data import dataset_fingerprint
-from anytoany_lib.evaluate import METRICS, evaluate
+from anytoany_lib.evaluate import evaluate
 from anytoany_lib.features import precompute
+from anytoany_lib.files import alone, write_json
 from anytoany_lib.train import train
 
 PUBLISHED_ORDER, UNVARIED = "1-2-3", "unvaried"
@@ -146,10 +146,9 @@ def _trained(
     return made
 
 
-def _alone(run: Path) -> FileLock:
+def _alone(run: Path) -> AbstractContextManager[None]:
     """Waits until no other process works on a run folder."""
-    run.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(f"{run}.lock")
+    return alone(run.with_name(f"{run.name}.lock"), f"works on {run}")
 
 
 def _younger(init: Path | None, run: Path) -> bool:
@@ -163,7 +162,7 @@ def _measured(stages: Sequence[Path], data: Path, seed: int, per_task: int) -> d
     """What came of a variant: its rates, and what its last stage's run.json says. A variant is judged once."""
     last = stages[-1]
     with _alone(last):
-        if not (last / METRICS).is_file():
+        if not (last / runs.METRICS).is_file():
             evaluate(last, data, per_task=per_task, seed=seed, bound=0)
     records = [runs.read_record(stage) for stage in stages]
     return {
@@ -246,5 +245,5 @@ def save(results: dict[str, Any], folder: str | Path) -> Path:
     folder = resolve(folder)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{results['ablation']}.json"
-    runs.write_file(file, json.dumps(results, indent=2) + "\n")
+    write_json(file, results)
     return file

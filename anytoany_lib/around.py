@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -17,13 +16,14 @@ from anytoany_lib.checkpoint import Standing, discard
 from anytoany_lib.config import Alignment, FitConfig
 from anytoany_lib.data import splits_in
 from anytoany_lib.denoising import Denoiser
+from anytoany_lib.files import appearing_whole, write_json
 from anytoany_lib.fitting import fit_input_projection, fit_output_projections
 from anytoany_lib.job import GO_ON, Job
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.phases import peak_memory_bytes
 from anytoany_lib.stage_data import StageData
 
-_ABOUT_OLD_WEIGHTS = ("evaluation", "conversation")
+_ABOUT_OLD_WEIGHTS = (runs.EVALUATION, "conversation")
 _CAPTIONS_FITTED = 4096
 
 
@@ -125,7 +125,7 @@ def conclude(job: Job, standing: Standing) -> None:
 def _finish(run: Path, model: AnyToAny, record: dict[str, Any], init: Path | None) -> None:
     """Puts the final weights into the run folder; `run.json` comes last and makes it a run."""
     (run / runs.RECORD).unlink(missing_ok=True)
-    with runs.appearing_whole(run / ".final") as folder:
+    with appearing_whole(run / ".final") as folder:
         runs.write_tensors(folder, model.bridges(), model.adapter)
         if init and (init / runs.VOCABULARY).is_file():
             shutil.copy(init / runs.VOCABULARY, folder)
@@ -136,6 +136,6 @@ def _finish(run: Path, model: AnyToAny, record: dict[str, Any], init: Path | Non
     (run / ".final").rmdir()
     for stale in _ABOUT_OLD_WEIGHTS:
         shutil.rmtree(run / stale, ignore_errors=True)
-    (run / "metrics.json").unlink(missing_ok=True)
-    runs.write_file(run / runs.RECORD, json.dumps(record, indent=2) + "\n")
+    (run / runs.METRICS).unlink(missing_ok=True)
+    write_json(run / runs.RECORD, record)
     discard(run)  # what it would take to make all this again

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 POLL_SECONDS = 0.05
 EXIT_SECONDS = 2.0
-Report, Result = TypeVar("Report"), TypeVar("Result")
+Report = TypeVar("Report")
+Result = TypeVar("Result")
 
 
 class Stopped(Exception):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,11 +28,12 @@ _SHOWN = {
     "video": "The film shows {}.",
 }
 
+Item = TypeVar("Item")
 Cells = Mapping[str, Sequence[Row]]
 Rates = dict[str, dict[str, Any]]
 
 
-def evenly(rows: Sequence[Row], limit: int | None) -> list[Row]:
+def evenly(rows: Sequence[Item], limit: int | None) -> list[Item]:
     """At most `limit` rows, evenly spread, so that held-out pairs keep their share; None takes all."""
     count = len(rows) if limit is None else min(limit, len(rows))
     return [rows[n] for n in np.linspace(0, len(rows) - 1, count).round().astype(int)]

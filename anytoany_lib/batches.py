@@ -36,7 +36,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with all tensors on a device."""
-        moved = {}
+        moved: dict[str, Any] = {}
         for name, value in vars(self).items():
             if isinstance(value, dict):
                 moved[name] = {kind: tensor.to(device) for kind, tensor in value.items()}
@@ -74,7 +74,9 @@ def collate(
         for kind, medium, at in row.media:
             vectors.append(torch.as_tensor(embedding(kind, medium)))
             media_at.append([number, start + at])
-        for (kind, caption, at), made in zip(row.signals, row.made, strict=True) if target else ():
+        if target is None:
+            continue
+        for (kind, caption, at), made in zip(row.signals, row.made, strict=True):
             if latent and made is not None:
                 latents_of.setdefault(kind, []).append(len(signals_at.get(kind, ())))
                 latents.setdefault(kind, []).append(torch.as_tensor(latent(kind, made)))

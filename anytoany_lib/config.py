@@ -10,16 +10,20 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 _WHOLE = ("source", "architecture", "options", "learning_rates", "mixture")
-Kind = Literal["image", "audio", "video"]
 Alignment = Literal["l2", "mse", "cosine"]
-Part = Literal["input_projection", "output_projections", "token_rows", "lora"]
+if TYPE_CHECKING:  # looked up by any text; what a profile may say is checked when it is read
+    Kind: TypeAlias = str
+    Part: TypeAlias = str
+else:
+    Kind = Literal["image", "audio", "video"]
+    Part = Literal["input_projection", "output_projections", "token_rows", "lora"]
 
 
 def home() -> Path:
@@ -47,8 +51,9 @@ def _merged(base: dict, changes: dict) -> dict:
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        deep = isinstance(value, dict) and isinstance(old, dict) and key not in _WHOLE
-        merged[key] = _merged(old, value) if deep else value
+        if isinstance(value, dict) and isinstance(old, dict) and key not in _WHOLE:
+            value = _merged(old, value)
+        merged[key] = value
     return merged
 
 
@@ -212,7 +217,7 @@ class StageConfig(_Checked):
         """Optimiser steps over a dataset of so many rows. Every epoch's last step reads what is left of it."""
         if self.steps:
             return self.steps
-        whole, rest = divmod(self.epochs, 1)
+        whole, rest = divmod(self.epochs or 0.0, 1)
         in_rest = round(rest * rows / self.rows_a_step, 6)  # 1.1 - 1 is a little more than 0.1
         return int(whole) * math.ceil(rows / self.rows_a_step) + math.ceil(in_rest)
 

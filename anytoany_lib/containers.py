@@ -79,6 +79,7 @@ def decoding(path: Path) -> Iterator[None]:
 
 
 def check_pixels(width: int, height: int, path: Path | None) -> None:
+    """MediaError unless a picture has pixels, and not more than MAX_PIXELS."""
     if width * height == 0:
         raise MediaError("empty", f"{width} x {height} pixels", path)
     if width * height > MAX_PIXELS:
@@ -86,12 +87,14 @@ def check_pixels(width: int, height: int, path: Path | None) -> None:
 
 
 def check_video_bytes(frames: int, height: int, width: int, path: Path | None) -> None:
+    """MediaError if frames of this size are over MAX_VIDEO_BYTES."""
     if frames * height * width * 3 > MAX_VIDEO_BYTES:
         detail = f"{frames} frames of {width} x {height} are over {MAX_VIDEO_BYTES:,} bytes"
         raise MediaError("too large", f"{detail}: ask for fewer or smaller ones", path)
 
 
 def describe(value: Any) -> str:
+    """What was given, for a message: type and shape of an array, else the type."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {value.shape}"
     return type(value).__name__
@@ -282,7 +285,8 @@ def _decode_webp(
     frames, ends = _webp_frames(path, max_seconds, short_side)
     span = ends[-1] if max_seconds is None else min(ends[-1], max_seconds)
     if num_frames is not None:
-        check_video_bytes(num_frames, *frames[0].shape[:2], path)
+        height, width = frames[0].shape[:2]
+        check_video_bytes(num_frames, height, width, path)
         times = (np.arange(num_frames) + 0.5) / num_frames * span
         frames = [frames[at] for at in np.searchsorted(ends, times, side="right")]
     return np.stack(frames), len(frames) / span

@@ -11,15 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from anytoany_lib import aligned
+from anytoany_lib.contents import Contents
+from anytoany_lib.feature_store import DatasetFeatures
 from anytoany_lib.frozen import FrozenModels
 from anytoany_lib.messages import parts_of
 from anytoany_lib.modalities import MEDIA_KINDS
 from anytoany_lib.rows import Row
-
-if TYPE_CHECKING:
-    from anytoany_lib.features import Contents, DatasetFeatures
 
 SAMPLED = 16
 
@@ -32,7 +32,7 @@ class Costs:
     stages: list[dict[str, Any]]
 
     def __str__(self) -> str:
-        return f"{_text(self.caches)}\n\n{_text(self.stages)}"
+        return f"{aligned.table(self.caches)}\n\n{aligned.table(self.stages)}"
 
 
 def measure(
@@ -115,7 +115,9 @@ def _computed(number: int, batch: int, step: float, steps: int) -> dict[str, Any
 def _uses(rows: Iterable[Row]) -> dict[str, tuple[int, Counter[str]]]:
     """For what each stage reads: how many rows there are, and how many items of each sort they hold together."""
     counts: Counter[str] = Counter()
-    shown, made, talked = Counter(), Counter(), Counter()
+    shown: Counter[str] = Counter()
+    made: Counter[str] = Counter()
+    talked: Counter[str] = Counter()
     for row in rows:
         if "caption" in row.meta:
             counts["captioned"] += 1
@@ -138,13 +140,3 @@ def _uses(rows: Iterable[Row]) -> dict[str, tuple[int, Counter[str]]]:
         "generation": (captioned, made),
         "instructions": talks,
     }
-
-
-def _text(rows: list[dict[str, Any]]) -> str:
-    """Rows as aligned columns under their keys."""
-    lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in lines
-    )

@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from anytoany_lib import media
 from anytoany_lib.ahead import in_order
+from anytoany_lib.files import appearing_whole
 from anytoany_lib.inspection import inspect
 from anytoany_lib.ledger import DiskSet, Splits
 from anytoany_lib.manifests import (
@@ -115,10 +116,10 @@ def build(
     if source.resolve().is_relative_to(out):
         raise DataError(f"{out}: holds the source {source}; choose another OUT")
     check_target(out, overwrite)
-    report, work = Report(), out.with_name(f".{out.name}.{os.getpid()}")
-    scratch = work / "scratch"
-    scratch.mkdir(parents=True)
-    try:
+    report = Report()
+    with appearing_whole(out) as work:
+        scratch = work / "scratch"
+        scratch.mkdir()
         if reader == SHARDED:
             # What was unpacked is nobody else's: its files can be linked.
             named = scratch / "unpacked" / source.resolve().name
@@ -133,9 +134,6 @@ def build(
         shutil.rmtree(scratch)
         report.seconds = time.perf_counter() - started
         report.save(work / "report.json")
-        _move_into_place(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return report
 
 
@@ -147,14 +145,6 @@ def check_target(out: Path, overwrite: bool) -> None:
         raise DataError(f"{out}: exists and is not a manifest folder; choose another OUT")
     if not overwrite:
         raise DataError(f"{out}: exists; choose another OUT, or overwrite it (--overwrite)")
-
-
-def _move_into_place(work: Path, out: Path) -> None:
-    replaced = work.with_name(f"{work.name}.old")
-    if out.exists():
-        out.replace(replaced)
-    work.replace(out)
-    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _kept(

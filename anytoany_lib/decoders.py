@@ -30,6 +30,7 @@ from transformers import (
     ClapTextModelWithProjection,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    PreTrainedModel,
 )
 
 from anytoany_lib.config import DecoderConfig, resolve
@@ -77,7 +78,7 @@ def _embeds_and_pooled(pipeline, condition: torch.Tensor) -> dict[str, torch.Ten
     return {"prompt_embeds": condition[:, :-1], "pooled_prompt_embeds": condition[:, -1, :width]}
 
 
-def _attended(condition: torch.Tensor) -> dict[str, torch.Tensor]:
+def _attended(condition: torch.Tensor) -> dict[str, torch.Tensor | None]:
     return {"encoder_hidden_states": condition}
 
 
@@ -118,8 +119,10 @@ def _film(frames: np.ndarray, config: DecoderConfig, pipeline) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class Adapter:
+    """What the kit has to know of a pipeline class: one row of `ADAPTERS`."""
+
     pipeline: type[DiffusionPipeline]
-    text_encoders: tuple[type, ...]
+    text_encoders: tuple[type[PreTrainedModel], ...]
     """Classes of the folders text_encoder, text_encoder_2, ..., each with a tokenizer of the same number."""
     condition: Callable[[list, list], torch.Tensor]
     """(encoders, what their tokenizers gave) -> conditions (B, *condition)."""
@@ -134,7 +137,7 @@ class Adapter:
     told: Callable[[torch.Tensor], dict[str, torch.Tensor | None]] | None = _attended
     """Conditions -> what its UNet is called with beside latents and timesteps; None: not by a condition alone."""
 
-    def parts(self) -> list[tuple[str, str, type]]:
+    def parts(self) -> list[tuple[str, str, type[PreTrainedModel]]]:
         """(tokenizer folder, text encoder folder, its class) of each."""
         suffixes = [f"_{n}" if n > 1 else "" for n in range(1, len(self.text_encoders) + 1)]
         return [
@@ -267,10 +270,12 @@ class Decoder:
             return {"callback": lambda step, timestep, latents: on_step(step + 1, steps, None)}
         colours = self._colours if preview_every else None  # found before the first step
 
-        def called(pipe, step, timestep, arguments):
+        def called(
+            pipe: Any, step: int, timestep: Any, arguments: dict[str, Any]
+        ) -> dict[str, Any]:
             """Told by the pipeline after each step; hands the latents on as they are."""
             shown = None
-            if preview_every and (step + 1) % preview_every == 0:
+            if colours is not None and (step + 1) % preview_every == 0:
                 # Some schedulers keep latents larger than the autoencoder's, by the noise that is left.
                 latents = pipe.scheduler.scale_model_input(arguments["latents"], timestep)
                 shown = preview(colours, latents[0], pipe.vae_scale_factor)
@@ -333,4 +338,4 @@ class Decoder:
         ]
         if None in made:
             raise BrokenMedia(_NOT_FINITE if not told.all() else _CAME_OUT, made)
-        return made
+        return [medium for medium in made if medium is not None]

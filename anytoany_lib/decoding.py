@@ -38,6 +38,7 @@ class Draft:
     finish_reason: str | None = None
 
     def text_part(self) -> dict[str, Any]:
+        """The text that is being written: the last part, a new one behind a medium."""
         if not self.parts or self.parts[-1]["type"] != "text":
             self.parts.append({"type": "text", "text": ""})
             self.tokens = []
@@ -95,7 +96,7 @@ class _Writer:
 
 def _chooser(
     model: AnyToAny, sampling: Sampling, seeds: Sequence[int]
-) -> Callable[[torch.Tensor], list[int]]:
+) -> Callable[[torch.Tensor, Sequence[int]], list[int]]:
     """The function that draws one token a row from logits: what may not be drawn never is."""
     vocabulary = model.vocabulary
     allowed = {vocabulary.signals[kind][0] for kind in sampling.kinds if kind in vocabulary.signals}
@@ -121,7 +122,9 @@ def _chooser(
     return choose
 
 
-def _read(model: AnyToAny, chunks: list[list[int]], mask: torch.Tensor, cache: DynamicCache):
+def _read(
+    model: AnyToAny, chunks: list[list[int]], mask: torch.Tensor, cache: DynamicCache
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Feeds each row its chunk of tokens; returns hidden states (B, L, H) and the longer mask."""
     longest = max(map(len, chunks))
     ids = torch.tensor(

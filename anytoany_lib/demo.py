@@ -25,7 +25,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from anytoany_lib.config import Profile, resolve
-from anytoany_lib.runs import write_file
+from anytoany_lib.files import write_json
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = CHECKOUT / "notebooks"
@@ -107,12 +107,23 @@ def execute(notebook: Path, parameters: dict[str, Any], out: Path) -> tuple[floa
     return time.perf_counter() - started, peak.bytes
 
 
+def _max_steps(profile: Profile, stage: int, scale: float) -> int:
+    """What a training notebook is told; 0 is the profile's own number. NotebookError for a part of what is not steps."""
+    steps = profile.stages[stage].steps
+    if steps is None and scale != 1:
+        raise NotebookError(
+            f"--steps-scale {scale:g}: stage {stage} of profile {profile.name} counts epochs, not steps; leave it out, or "
+            "give the stage steps in a profile of your own"
+        )
+    return 0 if steps is None else max(1, round(scale * steps))
+
+
 def plan(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
-    """The notebooks in order, and what each is told."""
+    """The notebooks in order, and what each is told. NotebookError if the steps cannot be scaled."""
     profile = Profile.load(options.profile)
     runs = Path(options.runs or f"ckpt/runs/{profile.name}")
     stages = [str(runs / f"stage{number}") for number in (1, 2, 3)]
-    steps = [max(1, round(options.steps_scale * profile.stages[n].steps)) for n in (1, 2, 3)]
+    steps = [_max_steps(profile, stage, options.steps_scale) for stage in (1, 2, 3)]
     common = {"PROFILE": str(options.profile), "SEED": options.seed}
     data = common | {"DATA": str(options.data)}
     toyworld = {
@@ -150,7 +161,7 @@ def run(options: argparse.Namespace) -> Path:
         seconds, peak = execute(NOTEBOOKS / f"{name}.ipynb", parameters, out)
         most = max(most, peak)
         notebooks[name] = {"seconds": round(seconds, 1), "peak_memory_bytes": peak}
-        write_file(times, json.dumps(notebooks, indent=2) + "\n")
+        write_json(times, notebooks)
         print(f"{name}: {seconds:.0f} s, peak memory {peak / 1e9:.2f} GB", flush=True)
     print(
         f"together: {(time.perf_counter() - started) / 60:.1f} min, peak memory {most / 1e9:.2f} GB"
@@ -161,7 +172,8 @@ def run(options: argparse.Namespace) -> Path:
 def summary(folder: Path, out: Path) -> str:
     """The matrix of a run, and where everything lies."""
     # Not before the end: what it imports would count into the memory of every notebook.
-    from anytoany_lib.evaluate import METRICS, table
+    from anytoany_lib.evaluate import table
+    from anytoany_lib.runs import METRICS
 
     metrics = json.loads((folder / METRICS).read_text())
     return (

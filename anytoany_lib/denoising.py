@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,18 +81,21 @@ def _read_size(kind: str, config: DecoderConfig) -> tuple[int, ...]:
 
 def latent_shape(kind: str, config: DecoderConfig) -> tuple[int, ...]:
     """Of one medium's latents: (C, h, w), with frames (C, T, h, w). ValueError if the pipeline has no denoising term."""
-    _check(config)
+    _told_by(config)  # or there is no use for them
     *frames, height, width = _read_size(kind, config)
     factor = _factor(config)
     return _settings(config, "vae")["latent_channels"], *frames, height // factor, width // factor
 
 
-def _check(config: DecoderConfig) -> None:
-    if ADAPTERS[config.pipeline].told is None:
+def _told_by(config: DecoderConfig) -> Callable[[torch.Tensor], dict[str, torch.Tensor | None]]:
+    """How a pipeline's UNet is told a condition. ValueError if it wants more than that."""
+    told = ADAPTERS[config.pipeline].told
+    if told is None:
         raise ValueError(
             f"{config.pipeline} has no denoising term: its UNet is told more than the condition. Set denoising_weight: 0 "
             "in the profile's stages, or choose another decoder"
         )
+    return told
 
 
 def latent_model_files(config: DecoderConfig) -> list[Path]:
@@ -101,9 +104,10 @@ def latent_model_files(config: DecoderConfig) -> list[Path]:
     return sorted((folder / "vae").iterdir()) + sorted(folder.glob(mels.FILE))
 
 
-def _picture(image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
+def _picture(image: Image.Image, size: Sequence[int]) -> torch.Tensor:
     """A picture of so many pixels (H, W), its edges cut where its proportions are others: uint8 (3, H, W)."""
-    fitted = np.asarray(ImageOps.fit(image, size[::-1]))
+    height, width = size
+    fitted = np.asarray(ImageOps.fit(image, (width, height)))
     return torch.from_numpy(fitted.copy()).permute(2, 0, 1)
 
 
@@ -131,7 +135,7 @@ class LatentEncoder:
             count, *size = self._size
             seconds = count / self._config.fps if self._config.fps else None
             frames, _ = media.load_video(file, num_frames=count, max_seconds=seconds)
-            return torch.stack([_picture(Image.fromarray(frame), tuple(size)) for frame in frames])
+            return torch.stack([_picture(Image.fromarray(frame), size) for frame in frames])
         samples, _ = media.load_audio(file, mels.RATE)
         wanted = self._size[0] * mels.HOP
         filled = np.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
@@ -215,7 +219,7 @@ class Denoiser:
         checkpointing: bool = False,
     ):
         for config in decoders.values():
-            _check(config)
+            _told_by(config)
         self._decoders, self._seed = decoders, seed
         self._device, self._dtype, self._checkpointing = device, dtype, checkpointing
         self._loaded: dict[str, tuple[Any, DDPMScheduler]] = {}
@@ -263,7 +267,7 @@ class Denoiser:
         """Each medium's mean squared error (B,) at its timestep (B,), weighted by min-SNR if v1.5 weights its kind."""
         unet, schedule = self._parts(kind)
         noisy = schedule.add_noise(latents, noise, steps).to(self._dtype)
-        told = ADAPTERS[self._decoders[kind].pipeline].told(conditions.to(self._dtype))
+        told = _told_by(self._decoders[kind])(conditions.to(self._dtype))
         found = unet(noisy, steps, **told).sample.float()
         wanted = wanted_of(schedule, latents, noise, steps)
         errors = (found - wanted).square().flatten(1).mean(1)

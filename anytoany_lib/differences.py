@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoTokenizer
 
-from anytoany_lib.runs import appearing_whole
+from anytoany_lib.files import appearing_whole
 
 Readers = dict[str, Callable[[], torch.Tensor]]
 _COMPUTED = "rotary_emb.inv_freq"  # old checkpoints carry it; today's code computes it

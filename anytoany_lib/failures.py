@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anytoany_lib import media, runs
+from anytoany_lib import media
 from anytoany_lib.containers import MediaError
+from anytoany_lib.files import appearing_whole
 from anytoany_lib.judging import Verdict, cell_of, grouped, outcomes, request_of
-from anytoany_lib.messages import Message, parts_of
+from anytoany_lib.messages import Message, medium_of, parts_of
 
-EXAMPLES, EXAMPLE_FILE, FAILURE_FILE = "evaluation", "examples.json", "failures.jsonl"
-OUTCOMES = "outcomes.json"
+EXAMPLES, FAILURES, OUTCOMES = "examples.json", "failures.jsonl", "outcomes.json"
 
 
 def in_short(messages: Sequence[Message]) -> str:
@@ -35,9 +35,8 @@ def _saved(part: dict[str, Any], folder: Path, stem: str) -> dict[str, Any]:
     if kind == "text":
         return part
     name = f"{stem}{media.SUFFIX[kind]}"
-    made = (part["audio"], part["sampling_rate"]) if kind == "audio" else part[kind]
     try:
-        media.save(kind, folder / name, made, fps=part.get("fps", 8))
+        media.save(kind, folder / name, medium_of(part))
     except MediaError as error:
         (folder / name).unlink(missing_ok=True)
         return {"type": "text", "text": f"[{kind} that cannot be written: {error}]"}
@@ -98,8 +97,9 @@ def save(folder: Path, results: Sequence[Verdict], per_task: int, test_rows: str
     `test_rows` tells the rows from others of the same names.
     """
     seen: Counter[tuple[str, bool]] = Counter()
-    with runs.appearing_whole(folder) as work:
-        examples, failures = [], []
+    with appearing_whole(folder) as work:
+        examples: list[dict[str, Any]] = []
+        failures: list[dict[str, Any]] = []
         for verdict in results:
             group = verdict.row.meta["task"], verdict.right
             kept = seen[group] < per_task
@@ -108,7 +108,7 @@ def save(folder: Path, results: Sequence[Verdict], per_task: int, test_rows: str
                 failures.append(_failure(verdict, len(examples) if kept else None))
             if kept:
                 examples.append(_example(verdict, work, len(examples)))
-        (work / EXAMPLE_FILE).write_text(json.dumps(examples, indent=1) + "\n")
+        (work / EXAMPLES).write_text(json.dumps(examples, indent=1) + "\n")
         lines = [json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures]
-        (work / FAILURE_FILE).write_text("".join(lines), encoding="utf-8")
+        (work / FAILURES).write_text("".join(lines), encoding="utf-8")
         (work / OUTCOMES).write_text(json.dumps(_outcomes(results, test_rows)) + "\n")

@@ -217,7 +217,7 @@ def _heat(
     """Draws one heat map with its numbers: names of rows and columns, span (lowest, highest); nan stays blank."""
     low, high = span
     axis.imshow(values, cmap="viridis", vmin=low, vmax=high, aspect="auto")
-    turn = {"rotation": 30, "ha": "right"} if max(map(len, names[1])) > 8 else {}
+    turn: dict[str, Any] = {"rotation": 30, "ha": "right"} if max(map(len, names[1])) > 8 else {}
     axis.set_xticks(range(len(names[1])), names[1], fontsize=8, **turn)
     axis.set_yticks(range(len(names[0])), names[0], fontsize=8)
     for (y, x), value in np.ndenumerate(values):

@@ -9,6 +9,7 @@ cost of steps through the language model. docs/LOG.md has what both bring.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -120,7 +121,8 @@ def fit_output_projections(
     """
     losses = {}
     for kind, (read, targets) in collect_states(model, batches, settings.rows).items():
-        projection, signals = model.output_projections[kind], model.signal_embeddings(kind).detach()
+        projection = cast(OutputProjection, model.output_projections[kind])
+        signals = model.signal_embeddings(kind).detach()
         if model.profile.projection.standardise and not projection.calibrated:
             projection.calibrate(read + signals)
         losses[kind] = _fit(

@@ -16,6 +16,7 @@ from anytoany_lib.decoding import Draft, decode, never, read_prompts
 from anytoany_lib.events import (
     Done,
     Event,
+    Events,
     Loading,
     MediaFailed,
     MediaProgress,
@@ -146,7 +147,7 @@ def stream(
     sampling: Sampling | None = None,
     memory: Memory | None = None,
     stopping: Callable[[], bool] = never,
-) -> Iterator[Event]:
+) -> Events:
     """The reply to a conversation, event by event: its text first, then the media in order.
 
     The same seed gives the same reply. What a `memory` holds of the conversation is not read again. Once `stopping()`,

@@ -26,10 +26,10 @@ from gradio.utils import get_upload_folder
 
 from anytoany_lib import media, settings
 from anytoany_lib.bubbles import Piece, Reply, problem
-from anytoany_lib.chat import Session, medium_of
+from anytoany_lib.chat import Session
 from anytoany_lib.config import portable
-from anytoany_lib.events import Event, Loading, TextDelta
-from anytoany_lib.messages import Message, Part
+from anytoany_lib.events import Events, Loading, TextDelta
+from anytoany_lib.messages import Message, Part, medium_of
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.pages import write_page
 from anytoany_lib.rendering import (
@@ -140,10 +140,11 @@ def _making(piece: Piece) -> str:
     return f'<div class="a2a-note">{ICON[piece["medium"]]} {text} …{steps} {bar}{look}</div>'
 
 
-def _play(visitor: Visitor, begin: Callable[[], Iterator[Event]]) -> Iterator[list[Turn]]:
+def _play(visitor: Visitor, begin: Callable[[], Events]) -> Iterator[list[Turn]]:
     """The conversation while a reply is drawn; what goes wrong stands in it with its cause."""
-    reply, shown, drawn = Reply(), [_dots({})], time.monotonic()
-    before, making = visitor.turns(), {}
+    reply, before, drawn = Reply(), visitor.turns(), time.monotonic()
+    shown: list[Shown] = [_dots({})]
+    making: dict[int, Piece] = {}
 
     def turns(*waiting: Shown) -> list[Turn]:
         """The conversation with what has come of the reply by now."""
@@ -189,7 +190,7 @@ def _content(message: dict[str, Any]) -> list[Part]:
 def _set(visitor: Visitor, values: tuple[Any, ...]) -> None:
     """Takes over what the fields of the settings say, in the order of `_settings`."""
     session = visitor.session
-    profile, usual = session.model.profile, session.sampling
+    profile, usual = session.model.profile, session.sampling or Sampling()
     names = [one["name"] for one in settings.fields(profile, usual, session.seed)]
     told = dict(zip(names, values, strict=True))
     session.sampling, session.seed = settings.chosen(told, profile, usual, session.seed)
@@ -198,7 +199,7 @@ def _set(visitor: Visitor, values: tuple[Any, ...]) -> None:
 def _send(visitor: Visitor, message: dict[str, Any], *values: Any) -> Iterator[Any]:
     """Sends what is in the box, which is emptied only if that was accepted."""
 
-    def begin() -> Iterator[Event]:
+    def begin() -> Events:
         _set(visitor, values)
         return visitor.session.send(_content(message))
 
@@ -209,7 +210,7 @@ def _send(visitor: Visitor, message: dict[str, Any], *values: Any) -> Iterator[A
 
 
 def _retry(visitor: Visitor, *values: Any) -> Iterator[list[Turn]]:
-    def begin() -> Iterator[Event]:
+    def begin() -> Events:
         _set(visitor, values)
         return visitor.session.retry()
 

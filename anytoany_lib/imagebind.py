@@ -15,7 +15,6 @@ import functools
 import hashlib
 import os
 import pickle
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPTokenizer
 
+from anytoany_lib.files import appearing_whole
 from anytoany_lib.imagebind_inputs import HUGE, SENSE_OF_KIND, ImageBindConfig, prepare
 from anytoany_lib.imagebind_layers import Trunk, head, postprocessor, preprocessor
 
@@ -98,11 +98,7 @@ class ImageBind(nn.Module):
 
     def save(self, folder: str | os.PathLike, dtype: torch.dtype = torch.float16) -> None:
         """Write config.json, model.safetensors and the tokenizer; the folder appears whole."""
-        folder = Path(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as work:
-            new, old = Path(work, "new"), Path(work, "old")
-            new.mkdir()
+        with appearing_whole(Path(folder)) as new:
             weights = {name: t.detach().to(dtype).clone() for name, t in self.state_dict().items()}
             safetensors.torch.save_file(weights, new / "model.safetensors")
             text = self.config.model_dump_json(indent=2)
@@ -110,9 +106,6 @@ class ImageBind(nn.Module):
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(new)
                 self.tokenizer.backend_tokenizer.model.save(str(new))  # vocab.json, merges.txt
-            if folder.exists():
-                folder.rename(old)
-            new.rename(folder)
 
     @functools.cached_property
     def fingerprint(self) -> str:

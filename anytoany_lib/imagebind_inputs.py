@@ -24,8 +24,10 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers.audio_utils import mel_filter_bank
 
+from anytoany_lib.modalities import MODALITIES
+
 SENSE_OF_KIND: Mapping[str, str] = MappingProxyType(
-    {"image": "vision", "video": "vision", "audio": "audio", "text": "text"}
+    {kind: modality.sense for kind, modality in MODALITIES.items()} | {"text": "text"}
 )
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -114,7 +116,8 @@ def prepare_image(config: ImageBindConfig, image: Image.Image) -> torch.Tensor:
     short = min(width, height)
     if short != size:
         image = image.resize(
-            (max(size, size * width // short), max(size, size * height // short)), Image.BICUBIC
+            (max(size, size * width // short), max(size, size * height // short)),
+            Image.Resampling.BICUBIC,
         )
         width, height = image.size
     left, top = round((width - size) / 2), round((height - size) / 2)

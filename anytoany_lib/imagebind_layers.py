@@ -41,14 +41,14 @@ class Attention(nn.Module):
         self.bias_k = nn.Parameter(torch.empty(1, 1, width)) if bias_kv else None
         self.bias_v = nn.Parameter(torch.empty(1, 1, width)) if bias_kv else None
         nn.init.xavier_uniform_(self.in_proj_weight)
-        if bias_kv:
-            nn.init.xavier_normal_(self.bias_k)
-            nn.init.xavier_normal_(self.bias_v)
+        for bias in (self.bias_k, self.bias_v):
+            if bias is not None:
+                nn.init.xavier_normal_(bias)
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:
         """(B, T, D) -> (B, T, D); with `causal` a position sees those before it only."""
         q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        if self.bias_k is not None:
+        if self.bias_k is not None and self.bias_v is not None:
             k = torch.cat([k, self.bias_k.expand(len(x), -1, -1).to(k)], dim=1)
             v = torch.cat([v, self.bias_v.expand(len(x), -1, -1).to(v)], dim=1)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
@@ -90,6 +90,7 @@ class Trunk(nn.Module):
     def __init__(self, name: str, sense: SenseConfig):
         super().__init__()
         self.causal = name == "text"
+        self.pre_transformer_layer: nn.Module
         if name == "vision":
             self.pre_transformer_layer = nn.Sequential(nn.LayerNorm(sense.width, eps=1e-6))
         else:

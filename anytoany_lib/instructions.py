@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from anytoany_lib.modalities import MEDIA_KINDS
 
@@ -28,7 +28,7 @@ class Unusable(ValueError):
     """A record that gives no conversation; the message is the reason for the report."""
 
 
-def is_text(value: Any) -> bool:
+def is_text(value: Any) -> TypeGuard[str]:
     """Whether a value is text that UTF-8 can hold: JSON may escape halves of characters."""
     return isinstance(value, str) and (value.isascii() or not _HALF.search(value))
 

@@ -1,12 +1,16 @@
-"""An interrupt (Ctrl-C, a notebook's stop button) that waits for a good moment."""
+"""Interrupts (Ctrl-C, a notebook's stop button): one that waits for a good moment, and one that ends what threads do."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+_LOOK_SECONDS = 0.25
 
 
 @contextmanager
@@ -31,3 +35,32 @@ def noted(alone: bool = True) -> Iterator[Callable[[], bool]]:
         yield lambda: bool(came)
     finally:
         signal.signal(signal.SIGINT, before or signal.default_int_handler)
+
+
+def main_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop of a notebook's kernel; None in a script, whose main thread can be interrupted as it is."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def passed_on(
+    loop: asyncio.AbstractEventLoop, stop: Callable[[], None], busy: Callable[[], bool]
+) -> None:
+    """Has an interrupt call `stop` as long as other threads are `busy`: an idle kernel ignores it.
+
+    The kernel sets a handler of its own while it handles a message and then restores the older one, so this looks again
+    and again. `loop` is that of the main thread, which alone may set handlers.
+    """
+
+    def interrupted(*_: Any) -> None:
+        stop()
+
+    def look() -> None:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, interrupted)
+        if busy():
+            loop.call_later(_LOOK_SECONDS, look)
+
+    loop.call_soon_threadsafe(loop.call_later, _LOOK_SECONDS, look)

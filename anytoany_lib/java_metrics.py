@@ -33,7 +33,8 @@ class JavaMissing(RuntimeError):
 def _package() -> Path | None:
     """Where pycocoevalcap lies."""
     found = importlib.util.find_spec("pycocoevalcap")
-    return Path(next(iter(found.submodule_search_locations))) if found else None
+    folders = found.submodule_search_locations if found else None
+    return Path(next(iter(folders))) if folders else None
 
 
 def missing(name: str) -> str:
@@ -53,9 +54,10 @@ def missing(name: str) -> str:
 
 def _need(name: str) -> Path:
     """pycocoevalcap's folder; JavaMissing if this cannot run."""
-    if why := missing(name):
+    why, package = missing(name), _package()
+    if why or package is None:
         raise JavaMissing(f"{name} cannot run: {why}")
-    return _package()
+    return package
 
 
 def tokenize(captions: Sequence[str]) -> list[list[str]]:

@@ -38,6 +38,7 @@ class Verdict:
 
     @property
     def right(self) -> bool:
+        """Whether all that was asked of the row is right."""
         return self.modality and all(self.attributes.values())
 
     @property
@@ -50,7 +51,7 @@ class Verdict:
 
 def load_judges(profile: Profile) -> Any:
     """The judges that the profile names. ValueError if it names none."""
-    if profile.judges is None:
+    if profile.judges is None or profile.judges_folder is None:
         raise ValueError(
             f"profile {profile.name} names no judges; set judges (a module) and judges_folder"
         )

@@ -28,7 +28,8 @@ from anytoany_lib.config import Profile, resolve
 from anytoany_lib.containers import MediaError
 from anytoany_lib.data import dataset_fingerprint
 from anytoany_lib.decoding import Draft
-from anytoany_lib.features import fingerprint
+from anytoany_lib.feature_store import fingerprint
+from anytoany_lib.files import appearing_file, write_json
 from anytoany_lib.generation import draw_all, finished, render_all
 from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
@@ -77,13 +78,14 @@ def opened(folder: Path, key: dict[str, str]) -> Path:
         print(f"the replies in {folder} are not of this evaluation ({', '.join(other)}): anew")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    runs.write_file(folder / KEY, json.dumps(key, indent=1) + "\n")
+    write_json(folder / KEY, key, indent=1)
     return folder
 
 
 def _write(path: Path, replies: Sequence[Parts]) -> None:
     """Parts of replies as one file; tensors are named by reply, part and key."""
-    tensors, plain = {}, []
+    tensors: dict[str, torch.Tensor] = {}
+    plain: list[Parts] = []
     for at, parts in enumerate(replies):
         plain.append([])
         for place, part in enumerate(parts):
@@ -94,7 +96,7 @@ def _write(path: Path, replies: Sequence[Parts]) -> None:
             }
             tensors |= {f"{at} {place} {key}": tensor for key, tensor in held.items()}
             plain[-1].append({key: value for key, value in part.items() if key not in held})
-    with runs.appearing_file(path) as beside:
+    with appearing_file(path) as beside:
         save_file(tensors, beside, metadata={"replies": json.dumps(plain)})
 
 

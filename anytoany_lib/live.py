@@ -14,7 +14,7 @@ import numpy as np
 from anytoany_lib.cache import BATCH
 from anytoany_lib.config import Profile
 from anytoany_lib.denoising import LATENT_BATCH
-from anytoany_lib.features import DatasetFeatures
+from anytoany_lib.feature_store import DatasetFeatures
 from anytoany_lib.frozen import FrozenModels
 from anytoany_lib.llm import pick_device
 from anytoany_lib.modalities import MEDIA_KINDS

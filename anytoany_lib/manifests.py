@@ -135,7 +135,9 @@ class Manifest(Sequence[Row]):
                     raise DataError(
                         f"{self._path}, row {index}: expected four texts, found {texts!r:.80}"
                     )
-                records.append(Record(*texts, "caption" in self._json(texts[-1], index)))
+                name, source, messages, meta = texts
+                captioned = "caption" in self._json(meta, index)
+                records.append(Record(name, source, messages, meta, captioned))
             yield records
 
     def _json(self, text: str, index: int) -> Any:

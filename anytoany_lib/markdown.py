@@ -55,9 +55,13 @@ def _harmless(state: StateCore) -> None:
             token.children = _links_out(token.children)
 
 
+class _Markdown(MarkdownIt):
+    def validateLink(self, url: str) -> bool:
+        return bool(_LINK.match(url))
+
+
 def _parser() -> MarkdownIt:
-    parser = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable("table")
-    parser.validateLink = lambda address: bool(_LINK.match(address))
+    parser = _Markdown("commonmark", {"html": False, "breaks": True}).enable("table")
     parser.core.ruler.push("harmless", _harmless)
     return parser
 

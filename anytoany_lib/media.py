@@ -7,7 +7,7 @@ Whatever cannot be used raises a `MediaError`; pixels, bytes and seconds are bou
 
 import hashlib
 import io
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from anytoany_lib.containers import (
     encode_video,
     existing_file,
 )
+from anytoany_lib.files import appearing_file
 from anytoany_lib.modalities import MEDIA_KINDS
 
 MAX_AUDIO_SECONDS = 600.0
@@ -97,8 +98,7 @@ def load_video(
 
 def load(kind: str, path: str | Path, **options: Any) -> Any:
     """What load_image, load_audio or load_video give for this path."""
-    loaders = {"image": load_image, "audio": load_audio, "video": load_video}
-    return loaders[check_kind(kind)](path, **options)
+    return _LOADERS[check_kind(kind)](path, **options)
 
 
 def as_image(media: str | Path | Image.Image) -> Image.Image:
@@ -145,13 +145,22 @@ def as_video(
         raise MediaError("empty", f"the video has no frames or no pixels: {describe(frames)}")
     if len(frames) < 2:
         raise MediaError("too short", "a video has at least two frames")
-    check_video_bytes(*frames.shape[:3], None)
+    count, height, width = frames.shape[:3]
+    check_video_bytes(count, height, width, None)
     return frames
 
 
 def as_media(kind: str, media: Any) -> Any:
     """What as_image, as_audio or as_video give: the form in memory that the encoder takes."""
-    return {"image": as_image, "audio": as_audio, "video": as_video}[check_kind(kind)](media)
+    return _FORMS[check_kind(kind)](media)
+
+
+_LOADERS: dict[str, Callable[..., Any]] = {
+    "image": load_image,
+    "audio": load_audio,
+    "video": load_video,
+}
+_FORMS: dict[str, Callable[[Any], Any]] = {"image": as_image, "audio": as_audio, "video": as_video}
 
 
 def to_bytes(kind: str, media: Any, fps: float = 8.0) -> bytes:
@@ -164,13 +173,9 @@ def to_bytes(kind: str, media: Any, fps: float = 8.0) -> bytes:
 def save(kind: str, path: str | Path, media: Any, fps: float = 8.0) -> Path:
     """Write a medium, whole or not at all: an image by its suffix, 16-bit mono WAV, H.264 MP4."""
     path = Path(path)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     image_format = Image.registered_extensions().get(path.suffix.lower(), "PNG")
-    try:
+    with appearing_file(path) as beside:
         _encode(kind, media, beside, image_format, fps, {"movflags": "faststart"})
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
     return path
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.audio_utils import mel_filter_bank
 
-from anytoany_lib.runs import write_file
+from anytoany_lib.files import write_file
 
 RATE = 16_000
 MEL_BINS = 64

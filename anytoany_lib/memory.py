@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from anytoany_lib import mels
+from anytoany_lib import aligned, mels
 from anytoany_lib.config import DecoderConfig, Profile, StageConfig, resolve
 from anytoany_lib.imagebind import HUGE, ImageBind
 from anytoany_lib.messages import Vocabulary
@@ -132,7 +132,7 @@ def _at_work(config: DecoderConfig) -> int:
     """Rule of thumb for a pipeline's activations, with guidance: the UNet's first maps, or the autoencoder's last."""
     side = config.options.get("height", 64) * config.options.get("width", 64)
     unet = 2 * _latent_places(config) * _UNET_WIDTH * _MAPS * _ACTIVE
-    return max(unet, side * _VAE_WIDTH * _VAE_MAPS * _ACTIVE)
+    return int(max(unet, side * _VAE_WIDTH * _VAE_MAPS * _ACTIVE))
 
 
 def _denoising(profile: Profile, stage: StageConfig) -> dict[str, int]:
@@ -159,7 +159,7 @@ def _latent_places(config: DecoderConfig) -> int:
             config.options["audio_length_in_s"] * mels.RATE / mels.HOP * mels.MEL_BINS / 16
         )
     side = config.options.get("height", 64) * config.options.get("width", 64)
-    return config.options.get("num_frames", 1) * side // 64
+    return int(config.options.get("num_frames", 1) * side // 64)
 
 
 def _encoder(profile: Profile) -> int:
@@ -259,11 +259,7 @@ def main() -> None:
     options = parser.parse_args()
     profile = Profile.load(options.profile)
     phases = plan(profile, options.tokens)
-    rows = table(phases)
-    print("planned GiB".ljust(28), *(name.rjust(9) for name in phases))
-    for row in rows:
-        part, *sizes = row.values()
-        print(part.ljust(28), *(size.rjust(9) for size in sizes))
+    print(f"planned GiB\n{aligned.table(table(phases))}")
     lines = advice(profile, phases, round(options.gigabytes * 1e9))
     print("\n".join(lines) or f"all phases fit a card of {options.gigabytes:g} GB")
 

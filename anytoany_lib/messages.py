@@ -58,6 +58,17 @@ def parts_of(message: Message, where: str = "message") -> list[Part]:
     return content
 
 
+def medium_of(part: Part) -> Any:
+    """A part's medium as `media` takes it: a path, a PIL.Image, (samples, rate), frames or (frames, fps).
+
+    Replies keep rate and fps beside the medium; None if the part has a caption only.
+    """
+    kind = part["type"]
+    medium = part.get(kind)
+    beside = part.get(MODALITIES[kind].beside) if kind in MODALITIES else None
+    return medium if medium is None or beside is None else (medium, beside)
+
+
 def check(messages: list[Message]) -> list[list[Part]]:
     """The parts of every message of a conversation, checked."""
     if not isinstance(messages, list) or not messages:
@@ -111,6 +122,7 @@ class Encoded:
     made: list[Any] = field(default_factory=list)
 
     def add(self, ids: list[int], learnt: bool) -> None:
+        """Appends tokens, which are `learnt` or only read."""
         self.ids += ids
         self.labels += ids if learnt else [IGNORED] * len(ids)
 

@@ -10,18 +10,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Modality:
+    """A kind of medium: a row of `MODALITIES`."""
+
     kind: str
     """The part's "type" in messages, and the key of its medium."""
     signal: str
     """Name of its k-th signal token, with {} for k."""
     sense: str
     """ImageBind's input that takes it."""
+    beside: str = ""
+    """What a reply's part keeps beside the medium, if anything."""
 
 
 MODALITIES = {
     "image": Modality("image", "[IMG{}]", "vision"),
-    "audio": Modality("audio", "[AUD{}]", "audio"),
-    "video": Modality("video", "[VID{}]", "vision"),
+    "audio": Modality("audio", "[AUD{}]", "audio", "sampling_rate"),
+    "video": Modality("video", "[VID{}]", "vision", "fps"),
 }
 MEDIA_KINDS = tuple(MODALITIES)
 KINDS = ("text", *MEDIA_KINDS)

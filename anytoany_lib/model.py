@@ -7,7 +7,7 @@ S generated media in a batch, N signal tokens of one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from anytoany_lib.batches import Batch
 from anytoany_lib.config import Alignment, Profile, resolve
 from anytoany_lib.decoders import Decoder
 from anytoany_lib.denoising import Denoiser, term
-from anytoany_lib.events import Event, MediaFailed
+from anytoany_lib.events import Done, Events, MediaFailed
 from anytoany_lib.imagebind import ImageBind
 from anytoany_lib.llm import (
     TokenRows,
@@ -108,6 +108,7 @@ class AnyToAny(nn.Module):
 
     @property
     def adapter(self) -> PeftModel | None:
+        """The LLM with its LoRA matrices, None if it has none."""
         return self.llm if isinstance(self.llm, PeftModel) else None
 
     @property
@@ -122,6 +123,7 @@ class AnyToAny(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the language model is."""
         return self.causal_lm.get_input_embeddings().weight.device
 
     @property
@@ -161,7 +163,7 @@ class AnyToAny(nn.Module):
         """Whether the "encoder", or the decoder of a kind of medium, has been loaded."""
         return bool(self._encoder) if what == "encoder" else what in self._decoders
 
-    def knows(self, key: str) -> bool:
+    def knows(self, key: str | None) -> bool:
         """Whether the embedding of the medium with this content key is at hand."""
         return key in self._embeddings
 
@@ -176,16 +178,16 @@ class AnyToAny(nn.Module):
             return torch.empty(0, self.profile.encoder.embedding)
         if keys is None:
             keys = [media.content_key(kind, item) for kind, item in items]
-        known = {key: self._embeddings.get(key) for key in keys}
+        known = {key: self._embeddings[key] for key in keys if key in self._embeddings}
         for kind in dict.fromkeys(kind for kind, _ in items):
             new = {
                 key: item
                 for key, (k, item) in zip(keys, items, strict=True)
-                if k == kind and known[key] is None
+                if k == kind and key not in known
             }
             if new:
                 known.update(zip(new, self._encode(kind, new.values()), strict=True))
-        self._embeddings.update(known)
+        self._embeddings.update((key, known[key]) for key in keys)
         for key in list(self._embeddings)[:-_EMBEDDINGS_KEPT]:
             self._embeddings.pop(key, None)
         return torch.stack([known[key] for key in keys])
@@ -285,7 +287,7 @@ class AnyToAny(nn.Module):
 
     def stream(
         self, messages: list[Message], seed: int = 0, sampling: Sampling | None = None
-    ) -> Iterator[Event]:
+    ) -> Events:
         """The reply to a conversation as events; see `generation.stream`."""
         return generation.stream(self, messages, seed, sampling)
 
@@ -296,7 +298,10 @@ class AnyToAny(nn.Module):
 
         Raises what kept a medium of it from being made.
         """
+        message: Message = {}
         for event in self.stream(messages, seed, sampling):
             if isinstance(event, MediaFailed):
                 raise event.error
-        return event.message
+            if isinstance(event, Done):
+                message = event.message
+        return message

@@ -8,7 +8,6 @@ project's code (github.com/NExT-GPT/NExT-GPT, NExT-GPT-Lagacy); nothing of a fil
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from anytoany_lib import runs
 from anytoany_lib.config import Profile, portable, resolve
+from anytoany_lib.files import appearing_file, appearing_whole, write_json
 from anytoany_lib.llm import lora_config
 from anytoany_lib.messages import Vocabulary
 from anytoany_lib.projections import InputProjection, OutputProjection
@@ -204,7 +204,7 @@ def import_nextgpt(
         hidden = vocabulary["embedding"].shape[1]
         rest = load_file(resolve(init) / runs.TENSORS) if init else _fresh(profile, hidden, seed)
         trainable = rest | trainable
-    with runs.appearing_whole(out) as folder:
+    with appearing_whole(out) as folder:
         save_file(trainable, folder / runs.TENSORS)
         save_file(vocabulary, folder / runs.VOCABULARY)
         if adapter:
@@ -221,7 +221,7 @@ def import_nextgpt(
             "data": {},
             **runs.provenance(),
         }
-        (folder / runs.RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        write_json(folder / runs.RECORD, record)
     return out
 
 
@@ -277,7 +277,6 @@ def export_nextgpt(run: str | Path, file: str | Path) -> Path:
     for name, old, new in zip(tables, ("embedding", "head"), ("input", "output"), strict=True):
         tensors[name] = torch.cat([vocabulary[old].float(), trainable[f"token_rows.{new}"].float()])
     halved = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
-    beside = file.with_name(f".{file.name}.part")
-    torch.save(halved, beside)
-    beside.replace(file)
+    with appearing_file(file) as beside:
+        torch.save(halved, beside)
     return file

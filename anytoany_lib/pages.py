@@ -9,10 +9,10 @@ from __future__ import annotations
 import html
 from pathlib import Path
 
-from anytoany_lib.chat import medium_of
 from anytoany_lib.containers import MediaError, video_codec
+from anytoany_lib.files import write_file
 from anytoany_lib.markdown import whole_characters
-from anytoany_lib.messages import Message, Part, check
+from anytoany_lib.messages import Message, Part, check, medium_of
 from anytoany_lib.rendering import (
     CONTENT_STYLE,
     ICON,
@@ -26,7 +26,6 @@ from anytoany_lib.rendering import (
     preview,
     text_html,
 )
-from anytoany_lib.runs import write_file
 
 EMBEDDED_BYTES = 32 * 2**20  # of one medium; browsers choke on pages of hundreds of megabytes
 _POLICY = (

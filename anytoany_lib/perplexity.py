@@ -18,10 +18,10 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from anytoany_lib import runs
 from anytoany_lib.batches import Batch, collate
 from anytoany_lib.config import portable, resolve
-from anytoany_lib.data import Row, read_manifest
+from anytoany_lib.data import SPLITS, Row, read_manifest
+from anytoany_lib.files import write_json
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
 
@@ -54,11 +54,11 @@ def losses(model: AnyToAny, batch: Batch) -> tuple[int, float, float]:
         with model.adapter.disable_adapter():
             hidden = states()
     untouched = model.causal_lm.get_output_embeddings()(hidden).float()
-    summed = (
+    own_loss, untouched_loss = (
         F.cross_entropy(logits, labels, reduction="sum").item()
         for logits in (model.logits(own), untouched)
     )
-    return len(labels), *summed
+    return len(labels), own_loss, untouched_loss
 
 
 @torch.inference_mode()
@@ -90,14 +90,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    parser.add_argument("--split", default="test", choices=SPLITS)
     parser.add_argument("--batch-size", type=int, default=8)
     given = parser.parse_args(arguments)
     run, data = resolve(given.run), resolve(given.data)
     model = AnyToAny.from_pretrained(run)
     found = perplexity(model, list(read_manifest(data, given.split)), given.batch_size)
     record = {"data": portable(data), "split": given.split, **found}
-    runs.write_file(run / PERPLEXITY, json.dumps(record, indent=2) + "\n")
+    write_json(run / PERPLEXITY, record)
     print(json.dumps(record, indent=2))
 
 

@@ -52,6 +52,9 @@ class OutputProjection(nn.Module):
     states. Uncalibrated (mean 0, scale 1) it is the published computation.
     """
 
+    state_mean: torch.Tensor
+    state_scale: torch.Tensor
+
     def __init__(self, hidden: int, condition: tuple[int, ...], config: ProjectionConfig):
         super().__init__()
         self.condition = tuple(condition)
@@ -77,6 +80,7 @@ class OutputProjection(nn.Module):
 
     @property
     def calibrated(self) -> bool:
+        """Whether it has measured what it reads."""
         return bool((self.state_mean != 0).any())
 
     def calibrate(self, states: torch.Tensor) -> None:

@@ -27,14 +27,14 @@ from anytoany_lib.instructions import (
     located,
 )
 from anytoany_lib.reports import Report
-from anytoany_lib.rows import DataError, Row, map_media, media_path
+from anytoany_lib.rows import DataError, Row, captioned_row, map_media, media_path
 
 SUFFIXES = {
     "image": (".jpg", ".jpeg", ".png", ".webp", ".bmp"),
     "audio": (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a"),
     "video": (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif"),
 }
-_SPACE = re.compile(r"[ \t\r\n]*")
+_SOMETHING = re.compile(r"[^ \t\r\n]")
 _JSON = json.JSONDecoder()
 _CHUNK = 2**20  # bytes read at a time
 _LONGEST_VALUE = 2**26  # characters after which a value that does not end is taken for damage
@@ -78,10 +78,10 @@ class _Window:
 
     def past_blanks(self, at: int) -> int:
         """Where the next thing stands: at the end of the text only if the file ends there."""
-        while (at := _SPACE.match(self.text, at).end()) == len(self.text) and not self.ended:
-            self._read_on(at)
+        while (found := _SOMETHING.search(self.text, at)) is None and not self.ended:
+            self._read_on(len(self.text))
             at = 0
-        return at
+        return found.start() if found else len(self.text)
 
     def value(self, at: int) -> tuple[Any, int]:
         """The JSON value at a place, and where it ends."""
@@ -156,19 +156,9 @@ def _captioned(
             report.drop(unnamed or reason, name or f"{file}, record {number}")
             continue
         dataset = Path(file).stem
-        yield _with_caption(
+        yield captioned_row(
             f"{dataset}-{Path(name).stem}", dataset, kind, f"{folder}/{name}", caption
         )
-
-
-def _with_caption(name: str, dataset: str, kind: str, path: str, caption: str) -> Row:
-    """A medium and its caption as a row; runs of blanks and line ends become single blanks."""
-    caption = " ".join(caption.split())
-    messages = [
-        {"role": "user", "content": [{"type": kind, kind: path}]},
-        {"role": "assistant", "content": [{"type": "text", "text": caption}]},
-    ]
-    return Row(name, dataset, messages, {"caption": caption, "kind": kind})
 
 
 def read_cc3m(source: Path, report: Report) -> Iterator[Row]:
@@ -238,7 +228,7 @@ def read_folder(source: Path, report: Report) -> Iterator[Row]:
         elif reason:
             report.drop(reason, name)
         else:
-            yield _with_caption(name, source.resolve().name, kind, name, text)
+            yield captioned_row(name, source.resolve().name, kind, name, text)
     if number < 0:
         raise DataError(f"{source}: expected pictures, sounds or clips in it")
 

@@ -68,8 +68,9 @@ class Memory:
         for kind, medium in media:
             name, stamp = (kind, _name(medium)), _stamp(medium)
             old = self._keyed.get(name)
-            same = old is not None and stamp in (None, old.stamp)
-            keyed[name] = old if same else _Keyed(medium, stamp, content_key(kind, medium))
+            if old is None or stamp not in (None, old.stamp):
+                old = _Keyed(medium, stamp, content_key(kind, medium))
+            keyed[name] = old
         self._keyed = keyed
         return [keyed[kind, _name(medium)].key for kind, medium in media]
 

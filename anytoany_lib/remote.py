@@ -22,15 +22,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from filelock import FileLock
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from tqdm.auto import tqdm
 
 from anytoany_lib.ahead import in_order
 from anytoany_lib.config import home, portable, resolve
-from anytoany_lib.runs import appearing_file, read_json, write_file
+from anytoany_lib.files import alone, appearing_file, read_json, write_file
 
 INDEX, OBJECTS, MIRRORS = "anytoany.json", "objects", "data/.remote"
 # What drivers call the mark that tells the contents of an object from those it had before.
@@ -189,10 +189,8 @@ def _opened(url: str) -> tuple[AbstractFileSystem, str]:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keeps other processes of this machine away from a folder."""
-    note = _note_of(folder)
-    for needed in (folder, note.parent):
-        needed.mkdir(parents=True, exist_ok=True)
-    with FileLock(note.with_suffix(".lock")):
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(_note_of(folder).with_suffix(".lock"), f"copies from or to {folder}"):
         yield
 
 
@@ -293,8 +291,8 @@ def _replace(
         files.invalidate_cache()
         # Those of an upload that was cut off among them.
         surplus |= set(files.find(f"{root}/{OBJECTS}"))
-    if surplus := sorted(surplus - {f"{root}/{one.object}" for one in new.values()}):
-        files.rm(surplus)
+    if gone := sorted(surplus - {f"{root}/{one.object}" for one in new.values()}):
+        files.rm(gone)
 
 
 def _named(place: str) -> str:
@@ -322,7 +320,8 @@ def _note(folder: Path, url: str, seen: dict[str, Seen]) -> None:
 
 def _seen(folder: Path, url: str) -> dict[str, Seen]:
     """The files that were the same here and at the URL, as they were then; none of those of another URL."""
-    note = read_json(_note_of(folder)) if _note_of(folder).is_file() else {"url": url, "files": {}}
+    file = _note_of(folder)
+    note: dict[str, Any] = read_json(file) if file.is_file() else {"url": url, "files": {}}
     return {n: Seen(*file) for n, file in note["files"].items()} if note["url"] == url else {}
 
 

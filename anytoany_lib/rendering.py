@@ -14,9 +14,8 @@ from pathlib import Path
 from IPython.display import HTML, Audio, Image, Video, display
 
 from anytoany_lib import markdown, media
-from anytoany_lib.chat import medium_of
 from anytoany_lib.containers import decoding, existing_file
-from anytoany_lib.messages import Message, Part, parts_of
+from anytoany_lib.messages import Message, Part, medium_of, parts_of
 
 # What a page gets of a large medium; the model reads the whole.
 PREVIEW_PIXELS, PREVIEW_SECONDS, PREVIEW_FRAMES = 1024, 60.0, 96

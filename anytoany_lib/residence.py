@@ -6,7 +6,7 @@ They are loaded from disk once. On a CPU, or a card that holds them all, nothing
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -15,7 +15,10 @@ Result = TypeVar("Result")
 
 
 class Movable(Protocol):
-    def to(self, device: torch.device): ...
+    """A model that can be sent to a device."""
+
+    def to(self, device: torch.device) -> Any:
+        """Moves it there."""
 
 
 class Residence:

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from anytoany_lib import runs
 from anytoany_lib.config import portable, resolve
-from anytoany_lib.data import Row, as_comprehension, as_generation, read_manifest
+from anytoany_lib.data import SPLITS, Row, as_comprehension, as_generation, read_manifest
 from anytoany_lib.decoders import CaptionEncoder
+from anytoany_lib.files import write_json
 from anytoany_lib.generation import draw_all
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.sampling import Sampling
@@ -112,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    parser.add_argument("--split", default="test", choices=SPLITS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=16)
     options = parser.parse_args()
@@ -120,7 +120,7 @@ def main() -> None:
     model = AnyToAny.from_pretrained(run)
     found = measure(model, captioned(data, options.split), options.seed, options.batch_size)
     record = {"data": portable(data), "split": options.split, "seed": options.seed, "kinds": found}
-    runs.write_file(run / RETRIEVAL, json.dumps(record, indent=2) + "\n")
+    write_json(run / RETRIEVAL, record)
     print(json.dumps(found, indent=2))
 
 

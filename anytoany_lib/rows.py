@@ -28,6 +28,16 @@ class Row:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
+def captioned_row(name: str, source: str, kind: str, path: str, caption: str) -> Row:
+    """A medium and its caption as a row; runs of blanks and line ends become single blanks."""
+    caption = " ".join(caption.split())
+    messages = [
+        {"role": "user", "content": [{"type": kind, kind: path}]},
+        {"role": "assistant", "content": [{"type": "text", "text": caption}]},
+    ]
+    return Row(name, source, messages, {"caption": caption, "kind": kind})
+
+
 def map_media(
     messages: list[dict[str, Any]], change: Callable[[str, str], Any]
 ) -> list[dict[str, Any]]:

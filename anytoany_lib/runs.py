@@ -5,16 +5,15 @@ RUN/adapter/                LoRA in PEFT's own layout, if the stage has it
 RUN/vocabulary.safetensors  the LLM's own embedding and head, only in a run that was imported with others
 RUN/run.json                profile, stage, seed, data fingerprint, versions, commit, uncommitted changes, times
 RUN/metrics.jsonl           one line a logged step
+RUN/metrics.json            what `evaluate` measured, and in RUN/evaluation what came of each test row
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,57 +23,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from anytoany_lib.config import Profile, resolve
+from anytoany_lib.files import appearing_whole, read_json
 
 TENSORS, RECORD, ADAPTER = "trainable.safetensors", "run.json", "adapter"
 ADAPTER_TENSORS, VOCABULARY = "adapter_model.safetensors", "vocabulary.safetensors"
-CURVES = "metrics.jsonl"
+CURVES, METRICS, EVALUATION = "metrics.jsonl", "metrics.json", "evaluation"
 _BELONGS = (
     ". A run belongs to the language model, encoder and decoders it was trained with: name its own profile, or train "
     "for the new ones (python -m anytoany_lib.features, then stages 1 to 3)"
 )
 _PACKAGES = ("torch", "transformers", "peft", "diffusers", "bitsandbytes", "accelerate")
-
-
-@contextmanager
-def appearing_whole(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which takes its name only when all has been written; an older one is replaced.
-
-    OSError (no space, no permission) leaves the older folder as it was and nothing half-written behind.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    try:
-        yield work
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.replace(old)
-        work.replace(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-@contextmanager
-def appearing_file(path: Path) -> Iterator[Path]:
-    """A file to write beside its place, which takes its name only when all has been written; an older one is replaced.
-
-    OSError (no space, no permission) leaves the older file as it was and nothing half-written behind.
-    """
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def write_file(path: Path, content: str) -> None:
-    """Writes a text file that is never seen half-written (see `appearing_file`)."""
-    with appearing_file(path) as beside:
-        beside.write_text(content, encoding="utf-8")
 
 
 def _git(*arguments: str) -> str | None:
@@ -137,14 +95,6 @@ def read_record(folder: str | Path) -> dict[str, Any]:
             "or python -m anytoany_lib.train"
         )
     return read_json(path)
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file says. ValueError names the file if it is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def profile_of(record: dict[str, Any], where: Path) -> Profile:

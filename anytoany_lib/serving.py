@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from anytoany_lib import checkpoints
-from anytoany_lib.config import Profile
+from anytoany_lib.config import Profile, resolve
 from anytoany_lib.remote import local
 from anytoany_lib.runs import newest_run, profile_of, read_record
 
@@ -28,6 +28,6 @@ def run_named(name: str | None) -> Path:
     FileNotFoundError if there is none, or one of its models is not there and cannot be fetched.
     """
     run = local(name) if name else newest_run(Profile.load("tiny").name)
-    record = read_record(run or "ckpt/runs")  # says what is missing, and how to make it
-    checkpoints.fetch(profile_of(record, run))
+    run = run or resolve("ckpt/runs")  # of which it is said what is missing, and how to make it
+    checkpoints.fetch(profile_of(read_record(run), run))
     return run

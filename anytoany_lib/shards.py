@@ -51,5 +51,5 @@ def _unpack(
         report.drop("outside the folder", f"{shard}/{member.name}")
     elif member.size > _LARGEST:
         report.drop("too large", f"{shard}/{member.name}")
-    else:
-        (folder / "-".join(path.parts)).write_bytes(archive.extractfile(member).read())
+    elif packed := archive.extractfile(member):
+        (folder / "-".join(path.parts)).write_bytes(packed.read())

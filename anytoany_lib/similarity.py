@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,10 +20,15 @@ from anytoany_lib import extractors
 from anytoany_lib.baselines import evenly
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.data import Row, as_generation, read_manifest
+from anytoany_lib.extractors import Extractor
 from anytoany_lib.judging import Verdict, cell_of, check_expected, request_of
-from anytoany_lib.messages import Message
+from anytoany_lib.messages import Message, medium_of
 from anytoany_lib.modalities import KINDS
 
+_SPACES: tuple[tuple[Literal["clip", "clap"], tuple[str, ...]], ...] = (
+    ("clip", ("image", "video")),
+    ("clap", ("audio",)),
+)
 DISTRACTORS = 99  # fewer where the data have fewer captions
 
 
@@ -96,12 +101,11 @@ def ranks(media: np.ndarray, texts: np.ndarray, others: Sequence[Sequence[int]])
     return np.array(found)
 
 
-def scorers(profile: Profile, device: str) -> dict[str, tuple[Any, tuple[str, ...]]]:
+def scorers(profile: Profile, device: str) -> dict[str, tuple[Extractor, tuple[str, ...]]]:
     """{prefix of its rates: (extractor, the kinds that it embeds)}; nothing is downloaded."""
-    found = {
-        "": (extractors.imagebind(resolve(profile.encoder.folder), device), tuple(profile.decoders))
-    }
-    for name, kinds in (("clip", ("image", "video")), ("clap", ("audio",))):
+    own = extractors.imagebind(resolve(profile.encoder.folder), device)
+    found: dict[str, tuple[Extractor, tuple[str, ...]]] = {"": (own, tuple(profile.decoders))}
+    for name, kinds in _SPACES:
         if folder := profile.similarity.get(name):
             found[f"{name} "] = (getattr(extractors, name)(resolve(folder), device), kinds)
     return found
@@ -109,13 +113,10 @@ def scorers(profile: Profile, device: str) -> dict[str, tuple[Any, tuple[str, ..
 
 def _medium(reply: Message, kind: str) -> Any:
     """The first medium of a kind in a reply, as `media` takes it; None if there is none."""
-    part = next((part for part in reply["content"] if part["type"] == kind), None)
-    if part is None:
-        return None
-    return (part["audio"], part["sampling_rate"]) if kind == "audio" else part[kind]
+    return next((medium_of(part) for part in reply["content"] if part["type"] == kind), None)
 
 
-def _features(extract: Any, kind: str, items: Sequence[Any]) -> np.ndarray:
+def _features(extract: Extractor, kind: str, items: Sequence[Any]) -> np.ndarray:
     """(N, D); a clip's is the mean of its frames'."""
     found = extract(kind, items)
     return found.mean(1) if found.ndim == 3 else found
@@ -130,7 +131,7 @@ def _verdict(wish: Wish, reply: Message) -> Verdict:
 
 
 def _ranked(
-    extract: Any, asked: Sequence[Wish], made: Sequence[Any], seed: int
+    extract: Extractor, asked: Sequence[Wish], made: Sequence[Any], seed: int
 ) -> tuple[np.ndarray, int]:
     """Ranks of media of one kind among the captions of all, and among how many distractors."""
     captions = [wish.caption for wish in asked]

@@ -151,7 +151,7 @@ class StageData:
             self.cut.add(index)
         return Read(row.id, encoded)
 
-    def _encoded(self, indices: Sequence[int], epoch: int) -> list[Read]:
+    def _encoded(self, indices: np.ndarray, epoch: int) -> list[Read]:
         rows = (self._encode(int(index), epoch) for index in indices)
         return [row for row in rows if row is not None]
 

@@ -18,7 +18,8 @@ import numpy as np
 from accelerate import Accelerator
 
 from anytoany_lib.config import portable
-from anytoany_lib.runs import CURVES, flat, write_file
+from anytoany_lib.files import write_file
+from anytoany_lib.runs import CURVES, flat
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 EVENTS = "tensorboard"
@@ -50,7 +51,7 @@ def reporting(
     if accelerator.is_main_process and not step:
         shutil.rmtree(run / EVENTS, ignore_errors=True)  # curves of the training before
     # A run that was killed had gone on beyond its checkpoint: TensorBoard drops what comes again.
-    how = {"tensorboard": {"purge_step": step + 1}}
+    how: dict[str, dict[str, Any]] = {"tensorboard": {"purge_step": step + 1}}
     how |= {name: {"name": portable(run)} for name in ("trackio", "wandb")}
     plain = {
         name: value if isinstance(value, bool | int | float | str) else str(value)

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -47,6 +47,7 @@ from anytoany_lib.remote import local, publish
 from anytoany_lib.stage_data import StageData, Step
 from anytoany_lib.trackers import TRACKERS, Log, named, reporting
 
+Loss = TypeVar("Loss", float, torch.Tensor)
 _EXPLODED = 20  # times what a loss was at first, or 1 if it was less
 
 
@@ -67,7 +68,9 @@ def trained_parts(model: AnyToAny, stage: StageConfig) -> dict[str, list[nn.Para
     return parts
 
 
-def optimiser_and_schedule(parts: dict[str, list[nn.Parameter]], stage: StageConfig, steps: int):
+def optimiser_and_schedule(
+    parts: dict[str, list[nn.Parameter]], stage: StageConfig, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW with a learning rate for each part, and the stage's schedule."""
     kind: Callable[..., torch.optim.Optimizer] = partial(torch.optim.AdamW, fused=True)
     if stage.optimiser == "paged-adamw-8bit":
@@ -85,9 +88,9 @@ def optimiser_and_schedule(parts: dict[str, list[nn.Parameter]], stage: StageCon
     return optimiser, schedule
 
 
-def total_loss(losses: dict[str, torch.Tensor], stage: StageConfig) -> torch.Tensor:
+def total_loss(losses: Mapping[str, Loss], stage: StageConfig) -> Loss:
     """Cross entropy plus the weighted alignment losses and denoising terms of all kinds."""
-    return sum(
+    return sum(  # type: ignore[return-value]  # 0 only of no loss at all
         loss
         if name == "text"
         else (stage.denoising_weight if is_term(name) else stage.alignment_weight) * loss
@@ -227,7 +230,7 @@ def _loop(
             standing.step += 1
             bar.set_postfix(loss=f"{total_loss(losses, settings):.3f}", refresh=False)
             bar.update()
-            rate = standing.schedule.get_last_lr()[0]
+            rate = float(standing.schedule.get_last_lr()[0])
             log.add(standing.step, losses, rate, read.tokens, standing.seconds)
     _keep(job, standing, ranks)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import mimetypes
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from PIL import Image
 
 from anytoany_lib import media
 from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.rendering import data_uri
 
 LIMIT = 200 * 2**20  # bytes through the page; a path has no limit
 _THUMBNAIL_PIXELS = 64
@@ -58,7 +58,7 @@ def _thumbnail(kind: str, medium: Any) -> str:
     picture.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
     file = io.BytesIO()
     picture.convert("RGB").save(file, "JPEG")
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return data_uri("image/jpeg", file.getvalue())
 
 
 class Uploads:

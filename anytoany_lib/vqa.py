@@ -9,7 +9,7 @@ that "Yes" is wrong beside ten times "yes": `vqa_scores` gives the number with e
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -87,7 +87,8 @@ def vqa_scores(
         "accuracy": float(np.mean(list(official.values()))),
         "accuracy, all normalised": float(np.mean(normalised)),
     }
-    counts, sums = Counter(), Counter()
+    counts: Counter[str] = Counter()
+    sums: dict[str, float] = defaultdict(float)
     for name, accuracy in official.items():
         if kind := (types or {}).get(name):
             counts[kind] += 1

@@ -6,13 +6,11 @@ page what to draw. Works wherever anywidget does: JupyterLab and Notebook, VS Co
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,12 +19,12 @@ from typing import Any
 import anywidget
 import traitlets
 
-from anytoany_lib import pages, runs, settings
+from anytoany_lib import interrupts, pages, runs, settings
 from anytoany_lib.bubbles import Piece, Reply, piece_of
-from anytoany_lib.chat import Session, medium_of
+from anytoany_lib.chat import Session
 from anytoany_lib.config import portable, resolve
-from anytoany_lib.events import Event, TextDelta
-from anytoany_lib.messages import Message
+from anytoany_lib.events import Events, TextDelta
+from anytoany_lib.messages import Message, medium_of
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.rendering import CONTENT_STYLE, original
 from anytoany_lib.sampling import Sampling
@@ -35,7 +33,6 @@ from anytoany_lib.uploads import LIMIT, Attachment, Uploads, attachment, kind_of
 STATIC = Path(__file__).parent / "static"
 REDRAW_SECONDS = 0.08  # text grows on the page at most this often
 PREVIEW_EVERY = 3  # diffusion steps between two first looks at a picture
-_LISTEN_SECONDS = 0.25
 _CHATS: weakref.WeakSet[Chat] = weakref.WeakSet()
 EXAMPLES = (
     "Draw a red bell.",
@@ -91,7 +88,7 @@ class Chat(anywidget.AnyWidget):
         self._uploads = Uploads()
         self._bubbles = [self._bubble(n) for n in range(len(self.session.messages))]
         self._actions = self._make_actions()
-        self._loop = _main_loop()
+        self._loop = interrupts.main_loop()
         super().__init__()
         _CHATS.add(self)
         self.on_msg(self._hear)
@@ -155,7 +152,7 @@ class Chat(anywidget.AnyWidget):
         """Takes bubbles off the screen, from this one on."""
         if start < len(self._bubbles):
             del self._bubbles[start:]
-            self._tell("drop", **{"from": start})
+            self._tell("drop", None, **{"from": start})
 
     # --- what the user does ---
 
@@ -212,8 +209,8 @@ class Chat(anywidget.AnyWidget):
         users = [n for n, bubble in enumerate(self._bubbles) if bubble.role == "user"]
         if number is not None:
             users = [n for n in users if n <= number]
-        asked = users[-1] if users else None
-        events = self.session.retry(None if asked is None else self._bubbles[asked].message)
+        asked = users[-1] if users else -1
+        events = self.session.retry(self._bubbles[asked].message if users else None)
         self._drop(asked + 1)
         self._play(events)
 
@@ -338,17 +335,17 @@ class Chat(anywidget.AnyWidget):
             work()
             return
         if self._loop is not None:
-            _stop_on_interrupt(self._loop)
+            interrupts.passed_on(self._loop, _stop, _busy)
         threading.Thread(target=work, daemon=True).start()
 
-    def _play(self, events: Iterator[Event]) -> None:
+    def _play(self, events: Events) -> None:
         """Draws a reply."""
         reply = Reply()
         self._append(_Bubble("assistant", len(self.session.messages), reply.pieces))
         self._say("thinking")
         self._aside(lambda: self._follow(events, reply, len(self._bubbles) - 1))
 
-    def _follow(self, events: Iterator[Event], reply: Reply, number: int) -> None:
+    def _follow(self, events: Events, reply: Reply, number: int) -> None:
         said, drawn = ("ready", "ready"), 0.0
         try:
             for event in events:
@@ -375,30 +372,10 @@ class Chat(anywidget.AnyWidget):
         reply.changed.clear()
 
 
-def _interrupted(*_: Any) -> None:
+def _busy() -> bool:
+    return any(chat.session.busy for chat in list(_CHATS))
+
+
+def _stop() -> None:
     for chat in list(_CHATS):
         chat.session.stop()
-
-
-def _stop_on_interrupt(loop: asyncio.AbstractEventLoop) -> None:
-    """Makes an interrupt stop the replies that threads draw: an idle kernel ignores it.
-
-    The kernel sets a handler of its own while it handles a message and then restores the older one, so this looks again
-    and again as long as replies are drawn. `loop` is that of the main thread, which alone may set handlers.
-    """
-
-    def listen() -> None:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            signal.signal(signal.SIGINT, _interrupted)
-        if any(chat.session.busy for chat in list(_CHATS)):
-            loop.call_later(_LISTEN_SECONDS, listen)
-
-    loop.call_soon_threadsafe(loop.call_later, _LISTEN_SECONDS, listen)
-
-
-def _main_loop() -> asyncio.AbstractEventLoop | None:
-    """The kernel's loop; None in a script, whose main thread can be interrupted as it is."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

@@ -26,7 +26,7 @@ from anytoany_lib.ahead import WORKERS
 from anytoany_lib.cache import BATCH, CAPTION_BATCH, FeatureCache
 from anytoany_lib.config import Profile
 from anytoany_lib.decoders import CaptionEncoder
-from anytoany_lib.features import caption_key
+from anytoany_lib.feature_store import caption_key
 from anytoany_lib.frozen import FrozenModels
 from anytoany_lib.imagebind_inputs import prepare
 from anytoany_lib.llm import pick_device

@@ -64,7 +64,7 @@ def script(monkeypatch: pytest.MonkeyPatch, model: AnyToAny) -> Callable[..., li
 
         def chooser(model, sampling, of_rows):
             seeds.extend(of_rows)
-            tokens = iter([t for item in next(waiting) for t in _tokens(model, item)])
+            tokens = iter([t for item in next(waiting) for t in tokens_of(model, item)])
             return lambda logits, rows: [next(tokens)]
 
         monkeypatch.setattr(decoding, "_chooser", chooser)
@@ -73,18 +73,19 @@ def script(monkeypatch: pytest.MonkeyPatch, model: AnyToAny) -> Callable[..., li
     return install
 
 
-def _tokens(model: AnyToAny, item: str) -> list[int]:
+def tokens_of(model: AnyToAny, item: str) -> list[int]:
+    """What a script's item is drawn as: the first signal of a medium, the end mark, or words."""
     if item in model.vocabulary.signals:
         return [model.vocabulary.signals[item][0]]
     return model.messages.stop if item == "STOP" else model.messages.text_ids(item)
 
 
-def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens the language model read in each of its passes."""
+def count_reads(monkeypatch: pytest.MonkeyPatch, axis: int = 1) -> list[int]:
+    """How many tokens the language model read in each of its passes; along axis 0, of how many conversations."""
     found, read = [], AnyToAny.hidden_states
 
     def noted(self, inputs, *arguments, **more):
-        found.append(inputs.shape[1])
+        found.append(inputs.shape[axis])
         return read(self, inputs, *arguments, **more)
 
     monkeypatch.setattr(AnyToAny, "hidden_states", noted)

@@ -10,7 +10,7 @@ import pytest
 from scripts import QUICK, clip, kinds, picture, sound, words
 
 from anytoany_lib import media
-from anytoany_lib.chat import Session, medium_of
+from anytoany_lib.chat import Session
 from anytoany_lib.containers import MediaError
 from anytoany_lib.events import (
     Done,
@@ -18,6 +18,7 @@ from anytoany_lib.events import (
     MediaReady,
     TextDelta,
 )
+from anytoany_lib.messages import medium_of
 from anytoany_lib.rendering import show
 from anytoany_lib.sampling import Sampling
 

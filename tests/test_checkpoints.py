@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from anytoany_lib import checkpoints, decoders, downloads, runs
+from anytoany_lib import checkpoints, decoders, downloads
 from anytoany_lib.config import Profile, Source
 from anytoany_lib.llm import load_llm
 from anytoany_lib.model import AnyToAny
@@ -98,17 +98,6 @@ def test_missing_models_name_the_notebook_that_gets_them(profile: Profile):
 def test_a_folder_that_is_no_run_says_how_to_make_one(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="no run in .*anytoany_lib.train"):
         AnyToAny.from_pretrained(tmp_path)
-
-
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path):
-    target = tmp_path / "run"
-    with runs.appearing_whole(target) as work:
-        (work / "a").write_text("first")
-    with pytest.raises(OSError, match="no space"), runs.appearing_whole(target) as work:
-        (work / "a").write_text("second")
-        raise OSError("no space left on device")
-    assert (target / "a").read_text() == "first"
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_decoder_with_another_text_encoder_is_refused_with_both_shapes(profile: Profile):

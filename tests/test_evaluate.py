@@ -13,7 +13,8 @@ from anytoany_lib.config import Profile
 from anytoany_lib.data import Row, read_manifest
 from anytoany_lib.judging import Verdict, cell_of
 from anytoany_lib.toyworld import Scene, render
-from anytoany_lib.toyworld.tasks import BEYOND, CELLS, Maker
+from anytoany_lib.toyworld.talks import Maker
+from anytoany_lib.toyworld.tasks import BEYOND, CELLS
 
 
 @pytest.fixture(scope="module")

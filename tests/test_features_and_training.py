@@ -18,7 +18,7 @@ from anytoany_lib import features, runs, stage_data, train
 from anytoany_lib.config import Profile
 from anytoany_lib.data import read_manifest, write_manifest
 from anytoany_lib.decoders import CaptionEncoder
-from anytoany_lib.features import DatasetFeatures, caption_key
+from anytoany_lib.feature_store import DatasetFeatures, caption_key
 from anytoany_lib.live import LiveFeatures
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from scripts import count_reads
+from scripts import count_reads, tokens_of
 
 from anytoany_lib import decoding, generation
 from anytoany_lib.batches import collate
@@ -34,7 +34,7 @@ def scripted(model: AnyToAny, monkeypatch: pytest.MonkeyPatch):
     """Replaces the choice of tokens (and nothing else) by a script for each row."""
 
     def install(*scripts: list) -> None:
-        rows = [[t for item in script for t in _tokens(model, item)] for script in scripts]
+        rows = [[t for item in script for t in tokens_of(model, item)] for script in scripts]
         steps = itertools.count()
 
         def chooser(model, sampling, seeds):
@@ -47,12 +47,6 @@ def scripted(model: AnyToAny, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(decoding, "_chooser", chooser)
 
     return install
-
-
-def _tokens(model: AnyToAny, item: str) -> list[int]:
-    if item in model.vocabulary.signals:
-        return [model.vocabulary.signals[item][0]]
-    return model.messages.stop if item == "STOP" else model.messages.text_ids(item)
 
 
 def drafts_of(
@@ -68,13 +62,7 @@ def drafts_of(
 def test_a_finished_reply_leaves_the_batch_and_the_others_go_on_as_ever(
     model: AnyToAny, scripted, monkeypatch: pytest.MonkeyPatch
 ):
-    sizes, read = [], AnyToAny.hidden_states
-
-    def noted(self, inputs, *arguments, **more):
-        sizes.append(inputs.shape[0])
-        return read(self, inputs, *arguments, **more)
-
-    monkeypatch.setattr(AnyToAny, "hidden_states", noted)
+    sizes = count_reads(monkeypatch, axis=0)
     texts = [["Yes", "STOP"], ["One two three four", "image", "STOP"], ["One two", "STOP"]]
     scripted(*texts)
     drafts = drafts_of(model, 3)

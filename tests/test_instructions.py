@@ -14,6 +14,8 @@ from PIL import Image
 
 from anytoany_lib.data import DataError, build, read_manifest
 from anytoany_lib.instructions import Unusable, conversation_of
+from anytoany_lib.reports import Report
+from anytoany_lib.shards import unpacked
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples" / "nextgpt"
 
@@ -300,6 +302,17 @@ def test_webdataset_shards_are_read_and_what_is_wrong_with_them_is_told(tmp_path
         "report.json",
         "train.parquet",
     }
+
+
+@pytest.mark.parametrize("size, reason", [(2**31 + 1, "too large"), (2**31, "")])
+def test_a_member_of_a_shard_may_have_two_gibibytes(tmp_path: Path, size: int, reason: str):
+    info = tarfile.TarInfo("000.jpg")
+    info.size = size
+    (tmp_path / "00000.tar").write_bytes(info.tobuf())  # the head alone: a shard that is cut
+    report = Report()
+    unpacked(tmp_path, tmp_path / "out", report)
+    assert report.dropped["too large"] == bool(reason)
+    assert report.dropped["shard cut or damaged"] == 1
 
 
 def test_empty_folders_say_what_was_expected(tmp_path: Path):

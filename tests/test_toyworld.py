@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anytoany_lib.data import read_manifest, splits_in
+from anytoany_lib.data import Report, read_manifest, splits_in
+from anytoany_lib.inspection import inspect
+from anytoany_lib.rows import media_in
 from anytoany_lib.toyworld import (
     COLOURS,
     HELD_OUT_MOTIONS,
@@ -27,7 +29,8 @@ from anytoany_lib.toyworld import (
     sound,
 )
 from anytoany_lib.toyworld.dataset import write
-from anytoany_lib.toyworld.tasks import BEYOND, CELLS, Maker, phrases
+from anytoany_lib.toyworld.talks import Maker, phrases
+from anytoany_lib.toyworld.tasks import BEYOND, CELLS
 
 
 def test_the_world_is_as_large_as_promised():
@@ -163,7 +166,7 @@ def test_no_test_phrasing_is_a_training_phrasing():
 
 def test_alternatives_in_a_wording_are_chosen_and_the_richer_wording_more_often(monkeypatch):
     wordings = {"train": ["say {thing}", "[tell|name|shout] {thing}[, please|]"], "test": ["x"]}
-    monkeypatch.setattr("anytoany_lib.toyworld.tasks.phrases", lambda: {"demand": wordings})
+    monkeypatch.setattr("anytoany_lib.toyworld.talks.phrases", lambda: {"demand": wordings})
     maker = Maker(np.random.default_rng(0), "train")
     said = Counter(maker.said("demand", thing="bell") for _ in range(800))
     assert set(said) == {
@@ -217,3 +220,14 @@ def test_without_training_rows_there_is_a_test_split_alone(toy_data: Path, tmp_p
         return [row.messages[0] for row in read_manifest(folder, "test")]
 
     assert asked(tmp_path / "toy") == asked(toy_data)
+
+
+def test_the_report_says_what_opening_every_file_would(toy_data: Path):
+    report, seen = Report(), set()
+    for split in splits_in(toy_data):
+        for row in read_manifest(toy_data, split):
+            new = [one for one in dict.fromkeys(media_in(row.messages)) if one not in seen]
+            seen.update(new)
+            report.kept(row, [inspect(kind, toy_data / name) for kind, name in new])
+        report.splits[split] = len(read_manifest(toy_data, split))
+    assert json.loads((toy_data / "report.json").read_text()) == report.as_dict()

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AudioLDMPipeline, AutoencoderKL, UNet2DConditionModel
+from diffusers import AudioLDMPipeline, AutoencoderKL, ModelMixin, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import (
     ClapTextConfig,
     ClapTextModelWithProjection,
     CLIPTokenizer,
+    PreTrainedModel,
     SpeechT5HifiGan,
     SpeechT5HifiGanConfig,
 )
@@ -199,7 +200,7 @@ def caption_vectors(
     return vector
 
 
-def save_part(model: nn.Module, folder: Path) -> None:
+def save_part(model: ModelMixin | PreTrainedModel, folder: Path) -> None:
     """One trained part in fp32 (config.json and safetensors), written beside and renamed."""
     replace_folder(folder, model.save_pretrained)
 

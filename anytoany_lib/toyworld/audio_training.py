@@ -210,11 +210,12 @@ def train_text_encoder(
         vectors = embed(text_encoder, tokens(tokenizer, texts))
         named = heads(HEAD_SCALE * vectors).split(sizes, dim=1)
         labels = torch.tensor([said(text) for text in texts])
-        step(sum(F.cross_entropy(logits, labels[:, i]) for i, logits in enumerate(named)))
+        losses = (F.cross_entropy(logits, labels[:, i]) for i, logits in enumerate(named))
+        step(sum(losses, torch.zeros(())))
     return text_encoder.eval().requires_grad_(False)
 
 
-def roughened(vectors: Tensor, generator: torch.Generator) -> Tensor:
+def perturbed(vectors: Tensor, generator: torch.Generator) -> Tensor:
     """Unit vectors (B, 128), turned a little: a language model's projection will not hit them exactly."""
     amount = 0.4 * torch.rand(len(vectors), 1, generator=generator)
     noise = torch.randn(vectors.shape, generator=generator) / vectors.shape[1] ** 0.5
@@ -222,7 +223,7 @@ def roughened(vectors: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Moves an exponential moving average of weights along."""
     for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
         slow.lerp_(fast, 1 - decay)
@@ -253,7 +254,7 @@ def train_unet(
         texts = [caption("audio", scenes[i], rng) for i in chosen]
         vectors = torch.stack([caption_vector(text) for text in texts])
         dropped = torch.rand(batch, 1, generator=generator) < CAPTION_DROP
-        vectors = torch.where(dropped, caption_vector(""), roughened(vectors, generator))
+        vectors = torch.where(dropped, caption_vector(""), perturbed(vectors, generator))
         clean = latents[chosen].float()
         added = torch.randn(clean.shape, generator=generator)
         times = torch.randint(0, noise.config.num_train_timesteps, (batch,), generator=generator)
@@ -262,7 +263,7 @@ def train_unet(
                 noise.add_noise(clean, added, times), times, None, class_labels=vectors
             ).sample
         step(F.mse_loss(guess.float(), noise.get_velocity(clean, added, times)))
-        follow(average, unet, min(0.998, (1 + pace.taken) / (10 + pace.taken)))
+        update_average(average, unet, min(0.998, (1 + pace.taken) / (10 + pace.taken)))
         if pace.taken % SAVE_EVERY == 0:
             keep(average)
     return average.eval()

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from tqdm.auto import tqdm
 
 from anytoany_lib.toyworld.pace import Pace
-from anytoany_lib.toyworld.training import MatrixOptimiser, half_where_faster, paced
+from anytoany_lib.toyworld.training import MuonAdamW, half_where_faster, paced
 
 
 def as_pixels(frames: np.ndarray) -> torch.Tensor:
@@ -44,7 +44,7 @@ def train_autoencoder(
     """The autoencoder after training on frames (N, 64, 64, 3), with the latents' scale in its config."""
     vae, rng = new_autoencoder(seed), np.random.default_rng(seed)
     torch.manual_seed(seed)
-    optimiser = MatrixOptimiser(vae, hidden=3e-3, other=2e-3)
+    optimiser = MuonAdamW(vae, hidden=3e-3, other=2e-3)
     for step in paced(pace, optimiser, "autoencoder"):
         pixels = as_pixels(frames[rng.integers(len(frames), size=batch)])
         with half_where_faster():
@@ -73,7 +73,7 @@ def polish_decoder(
     """
     half = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    optimiser = MatrixOptimiser(half, hidden=2e-3, other=1e-3)
+    optimiser = MuonAdamW(half, hidden=2e-3, other=1e-3)
     for step in paced(pace, optimiser, "decoder"):
         chosen = frames[rng.integers(len(frames), size=batch)]
         latents = latents_of(vae, chosen)

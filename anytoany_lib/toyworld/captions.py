@@ -153,7 +153,8 @@ def train_text_encoder(
         whole = _complete(ids, tokenizer.eos_token_id)  # (B, 16)
         named = naming(encoder(ids).last_hidden_state[whole])
         spread = labels[:, None].expand(-1, POSITIONS, -1)[whole]
-        loss = sum(nn.functional.cross_entropy(n, spread[:, i]) for i, n in enumerate(named))
+        losses = (nn.functional.cross_entropy(n, spread[:, i]) for i, n in enumerate(named))
+        loss = sum(losses, torch.zeros(()))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

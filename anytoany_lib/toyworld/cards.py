@@ -21,8 +21,8 @@ import torch
 from diffusers import AudioLDMPipeline, DiffusionPipeline
 from PIL import Image
 
+from anytoany_lib.files import write_file, write_json
 from anytoany_lib.imagebind import ImageBind
-from anytoany_lib.runs import write_file
 from anytoany_lib.toyworld import (
     audio_models,
     audio_training,
@@ -30,7 +30,7 @@ from anytoany_lib.toyworld import (
     image_training,
     video_training,
 )
-from anytoany_lib.toyworld.decoder_checks import drawn, judged_reconstructions
+from anytoany_lib.toyworld.decoder_checks import drawn, judged_reconstructions, verdicts
 from anytoany_lib.toyworld.judges import Judges, load_judges
 from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.mels import log_mel
@@ -79,9 +79,7 @@ def _is_unseen(scene: Scene) -> bool:
 
 def rates(judges: Judges, kind: str, made: Sequence[Any], scenes: Sequence[Scene]) -> Measured:
     """Right attributes among seen and among unseen pairs; "all" where every attribute is right."""
-    verdicts = judges.judge(kind, made, scenes)
-    asked = {name: row for name, row in verdicts.items() if not np.isnan(row).all()}
-    asked["all"] = np.nanmin(np.stack(list(asked.values())), axis=0)
+    asked = verdicts(judges, kind, made, scenes)
     unseen = np.array([_is_unseen(scene) for scene in scenes])
     table = {}
     for title, group in (("seen pairs", ~unseen), ("unseen pairs", unseen)):
@@ -91,11 +89,14 @@ def rates(judges: Judges, kind: str, made: Sequence[Any], scenes: Sequence[Scene
     return table
 
 
-def _strip(film: np.ndarray) -> Image.Image:
+def _strip(film: Any) -> Image.Image:
+    """The frames of a film (T, H, W, 3) side by side."""
     return Image.fromarray(np.concatenate(list(film), axis=1))
 
 
-def measure_images(pipeline: DiffusionPipeline, judges: Judges, seed: int, **settings: Any):
+def measure_images(
+    pipeline: DiffusionPipeline, judges: Judges, seed: int, **settings: Any
+) -> tuple[Measured, Image.Image | None]:
     """(rates, sheet) of all pictures."""
     scenes = picture_prompts()
     made = drawn(pipeline, [caption("image", scene) for scene in scenes], seed, **settings)
@@ -104,7 +105,9 @@ def measure_images(pipeline: DiffusionPipeline, judges: Judges, seed: int, **set
     return table, image_training.sheet(made, columns=len(COLOURS))
 
 
-def measure_films(pipeline: DiffusionPipeline, judges: Judges, seed: int, **settings: Any):
+def measure_films(
+    pipeline: DiffusionPipeline, judges: Judges, seed: int, **settings: Any
+) -> tuple[Measured, Image.Image | None]:
     """(rates, sheet) of all films; the sheet shows each thing once, motions in turn."""
     scenes = film_prompts()
     made = drawn(pipeline, [caption("video", scene) for scene in scenes], seed, **settings)
@@ -113,7 +116,9 @@ def measure_films(pipeline: DiffusionPipeline, judges: Judges, seed: int, **sett
     return rates(judges, "video", made, scenes), image_training.sheet(strips, columns=1)
 
 
-def measure_sounds(pipeline: AudioLDMPipeline, judges: Judges, seed: int, **settings: Any):
+def measure_sounds(
+    pipeline: AudioLDMPipeline, judges: Judges, seed: int, **settings: Any
+) -> tuple[Measured, Image.Image | None]:
     """(rates, sheet) of all sounds; the sheet shows log-mels, time to the right."""
     scenes = sound_prompts()
     made = audio_training.generate(
@@ -125,7 +130,9 @@ def measure_sounds(pipeline: AudioLDMPipeline, judges: Judges, seed: int, **sett
     return rates(judges, "audio", list(made), scenes), image_training.sheet(pictures, columns=6)
 
 
-def measure_encoder(model: ImageBind, judges: Judges, seed: int):
+def measure_encoder(
+    model: ImageBind, judges: Judges, seed: int
+) -> tuple[Measured, Image.Image | None]:
     """(rates, no sheet): linear probes and the nearest caption."""
     found = encoder_probes.measure(model)
     return {
@@ -169,7 +176,7 @@ def write_card(folder: Path, judges: Judges, seed: int = 0, **settings: Any) -> 
     """Measures the model in a folder and writes its card; returns what was measured."""
     load, measure = MEASURES[folder.name]
     measured, sheet = measure(load(folder), judges, seed, **settings)
-    write_file(folder / "measured.json", json.dumps(measured, indent=2) + "\n")
+    write_json(folder / "measured.json", measured)
     if sheet is not None:
         sheet.save(folder / "sheet.png", optimize=True)
     note = folder / NOTES

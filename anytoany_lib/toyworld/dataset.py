@@ -12,6 +12,7 @@ import argparse
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +21,22 @@ from tqdm.auto import tqdm
 
 from anytoany_lib import media
 from anytoany_lib.config import Profile
-from anytoany_lib.data import (
-    Report,
-    Row,
-    check_target,
-    read_manifest,
-    splits_in,
-    write_manifest,
-)
+from anytoany_lib.data import Report, Row, check_target, write_manifest
+from anytoany_lib.files import appearing_whole
 from anytoany_lib.generation import reply_all
-from anytoany_lib.inspection import inspect
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.rows import media_in
-from anytoany_lib.runs import appearing_whole
+from anytoany_lib.reports import Measured
+from anytoany_lib.rows import captioned_row, media_in
 from anytoany_lib.sampling import Sampling
 from anytoany_lib.toyworld.language import caption
-from anytoany_lib.toyworld.pictures import FPS
+from anytoany_lib.toyworld.pictures import FPS, FRAMES, PIXELS
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render
-from anytoany_lib.toyworld.sounds import RATE
-from anytoany_lib.toyworld.tasks import BEYOND, CELLS, SHARES, Maker, phrases
+from anytoany_lib.toyworld.sounds import RATE, SECONDS
+from anytoany_lib.toyworld.talks import Maker, phrases
+from anytoany_lib.toyworld.tasks import BEYOND, CELLS, SHARES
 
 SOURCE = "toyworld"
+_SECONDS = {"audio": SECONDS, "video": FRAMES / FPS}
 _KIND_SHARES = {"image": 0.4, "audio": 0.3, "video": 0.3}
 _PLAIN_SHARE = 0.14
 _UNSEEN_SHARE = 0.25
@@ -59,6 +55,8 @@ class _Pictures:
         self.folder, self.split, self.rng, self.pool = folder, split, rng, pool
         self.count = 0
         self.made: dict[tuple[str, Scene], list[str]] = {}
+        self.untold: dict[str, Measured] = {}
+        """What the files measure that no row of a report has told of yet."""
 
     def path(self, kind: str, scene: Scene) -> str:
         """The relative path of a file that shows the scene."""
@@ -70,6 +68,8 @@ class _Pictures:
         (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
         made = render(kind, scene, self.rng)
         media.save(kind, self.folder / name, (made, RATE) if kind == "audio" else made, fps=FPS)
+        size, side = (self.folder / name).stat().st_size, 0 if kind == "audio" else PIXELS
+        self.untold[name] = Measured(kind, size, side, _SECONDS.get(kind, 0.0))
         there.append(name)
         return name
 
@@ -95,14 +95,8 @@ def captioned_rows(split: str, count: int, rng: np.random.Generator, files: _Pic
     for kind, share in _KIND_SHARES.items():
         for number in tqdm(range(round(count * share)), desc=f"{split} {kind}s"):
             scene = random_scene(kind, rng)
-            told = caption(kind, scene)
-            messages = [
-                {"role": "user", "content": [{"type": kind, kind: files.path(kind, scene)}]},
-                {"role": "assistant", "content": [{"type": "text", "text": told}]},
-            ]
-            rows.append(
-                Row(f"{split}-{kind}-{number}", SOURCE, messages, {"caption": told, "kind": kind})
-            )
+            name, path = f"{split}-{kind}-{number}", files.path(kind, scene)
+            rows.append(captioned_row(name, SOURCE, kind, path, caption(kind, scene)))
     return rows
 
 
@@ -211,7 +205,7 @@ def write(
     questions = phrases()["plain"]
     everything = [question for split in questions.values() for question in split]
     answers = dict(zip(everything, answer(everything), strict=True))
-    sizes = {}
+    report = Report()
     with appearing_whole(Path(out)) as folder:
         for split, media_rows, talks in (
             ("train", media_count, conversations),
@@ -228,30 +222,29 @@ def write(
                     split,
                     round(talks * _PLAIN_SHARE),
                     answers,
-                    lambda maker=maker, files=files: files.stored(
-                        maker.pick(CELLS.values())(maker).messages
-                    ),
+                    partial(_any_talk, maker, files),
                 )
-            sizes[split] = write_manifest(rows, folder, split)
+            _write_split(rows, files, report)
         files = _Pictures(folder, "test", _generator(seed, "test"), pool=1)
         rows = test_rows(per_task, per_text_task or per_task, seed, files) + plain_rows(
             "test", 0, answers
         )
-        sizes["test"] = write_manifest(rows, folder, "test")
-        _report(folder, sizes).save(folder / "report.json")
-    return sizes
+        _write_split(rows, files, report)
+        report.save(folder / "report.json")
+    return report.splits
 
 
-def _report(folder: Path, sizes: dict[str, int]) -> Report:
-    """What the written rows are like; each medium is opened and measured once."""
-    report, seen = Report(), set()
-    report.splits = dict(sizes)
-    for split in splits_in(folder):
-        for row in tqdm(read_manifest(folder, split), desc=f"{split} checked"):
-            new = [one for one in dict.fromkeys(media_in(row.messages)) if one not in seen]
-            seen.update(new)
-            report.kept(row, [inspect(kind, folder / name) for kind, name in new])
-    return report
+def _any_talk(maker: Maker, files: _Pictures) -> list[dict[str, Any]]:
+    """A conversation of any cell of the matrix."""
+    return files.stored(maker.pick(CELLS.values())(maker).messages)
+
+
+def _write_split(rows: Sequence[Row], files: _Pictures, report: Report) -> None:
+    """Writes a split's rows beside their files, and tells the report of them, of a medium with the first that shows it."""
+    for row in rows:
+        names = dict.fromkeys(name for _, name in media_in(row.messages))
+        report.kept(row, [files.untold.pop(name) for name in names if name in files.untold])
+    report.splits[files.split] = write_manifest(rows, files.folder, files.split)
 
 
 def main() -> None:

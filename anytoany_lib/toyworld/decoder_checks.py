@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, TextToVideoSDPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, TextToVideoSDPipeline
 from PIL import Image
 
 from anytoany_lib.toyworld.autoencoder import reconstructed
@@ -60,12 +61,20 @@ def drawn(
     return made
 
 
-def _rates(judges: Judges, kind: str, media: Sequence, scenes: Sequence[Scene]) -> dict[str, float]:
-    verdicts = judges.judge(kind, media, scenes)
-    asked = {name: row for name, row in verdicts.items() if not np.isnan(row).all()}
-    rates = {name: float(np.nanmean(row)) for name, row in asked.items()}
-    rates["all"] = float(np.mean(np.nanmin(np.stack(list(asked.values())), axis=0)))
-    return rates
+def verdicts(
+    judges: Judges, kind: str, media: Sequence[Any], scenes: Sequence[Scene]
+) -> dict[str, np.ndarray]:
+    """As `Judges.judge`, without what was asked of none, with "all": whether all that was asked of a medium is right."""
+    found = judges.judge(kind, media, scenes)
+    asked = {name: row for name, row in found.items() if not np.isnan(row).all()}
+    return asked | {"all": np.nanmin(np.stack(list(asked.values())), axis=0)}
+
+
+def _rates(
+    judges: Judges, kind: str, media: Sequence[Any], scenes: Sequence[Scene]
+) -> dict[str, float]:
+    found = verdicts(judges, kind, media, scenes)
+    return {name: float(np.nanmean(row)) for name, row in found.items()}
 
 
 def judged(
@@ -74,7 +83,7 @@ def judged(
     count: int = 96,
     held_out: bool = False,
     seed: int = 1000,
-    **settings,
+    **settings: Any,
 ) -> dict[str, float]:
     """How often each attribute, and all at once ("all"), is seen in what is drawn of plain captions."""
     kind, rng = kind_of(pipeline), np.random.default_rng(seed)
@@ -84,7 +93,7 @@ def judged(
 
 
 def judged_reconstructions(
-    vae, judges: Judges, count: int = 256, seed: int = 2000
+    vae: AutoencoderKL, judges: Judges, count: int = 256, seed: int = 2000
 ) -> dict[str, float]:
     """The same for new pictures that went through the autoencoder, with the error in decibels ("psnr")."""
     rng = np.random.default_rng(seed)
@@ -97,7 +106,7 @@ def judged_reconstructions(
 
 
 def seconds_each(
-    pipeline: DiffusionPipeline, batch: int = 1, threads: int = 1, **settings
+    pipeline: DiffusionPipeline, batch: int = 1, threads: int = 1, **settings: Any
 ) -> float:
     """Wall-clock seconds for one picture or film when `batch` are made at once, after one run to warm up."""
     before = torch.get_num_threads()

@@ -29,7 +29,7 @@ from anytoany_lib.imagebind_inputs import (
     normalise_pixels,
 )
 from anytoany_lib.toyworld import COLOURS, MOTIONS, THINGS, Scene, caption, random_scene
-from anytoany_lib.toyworld.scenes import PLACES, SIZES, render
+from anytoany_lib.toyworld.scenes import ATTRIBUTES, PLACES, SIZES, render
 
 # What can be said of a scene; an attribute left open has a class of its own where it shows
 # (neither small nor big, in the middle).
@@ -41,11 +41,6 @@ CLASSES: dict[str, tuple] = {
     "motion": tuple(MOTIONS),
     "count": (1, 2, 3),
     "pitch": ("low", "high"),
-}
-ATTRIBUTES = {
-    "image": ("thing", "colour", "size", "place"),
-    "audio": ("thing", "count", "pitch"),
-    "video": ("thing", "colour", "motion"),
 }
 IGNORED = -100  # cross entropy skips it
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from anytoany_lib.imagebind import ImageBind
 from anytoany_lib.toyworld import COLOURS, MOTIONS, THINGS, caption
 from anytoany_lib.toyworld.encoder_data import (
-    ATTRIBUTES,
     CLASSES,
     IGNORED,
     Pool,
@@ -25,7 +24,7 @@ from anytoany_lib.toyworld.encoder_data import (
     labels,
     render_pool,
 )
-from anytoany_lib.toyworld.scenes import Scene
+from anytoany_lib.toyworld.scenes import ATTRIBUTES, Scene
 
 
 @torch.inference_mode()

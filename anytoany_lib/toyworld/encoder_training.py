@@ -135,7 +135,7 @@ def losses(
 ) -> dict[str, Tensor]:
     """The terms of one step's loss on a fresh batch of every kind."""
     embeddings, things = {}, {}
-    terms = {"captions": 0.0, "classifiers": 0.0}
+    terms = {"captions": torch.zeros(()), "classifiers": torch.zeros(())}
     for kind, pool in pools.items():
         picked = rng.integers(len(pool), size=BATCH[kind])
         scenes, grey = [pool.scenes[i] for i in picked], None
@@ -188,7 +188,8 @@ def start_positions(model: ImageBind) -> None:
         "audio": (config.mel_bins, config.mel_frames, config.audio_patch, config.audio_stride),
     }
     for sense, (height, width, patch, stride) in grids.items():
-        positions = model.modality_preprocessors[sense].pos_embedding_helper.pos_embed
+        helper = f"modality_preprocessors.{sense}.pos_embedding_helper"
+        positions = model.get_parameter(f"{helper}.pos_embed")
         octaves = 2.0 ** torch.linspace(0, 4, positions.shape[-1] // 4)
         waves = []
         for side in (height, width):
@@ -239,7 +240,7 @@ def train(
     step = 0
     while True:
         seconds = time.monotonic() - start
-        progress = step / steps if steps else seconds / (60 * minutes)
+        progress = step / steps if steps else seconds / (60 * (minutes or 0.0))
         if progress >= 1:
             break
         for group in optim.param_groups:

@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,15 +33,16 @@ from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.pace import Pace
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render
 from anytoany_lib.toyworld.training import (
-    Averaged,
-    MatrixOptimiser,
+    MovingAverage,
+    MuonAdamW,
     fast_scheduler,
+    load_frozen,
     noise_scheduler,
     note_training,
     paced,
+    perturbed,
     plain_attention,
     save_pipeline,
-    unclear,
     velocity_loss,
 )
 
@@ -89,13 +91,13 @@ def train_unet(
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     noise, nothing = noise_scheduler(), condition([""])
     plain_attention(unet.train())
-    optimiser = MatrixOptimiser(unet)
-    average = Averaged(unet, save)
+    optimiser = MuonAdamW(unet)
+    average = MovingAverage(unet, save)
     for _ in paced(pace, optimiser, "image UNet"):
         rows = rng.integers(len(latents), size=batch)
         texts = [caption("image", scenes[row], rng) for row in rows]
         loss = velocity_loss(
-            unet, noise, latents[rows], unclear(condition(texts), nothing, generator), generator
+            unet, noise, latents[rows], perturbed(condition(texts), nothing, generator), generator
         )
         optimiser.zero_grad()
         loss.backward()
@@ -144,12 +146,8 @@ def prepare_text(pace: Pace, seed: int) -> tuple[CLIPTokenizer, CLIPTextModel]:
 
 
 def load_image_pipeline(path: Path) -> StableDiffusionPipeline:
-    """A saved image decoder in single precision, parts frozen, without a progress bar."""
-    pipeline = StableDiffusionPipeline.from_pretrained(path, torch_dtype=torch.float32)
-    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
-        part.eval().requires_grad_(False)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    """A saved image decoder; see `training.load_frozen`."""
+    return load_frozen(StableDiffusionPipeline, path)
 
 
 def with_film_frames(pictures: np.ndarray, seed: int) -> np.ndarray:
@@ -166,7 +164,7 @@ def train_image_decoder(
     The last part, "decoder", trains the autoencoder's decoding half on. The pipeline is saved under `out` after each
     part, and every few minutes while the UNet is trained.
     """
-    old = None if {"text", "vae", "unet"} <= set(limits) else load_image_pipeline(out)
+    old: Any = None if {"text", "vae", "unet"} <= set(limits) else load_image_pipeline(out)
     if "text" in limits:
         tokenizer, encoder = prepare_text(Pace(**limits["text"]), seed)
     else:

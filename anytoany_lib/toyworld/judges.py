@@ -9,8 +9,9 @@ nan not asked). Legend: B batch, N samples, T frames, F mel bins, C channels.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +19,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from anytoany_lib.files import appearing_file, write_json
 from anytoany_lib.toyworld.mels import SAMPLES, log_mel
 from anytoany_lib.toyworld.pictures import COLOURS, FRAMES, MOTIONS, PIXELS
-from anytoany_lib.toyworld.scenes import THINGS, Scene
+from anytoany_lib.toyworld.scenes import ATTRIBUTES, THINGS, Scene
 from anytoany_lib.toyworld.sounds import PITCHES
-from anytoany_lib.toyworld.text_judge import ATTRIBUTES, judge_words
+from anytoany_lib.toyworld.text_judge import judge_words
 
 LABELS: dict[str, dict[str, tuple]] = {
     "image": {"thing": THINGS, "colour": tuple(COLOURS)},
@@ -123,6 +125,10 @@ def picture_input(image: Image.Image) -> Tensor | None:
     """(3, 64, 64) float32 in [-1, 1], or None where it is no picture."""
     if not isinstance(image, Image.Image) or min(image.size) < 1:
         return None
+    return _pixels(image)
+
+
+def _pixels(image: Image.Image) -> Tensor:
     image = image.convert("RGB")
     if image.size != (PIXELS, PIXELS):
         image = image.resize((PIXELS, PIXELS), Image.Resampling.BOX)
@@ -146,10 +152,14 @@ def film_input(frames: np.ndarray) -> Tensor | None:
     if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
         return None
     chosen = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
-    return torch.stack([picture_input(Image.fromarray(frames[i])) for i in chosen])
+    return torch.stack([_pixels(Image.fromarray(frames[i])) for i in chosen])
 
 
-INPUTS = {"image": picture_input, "audio": sound_input, "video": film_input}
+INPUTS: dict[str, Callable[[Any], Any]] = {
+    "image": picture_input,
+    "audio": sound_input,
+    "video": film_input,
+}
 
 
 def _expected(scene: Scene | Mapping, attribute: str):
@@ -219,7 +229,7 @@ class Judges:
         return verdicts
 
     def save(self, folder: str | Path) -> None:
-        """Writes model.safetensors (fp16) and config.json beside the folder, then puts them in place."""
+        """Writes model.safetensors (fp16) and config.json."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {
@@ -227,12 +237,9 @@ class Judges:
             for kind, network in self.networks.items()
             for name, value in network.state_dict().items()
         }
-        save_file(
-            {k: v.contiguous() for k, v in tensors.items()}, folder / "model.safetensors.part"
-        )
-        (folder / "config.json.part").write_text(json.dumps({"labels": LABELS}, indent=2) + "\n")
-        for name in ("model.safetensors", "config.json"):
-            (folder / f"{name}.part").replace(folder / name)
+        with appearing_file(folder / "model.safetensors") as beside:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, beside)
+        write_json(folder / "config.json", {"labels": LABELS})
 
 
 def load_judges(folder: str | Path) -> Judges:

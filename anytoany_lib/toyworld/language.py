@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from anytoany_lib.toyworld.scenes import COUNTED, Scene
+from anytoany_lib.toyworld.scenes import COUNTED, Scene, pick
 
 DOING = {
     "bell": "ringing",
@@ -48,9 +48,14 @@ PLACED = {
 MOVING = {"left": "moving left", "right": "moving right", "up": "moving up", "down": "moving down"}
 
 
-def moving(motion: str) -> str:
-    """The motion as a participle: "moving left", "spinning"."""
-    return MOVING.get(motion, motion)
+def moving(motion: str | None) -> str:
+    """The motion as a participle: "moving left", "spinning"; "" of what stands still."""
+    return MOVING.get(motion, motion) if motion else ""
+
+
+def times(count: int | None) -> str:
+    """How often something calls: "once", "twice"; "" where that is open."""
+    return TIMES.get(count or 0, "")
 
 
 def article(phrase: str) -> str:
@@ -65,44 +70,40 @@ def _words(*parts: str | None) -> str:
 def _plain(kind: str, scene: Scene) -> str:
     if kind == "audio":
         noun = _words(scene.pitch, scene.thing)
-        return _words(article(noun), DOING[scene.thing], TIMES.get(scene.count))
+        return _words(article(noun), DOING[scene.thing], times(scene.count))
     noun = article(_words(scene.size, scene.colour, scene.thing))
     if kind == "video":
-        return _words(noun, moving(scene.motion) if scene.motion else None)
-    return _words(noun, PLACED.get(scene.place))
-
-
-def _pick(rng: np.random.Generator, options: list[str]) -> str:
-    return options[int(rng.integers(len(options)))]
+        return _words(noun, moving(scene.motion))
+    return _words(noun, PLACED.get(scene.place or ""))
 
 
 def _varied_audio(scene: Scene, rng: np.random.Generator) -> str:
-    thing, doing, times = scene.thing, DOING[scene.thing], TIMES.get(scene.count)
-    return _pick(
+    thing, doing, often = scene.thing, DOING[scene.thing], times(scene.count)
+    return pick(
         rng,
         [
-            _words("the sound of", article(_words(scene.pitch, thing)), times),
-            _words(article(thing), doing, times, scene.pitch),
-            _words(article(_words(scene.pitch, thing)), "that", DOES[thing], times),
-            _words(article(_words(scene.pitch, thing)), "heard", times)
-            if times
+            _words("the sound of", article(_words(scene.pitch, thing)), often),
+            _words(article(thing), doing, often, scene.pitch),
+            _words(article(_words(scene.pitch, thing)), "that", DOES[thing], often),
+            _words(article(_words(scene.pitch, thing)), "heard", often)
+            if often
             else article(thing),
         ],
     )
 
 
 def _varied_picture(kind: str, scene: Scene, rng: np.random.Generator) -> str:
-    placed = PLACED.get(scene.place)
+    placed = PLACED.get(scene.place or "")
     noun = _words(scene.size, scene.colour, scene.thing)
-    doing = moving(scene.motion) if kind == "video" and scene.motion else None
+    doing = moving(scene.motion) if kind == "video" else None
     medium = {
         "image": ["a picture of", "a drawing of", "an image of"],
         "video": ["a film of", "a video of", "a clip of"],
     }
-    return _pick(
+    return pick(
         rng,
         [
-            _words(_pick(rng, medium[kind]), article(noun), placed, doing),
+            _words(pick(rng, medium[kind]), article(noun), placed, doing),
             _words(noun, placed, doing),
             _words("the", noun, placed, doing),
             _words(article(_words(scene.size, scene.thing)), "in", scene.colour, placed, doing)

@@ -21,8 +21,8 @@ class Pace:
         """Share of the training that is done, 0 to 1; the clock starts with the first look at it."""
         if self._started is None:
             self._started = time.monotonic()
-        if self.steps is not None:
-            return min(1.0, self.taken / max(1, self.steps))
+        if self.minutes is None:
+            return min(1.0, self.taken / max(1, self.steps or 0))
         return min(1.0, (time.monotonic() - self._started) / (60 * self.minutes))
 
     def facts(self) -> dict[str, float]:

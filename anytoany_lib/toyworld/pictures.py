@@ -8,12 +8,16 @@ the same drawing with a pose that changes from frame to frame.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+Colour = tuple[int, int, int]
+Points = Sequence[tuple[float, float]]
+
+COLOURS: dict[str, Colour] = {
     "red": (214, 40, 40),
     "orange": (247, 135, 20),
     "yellow": (250, 212, 40),
@@ -55,21 +59,30 @@ class Pen:
         self._cos, self._sin = math.cos(pose.turn), math.sin(pose.turn)
         self._ink_width = max(3, round(0.095 * self._scale))
 
-    def _place(self, points) -> list[tuple[float, float]]:
+    def _place(self, points: Points) -> list[tuple[float, float]]:
         (cx, cy), s = self._centre, self._scale
         return [
             (cx + s * (x * self._cos - y * self._sin), cy + s * (x * self._sin + y * self._cos))
             for x, y in points
         ]
 
-    def shape(self, points, fill, outline: bool = True) -> None:
+    def shape(self, points: Points, fill: Colour, outline: bool = True) -> None:
         """A filled polygon, with an ink outline whose corners are round."""
         placed = self._place(points)
         self._draw.polygon(placed, fill=fill)
         if outline:
             self._draw.line(placed + placed[:2], fill=_INK, width=self._ink_width, joint="curve")
 
-    def oval(self, x, y, rx, ry, fill, outline: bool = True, turn: float = 0.0) -> None:
+    def oval(
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        fill: Colour,
+        outline: bool = True,
+        turn: float = 0.0,
+    ) -> None:
         """A filled ellipse about (x, y)."""
         c, s = math.cos(turn), math.sin(turn)
         angles = np.linspace(0, 2 * math.pi, 36, endpoint=False)
@@ -82,7 +95,7 @@ class Pen:
         ]
         self.shape(points, fill, outline)
 
-    def line(self, points, fill=_INK, width: float = 0.095) -> None:
+    def line(self, points: Points, fill: Colour = _INK, width: float = 0.095) -> None:
         """A line with round joints; `width` in unit coordinates."""
         pixels = max(2, round(width * self._scale))
         placed = self._place(points)
@@ -92,20 +105,20 @@ class Pen:
             self._draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
 
 
-def _shade(colour, factor: float) -> tuple[int, int, int]:
+def _shade(colour: Colour, factor: float) -> Colour:
     """The colour darkened (factor < 1) or lightened towards white (factor > 1)."""
-    if factor <= 1:
-        return tuple(round(c * factor) for c in colour)
-    return tuple(round(255 - (255 - c) * (2 - factor)) for c in colour)
+    shaded = (c * factor if factor <= 1 else 255 - (255 - c) * (2 - factor) for c in colour)
+    red, green, blue = map(round, shaded)
+    return red, green, blue
 
 
-def _arc(x, y, rx, ry, start, stop, steps=18) -> list[tuple[float, float]]:
+def _arc(x: float, y: float, rx: float, ry: float, start: float, stop: float) -> Points:
     """Points on an ellipse from angle `start` to `stop`, in degrees, clockwise from the right."""
-    angles = np.radians(np.linspace(start, stop, steps))
+    angles = np.radians(np.linspace(start, stop, 18))
     return [(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles]
 
 
-def _bell(pen, colour):
+def _bell(pen: Pen, colour: Colour) -> None:
     pen.oval(0, 0.78, 0.2, 0.18, _INK)
     pen.oval(0, -0.85, 0.16, 0.15, _shade(colour, 0.7))
     dome = _arc(0, -0.15, 0.55, 0.62, 180, 360)
@@ -113,7 +126,7 @@ def _bell(pen, colour):
     pen.line([(-0.66, 0.42), (0.66, 0.42)], _shade(colour, 0.7))
 
 
-def _bird(pen, colour):
+def _bird(pen: Pen, colour: Colour) -> None:
     pen.line([(-0.05, 0.5), (-0.12, 0.92)])
     pen.line([(0.2, 0.5), (0.2, 0.92)])
     pen.shape([(-0.55, 0.0), (-1.0, -0.35), (-0.98, 0.22)], _shade(colour, 0.75))
@@ -124,7 +137,7 @@ def _bird(pen, colour):
     pen.shape([(0.2, 0.02), (-0.5, -0.1), (-0.3, 0.34), (0.0, 0.36)], _shade(colour, 0.75))
 
 
-def _drum(pen, colour):
+def _drum(pen: Pen, colour: Colour) -> None:
     pen.line([(0.1, -0.45), (0.75, -1.0)], width=0.12)
     pen.line([(-0.1, -0.45), (-0.75, -1.0)], width=0.12)
     side = [*_arc(0, 0.6, 0.8, 0.28, 180, 0), (0.8, -0.3), (-0.8, -0.3)]
@@ -133,7 +146,7 @@ def _drum(pen, colour):
     pen.oval(0, -0.3, 0.8, 0.28, _WHITE)
 
 
-def _car(pen, colour):
+def _car(pen: Pen, colour: Colour) -> None:
     pen.shape([(-0.55, -0.1), (-0.34, -0.58), (0.34, -0.58), (0.62, -0.1)], colour)
     pen.shape([(-0.36, -0.12), (-0.24, -0.42), (-0.02, -0.42), (-0.02, -0.12)], _WHITE)
     pen.shape([(0.12, -0.12), (0.12, -0.42), (0.27, -0.42), (0.42, -0.12)], _WHITE)
@@ -146,7 +159,7 @@ def _car(pen, colour):
         pen.oval(x, 0.44, 0.09, 0.09, _WHITE, outline=False)
 
 
-def _cloud(pen, colour):
+def _cloud(pen: Pen, colour: Colour) -> None:
     for x in (-0.55, -0.08, 0.4):
         pen.line([(x, 0.42), (x - 0.14, 0.92)], _shade(colour, 0.8), 0.13)
     puffs = ((-0.55, 0.05, 0.4), (0.58, 0.08, 0.38), (-0.15, -0.3, 0.46), (0.32, -0.2, 0.38))
@@ -158,7 +171,7 @@ def _cloud(pen, colour):
     pen.line([(-0.55, 0.45), (0.58, 0.45)])
 
 
-def _heart(pen, colour):
+def _heart(pen: Pen, colour: Colour) -> None:
     t = np.linspace(0, 2 * math.pi, 48, endpoint=False)
     x = np.sin(t) ** 3
     y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) / 16
@@ -166,7 +179,7 @@ def _heart(pen, colour):
     pen.oval(-0.44, -0.4, 0.16, 0.2, _shade(colour, 1.6), outline=False, turn=0.6)
 
 
-def _clock(pen, colour):
+def _clock(pen: Pen, colour: Colour) -> None:
     pen.line([(-0.5, 0.7), (-0.7, 0.98)], width=0.14)
     pen.line([(0.5, 0.7), (0.7, 0.98)], width=0.14)
     pen.oval(-0.5, -0.68, 0.3, 0.2, _shade(colour, 0.75), turn=-0.7)
@@ -176,7 +189,7 @@ def _clock(pen, colour):
     pen.line([(0.3, 0.22), (0, 0.08), (0, -0.3)], width=0.11)
 
 
-def _bee(pen, colour):
+def _bee(pen: Pen, colour: Colour) -> None:
     pen.oval(-0.22, -0.5, 0.26, 0.42, _WHITE, turn=-0.4)
     pen.oval(0.2, -0.5, 0.26, 0.42, _WHITE, turn=0.4)
     pen.shape([(-0.7, 0.08), (-1.02, 0.2), (-0.7, 0.32)], _INK)
@@ -187,7 +200,7 @@ def _bee(pen, colour):
     pen.line([(0.62, -0.18), (0.84, -0.5)])
 
 
-def _train(pen, colour):
+def _train(pen: Pen, colour: Colour) -> None:
     pen.shape([(0.4, -0.3), (0.34, -0.85), (0.74, -0.85), (0.68, -0.3)], _shade(colour, 0.7))
     pen.shape([(-0.9, -0.78), (-0.12, -0.78), (-0.12, 0.45), (-0.9, 0.45)], colour)
     pen.shape([(-0.7, -0.56), (-0.32, -0.56), (-0.32, -0.14), (-0.7, -0.14)], _WHITE)
@@ -198,14 +211,14 @@ def _train(pen, colour):
         pen.oval(x, 0.86 - r, r * 0.35, r * 0.35, _WHITE, outline=False)
 
 
-def _boat(pen, colour):
+def _boat(pen: Pen, colour: Colour) -> None:
     pen.line([(0.0, 0.4), (0.0, -0.98)], width=0.12)
     pen.shape([(0.1, -0.88), (0.1, 0.2), (0.82, 0.2)], _WHITE)
     pen.shape([(-0.1, -0.6), (-0.1, 0.2), (-0.68, 0.2)], _shade(colour, 1.35))
     pen.shape([(-1.0, 0.36), (1.0, 0.36), (0.66, 0.88), (-0.66, 0.88)], colour)
 
 
-def _phone(pen, colour):
+def _phone(pen: Pen, colour: Colour) -> None:
     pen.shape([(-0.5, -0.2), (0.5, -0.2), (0.86, 0.78), (-0.86, 0.78)], colour)
     pen.oval(0, 0.3, 0.34, 0.32, _WHITE)
     pen.oval(0, 0.3, 0.1, 0.1, _INK, outline=False)
@@ -214,7 +227,7 @@ def _phone(pen, colour):
     pen.shape([(-1.0, -0.12), *bow, (1.0, -0.12), (0.62, -0.08), *inner, (-0.62, -0.08)], colour)
 
 
-def _cat(pen, colour):
+def _cat(pen: Pen, colour: Colour) -> None:
     pen.shape([(-0.82, -0.1), (-0.72, -0.95), (-0.15, -0.5)], colour)
     pen.shape([(0.82, -0.1), (0.72, -0.95), (0.15, -0.5)], colour)
     pen.oval(0, 0.12, 0.86, 0.72, colour)
@@ -250,12 +263,13 @@ def _known(thing: str, colour: str) -> None:
         raise ValueError(f"no colour called {colour!r}; the toy world has {', '.join(COLOURS)}")
 
 
-def ground(rng: np.random.Generator) -> tuple[int, int, int]:
+def ground(rng: np.random.Generator) -> Colour:
     """A light, nearly neutral background colour."""
-    return tuple(int(v) for v in rng.integers(228, 251) + rng.integers(-6, 5, size=3))
+    red, green, blue = map(int, rng.integers(228, 251) + rng.integers(-6, 5, size=3))
+    return red, green, blue
 
 
-def picture(thing: str, colour: str, pose: Pose, background) -> Image.Image:
+def picture(thing: str, colour: str, pose: Pose, background: Colour) -> Image.Image:
     """One 64 x 64 RGB picture of a thing in a pose. Raises ValueError for an unknown thing or colour."""
     _known(thing, colour)
     side = PIXELS * _OVERSAMPLING
@@ -268,7 +282,7 @@ def picture(thing: str, colour: str, pose: Pose, background) -> Image.Image:
 def moving_poses(motion: str, start: Pose) -> list[Pose]:
     """The pose of each of the 8 frames of a film; `start` gives place (across the motion) and size."""
     x, y, r = start.x, start.y, start.radius
-    poses = []
+    poses: list[Pose] = []
     for step in np.linspace(-1, 1, FRAMES):
         travel = 0.26 * step
         poses.append(
@@ -286,7 +300,9 @@ def moving_poses(motion: str, start: Pose) -> list[Pose]:
     return poses
 
 
-def film_frames(thing: str, colour: str, motion: str, start: Pose, background) -> np.ndarray:
+def film_frames(
+    thing: str, colour: str, motion: str, start: Pose, background: Colour
+) -> np.ndarray:
     """A film as uint8 (8, 64, 64, 3), meant to be shown at 4 frames a second."""
     if motion not in MOTIONS:
         raise ValueError(f"no motion called {motion!r}; the toy world has {', '.join(MOTIONS)}")

@@ -7,7 +7,9 @@ all training, to measure composition rather than memory.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any, Literal, overload
 
 import numpy as np
 from PIL import Image
@@ -26,6 +28,13 @@ from anytoany_lib.toyworld.sounds import COUNTED, PITCHES, RATE, samples_of
 THINGS = tuple(DRAWINGS)
 SIZES = {"small": (0.17, 0.2), "big": (0.36, 0.4)}
 PLACES = {"left": (0.3, 0.5), "right": (0.7, 0.5), "top": (0.5, 0.3), "bottom": (0.5, 0.7)}
+
+# What can be said of a scene that is shown as one kind of medium.
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "image": ("thing", "colour", "size", "place"),
+    "audio": ("thing", "count", "pitch"),
+    "video": ("thing", "colour", "motion"),
+}
 
 # One colour for every thing, and a second for two of them: each colour is missed by one or two things.
 HELD_OUT_PAIRS = frozenset(
@@ -53,12 +62,13 @@ class Scene:
         """The attributes that are set, as a plain dictionary."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
-    def but(self, **changes) -> Scene:
+    def but(self, **changes: Any) -> Scene:
         """The same scene with some attributes changed."""
         return replace(self, **changes)
 
 
-def _pick(rng: np.random.Generator, options):
+def pick(rng: np.random.Generator, options: Iterable[Any]) -> Any:
+    """One of the options, all of them alike."""
     options = tuple(options)
     return options[int(rng.integers(len(options)))]
 
@@ -76,19 +86,19 @@ def random_scene(kind: str, rng: np.random.Generator, held_out: bool = False) ->
     With `held_out` only scenes with a held-out pair come up, without it none does; sounds have no such pairs.
     """
     if kind == "audio":
-        thing = _pick(rng, THINGS)
+        thing = pick(rng, THINGS)
         if thing not in COUNTED:
             return Scene(thing)
-        return Scene(thing, count=int(rng.integers(1, 4)), pitch=_pick(rng, PITCHES))
+        return Scene(thing, count=int(rng.integers(1, 4)), pitch=pick(rng, PITCHES))
     while True:
-        scene = Scene(_pick(rng, THINGS), colour=_pick(rng, COLOURS))
+        scene = Scene(pick(rng, THINGS), colour=pick(rng, COLOURS))
         if kind == "video":
-            scene = scene.but(motion=_pick(rng, MOTIONS))
+            scene = scene.but(motion=pick(rng, MOTIONS))
         elif kind == "image":
             if rng.random() < 0.4:
-                scene = scene.but(size=_pick(rng, SIZES))
+                scene = scene.but(size=pick(rng, SIZES))
             if rng.random() < 0.3:
-                scene = scene.but(place=_pick(rng, PLACES))
+                scene = scene.but(place=pick(rng, PLACES))
         else:
             raise ValueError(f"kind is {kind!r}; expected 'image', 'audio' or 'video'")
         if _is_held_out(scene) == held_out:
@@ -96,8 +106,8 @@ def random_scene(kind: str, rng: np.random.Generator, held_out: bool = False) ->
 
 
 def _pose(scene: Scene, rng: np.random.Generator) -> Pose:
-    low, high = SIZES.get(scene.size, (0.22, 0.36) if scene.place is None else (0.22, 0.28))
-    x, y = PLACES.get(scene.place, (0.5, 0.5))
+    low, high = SIZES.get(scene.size or "", (0.22, 0.36) if scene.place is None else (0.22, 0.28))
+    x, y = PLACES.get(scene.place or "", (0.5, 0.5))
     if scene.place and scene.size == "big":
         low, high = 0.31, 0.33  # a big thing at the edge still has to fit in
     wander = 0.03 if scene.place else 0.06
@@ -106,11 +116,25 @@ def _pose(scene: Scene, rng: np.random.Generator) -> Pose:
     return Pose(x + dx, y + dy, rng.uniform(low, high), turn)
 
 
+@overload
+def render(kind: Literal["image"], scene: Scene, rng: np.random.Generator) -> Image.Image: ...
+
+
+@overload
+def render(
+    kind: Literal["audio", "video"], scene: Scene, rng: np.random.Generator
+) -> np.ndarray: ...
+
+
+@overload
+def render(kind: str, scene: Scene, rng: np.random.Generator) -> Image.Image | np.ndarray: ...
+
+
 def render(kind: str, scene: Scene, rng: np.random.Generator) -> Image.Image | np.ndarray:
     """The scene as PIL image (64 x 64), float32 samples (32000,) at 16 kHz, or uint8 film (8, 64, 64, 3) at 4 fps."""
     if kind == "audio":
-        return samples_of(scene.thing, scene.count or 1, scene.pitch or _pick(rng, PITCHES), rng)
-    colour = scene.colour or _pick(rng, COLOURS)
+        return samples_of(scene.thing, scene.count or 1, scene.pitch or pick(rng, PITCHES), rng)
+    colour = scene.colour or pick(rng, COLOURS)
     if kind == "image":
         return picture(scene.thing, colour, _pose(scene, rng), ground(rng))
     if kind == "video":
@@ -118,7 +142,7 @@ def render(kind: str, scene: Scene, rng: np.random.Generator) -> Image.Image | n
         travelling = scene.motion in ("left", "right", "up", "down", "growing", "shrinking")
         start = replace(start, radius=min(start.radius, 0.27) if travelling else start.radius)
         return film_frames(
-            scene.thing, colour, scene.motion or _pick(rng, MOTIONS), start, ground(rng)
+            scene.thing, colour, scene.motion or pick(rng, MOTIONS), start, ground(rng)
         )
     raise ValueError(f"kind is {kind!r}; expected 'image', 'audio' or 'video'")
 
@@ -131,7 +155,7 @@ def draw(thing: str, colour: str, rng: np.random.Generator) -> Image.Image:
 def sound(thing: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """Two seconds of a thing's sound: (float32 samples (32000,), 16000)."""
     count = int(rng.integers(1, 4))
-    return render("audio", Scene(thing, count=count, pitch=_pick(rng, PITCHES)), rng), RATE
+    return render("audio", Scene(thing, count=count, pitch=pick(rng, PITCHES)), rng), RATE
 
 
 def film(thing: str, colour: str, motion: str, rng: np.random.Generator) -> np.ndarray:

@@ -37,7 +37,7 @@ def _envelope(t: np.ndarray, attack: float, length: float, release: float) -> np
     return (0.5 - 0.5 * np.cos(np.pi * rise)) * (0.5 - 0.5 * np.cos(np.pi * fall))
 
 
-def _bell(t, pitch, rng):
+def _bell(t: np.ndarray, pitch: float, rng: np.random.Generator) -> np.ndarray:
     partials = (
         (0.5, 0.5, 3),
         (1, 1, 5),
@@ -50,7 +50,7 @@ def _bell(t, pitch, rng):
     return tone * _envelope(t, 0.003, 0.5, 0.1)
 
 
-def _bird(t, pitch, rng):
+def _bird(t: np.ndarray, pitch: float, rng: np.random.Generator) -> np.ndarray:
     call = np.zeros_like(t)
     for start in (0.0, 0.16):
         at = np.clip((t - start) / 0.13, 0, 1)
@@ -59,26 +59,26 @@ def _bird(t, pitch, rng):
     return call
 
 
-def _drum(t, pitch, rng):
+def _drum(t: np.ndarray, pitch: float, rng: np.random.Generator) -> np.ndarray:
     thump = _sweep(pitch * (95 + 130 * np.exp(-28 * t))) * np.exp(-9 * t)
     slap = _band(rng.standard_normal(t.size), 250, 1200) * np.exp(-45 * t)
     return (thump + 0.5 * slap) * _envelope(t, 0.004, 0.45, 0.12)
 
 
-def _car(t, pitch, rng):
+def _car(t: np.ndarray, pitch: float, rng: np.random.Generator) -> np.ndarray:
     horn = sum(
         np.sin(2 * np.pi * f * pitch * k * t) / k**0.7 for f in (370, 466) for k in range(1, 8)
     )
     return horn * _envelope(t, 0.015, 0.36, 0.05)
 
 
-def _phone(t, pitch, rng):
+def _phone(t: np.ndarray, pitch: float, rng: np.random.Generator) -> np.ndarray:
     clapper = 0.5 + 0.5 * np.sin(2 * np.pi * 22 * t)
     bells = np.sin(2 * np.pi * 1250 * pitch * t) + 0.8 * np.sin(2 * np.pi * 1610 * pitch * t)
     return bells * clapper**2 * _envelope(t, 0.01, 0.42, 0.08)
 
 
-def _cat(t, pitch, rng):
+def _cat(t: np.ndarray, pitch: float, rng: np.random.Generator) -> np.ndarray:
     at = np.clip(t / 0.55, 0, 1)
     f0 = 430 * pitch * (0.85 + 0.45 * np.sin(np.pi * at**0.8))
     formant = 900 + 900 * np.sin(np.pi * at)
@@ -90,7 +90,7 @@ def _cat(t, pitch, rng):
     return voice * _envelope(t, 0.08, 0.35, 0.17)
 
 
-def _rain(t, rng):
+def _rain(t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     hiss = _band(rng.standard_normal(t.size), 1500, 6500)
     drops = np.zeros_like(t)
     for _ in range(45):
@@ -101,7 +101,7 @@ def _rain(t, rng):
     return 0.55 * hiss + drops
 
 
-def _heartbeat(t, rng):
+def _heartbeat(t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     beat = np.zeros_like(t)
     period = rng.uniform(0.72, 0.85)
     for start in np.arange(0.05, SECONDS - 0.1, period):
@@ -112,7 +112,7 @@ def _heartbeat(t, rng):
     return beat
 
 
-def _ticking(t, rng):
+def _ticking(t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     ticks = np.zeros_like(t)
     case = rng.uniform(0.97, 1.03)
     for n, start in enumerate(np.arange(rng.uniform(0.02, 0.1), SECONDS - 0.08, 0.25)):
@@ -123,13 +123,13 @@ def _ticking(t, rng):
     return ticks
 
 
-def _buzz(t, rng):
+def _buzz(t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     f0 = 205 * (1 + 0.04 * np.sin(2 * np.pi * rng.uniform(4, 7) * t))
     wings = sum(_sweep(k * f0) / k**0.6 for k in range(1, 13))
     return wings * (0.8 + 0.2 * np.sin(2 * np.pi * 2.2 * t))
 
 
-def _chugging(t, rng):
+def _chugging(t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     steam = _band(rng.standard_normal(t.size), 350, 1700)
     stroke = (t * rng.uniform(4.6, 5.4)) % 1.0
     chug = steam * np.exp(-5 * stroke) * np.clip(stroke / 0.06, 0, 1)
@@ -137,7 +137,7 @@ def _chugging(t, rng):
     return 1.6 * chug + 0.3 * whistle * _envelope(t - 0.1, 0.08, 0.5, 0.2) * (t > 0.1)
 
 
-def _fog_horn(t, rng):
+def _fog_horn(t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     pipe = 98 * rng.uniform(0.97, 1.03)
     horn = sum(np.sin(2 * np.pi * pipe * k * t + k) / k for k in range(1, 9))
     return horn * _envelope(t - 0.08, 0.15, 1.45, 0.3) * (t > 0.08)

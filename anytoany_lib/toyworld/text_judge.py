@@ -11,12 +11,6 @@ import re
 
 from anytoany_lib.toyworld.pictures import COLOURS
 
-ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "image": ("thing", "colour", "size", "place"),
-    "audio": ("thing", "count", "pitch"),
-    "video": ("thing", "colour", "motion"),
-}
-
 WORDS: dict[str, dict[str | int, str]] = {
     "thing": {
         "bell": "bell bells",
@@ -60,9 +54,9 @@ def _has(phrase: str, text: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", text) is not None
 
 
-def _counts(text: str) -> set[int]:
+def _counts(text: str) -> set[str | int]:
     """The numbers of times that a text speaks of; other numbers are -1."""
-    spoken = {number for phrase, number in TIMES.items() if _has(phrase, text)}
+    spoken: set[str | int] = {number for phrase, number in TIMES.items() if _has(phrase, text)}
     if (
         not spoken
     ):  # "one bell rings twice" is about two, so bare numbers speak only where no times do

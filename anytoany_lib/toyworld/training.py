@@ -8,17 +8,25 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    UNet2DConditionModel,
+    UNet3DConditionModel,
+)
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
+from anytoany_lib.files import appearing_whole, write_json
 from anytoany_lib.llm import pick_dtype
-from anytoany_lib.runs import write_file
 from anytoany_lib.toyworld.pace import Pace
 
+UNet: TypeAlias = UNet2DConditionModel | UNet3DConditionModel
 NOISE = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
@@ -31,7 +39,7 @@ NOISE = {
 }
 
 
-class MatrixOptimiser:
+class MuonAdamW:
     """torch's Muon for the weights of hidden layers, convolutions taken as matrices, and AdamW for all others.
 
     Where only some thousand steps can be afforded it needs about half as many as AdamW alone. `pace_of` slows layers
@@ -86,9 +94,7 @@ class MatrixOptimiser:
         self._adam.step()
 
 
-def paced(
-    pace: Pace, optimiser: torch.optim.Optimizer | MatrixOptimiser, title: str
-) -> Iterator[int]:
+def paced(pace: Pace, optimiser: torch.optim.Optimizer | MuonAdamW, title: str) -> Iterator[int]:
     """Counts steps until the pace is done, sets each group's learning rate from its "peak", shows progress."""
     with tqdm(
         total=100,
@@ -124,13 +130,13 @@ def half_where_faster() -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=native)
 
 
-def plain_attention(model) -> None:
+def plain_attention(model: UNet) -> None:
     """Softmax attention step by step: on a CPU several times faster to train than the fused kernel's backward."""
     model.set_attn_processor(AttnProcessor())
 
 
 def velocity_loss(
-    unet,
+    unet: UNet,
     noise: DDIMScheduler,
     clean: torch.Tensor,
     condition: torch.Tensor,
@@ -148,7 +154,7 @@ def velocity_loss(
     return torch.nn.functional.mse_loss(predicted.float(), target)
 
 
-def unclear(
+def perturbed(
     condition: torch.Tensor,
     nothing: torch.Tensor,
     generator: torch.Generator,
@@ -165,10 +171,10 @@ def unclear(
     return torch.where(dropped, nothing, noisy)
 
 
-class Averaged:
+class MovingAverage:
     """The moving average of a UNet's weights: what is saved now and then, and what is left at the end."""
 
-    def __init__(self, unet, save: Callable[[], None] | None = None, minutes: float = 4.0):
+    def __init__(self, unet: UNet, save: Callable[[], None] | None = None, minutes: float = 4.0):
         self._unet, self._save, self._minutes = unet, save, minutes
         self._average = EMAModel(unet.parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
         self._taken, self._loss, self._saved = 0, 0.0, time.monotonic()
@@ -188,7 +194,7 @@ class Averaged:
             self._average.restore(weights)
             self._saved = time.monotonic()
 
-    def finish(self):
+    def finish(self) -> UNet:
         """The UNet with the averaged weights, frozen."""
         self._average.copy_to(self._unet.parameters())
         return self._unet.eval().requires_grad_(False)
@@ -201,23 +207,27 @@ def note_training(folder: Path, **facts: object) -> None:
     """Adds one training to the list in a model folder's training.json, which its card shows."""
     notes = Path(folder) / NOTES
     kept = json.loads(notes.read_text()) if notes.is_file() else []
-    write_file(notes, json.dumps([*kept, facts], indent=1) + "\n")
+    write_json(notes, [*kept, facts], indent=1)
 
 
 def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a new folder beside `path`, then puts it in its place; notes of trainings stay."""
-    path = Path(path)
-    new, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    new.mkdir(parents=True)
-    write(new)
-    if (path / NOTES).is_file():
-        shutil.copy(path / NOTES, new / NOTES)
-    if path.exists():
-        path.rename(old)
-    new.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+    """Lets `write` fill a folder that takes the place of `path` when it is whole; notes of trainings stay."""
+    with appearing_whole(path) as new:
+        write(new)
+        if (path / NOTES).is_file():
+            shutil.copy(path / NOTES, new / NOTES)
+
+
+P = TypeVar("P", bound=DiffusionPipeline)
+
+
+def load_frozen(pipeline: type[P], path: Path) -> P:
+    """A saved decoder in single precision, its parts frozen, without a progress bar."""
+    loaded = pipeline.from_pretrained(path, torch_dtype=torch.float32)
+    for part in (loaded.vae, loaded.text_encoder, loaded.unet):
+        part.eval().requires_grad_(False)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
 
 
 def save_pipeline(pipeline: DiffusionPipeline, path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import (
+    AutoencoderKL,
     StableDiffusionPipeline,
     TextToVideoSDPipeline,
     UNet2DConditionModel,
@@ -36,15 +37,16 @@ from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.pace import Pace
 from anytoany_lib.toyworld.scenes import Scene
 from anytoany_lib.toyworld.training import (
-    Averaged,
-    MatrixOptimiser,
+    MovingAverage,
+    MuonAdamW,
     fast_scheduler,
+    load_frozen,
     noise_scheduler,
     note_training,
     paced,
+    perturbed,
     plain_attention,
     save_pipeline,
-    unclear,
     velocity_loss,
 )
 
@@ -102,7 +104,7 @@ def _without_dropout(unet: UNet3DConditionModel) -> UNet3DConditionModel:
     return unet
 
 
-def film_latents(vae, films: np.ndarray) -> torch.Tensor:
+def film_latents(vae: AutoencoderKL, films: np.ndarray) -> torch.Tensor:
     """Scaled latents (N, 4, 8, 16, 16), float32, of films (N, 8, 64, 64, 3)."""
     flat = latents_of(vae, films.reshape(-1, *films.shape[2:])) * vae.config.scaling_factor
     return flat.unflatten(0, films.shape[:2]).transpose(1, 2).contiguous()
@@ -122,13 +124,13 @@ def train_video_unet(
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     noise, nothing = noise_scheduler(), condition([""])
     plain_attention(_without_dropout(unet.train()))
-    optimiser = MatrixOptimiser(unet, pace_of=lambda name: 1.0 if is_temporal(name) else 0.4)
-    average = Averaged(unet, save)
+    optimiser = MuonAdamW(unet, pace_of=lambda name: 1.0 if is_temporal(name) else 0.4)
+    average = MovingAverage(unet, save)
     for _ in paced(pace, optimiser, "video UNet"):
         rows = rng.integers(len(latents), size=batch)
         texts = [caption("video", scenes[row], rng) for row in rows]
         loss = velocity_loss(
-            unet, noise, latents[rows], unclear(condition(texts), nothing, generator), generator
+            unet, noise, latents[rows], perturbed(condition(texts), nothing, generator), generator
         )
         optimiser.zero_grad()
         loss.backward()
@@ -151,12 +153,8 @@ def video_pipeline(
 
 
 def load_video_pipeline(path: Path) -> TextToVideoSDPipeline:
-    """A saved video decoder in single precision, parts frozen, without a progress bar."""
-    pipeline = TextToVideoSDPipeline.from_pretrained(path, torch_dtype=torch.float32)
-    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
-        part.eval().requires_grad_(False)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    """A saved video decoder; see `training.load_frozen`."""
+    return load_frozen(TextToVideoSDPipeline, path)
 
 
 def train_video_decoder(
@@ -208,10 +206,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    limit = {"minutes": args.minutes} if args.steps is None else {"steps": args.steps}
-    train_video_decoder(
-        args.image, args.out, limit, args.films, args.seed, args.resume, args.redraw
-    )
+    pace = {"minutes": args.minutes} if args.steps is None else {"steps": args.steps}
+    train_video_decoder(args.image, args.out, pace, args.films, args.seed, args.resume, args.redraw)
 
 
 if __name__ == "__main__":
