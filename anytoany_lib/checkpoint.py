@@ -40,6 +40,11 @@ def newest(run: Path) -> Path | None:
     return max((folder for folder in whole if folder.name.isdigit()), default=None)
 
 
+def place(run: Path, step: int) -> Path:
+    """Where the checkpoint of a run before a step lies."""
+    return run / CHECKPOINT / f"{step:06d}"
+
+
 def discard(run: Path) -> None:
     """Takes the checkpoints of a run away, all at once as seen from outside."""
     gone = run / f".{CHECKPOINT}.old"
@@ -103,7 +108,7 @@ class Standing:
         Under FSDP all processes call it, each with its parts, and the first one writes. OSError (no room) says where the last
         good one is, which stays.
         """
-        folder = run / CHECKPOINT / f"{self.step:06d}"
+        folder = place(run, self.step)
         if newest(run) == folder:
             return
         with whole_weights(self.model):

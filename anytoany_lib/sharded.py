@@ -79,12 +79,12 @@ def forget_unused(model: AnyToAny) -> None:
     """Takes away the gradients of what no process has used: zeros, by which AdamW would still move it."""
     # The language model's layers are always used, and LoRA's first gradients are zeros of their own right.
     bridges = [p for module in model.bridges().values() for p in module.parameters()]
-    held = [p for p in bridges if isinstance(p.grad, DTensor)]
+    held = [(p, p.grad) for p in bridges if isinstance(p.grad, DTensor)]
     if not held:
         return
-    used = torch.stack([p.grad.to_local().any() for p in held]).int()
+    used = torch.stack([gradient.to_local().any() for _, gradient in held]).int()
     distributed.all_reduce(used, distributed.ReduceOp.MAX)
-    for parameter, by_any in zip(held, used.tolist(), strict=True):
+    for (parameter, _), by_any in zip(held, used.tolist(), strict=True):
         if not by_any:
             parameter.grad = None
 
@@ -104,7 +104,7 @@ def whole_weights(model: AnyToAny) -> Iterator[None]:
     """While it lasts what a run folder holds of the model is whole, on the host. All processes have to enter."""
     parts = [place for place in _saved(model) if isinstance(place[2], DTensor)]
     for module, name, part in parts:
-        tensor = part.detach().full_tensor().cpu()
+        tensor = whole(part.detach()).cpu()
         setattr(module, name, nn.Parameter(tensor, requires_grad=part.requires_grad))
     try:
         yield

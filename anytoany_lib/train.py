@@ -32,7 +32,7 @@ from transformers import get_scheduler
 
 from anytoany_lib import interrupts, runs, sharded
 from anytoany_lib.around import conclude, fit_before
-from anytoany_lib.checkpoint import Standing, check_room, discard, newest
+from anytoany_lib.checkpoint import Standing, check_room, discard, newest, place
 from anytoany_lib.config import Profile, StageConfig
 from anytoany_lib.denoising import denoiser_of, is_term
 from anytoany_lib.features import DatasetFeatures
@@ -190,7 +190,7 @@ def _rejoin(job: Job, ranks: Ranks, standing: Standing) -> None:
     ranks.accelerator.free_memory()
     standing.model = _initial_model(job.profile, job.init, job.seed)
     trained_parts(standing.model, job.settings)
-    standing.model.load(newest(job.run))
+    standing.model.load(place(job.run, standing.step))
 
 
 def _begin_anew(job: Job, standing: Standing) -> None:
