@@ -6,6 +6,7 @@ In come numbers by their names; out come PNGs for a notebook to show.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from anytoany_lib.figures import picture
 KIND_COLOURS = {"text": "#7f8a96", "image": "#4a90d9", "audio": "#e08e2b", "video": "#3f9e5f"}
 TRAINED, FROZEN, GREY = "#1f7a46", "#b8c0c8", "#5b6570"
 _RED, _NAVY = "#c0504d", "#1f4e79"
+_SOFT = ("#4a90d9", "#9cc3ea", "#3f9e5f", "#f2b661", "#e08e2b", "#d9dde2", "#8d97a2", "#c79fd9",
+         "#c0504d", "#7a6fb0", "#1f4e79")  # fmt: skip
 
 
 def panel(width: float, height: float) -> tuple[Figure, Axes]:
@@ -100,14 +103,15 @@ def planned(phases: memory.Plan) -> Image:
             stacks[phase]["encoder or a decoder"] = max(turns.values())
     figure, axis = panel(8.4, 1.0 + 0.42 * len(stacks))
     left = np.zeros(len(stacks))
-    for name in dict.fromkeys(name for sizes in stacks.values() for name in sizes):
+    names = dict.fromkeys(name for sizes in stacks.values() for name in sizes)
+    for name, colour in zip(names, cycle(_SOFT), strict=False):
         sizes = np.array([sizes.get(name, 0) for sizes in stacks.values()]) / 2**30
-        axis.barh(list(stacks), sizes, 0.66, left, label=name)
+        axis.barh(list(stacks), sizes, 0.66, left, color=colour, label=name)
         left += sizes
     for place, whole in enumerate(left):
         axis.text(whole, place, f" {whole:.2f} GiB", va="center", fontsize=8)
     axis.invert_yaxis()
-    axis.margins(x=0.12)
+    axis.set_xlim(0, 1.14 * left.max())
     legend(axis)
     entitle(axis, "planned memory of each phase", "GiB")
     return picture(figure)
@@ -160,6 +164,7 @@ def compared(variants: Mapping[str, Mapping[str, float | None]], title: str) -> 
     for number, (variant, rates) in enumerate(variants.items()):
         aside = 0.14 * (number - (len(variants) - 1) / 2)  # or equal rates would hide each other
         _dots(axis, [rates.get(name) for name in names], aside, s=34, label=short(variant, 40))
+    axis.set_xlim(left=0)
     _lines(axis, names)
     entitle(axis, title, "rate")
     return picture(figure)

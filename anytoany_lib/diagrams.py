@@ -30,7 +30,7 @@ ROLE_COLOURS = dict(
     zip(ROLES, ("#ffffff", "#dfe3e8", "#f2b661", "#8ab8ec", "#c79fd9"), strict=True)
 )
 _SHOWN_FRAMES, _SHORTEST = 4, 0.4
-_FEWEST_LINES = 16
+_MOST_LINES, _MOST_COLUMNS = 16, 96
 
 
 def tokens(encoder: MessageEncoder, messages: list[Message]) -> HTML:
@@ -84,7 +84,7 @@ def _as_map(tensor: np.ndarray) -> np.ndarray:
     rows = tensor.reshape(-1, tensor.shape[-1])
     if len(rows) > 1:
         return rows
-    lines = max(n for n in range(1, _FEWEST_LINES + 1) if rows.size % n == 0)
+    lines = max(n for n in range(1, _MOST_LINES + 1) if rows.size % n == 0)
     return rows.reshape(lines, -1)
 
 
@@ -94,17 +94,20 @@ def journey(steps: Mapping[str, Any]) -> Image:
     figure = Figure(figsize=(2.9 * len(arrays), 2.3))
     axes = figure.subplots(1, len(arrays), squeeze=False, gridspec_kw={"wspace": 0.28})[0]
     for axis, (name, array) in zip(axes, arrays.items(), strict=True):
+        shape = " × ".join(map(str, array.shape))
         if array.ndim == 3 and array.shape[-1] == 3:
             axis.imshow(array / 255)
         else:
             values = _as_map(array)
+            if values.shape[1] > _MOST_COLUMNS:
+                values, shape = values[:, :_MOST_COLUMNS], f"{shape}, {_MOST_COLUMNS} columns shown"
             # A few entries of a hidden state are so large that beside them nothing else is seen.
             most = np.quantile(np.abs(values), 0.98)
             axis.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
             axis.set_box_aspect(0.7)
         axis.set_xticks([])
         axis.set_yticks([])
-        axis.set_title(f"{name}\n{' × '.join(map(str, array.shape))}", fontsize=9)
+        axis.set_title(f"{name}\n{shape}", fontsize=9)
     arrow = {"arrowprops": {"arrowstyle": "-|>", "color": GREY, "lw": 1.4}}
     for axis in axes[1:]:
         axis.annotate("", (-0.04, 0.5), (-0.22, 0.5), "axes fraction", "axes fraction", **arrow)
@@ -203,7 +206,7 @@ def likelihoods(found: Decisions) -> Image:
         axis.bar(at, likely, 0.86, below, color=colours[choice], label=choice)
         below = below + likely
     legend(axis)
-    axis.set_xlim(-0.6, len(at) - 0.4)
+    axis.set(xlim=(-0.6, len(at) - 0.4), ylim=(0, 1))
     entitle(axis, "what may come next, before each token of the reply", down="probability")
     names = [short(token.strip() or "␣", 14) for token in found.tokens]
     axis.set_xticks(at, names, rotation=50, ha="right")

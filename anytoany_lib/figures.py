@@ -262,6 +262,7 @@ def fates(report: Mapping[str, Any]) -> Image:
         axis.set_ylim(tallest - 0.5, -0.5)
         axis.margins(x=0.25)
         axis.xaxis.set_visible(False)
+        axis.spines[["top", "right", "bottom"]].set_visible(False)
         axis.set_title(title, fontsize=10)
     figure.tight_layout()
     return picture(figure)
@@ -288,6 +289,7 @@ def _bars(axis: Axes, spread: Mapping[str, Any], title: str, unit: str) -> None:
     axis.set_xticks(range(len(spread["edges"])), spread["edges"], fontsize=7, rotation=60)
     axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axis.tick_params("y", labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)
     axis.set_title(title, fontsize=9)
     extent = f"{spread['least']:g} to {spread['most']:g} {unit}"
     axis.set_xlabel(f"{spread['n']:,} of {extent}, mean {spread['mean']:.3g}", fontsize=8)

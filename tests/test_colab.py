@@ -33,9 +33,10 @@ from anytoany_lib.config import Profile, home, resolve
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("ipywidgets==7.7.1", "ipykernel==6.17.1", "ipython_genutils")
 CHECK = """
-import sys, types, ipykernel, ipywidgets
+import importlib.machinery, sys, types, ipykernel, ipywidgets
 assert (ipywidgets.__version__, ipykernel.__version__) == ("7.7.1", "6.17.1")
 sys.modules["google.colab"] = types.ModuleType("google.colab")
+sys.modules["google.colab"].__spec__ = importlib.machinery.ModuleSpec("google.colab", None)
 """
 COLAB_PYTHON, COLAB_TORCH = "3.12", "2.11.0"
 KIT = ("pyproject.toml", "README.md", "LICENSE", "anytoany_lib", "notebooks", "ckpt")
@@ -81,7 +82,7 @@ def started(python: Path, **how: Any) -> Iterator[tuple[KernelManager, BlockingK
     client = manager.client()
     client.start_channels()
     try:
-        client.wait_for_ready(60)
+        client.wait_for_ready(120)
         yield manager, client
     finally:
         client.stop_channels()
@@ -264,7 +265,7 @@ def run(client: BlockingKernelClient, code: str) -> str:
         if message["msg_type"] == "stream":
             printed.append(message["content"]["text"])
 
-    reply = client.execute_interactive(code, timeout=300, output_hook=heard)["content"]
+    reply = client.execute_interactive(code, timeout=600, output_hook=heard)["content"]
     assert reply["status"] == "ok", "\n".join(reply["traceback"])
     return "".join(printed)
 
