@@ -233,8 +233,11 @@ def test_an_interrupt_of_an_idle_kernel_ends_what_a_thread_draws(page: Page):
     assert page.said(1) == ["Wait:", "image not made", "stopped"]
 
 
-def published(folder: Path, **changed: str) -> str:
-    """The address of a git repository that holds this checkout as it stands, some files changed: what GitHub would have."""
+def published(folder: Path, settings: str | None = None) -> str:
+    """The address of a git repository that holds this checkout as it stands: what GitHub would have.
+
+    `settings` stand in for pyproject.toml's.
+    """
     tree, repository = folder / "tree", folder / "repository"
     for name in KIT:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -243,8 +246,8 @@ def published(folder: Path, **changed: str) -> str:
             shutil.copytree(ROOT / name, tree / name, ignore=ignored)
         else:
             shutil.copy(ROOT / name, tree / name)
-    for name, text in changed.items():
-        (tree / name).write_text(text)
+    if settings is not None:
+        (tree / "pyproject.toml").write_text(settings)
     git = ["git", f"--git-dir={repository}", f"--work-tree={tree}", "-c", "user.name=x"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "kit"]):
         subprocess.run([*git, "-c", "user.email=x@y.z", *command], check=True, cwd=tree)
@@ -304,9 +307,8 @@ def test_a_notebooks_first_half_runs_in_colab(opened: BlockingKernelClient, path
     """One after the other in one kernel, as each reads what those before it have written."""
     parameters, _, *cells = code_of(nbformat.read(path, as_version=4))
     told = {"PROFILE": "fast.yaml", **HALVES[path.stem]}
-    told |= {
-        n: 2 for n in re.findall(r"^(\w*STEPS): int", parameters.source, re.M) if path.stem in TINY
-    }
+    if path.stem in TINY:
+        told |= dict.fromkeys(re.findall(r"^(\w*STEPS): int", parameters.source, re.MULTILINE), 2)
     run(opened, "%reset -f\n" + parameters.source)
     run(opened, "\n".join(f"{name} = {value!r}" for name, value in told.items()))
     for cell in cells[: (len(cells) + 1) // 2]:
@@ -316,9 +318,7 @@ def test_a_notebooks_first_half_runs_in_colab(opened: BlockingKernelClient, path
 def test_the_install_cell_would_rather_fail_than_change_torch(python: Path, tmp_path: Path):
     settings = (ROOT / "pyproject.toml").read_text()
     assert '"torch>=' in settings
-    source = published(
-        tmp_path, **{"pyproject.toml": re.sub(r'"torch>=[^"]*"', '"torch<2"', settings)}
-    )
+    source = published(tmp_path, re.sub(r'"torch>=[^"]*"', '"torch<2"', settings))
     (tmp_path / "content").mkdir()
     for _, client in started(python, env=environment(source), cwd=str(tmp_path / "content")):
         run(client, CHECK)
