@@ -57,6 +57,12 @@ def called(source: str) -> set[str]:
     }
 
 
+def assigned(source: str) -> set[str]:
+    """The names that code gives a value."""
+    names = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name))
+    return {name.id for name in names if isinstance(name.ctx, ast.Store)}
+
+
 def shows(source: str) -> bool:
     """Whether a cell leaves something to look at."""
     return isinstance(ast.parse(source).body[-1], ast.Expr) or bool(_SHOWING & called(source))
@@ -93,6 +99,8 @@ def _faults_of_its_opening(name: str, notebook: NotebookNode) -> Iterator[str]:
     installing = tagged(notebook, "colab")
     if installing != code[1:2]:
         yield "does not install the kit in Colab, in one cell behind the parameters"
+    elif assigned(installing[0].source) & assigned(code[0].source):
+        yield "overwrites its parameters where it installs the kit"
     elif f'"https://github.com/{repository()}"' not in installing[0].source:
         yield "gets the kit from elsewhere than its badge"
 
@@ -154,6 +162,10 @@ def _other_source(notebook: NotebookNode) -> None:
     cell.source = cell.source.replace(repository(), "someone/else")
 
 
+def _overwriting(notebook: NotebookNode) -> None:
+    tagged(notebook, "colab")[0].source += "\nDATA = 'elsewhere'"
+
+
 def _long(notebook: NotebookNode) -> None:
     code_of(notebook)[3].source += "\nprint(1)" * 26
 
@@ -189,6 +201,7 @@ SPOILT: dict[Callable[[NotebookNode], None], str] = {
     _untyped: "has a parameter without its type",
     _no_install: "does not install the kit",
     _other_source: "gets the kit from elsewhere",
+    _overwriting: "overwrites its parameters",
     _long: "has a cell of",
     _all_long: "at the median",
     _outputs: "holds outputs",
