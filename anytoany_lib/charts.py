@@ -164,7 +164,7 @@ def compared(variants: Mapping[str, Mapping[str, float | None]], title: str) -> 
     for number, (variant, rates) in enumerate(variants.items()):
         aside = 0.14 * (number - (len(variants) - 1) / 2)  # or equal rates would hide each other
         _dots(axis, [rates.get(name) for name in names], aside, s=34, label=short(variant, 40))
-    axis.set_xlim(left=0)
+    axis.set_xlim(left=-0.03)
     _lines(axis, names)
     entitle(axis, title, "rate")
     return picture(figure)
