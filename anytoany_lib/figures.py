@@ -26,7 +26,7 @@ from matplotlib.ticker import MaxNLocator
 from anytoany_lib import media
 from anytoany_lib.chat import medium_of
 from anytoany_lib.denoising import is_term
-from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Part, parts_of
+from anytoany_lib.messages import Message, Part, parts_of
 from anytoany_lib.modalities import KINDS
 from anytoany_lib.rendering import part_html
 
@@ -39,10 +39,6 @@ _STYLE = """<style>
 .a2a-card audio, .a2a-card img, .a2a-card video { display: block; }
 .a2a-card audio { width: 100%; }
 .a2a-card b { display: block; font-size: smaller; opacity: .6; }
-.a2a-token { border: 1px solid #8883; border-radius: 4px; padding: 0 2px; margin: 1px; white-space: pre;
-  display: inline-block; font-family: monospace; }
-.a2a-learnt { background: #2e9e5b44; }
-.a2a-medium { background: #2196f344; }
 .a2a-below { font-size: smaller; opacity: .8; white-space: pre-line; }
 </style>"""
 
@@ -72,20 +68,6 @@ def gallery(cards: Iterable[tuple[Sequence[Part], str]], width: int = 160) -> HT
 def conversations(talks: Iterable[tuple[Sequence[Message], str]], width: int = 230) -> HTML:
     """Cards side by side: (messages, the line below them), each turn under its role."""
     return _cards(((_turns_html(messages), below) for messages, below in talks), width)
-
-
-def tokens(encoder: MessageEncoder, messages: list[Message]) -> HTML:
-    """A conversation as the language model reads it, token by token: media blue, what is learnt green."""
-    encoded, vocabulary = encoder.encode(messages), encoder.vocabulary
-    names = {vocabulary.base_size + n: name for n, name in enumerate(vocabulary.names)}
-    soft = {at + n: kind for kind, _, at in encoded.media for n in range(encoder.soft_tokens)}
-    boxes = []
-    for place, (token, label) in enumerate(zip(encoded.ids, encoded.labels, strict=True)):
-        text = names[token] if token in names else encoder.tokenizer.decode([token])
-        look = "a2a-medium" if place in soft else "a2a-learnt" if label != IGNORED else ""
-        shown = html.escape(soft.get(place, text).replace("\n", "\u21b5"))
-        boxes.append(f'<span class="a2a-token {look}">{shown}</span>')
-    return HTML(_STYLE + "".join(boxes))
 
 
 def _parts_html(parts: Sequence[Part]) -> str:
@@ -152,7 +134,7 @@ def outcome(record: Mapping[str, Any]) -> HTML:
 def picture(figure: Figure) -> Image:
     """A matplotlib figure as a PNG to display."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80, bbox_inches="tight")
+    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
     return Image(data=buffer.getvalue(), format="png")
 
 
@@ -211,7 +193,7 @@ class LivePlot:
         return figure
 
 
-def _heat(
+def heat(
     axis: Axes, values: np.ndarray, names: tuple[Sequence[str], Sequence[str]], span, form: str
 ) -> None:
     """Draws one heat map with its numbers: names of rows and columns, span (lowest, highest); nan stays blank."""
@@ -237,7 +219,7 @@ def heat_map(
     figure = Figure(figsize=(2.5 + 0.7 * len(columns), 1.2 + 0.36 * len(rows)))
     axis = figure.add_subplot()
     finite = values[~np.isnan(values)]
-    _heat(axis, values, (rows, columns), (finite.min(initial=0), finite.max(initial=1e-9)), form)
+    heat(axis, values, (rows, columns), (finite.min(initial=0), finite.max(initial=1e-9)), form)
     axis.set_title(title, fontsize=10)
     return picture(figure)
 
@@ -256,7 +238,7 @@ def matrix(metrics: Mapping[str, Any], rates: Sequence[str]) -> Image:
             dtype=float,
         )
         axis = figure.add_subplot(1, len(rates), number + 1)
-        _heat(axis, 100 * values, (given, KINDS), (0, 100), "{:.0f}")
+        heat(axis, 100 * values, (given, KINDS), (0, 100), "{:.0f}")
         axis.set_title(f"{rate}, %", fontsize=10)
         axis.set_xlabel("answered", fontsize=8)
         if not number:
@@ -280,6 +262,7 @@ def fates(report: Mapping[str, Any]) -> Image:
         axis.set_ylim(tallest - 0.5, -0.5)
         axis.margins(x=0.25)
         axis.xaxis.set_visible(False)
+        axis.spines[["top", "right", "bottom"]].set_visible(False)
         axis.set_title(title, fontsize=10)
     figure.tight_layout()
     return picture(figure)
@@ -306,6 +289,7 @@ def _bars(axis: Axes, spread: Mapping[str, Any], title: str, unit: str) -> None:
     axis.set_xticks(range(len(spread["edges"])), spread["edges"], fontsize=7, rotation=60)
     axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axis.tick_params("y", labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)
     axis.set_title(title, fontsize=9)
     extent = f"{spread['least']:g} to {spread['most']:g} {unit}"
     axis.set_xlabel(f"{spread['n']:,} of {extent}, mean {spread['mean']:.3g}", fontsize=8)
