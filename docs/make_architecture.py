@@ -36,7 +36,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         "Whole jobs",
         "many runs, many notebooks",
         {
-            "Demo, ablations, comparing": "demo ablations comparison figures",
+            "Demo, ablations, comparing": "demo ablations comparison figures charts diagrams anatomy",
             "How the tiny models were trained": """toyworld.pace toyworld.training toyworld.captions
                 toyworld.autoencoder toyworld.image_training toyworld.video_training
                 toyworld.audio_models toyworld.audio_training toyworld.encoder_data
@@ -50,11 +50,11 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         {
             "Chat": """chat bubbles markdown rendering pages uploads settings widget serving app
                 gradio_app""",
-            "Training": "train around job checkpoint fitting stage_data ranks trackers",
+            "Training": "train around job checkpoint fitting reading sharded stage_data ranks trackers",
             "Any-to-any matrix": """evaluate judging kept_replies baselines failures similarity
                 retrieval perplexity""",
             "Toy world": """toyworld toyworld.pictures toyworld.sounds toyworld.scenes
-                toyworld.language toyworld.tasks toyworld.dataset toyworld.mels toyworld.text_judge
+                toyworld.language toyworld.talks toyworld.tasks toyworld.dataset toyworld.mels toyworld.text_judge
                 toyworld.judges""",
             "Published benchmarks": "benchmarks benchmark_media benchmark_files",
         },
@@ -65,7 +65,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         {
             "Fetching and planning": "checkpoints nextgpt memory",
             "The any-to-any model": "model generation decoding recall",
-            "Features of frozen models": "features cache live frozen costs npy_folder",
+            "Features of frozen models": "features feature_store contents cache live frozen costs npy_folder",
             "Metrics": "caption_metrics caption_tokens java_metrics vqa distances extractors",
         },
     ),
@@ -93,8 +93,8 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         "Ground",
         "stands on nothing else",
         {
-            "Threads, time, counting": "background ahead interrupts phases residence intervals",
-            "Profiles and runs": "config modalities runs",
+            "Threads, time, counting": "background ahead interrupts phases residence intervals aligned",
+            "Profiles and runs": "config modalities runs files",
         },
     ),
 ]
