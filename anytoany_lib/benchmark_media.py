@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from anytoany_lib import distances, extractors, media
 from anytoany_lib.benchmark_files import BENCHMARKS, Item, read_items
 from anytoany_lib.benchmarks import located, mend, settle
-from anytoany_lib.config import portable, resolve
+from anytoany_lib.config import portable
 from anytoany_lib.data import PRODUCE
 from anytoany_lib.distances import Score
 from anytoany_lib.extractors import Extractor
@@ -34,6 +34,7 @@ from anytoany_lib.media import MediaError
 from anytoany_lib.messages import Message, medium_of
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.readers import json_records
+from anytoany_lib.remote import local
 from anytoany_lib.rows import DataError
 
 MADE = "made.jsonl"
@@ -214,7 +215,7 @@ def _extractors(given: argparse.Namespace) -> dict[str, Extractor]:
 
 def _generate(given: argparse.Namespace, items: Sequence[Item]) -> None:
     """The command `generate`."""
-    run = resolve(given.run)
+    run = local(given.run)
     settings = {"run": portable(run), "benchmark": given.benchmark, "seed": given.seed}
     settings |= {"annotations": given.annotations.name, "split": given.split}
     given.made.mkdir(parents=True, exist_ok=True)

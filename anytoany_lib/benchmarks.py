@@ -22,13 +22,14 @@ from tqdm.auto import tqdm
 from anytoany_lib import java_metrics, media
 from anytoany_lib.benchmark_files import BENCHMARKS, Item, read_items
 from anytoany_lib.caption_metrics import caption_scores, tokenize_all
-from anytoany_lib.config import portable, resolve
+from anytoany_lib.config import portable
 from anytoany_lib.data import DESCRIBE
 from anytoany_lib.files import write_file, write_json
 from anytoany_lib.generation import draw_all
 from anytoany_lib.media import MediaError
 from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.remote import local
 from anytoany_lib.rows import DataError, media_path
 from anytoany_lib.sampling import Sampling
 from anytoany_lib.vqa import vqa_scores
@@ -230,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _predict(given: argparse.Namespace, items: Sequence[Item]) -> None:
     """The command `predict`."""
-    run = resolve(given.run)
+    run = local(given.run)
     settings = {"run": portable(run), "benchmark": given.benchmark, "prompt": given.prompt}
     settings |= {"annotations": given.annotations.name, "split": given.split}
     given.predictions.parent.mkdir(parents=True, exist_ok=True)

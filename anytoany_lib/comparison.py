@@ -18,7 +18,7 @@ from IPython.display import HTML, Image
 from matplotlib.figure import Figure
 
 from anytoany_lib import runs
-from anytoany_lib.config import portable, resolve
+from anytoany_lib.config import portable
 from anytoany_lib.failures import OUTCOMES
 from anytoany_lib.figures import NOT_LOSSES, conversations, picture
 from anytoany_lib.files import read_json
@@ -26,6 +26,7 @@ from anytoany_lib.generation import reply_all
 from anytoany_lib.intervals import by_chance, interval
 from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.remote import local
 from anytoany_lib.sampling import Sampling
 
 _MADE_BY = ("stage", "steps", "seed", "init", "imported", "versions", "commit", "dirty")
@@ -41,7 +42,7 @@ def chosen(folders: Iterable[str | Path] = ()) -> list[Path]:
 
     FileNotFoundError names a folder that holds no run, or says that there is none at all.
     """
-    named = [resolve(folder) for folder in folders]
+    named = [local(folder) for folder in folders]
     if not named:
         found = runs.all_runs()
         named = [*found[:2], *found[-1:]]

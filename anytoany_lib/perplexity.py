@@ -19,11 +19,12 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from anytoany_lib.batches import Batch, collate
-from anytoany_lib.config import portable, resolve
+from anytoany_lib.config import portable
 from anytoany_lib.data import SPLITS, Row, read_manifest
 from anytoany_lib.files import write_json
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.remote import local
 
 PERPLEXITY = "perplexity.json"
 
@@ -93,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--split", default="test", choices=SPLITS)
     parser.add_argument("--batch-size", type=int, default=8)
     given = parser.parse_args(arguments)
-    run, data = resolve(given.run), resolve(given.data)
+    run, data = local(given.run), local(given.data)
     model = AnyToAny.from_pretrained(run)
     found = perplexity(model, list(read_manifest(data, given.split)), given.batch_size)
     record = {"data": portable(data), "split": given.split, **found}

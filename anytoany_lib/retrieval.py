@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from anytoany_lib.config import portable, resolve
+from anytoany_lib.config import portable
 from anytoany_lib.data import SPLITS, Row, as_comprehension, as_generation, read_manifest
 from anytoany_lib.decoders import CaptionEncoder
 from anytoany_lib.files import write_json
 from anytoany_lib.generation import draw_all
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.remote import local, publish
 from anytoany_lib.sampling import Sampling
 
 RETRIEVAL = "retrieval.json"
@@ -116,11 +117,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=16)
     options = parser.parse_args()
-    run, data = resolve(options.run), resolve(options.data)
+    run, data = local(options.run), local(options.data)
     model = AnyToAny.from_pretrained(run)
     found = measure(model, captioned(data, options.split), options.seed, options.batch_size)
     record = {"data": portable(data), "split": options.split, "seed": options.seed, "kinds": found}
     write_json(run / RETRIEVAL, record)
+    publish(run)
     print(json.dumps(found, indent=2))
 
 

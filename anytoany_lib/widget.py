@@ -26,6 +26,7 @@ from anytoany_lib.config import portable, resolve
 from anytoany_lib.events import Events, TextDelta
 from anytoany_lib.messages import Message, medium_of
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.remote import local
 from anytoany_lib.rendering import CONTENT_STYLE, original
 from anytoany_lib.sampling import Sampling
 from anytoany_lib.uploads import LIMIT, Attachment, Uploads, attachment, kind_of
@@ -306,7 +307,7 @@ class Chat(anywidget.AnyWidget):
 
     def _on_load(self, path: str) -> None:
         self.session.refuse_if_busy()
-        self.session = Session.load(resolve(path), self.session.model)
+        self.session = Session.load(local(path), self.session.model)
         self._drop(0)
         self._put_back(None, [])  # what was attached or edited belongs to the conversation before
         for index in range(len(self.session.messages)):

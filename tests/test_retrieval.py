@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from anytoany_lib import retrieval
 from anytoany_lib.config import resolve
+from anytoany_lib.remote import local
 from anytoany_lib.retrieval import caption_ranks, captioned, likeness, target_ranks
 
 
@@ -39,17 +41,17 @@ def test_the_own_target_is_first_if_none_is_as_near():
     assert target_ranks([flat[0], flat[3], None, flat[3]], flat) == [1, 2, 4, 1]
 
 
-def test_the_shipped_run_knows_media_that_no_training_had(
+def test_the_shipped_run_read_at_a_url_knows_media_that_no_training_had(
     toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    run = tmp_path / "run"
-    run.mkdir()
-    for item in resolve("ckpt/tiny/run").iterdir():
-        (run / item.name).symlink_to(item.resolve())
-    command = ["retrieval", "--run", str(run), "--data", str(toy_data), "--split", "train"]
+    shutil.copytree(resolve("ckpt/tiny/run"), tmp_path / "run")
+    monkeypatch.setenv("ANYTOANY_HOME", str(tmp_path / "here"))
+    url = f"file://{tmp_path}/run"
+    command = ["retrieval", "--run", url, "--data", str(toy_data), "--split", "train"]
     monkeypatch.setattr(sys, "argv", command)
     retrieval.main()
-    record = json.loads((run / retrieval.RETRIEVAL).read_text())
+    monkeypatch.setenv("ANYTOANY_HOME", str(tmp_path / "elsewhere"))
+    record = json.loads((local(url) / retrieval.RETRIEVAL).read_text())
     assert record["kinds"].keys() == {"image", "audio", "video"}
     rows = captioned(toy_data, "train")
     assert sum(found["n"] for found in record["kinds"].values()) == len(rows) == 24
