@@ -235,7 +235,9 @@ def test_a_difference_is_added_tensor_by_tensor(vicuna: dict[str, Path], tmp_pat
     merged = merge_difference(
         vicuna["base"], vicuna["difference"], tmp_path / "m", shard_bytes=2_000_000
     )
-    assert len(list(merged.glob("model-*.safetensors"))) > 1
+    shards = sorted(path.name for path in merged.glob("model-*.safetensors"))
+    assert len(shards) > 1, "so many that they are numbered"
+    assert shards == [f"model-{number:05d}.safetensors" for number in range(len(shards))]
     found = AutoModelForCausalLM.from_pretrained(merged).state_dict()
     expected = AutoModelForCausalLM.from_pretrained(vicuna["expected"]).state_dict()
     assert found.keys() == expected.keys()
