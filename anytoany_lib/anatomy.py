@@ -90,7 +90,7 @@ def parameters(model: AnyToAny) -> dict[str, int]:
     return counts | ({"LoRA": lora} if lora else {})
 
 
-def _weight(layer: nn.Module) -> Tensor:
+def _weight(layer: nn.Linear) -> Tensor:
     """The weights of a linear layer, unpacked if they are in 4 bits."""
     state = getattr(layer.weight, "quant_state", None)
     return layer.weight if state is None else dequantize_4bit(layer.weight.data, state)

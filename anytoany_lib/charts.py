@@ -43,9 +43,9 @@ def entitle(axis: Axes, title: str, across: str = "", down: str = "") -> None:
 
 def legend(axis: Axes, handles: Sequence[Any] | None = None, **more: Any) -> None:
     """The legend, to the right of the panel, where it covers nothing."""
-    told = {"handles": handles} if handles else {}
-    beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}
-    axis.legend(**told, **beside, fontsize=8, frameon=False, **more)
+    told: dict[str, Any] = {"handles": handles} if handles else {}
+    told |= {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}
+    axis.legend(**told, fontsize=8, frameon=False, **more)
 
 
 def short(text: str, length: int = 26) -> str:
@@ -64,8 +64,8 @@ def shares(counts: Mapping[str, int], trained: Sequence[str], title: str) -> Ima
     axis.set_xscale("log")
     axis.set_xlim(min(counts.values()) / 3, 40 * most)
     axis.invert_yaxis()
-    colours = {"trained": TRAINED, "frozen": FROZEN}
-    legend(axis, [Patch(color=colour, label=name) for name, colour in colours.items()])
+    kinds = {"trained": TRAINED, "frozen": FROZEN}
+    legend(axis, [Patch(color=colour, label=name) for name, colour in kinds.items()])
     entitle(axis, title, "parameters")
     return picture(figure)
 
@@ -105,9 +105,9 @@ def planned(phases: memory.Plan) -> Image:
     left = np.zeros(len(stacks))
     names = dict.fromkeys(name for sizes in stacks.values() for name in sizes)
     for name, colour in zip(names, cycle(_SOFT), strict=False):
-        sizes = np.array([sizes.get(name, 0) for sizes in stacks.values()]) / 2**30
-        axis.barh(list(stacks), sizes, 0.66, left, color=colour, label=name)
-        left += sizes
+        widths = np.array([sizes.get(name, 0) for sizes in stacks.values()]) / 2**30
+        axis.barh(list(stacks), widths, 0.66, left, color=colour, label=name)
+        left += widths
     for place, whole in enumerate(left):
         axis.text(whole, place, f" {whole:.2f} GiB", va="center", fontsize=8)
     axis.invert_yaxis()
@@ -158,8 +158,8 @@ def whiskers(metrics: Mapping[str, Any], rate: str) -> Image:
 
 def compared(variants: Mapping[str, Mapping[str, float | None]], title: str) -> Image:
     """Rates of several variants ({variant: {rate: value}}), a line a rate; what one lacks is left out."""
-    names = dict.fromkeys(name for rates in variants.values() for name in rates)
-    names = [n for n in names if any(rates.get(n) is not None for rates in variants.values())]
+    every = dict.fromkeys(name for rates in variants.values() for name in rates)
+    names = [n for n in every if any(rates.get(n) is not None for rates in variants.values())]
     figure, axis = panel(6.4, 1.1 + 0.32 * max(1, len(names)))
     for number, (variant, rates) in enumerate(variants.items()):
         aside = 0.14 * (number - (len(variants) - 1) / 2)  # or equal rates would hide each other

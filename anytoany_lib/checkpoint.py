@@ -20,7 +20,8 @@ import torch
 from anytoany_lib import runs
 from anytoany_lib.config import Profile
 from anytoany_lib.denoising import Denoiser
-from anytoany_lib.features import DatasetFeatures
+from anytoany_lib.feature_store import DatasetFeatures
+from anytoany_lib.files import appearing_whole
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.phases import Phases
 from anytoany_lib.sharded import is_first, whole_state, whole_weights
@@ -118,7 +119,7 @@ class Standing:
 
     def _write(self, folder: Path, state: dict[str, Any]) -> None:
         try:
-            with runs.appearing_whole(folder) as work:
+            with appearing_whole(folder) as work:
                 runs.write_tensors(work, self.model.bridges(), self.model.adapter)
                 torch.save(state, work / _STATE)
         except OSError as error:

@@ -21,10 +21,9 @@ from anytoany_lib import media
 from anytoany_lib.anatomy import ROLES, Decisions, cosines, names_of, principal, roles
 from anytoany_lib.batches import Batch, collate
 from anytoany_lib.charts import GREY, KIND_COLOURS, TRAINED, entitle, legend, panel, short
-from anytoany_lib.chat import medium_of
 from anytoany_lib.figures import heat, picture
 from anytoany_lib.mels import RATE, log_mel
-from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Part
+from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Part, medium_of
 
 ROLE_COLOURS = dict(
     zip(ROLES, ("#ffffff", "#dfe3e8", "#f2b661", "#8ab8ec", "#c79fd9"), strict=True)
@@ -70,7 +69,7 @@ def batch_map(encoder: MessageEncoder, batch: Batch) -> Image:
     y, x = learnt.nonzero()
     dots = axis.scatter(x + 0.5, y + 0.5, s=9, color=TRAINED, label="learnt")
     axis.invert_yaxis()
-    axis.set_yticks(np.arange(rows) + 0.5, range(1, rows + 1))
+    axis.set_yticks(np.arange(rows) + 0.5, [str(number + 1) for number in range(rows)])
     there = [ROLES[n] for n in np.unique(places) if n]
     legend(axis, [*(Patch(color=ROLE_COLOURS[name], label=name) for name in there), dots])
     share = learnt.sum() / (places > 0).sum()
@@ -149,7 +148,7 @@ def similarity(alike: np.ndarray, rows: Sequence[tuple[str, str]], columns: Sequ
         axis.add_patch(Rectangle(own, 1, 1, fill=False, edgecolor="white", linewidth=1.4))
     kinds = dict.fromkeys(kind for kind, _ in rows)
     handles = [Patch(color=KIND_COLOURS[kind], label=kind) for kind in kinds]
-    where = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(handles)}
+    where: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(handles)}
     axis.legend(handles=handles, **where, fontsize=8, frameon=False)
     return picture(figure)
 
@@ -164,7 +163,7 @@ def cloud(rows: torch.Tensor, groups: Sequence[str], title: str) -> Image:
     for number, group in enumerate(dict.fromkeys(groups)):
         own = points[np.array(groups) == group]
         colour = KIND_COLOURS.get(group, f"C{number}")
-        axis.scatter(*own.T, s=14, alpha=0.6, linewidth=0, color=colour, label=group)
+        axis.scatter(own[:, 0], own[:, 1], s=14, alpha=0.6, linewidth=0, color=colour, label=group)
     axis.set_aspect("equal", adjustable="datalim")
     legend(axis)
     size = f"{len(rows)} × {centred.shape[1]}"

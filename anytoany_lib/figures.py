@@ -24,9 +24,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from anytoany_lib import media
-from anytoany_lib.chat import medium_of
 from anytoany_lib.denoising import is_term
-from anytoany_lib.messages import Message, Part, parts_of
+from anytoany_lib.messages import Message, Part, medium_of, parts_of
 from anytoany_lib.modalities import KINDS
 from anytoany_lib.rendering import part_html
 

@@ -22,7 +22,7 @@ import torch
 
 from anytoany_lib.batches import Batch, collate
 from anytoany_lib.data import as_comprehension, as_generation, read_manifest
-from anytoany_lib.features import DatasetFeatures
+from anytoany_lib.feature_store import DatasetFeatures
 from anytoany_lib.messages import IGNORED, Encoded, MessageEncoder, TooLong
 from anytoany_lib.rows import media_in
 

@@ -35,7 +35,7 @@ from anytoany_lib.around import conclude, fit_before
 from anytoany_lib.checkpoint import Standing, check_room, discard, newest, place
 from anytoany_lib.config import Profile, StageConfig
 from anytoany_lib.denoising import denoiser_of, is_term
-from anytoany_lib.features import DatasetFeatures
+from anytoany_lib.feature_store import DatasetFeatures
 from anytoany_lib.job import GO_ON, Job
 from anytoany_lib.live import LiveFeatures
 from anytoany_lib.llm import unpack

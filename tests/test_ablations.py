@@ -12,7 +12,7 @@ from bitsandbytes.nn import Linear4bit
 
 from anytoany_lib import ablations, demo, runs
 from anytoany_lib.config import Profile
-from anytoany_lib.features import DatasetFeatures
+from anytoany_lib.feature_store import DatasetFeatures
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.runs import flat
 from anytoany_lib.stage_data import StageData

@@ -10,7 +10,7 @@ import torch
 
 from anytoany_lib import runs
 from anytoany_lib.config import FitConfig, Profile
-from anytoany_lib.features import DatasetFeatures
+from anytoany_lib.feature_store import DatasetFeatures
 from anytoany_lib.fitting import collect_states, fit_output_projections
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.projections import alignment_loss

@@ -28,7 +28,7 @@ from anytoany_lib.config import Profile, resolve
 from anytoany_lib.data import read_manifest
 from anytoany_lib.decoders import Decoder
 from anytoany_lib.denoising import Denoiser, LatentEncoder, latent_shape, term
-from anytoany_lib.features import DatasetFeatures
+from anytoany_lib.feature_store import DatasetFeatures
 from anytoany_lib.live import LiveFeatures
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.rows import media_in

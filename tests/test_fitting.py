@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anytoany_lib.config import FitConfig
-from anytoany_lib.features import DatasetFeatures
+from anytoany_lib.feature_store import DatasetFeatures
 from anytoany_lib.fitting import caption_words, fit_input_projection, fit_output_projections
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.projections import InputProjection

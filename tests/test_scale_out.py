@@ -27,7 +27,7 @@ from sharding import launched as launch_environment
 from anytoany_lib import runs, sharded, train
 from anytoany_lib.checkpoint import newest
 from anytoany_lib.config import Profile, resolve
-from anytoany_lib.features import DatasetFeatures
+from anytoany_lib.feature_store import DatasetFeatures
 from anytoany_lib.job import Job
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.ranks import Ranks
