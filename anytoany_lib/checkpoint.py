@@ -163,7 +163,8 @@ class Standing:
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.phases.peaks = state["peaks"] | self.phases.peaks
-        self.step, self.empty, self.together = state["step"], state["empty"], state["together"]
+        self.step, self.empty = state["step"], state["empty"]
+        self.together = state.get("together", 0)  # not in checkpoints of before 2026-11-26
         self.recent, self.first, self.fitted = state["recent"], state["first"], state["fitted"]
         self.data.cut |= set(state["cut"])
         self.data.left_out |= set(state["left out"])
