@@ -73,11 +73,12 @@ def nearest_words(model: AnyToAny, soft: Tensor, count: int = 3) -> list[str]:
 
 
 def principal(rows: Tensor, axes: int = 2) -> tuple[Tensor, Tensor]:
-    """The mean (D,) of rows (N, ...) and the directions (D, axes) in which they differ most."""
+    """The mean (D,) of rows (N, ...) and the directions (D, axes) in which they differ most, zeros where N is too small."""
     flat = rows.detach().float().cpu().flatten(1)
     mean = flat.mean(0)
     _, _, directions = torch.linalg.svd(flat - mean, full_matrices=False)
-    return mean, directions[:axes].T
+    found = directions[:axes]
+    return mean, F.pad(found, (0, 0, 0, axes - len(found))).T
 
 
 def parameters(model: AnyToAny) -> dict[str, int]:

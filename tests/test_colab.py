@@ -268,7 +268,9 @@ def run(client: BlockingKernelClient, code: str) -> str:
         if message["msg_type"] == "stream":
             printed.append(message["content"]["text"])
 
-    reply = client.execute_interactive(code, timeout=600, output_hook=heard)["content"]
+    # After an error a kernel may drop what it is asked next, unless it is told not to.
+    how = {"timeout": 600, "output_hook": heard, "stop_on_error": False}
+    reply = client.execute_interactive(code, **how)["content"]
     assert reply["status"] == "ok", "\n".join([*printed, *reply["traceback"]])
     return "".join(printed)
 

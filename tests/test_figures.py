@@ -93,6 +93,8 @@ def test_principal_directions_are_those_of_most_spread():
     mean, directions = anatomy.principal(rows + 5)
     assert torch.allclose(mean, (rows + 5).flatten(1).mean(0))
     assert directions.abs().argmax(0).tolist() == [1, 5]
+    _, of_one = anatomy.principal(rows[:1])
+    assert of_one.shape == (6, 2) and not of_one[:, 1].any()
 
 
 def test_parameters_are_counted_by_part(shipped: AnyToAny, model: AnyToAny):
