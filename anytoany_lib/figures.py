@@ -193,7 +193,11 @@ class LivePlot:
 
 
 def heat(
-    axis: Axes, values: np.ndarray, names: tuple[Sequence[str], Sequence[str]], span, form: str
+    axis: Axes,
+    values: np.ndarray,
+    names: tuple[Sequence[str], Sequence[str]],
+    span: tuple[float, float],
+    form: str,
 ) -> None:
     """Draws one heat map with its numbers: names of rows and columns, span (lowest, highest); nan stays blank."""
     low, high = span

@@ -160,7 +160,7 @@ def test_notebooks_show_and_compare_runs_without_judges(toy_data: Path, tmp_path
     told = {"RUN": str(run), "DATA": str(data)}
     demo.execute(demo.NOTEBOOKS / "08_evaluate.ipynb", told, tmp_path / "out")
     outputs = shown(tmp_path / "out/08_evaluate.ipynb")
-    assert outputs.count('"image/png": ') == 2  # heat maps of right modalities and of ranks
+    assert outputs.count('"image/png": ') == 3  # right modalities, ranks, and how sure they are
     assert "clip median rank" in outputs
     # A CLIP of random weights finds some pictures and films unlike their captions.
     assert "[text-&gt;image] wrong: clip R@5" in outputs and "<video" in outputs

@@ -67,6 +67,7 @@ def clean(page, request):
     """The chat with nothing said."""
     page.click("button.a2a-clear")
     bubbles(page, 0)
+    ready(page)  # until the kernel has answered nothing can be sent
     yield page
     page.screenshot(path=SCREENSHOTS / f"last_of_{request.node.name}.png")
 
