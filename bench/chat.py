@@ -168,7 +168,7 @@ def engine(model: AnyToAny, rounds: int, tokens: int = 64) -> dict[str, Any]:
     made = {kind: diffusion(model, kind, rounds) for kind in kinds}
     return {
         "text": text_rates(model, tokens, rounds),
-        "turns": first_texts(model, max(rounds, 2)),
+        "turns": first_texts(model, 3 * rounds),
         "diffusion": made
         | {"ratio to bare": max(found["ratio to bare"] for found in made.values())},
         "stop": {"seconds of each": stops, "seconds": max(stops.values())},
