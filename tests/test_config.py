@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,6 @@ def test_relative_paths_start_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def pyproject() -> dict:
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
     return tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 
