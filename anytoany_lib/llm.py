@@ -110,9 +110,14 @@ def unpack(llm: PreTrainedModel) -> None:
         llm.set_submodule(name, plain)
 
 
+def launched_for(what: str) -> bool:
+    """Whether `accelerate launch` was asked for "FSDP" or "DEEPSPEED"."""
+    return os.environ.get(f"ACCELERATE_USE_{what}", "false").lower() == "true"
+
+
 def _storage(dtype: torch.dtype) -> torch.dtype:
     """The type of tensor that 4-bit weights are packed in: bytes, or under FSDP the floating type, which it can shard."""
-    return dtype if os.environ.get("ACCELERATE_USE_FSDP") == "true" else torch.uint8
+    return dtype if launched_for("FSDP") else torch.uint8
 
 
 def _trim_vocabulary(model: PreTrainedModel, profile: Profile) -> None:

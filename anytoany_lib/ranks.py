@@ -24,7 +24,7 @@ from accelerate.utils import (
 )
 from torch import distributed, nn
 
-from anytoany_lib.llm import pick_device, pick_dtype
+from anytoany_lib.llm import launched_for, pick_device, pick_dtype
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.sharded import divided, evened
 from anytoany_lib.stage_data import Step
@@ -55,7 +55,7 @@ class Ranks:
         )
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         several = self.world > 1
-        if several and device.type == "cpu" and _asked("FSDP"):
+        if several and device.type == "cpu" and launched_for("FSDP"):
             # Accelerate gives it to cards only, and would train as if nobody had asked.
             for state in (PartialState(), self.accelerator.state):
                 state.distributed_type = DistributedType.FSDP
@@ -114,19 +114,14 @@ class Ranks:
             ) from error
 
 
-def _asked(what: str) -> bool:
-    """Whether `accelerate launch` was asked for "FSDP" or "DEEPSPEED"."""
-    return os.environ.get(f"ACCELERATE_USE_{what}", "false").lower() == "true"
-
-
 def _check_launch() -> None:
     """ValueError if the processes were launched to share their work in a way that training does not know."""
-    if _asked("DEEPSPEED"):
+    if launched_for("DEEPSPEED"):
         raise ValueError(
             "training does not run under DeepSpeed: launch it with anytoany_lib/accelerate/zero2.yaml, which divides the same "
             "by FSDP"
         )
-    if _asked("FSDP") and (version := os.environ.get("FSDP_VERSION", "1")) != "2":
+    if launched_for("FSDP") and (version := os.environ.get("FSDP_VERSION", "1")) != "2":
         raise ValueError(
             f"training needs version 2 of FSDP, not {version}: set fsdp_version: 2 in the configuration, or launch it with "
             "anytoany_lib/accelerate/fsdp-qlora.yaml"
