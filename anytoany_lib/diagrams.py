@@ -6,6 +6,7 @@ In come a model's messages and batches, arrays (most of them from `anatomy`) or 
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ ROLE_COLOURS = dict(
 )
 _SHOWN_FRAMES, _SHORTEST = 4, 0.4
 _MOST_LINES, _MOST_COLUMNS = 16, 96
+_LINE = 24  # characters
 
 
 def tokens(encoder: MessageEncoder, messages: list[Message]) -> HTML:
@@ -224,10 +226,12 @@ def strip(pictures: Mapping[str, Any], title: str) -> Image:
     return picture(figure)
 
 
-def _draw_medium(axis: Axes, part: Part) -> None:
-    """A picture as it is, a clip as some of its frames, a sound as its log-mel picture."""
+def _draw(axis: Axes, part: Part) -> None:
+    """Words as they are, a picture too, a clip as some of its frames, a sound as its log-mel picture."""
     kind, medium = part["type"], medium_of(part)
-    if kind == "image":
+    if kind == "text":
+        axis.text(0.5, 0.5, textwrap.fill(medium, _LINE), ha="center", va="center", fontsize=9)
+    elif kind == "image":
         axis.imshow(media.as_image(medium))
     elif kind == "video":
         frames = media.as_video(medium)
@@ -241,7 +245,7 @@ def _draw_medium(axis: Axes, part: Part) -> None:
 
 
 def sheet(rows: Mapping[str, Sequence[tuple[Part, str]]]) -> Image:
-    """Media in rows, (part, the line above it): pictures, the log-mel pictures of sounds, some frames of clips."""
+    """Parts in rows, (part, the line above it): words, pictures, the log-mel pictures of sounds, some frames of clips."""
     columns = max(map(len, rows.values()))
     figure = Figure(figsize=(2.5 * columns, 1.75 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
@@ -249,9 +253,9 @@ def sheet(rows: Mapping[str, Sequence[tuple[Part, str]]]) -> Image:
         for axis in line[len(parts) :]:
             axis.axis("off")
         for axis, (part, above) in zip(line, parts, strict=False):
-            _draw_medium(axis, part)
+            _draw(axis, part)
             axis.set_xticks([])
             axis.set_yticks([])
-            axis.set_title(short(above, 30), fontsize=8)
+            axis.set_title(short(above, 38), fontsize=8)
         line[0].set_ylabel(name, fontsize=9)
     return picture(figure)

@@ -127,7 +127,7 @@ def as_audio(
         )
     if int(media[1]) <= 0:
         raise MediaError("wrong form", f"the sampling rate must be above 0, not {media[1]}")
-    return _mono(_by_channel(np.asarray(media[0])), int(media[1]), rate, None)
+    return _mono(_by_channel(_array(media[0], "samples")), int(media[1]), rate, None)
 
 
 def as_video(
@@ -138,7 +138,7 @@ def as_video(
     """A path, frames or `(frames, fps)` as uint8 (T, H, W, 3); the options are load_video's, for paths."""
     if isinstance(media, str | Path):
         return load_video(media, num_frames=num_frames, short_side=short_side)[0]
-    frames = np.asarray(media[0] if isinstance(media, tuple) else media)
+    frames = _array(media[0] if isinstance(media, tuple) else media, "frames")
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise MediaError("wrong form", f"video is uint8 (T, H, W, 3), not {describe(frames)}")
     if 0 in frames.shape:
@@ -220,6 +220,14 @@ def _rgb(image: Image.Image, path: Path | None) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _array(values: Any, name: str) -> np.ndarray:
+    """What was given as samples or frames; MediaError if it has no one shape, such as samples with their rate."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise MediaError("wrong form", f"{name} are an array, not {describe(values)}") from error
 
 
 def _by_channel(samples: np.ndarray) -> np.ndarray:

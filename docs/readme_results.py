@@ -140,14 +140,17 @@ def fresh() -> str:
     by_version = json.loads((DEMO / FRESH).read_text(encoding="utf-8"))["python"]
     commands = list(dict.fromkeys(name for found in by_version.values() for name in found))
     lines = [
-        "From a fresh clone, downloads included (time, and disk that is in use afterwards):",
+        "From a fresh clone with an empty pip cache on two CPU cores: time until the command has ended, or its page is there, "
+        "and disk in use afterwards. `+cu130` is the build of torch with CUDA, which pip takes where the CPU build's index is "
+        "out of reach.",
         "",
-        "| Python | " + " | ".join(f"`{name}`" for name in commands) + " |",
-        "| --- |" + " --- |" * len(commands),
+        "| Python | torch | " + " | ".join(f"`{name}`" for name in commands) + " |",
+        "| --- | --- |" + " --- |" * len(commands),
     ]
     for version, found in by_version.items():
+        builds = ", ".join(dict.fromkeys(of["torch"] for of in found.values()))
         cells = (_cost(found[name]) if name in found else "–" for name in commands)
-        lines.append(f"| {version} | " + " | ".join(cells) + " |")
+        lines.append(f"| {version} | {builds} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

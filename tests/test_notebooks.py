@@ -5,6 +5,7 @@ All of it happens in a temporary home whose frozen models are links to the real 
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 
 import nbformat
@@ -15,6 +16,7 @@ from test_course import NUMBERED
 
 from anytoany_lib import checkpoints, demo, retrieval
 from anytoany_lib.config import Profile, resolve
+from anytoany_lib.modalities import MODALITIES
 from anytoany_lib.model import AnyToAny
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,6 +87,15 @@ def test_every_notebook_in_order(home, capsys):
     assert all('"image/png": ' in shown[path.stem] for path in NUMBERED)
     for name in ("01_checkpoints", "02_data", "03_embeddings", "04_stage1_input_alignment"):
         assert "<audio controls" in shown[name] and "<video controls" in shown[name], name
+
+
+def test_the_gallery_answers_in_every_direction(home):
+    demo.execute(demo.NOTEBOOKS / "gallery.ipynb", {}, home / "out-gallery")
+    shown = outputs(home / "out-gallery" / "gallery.ipynb")
+    for given, made in product(("", *MODALITIES), repeat=2):
+        asked, came = f"{given}+text" if given else "text", f"text+{made}" if made else "text"
+        assert f"{asked} -> {came}\\n" in shown
+    assert shown.count('"image/png": ') >= 5 and shown.count("<audio") >= 3
 
 
 def test_the_chat_plays_a_script_from_outside_and_leaves_media_in_place(home):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
+import io
 import json
 import re
 import shutil
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 from PIL import Image
@@ -118,16 +121,61 @@ def test_a_new_demo_is_taken_over_with_a_sheet_of_its_replies(script, monkeypatc
         assert sheet.width > 1000 and len(colours) > 50  # it shows something
 
 
+def test_the_gallery_alone_is_kept_with_its_outputs_which_are_those_of_its_code(script):
+    make = script("make_gallery")
+    read = {
+        path: nbformat.read(path, as_version=4) for path in make.NOTEBOOK.parent.glob("*.ipynb")
+    }
+    assert [path for path, notebook in read.items() if make.RAN in notebook.metadata] == [
+        make.NOTEBOOK
+    ]
+    gallery = read[make.NOTEBOOK]
+    assert gallery.metadata[make.RAN] == make.digest(gallery), "stale: run docs/make_gallery.py"
+    assert all(cell.outputs for cell in make.code_of(gallery)[2:])
+    assert not any(cell.outputs for cell in make.code_of(gallery)[:2])  # not of this machine
+    assert str(REPOSITORY) not in make.NOTEBOOK.read_text(encoding="utf-8")
+
+
+def test_the_gallery_keeps_pictures_and_words_but_no_progress_bars(script):
+    make = script("make_gallery")
+    drawn = io.BytesIO()
+    Image.new("RGB", (40, 30), (12, 140, 40)).save(drawn, "png")
+    picture = {"image/png": base64.b64encode(drawn.getvalue()).decode()}
+    bar = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
+    outputs = [nbformat.v4.new_output("display_data", data=data) for data in (bar, picture)]
+    said = nbformat.v4.new_output("stream", text="16 requests")
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell("1", outputs=[said], metadata={"tags": ["colab"]}),
+            nbformat.v4.new_code_cell("2", outputs=[*outputs, said]),
+        ],
+        metadata={"widgets": {}},
+    )
+    make.tidy(notebook)
+    first, second = notebook.cells
+    assert first.outputs == [] and "widgets" not in notebook.metadata
+    kept, words = second.outputs
+    assert words == said
+    with Image.open(io.BytesIO(base64.b64decode(kept.data["image/png"]))) as image:
+        assert image.mode == "P" and image.size == (40, 30)
+        assert np.abs(np.asarray(image.convert("RGB"), int) - (12, 140, 40)).max() <= 8
+    before = notebook.metadata[make.RAN]
+    second.source += "0"
+    assert make.digest(notebook) != before
+
+
 def test_times_on_fresh_machines_become_a_table(script, monkeypatch, tmp_path):
     results = script("readme_results")
     monkeypatch.setattr(results, "DEMO", tmp_path)
     assert results.fresh() == ""
-    told = {"3.11": {"make demo": {"seconds": 1805, "bytes": 2_340_000_000}}, "3.13": {}}
+    demo = {"seconds": 1805, "bytes": 2_340_000_000, "torch": "2.13.0+cpu"}
+    app = {"seconds": 125, "bytes": 7_100_000_000, "torch": "2.13.0+cu130"}
+    told = {"3.11": {"make demo": demo}, "3.13": {"make app": app}}
     (tmp_path / results.FRESH).write_text(json.dumps({"python": told}), encoding="utf-8")
     assert results.fresh().splitlines()[-3:] == [
-        "| --- | --- |",
-        "| 3.11 | 30 min 05 s, 2.3 GB |",
-        "| 3.13 | – |",
+        "| --- | --- | --- | --- |",
+        "| 3.11 | 2.13.0+cpu | 30 min 05 s, 2.3 GB | – |",
+        "| 3.13 | 2.13.0+cu130 | – | 2 min 05 s, 7.1 GB |",
     ]
 
 
