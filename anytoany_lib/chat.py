@@ -37,9 +37,8 @@ from anytoany_lib.sampling import Sampling
 
 CONVERSATION, MEDIA_FOLDER = "messages.json", "media"
 _SILENCE: Message = {"role": "assistant", "content": []}
-_RETRY_STRIDE = (
-    100_003  # further apart than the turns of any conversation: a retry never meets their seeds
-)
+# Further apart than the turns of any conversation: a retry never meets their seeds.
+_RETRY_STRIDE = 100_003
 _PLAIN_SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
 
 Content = str | list[Part]

@@ -65,9 +65,8 @@ class AnyToAny(nn.Module):
                 for kind, config in profile.decoders.items()
             }
         )
-        self._encoder: list[
-            ImageBind
-        ] = []  # in a list: frozen models are not this module's parameters
+        # In a list and a dict: frozen models are not this module's parameters.
+        self._encoder: list[ImageBind] = []
         self._decoders: dict[str, Decoder] = {}
         self._embeddings: dict[str, torch.Tensor] = {}
         self.to(self.device)

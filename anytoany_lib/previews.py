@@ -23,9 +23,8 @@ def colour_map(vae: AutoencoderKL) -> torch.Tensor:
     dtype, side = vae.dtype, _LATENTS * 2 ** (len(vae.config.block_out_channels) - 1)
     chance = torch.Generator().manual_seed(0)
     shape = (_PICTURES, 1, _PATCHES, _PATCHES)
-    light = (
-        3 * torch.rand(shape, generator=chance) - 1.5
-    )  # pictures differ in light more than in colour
+    # Pictures differ in light more than in colour.
+    light = 3 * torch.rand(shape, generator=chance) - 1.5
     colour = 1.4 * torch.rand(shape[0], 3, *shape[2:], generator=chance) - 0.7
     patches = (light + colour).clamp(-1, 1)
     pictures = F.interpolate(patches, size=(side, side)).to(vae.device)

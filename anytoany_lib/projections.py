@@ -85,9 +85,8 @@ class OutputProjection(nn.Module):
 
     def calibrate(self, states: torch.Tensor) -> None:
         """Sets mean and scale from a sample of what `forward` will read, signal embeddings added: (B, N, H)."""
-        within = (states - states.mean(0)).std(
-            (0, 1)
-        )  # not what differs between the signals of a block
+        # Not what differs between the signals of a block.
+        within = (states - states.mean(0)).std((0, 1))
         self.state_mean.copy_(states.mean((0, 1)))
         self.state_scale.copy_(within.clamp(min=max(_LEAST_SCALE * within.mean().item(), 1e-3)))
 

@@ -25,9 +25,8 @@ from anytoany_lib.modalities import MEDIA_KINDS
 from anytoany_lib.rows import DataError, Row
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "messages", "meta")])
-GROUP_ROWS = (
-    1024  # what one random access decodes; each group takes some KB while a file is written
-)
+# What one random access decodes; each group takes some KB while a file is written.
+GROUP_ROWS = 1024
 _NOTES = b"anytoany"
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True)
 

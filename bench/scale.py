@@ -36,14 +36,12 @@ COUNTS = (1, 8, 64)
 # The size of NExT-GPT's sources: CC3M has 3.3 M pictures (Sharma et al. 2018), WebVid-10M has 10.7 M clips of 52,000 hours
 # in all (Bain et al. 2021). Sounds fill up to 15 M: AudioCaps alone has 46,000.
 PAIRS = {"image": 3_300_000, "audio": 1_000_000, "video": 10_700_000}
-CONVERSATIONS = (
-    230_000  # LLaVA 150 K, Alpaca 52 K, VideoChat 11 K, T2M 14.7 K, MosIT 5 K (Wu et al. 2023)
-)
+# LLaVA 150 K, Alpaca 52 K, VideoChat 11 K, T2M 14.7 K, MosIT 5 K (Wu et al. 2023).
+CONVERSATIONS = 230_000
 # Captions have 10.3 words in CC3M and 12 in WebVid (the same papers); a word is 4/3 tokens by OpenAI's rule of thumb.
 CAPTION_WORDS, TOKENS_A_WORD = 12, 4 / 3
-FRAME_TOKENS = (
-    14  # the chat template around a question and its answer, counted by hand for both profiles
-)
+# The chat template around a question and its answer, counted by hand for both profiles.
+FRAME_TOKENS = 14
 CONVERSATION_TOKENS, LEARNT_SHARE = (
     512,
     0.5,

@@ -54,6 +54,7 @@ HALVES = {
     "08_evaluate": {"RUN": "ckpt/runs/tiny/stage3", "PER_TASK": 1, "BOUND": 0},
     "09_compare": {"RUNS": ["ckpt/runs/tiny/stage2", "ckpt/tiny/run"]},
     "ablation": {"STEPS": "1 1 1", "PER_TASK": 1, "VALUES": "4"},
+    "gallery": {},
 } | {name: {**told, "OUT": "out/tiny"} for name, told in TINY.items()}
 
 
@@ -225,9 +226,8 @@ def test_an_interrupt_of_an_idle_kernel_ends_what_a_thread_draws(page: Page):
     page.cell("chat = Chat(model, blocking=False)\nchat")
     page.do("send", text="Draw slowly.")
     page.until(page.making)
-    time.sleep(
-        0.5
-    )  # the chat looks every quarter of a second whether the kernel ignores interrupts
+    # The chat looks every quarter of a second whether the kernel ignores interrupts.
+    time.sleep(0.5)
     page.interrupt()
     page.until(lambda: page.status["state"] == "ready")
     assert page.said(1) == ["Wait:", "image not made", "stopped"]

@@ -227,3 +227,14 @@ def test_differences_are_told_beyond_what_rounding_may_tip_over():
     assert "modality" in evaluate.differences(recorded, found(modality=0.8))[0]
     assert "24 rows were recorded, 10" in evaluate.differences(recorded, found(n=10))[0]
     assert "0 measured" in evaluate.differences(recorded, {"matrix": {}})[0]
+
+
+def test_a_rate_stands_beside_its_interval_its_bound_and_what_guessing_gets():
+    cell = "audio->image"
+    metrics = {
+        "matrix": {cell: {"thing": 0.5, "colour": 1.0}},
+        "intervals": {cell: {"thing": {"low": 0.25, "high": 0.75}}},
+        "baselines": {cell: {"upper_bound": {"thing": 1.0}, "chance": {"thing": 0.09}}},
+    }
+    assert evaluate.beside(metrics, cell, "thing") == "50 (25-75) of 100 / – / 9"
+    assert evaluate.beside(metrics, cell, "colour") == "100 of – / – / –"

@@ -89,9 +89,8 @@ def _tune(vocoder: SpeechT5HifiGan) -> None:
     for layer in (first, loud, hand, bank, last, *(b.convs2[0] for b in vocoder.resblocks)):
         layer.weight.zero_()
         layer.bias.zero_()
-    loud.weight[:, MEL_BINS:].normal_(
-        std=0.02
-    )  # spare channels, unheard until `hand` takes them up
+    # Spare channels, unheard until `hand` takes them up.
+    loud.weight[:, MEL_BINS:].normal_(std=0.02)
     bands, hinges = torch.arange(MEL_BINS), torch.tensor([-2.0, 0.5, 1.2, 1.8])
     slopes, offset = _exponential(hinges)
     centres, gains = band_tones()

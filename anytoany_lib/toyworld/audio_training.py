@@ -56,9 +56,8 @@ HEAD_SCALE = 8.0  # entries of a unit vector are small for a linear head
 KL_WEIGHT = 3e-3  # of the mean over a latent's numbers
 SEGMENT = 64  # mel frames in one vocoder example, 0.64 s
 FURTHER_RATE = 7e-4  # peak learning rate of a training that goes on with trained weights
-VOCODER_RATE = (
-    1e-4  # low, for it starts as a working vocoder (`build_vocoder`) and is easily led astray
-)
+# Low, for it starts as a working vocoder (`build_vocoder`) and is easily led astray.
+VOCODER_RATE = 1e-4
 LOSS_FLOOR = 5e-5  # of a window's length, in the logarithm of mel energies
 SAVE_EVERY = 300  # steps
 

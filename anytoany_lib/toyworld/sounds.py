@@ -177,9 +177,8 @@ def samples_of(thing: str, count: int, pitch: str, rng: np.random.Generator) -> 
     else:
         known = ", ".join((*_CALLS, *_LASTING))
         raise ValueError(f"no thing called {thing!r}; the toy world has {known}")
-    samples = lfilter(
-        [1, -1], [1, -0.995], samples
-    )  # no constant offset, which would click at the ends
+    # No constant offset, which would click at the ends.
+    samples = lfilter([1, -1], [1, -0.995], samples)
     fade = np.minimum(1, np.minimum(_time(SECONDS), SECONDS - _time(SECONDS)) / 0.02)
     samples = samples * fade
     return (samples * (_PEAK / np.abs(samples).max())).astype(np.float32)
