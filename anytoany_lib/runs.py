@@ -32,7 +32,7 @@ _BELONGS = (
     ". A run belongs to the language model, encoder and decoders it was trained with: name its own profile, or train "
     "for the new ones (python -m anytoany_lib.features, then stages 1 to 3)"
 )
-_PACKAGES = ("torch", "transformers", "peft", "diffusers", "bitsandbytes", "accelerate")
+_PACKAGES = ("transformers", "peft", "diffusers", "bitsandbytes", "accelerate")
 
 
 def _git(*arguments: str) -> str | None:
@@ -54,7 +54,9 @@ def provenance() -> dict[str, Any]:
     # A copy in site-packages may lie below someone's repository, which does not hold it.
     held = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
     return {
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        # Of torch there are builds, which its package's version does not tell apart.
+        "versions": {"torch": torch.__version__}
+        | {name: importlib.metadata.version(name) for name in _PACKAGES},
         "commit": _git("rev-parse", "HEAD") if held else None,
         "dirty": bool(_git("status", "--porcelain", "--", ".")) if held else None,
     }

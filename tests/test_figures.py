@@ -7,11 +7,13 @@ import re
 import numpy as np
 import pytest
 import torch
+from IPython.display import HTML
+from IPython.display import Image as PNG
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scripts import clip, picture, sound
 
-from anytoany_lib import anatomy, charts, diagrams
+from anytoany_lib import anatomy, charts, diagrams, figures
 from anytoany_lib.anatomy import ROLES, Decisions
 from anytoany_lib.batches import collate
 from anytoany_lib.config import resolve
@@ -223,6 +225,29 @@ def test_a_frame_marks_each_mediums_own_caption(drawn):
     rows = [("image", "a bell"), ("audio", "a drum")]
     axis = diagrams.similarity(np.eye(2), rows, ["a drum", "a bell"]).axes[0]
     assert [patch.get_xy() for patch in axis.patches] == [(0.5, -0.5), (-0.5, 0.5)]
+
+
+def test_curves_grow_in_place_while_a_stage_trains(monkeypatch):
+    shown, clock = [], iter(range(0, 100, 3))
+
+    class Place:
+        update = staticmethod(shown.append)
+
+    monkeypatch.setattr(figures, "display", lambda first, display_id: shown.append(first) or Place)
+    monkeypatch.setattr(figures.time, "monotonic", lambda: next(clock))
+    line = {"step": 1, "seconds": 2.0, "tokens_per_second": 30, "learning_rate": 0.1}
+    with figures.LivePlot("stage 2", every=4) as plot:
+        assert [type(one) for one in shown] == [HTML]
+        plot(line | {"text": 3.0})
+        plot(line | {"step": 2, "text": 2.0})  # too soon after the one before
+        assert len(shown) == 2
+        plot(line | {"step": 3, "text": 1.0, "image": 0.5})
+        assert len(shown) == 3
+    assert len(shown) == 4 and all(isinstance(one, PNG) for one in shown[1:])
+    left, right = plot._figure(["text", "image"]).axes
+    assert (left.get_ylabel(), right.get_ylabel()) == ("cross entropy", "distance to the caption")
+    assert left.lines[0].get_xydata().tolist() == [[1, 3], [2, 2], [3, 1]]
+    assert right.lines[0].get_xydata().tolist() == [[3, 0.5]]
 
 
 def test_tallies_have_the_most_first(drawn):

@@ -244,7 +244,9 @@ def test_audio_in_memory():
     ("kind", "medium", "why"),
     [
         ("image", np.zeros((4, 4, 3), np.uint8), "wrong form"),
+        ("image", Image.new("RGB", (0, 4)), "empty"),
         ("audio", tone(), "wrong form"),
+        ("audio", ((tone(), 16000), 16000), "wrong form"),
         ("audio", (16000, tone()), "wrong form"),
         ("audio", (tone().astype(complex), 16000), "wrong form"),
         ("audio", (np.zeros((20, 30), np.float32), 16000), "wrong form"),
@@ -256,12 +258,17 @@ def test_audio_in_memory():
         ("video", np.zeros((0, 8, 8, 3), np.uint8), "empty"),
         ("video", np.zeros((1, 8, 8, 3), np.uint8), "too short"),
         ("video", None, "wrong form"),
+        ("video", [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 4, 3), np.uint8)], "wrong form"),
     ],
 )
 def test_wrong_media_in_memory(kind, medium, why):
     with pytest.raises(MediaError) as caught:
         media.as_media(kind, medium)
     assert caught.value.reason == why and caught.value.path is None
+
+
+def test_the_smallest_picture_has_one_pixel():
+    assert media.as_image(Image.new("RGB", (1, 1))).size == (1, 1)
 
 
 def test_video_round_trip_and_sampling(tmp_path):
