@@ -363,9 +363,10 @@ class Chat(anywidget.AnyWidget):
             reply.fail(error)
             said = ("the last reply failed: Retry draws it anew", "problem")
         finally:
-            events.close()
-            self._redraw(reply, number)
-            self._say(*said)
+            with interrupts.noted():  # one that comes now has nothing left to stop
+                events.close()
+                self._redraw(reply, number)
+                self._say(*said)
 
     def _redraw(self, reply: Reply, number: int) -> None:
         for at in sorted(reply.changed):

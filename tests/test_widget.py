@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 from pathlib import Path
@@ -132,6 +133,29 @@ def test_whatever_ends_a_reply_stands_in_its_bubble(page, monkeypatch):
     page.do("send", text="Hello")
     assert page.said(1) == ["MemoryError: the card is full"]
     assert isinstance(page.chat.error, MemoryError) and page.status["state"] == "problem"
+
+
+def test_an_interrupt_at_the_very_end_of_a_reply_has_nothing_left_to_stop(page, scripted):
+    hear, came = page.chat.send, []
+
+    def interrupted(told: dict[str, Any], buffers: list[bytes] | None = None) -> None:
+        hear(told, buffers)
+        if not came and "note" in str(told):  # that it was stopped
+            came.append(signal.raise_signal(signal.SIGINT))
+
+    def stop(told: dict[str, Any], buffers: list[bytes] | None = None) -> None:
+        hear(told, buffers)
+        if "One" in str(told):
+            page.chat.send = interrupted
+            signal.raise_signal(signal.SIGINT)
+
+    page.chat.send = stop
+    scripted(["One two three", "STOP"])
+    page.do("send", text="Count.")
+    assert came and page.said(1)[-1] == "stopped"
+    assert page.status == {"state": "ready", "text": "ready"} and not page.chat.session.busy
+    with pytest.raises(KeyboardInterrupt):  # from here on an interrupt is what it was
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_stop_and_what_is_refused_while_a_reply_is_drawn(model, scripted):
