@@ -54,8 +54,8 @@ def provenance() -> dict[str, Any]:
     # A copy in site-packages may lie below someone's repository, which does not hold it.
     held = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
     return {
-        # Of torch there are builds, which its package's version does not tell apart.
-        "versions": {"torch": torch.__version__}
+        # Of torch there are builds, which its package's version does not tell apart; its own is no plain string.
+        "versions": {"torch": str(torch.__version__)}
         | {name: importlib.metadata.version(name) for name in _PACKAGES},
         "commit": _git("rev-parse", "HEAD") if held else None,
         "dirty": bool(_git("status", "--porcelain", "--", ".")) if held else None,
