@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,17 @@ def test_whatever_ends_a_reply_stands_in_its_bubble(page, monkeypatch):
     assert isinstance(page.chat.error, MemoryError) and page.status["state"] == "problem"
 
 
-def test_an_interrupt_at_the_very_end_of_a_reply_has_nothing_left_to_stop(page, scripted):
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as a kernel has it while a cell runs; the processes of a parallel test run ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_at_the_very_end_of_a_reply_has_nothing_left_to_stop(
+    page, scripted, interruptible
+):
     hear, came = page.chat.send, []
 
     def interrupted(told: dict[str, Any], buffers: list[bytes] | None = None) -> None:
