@@ -20,7 +20,6 @@ from anytoany_lib.files import appearing_whole, write_json
 from anytoany_lib.fitting import fit_input_projection, fit_output_projections
 from anytoany_lib.job import GO_ON, Job
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.phases import peak_memory_bytes
 from anytoany_lib.stage_data import StageData
 
 _ABOUT_OLD_WEIGHTS = (runs.EVALUATION, "conversation")
@@ -116,7 +115,7 @@ def conclude(job: Job, standing: Standing) -> None:
         "empty_steps": standing.empty,
         "rows_at_once": standing.together,
         "seconds": standing.seconds,
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": phases.highest(),
         "peak_memory_by_phase": phases.peaks,
     }
     _finish(job.run, standing.model, standing.record | result, job.init)

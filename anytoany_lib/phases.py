@@ -1,7 +1,8 @@
 """Peak memory, of a process as a whole and of each phase of its work.
 
 The operating system keeps one peak a process, which only rises. A phase that stays below an earlier one's peak is therefore
-looked at every so often, and what is missed in between is short.
+looked at every so often, and what is missed in between is short. Linux counts pages per CPU and adds them up now and then, so
+that what a look finds can be above the peak it keeps.
 """
 
 from __future__ import annotations
@@ -57,7 +58,16 @@ class Phases:
             if "device" in before:
                 peak["device"] = torch.cuda.max_memory_allocated()
             known = self.peaks.get(name, {})
-            self.peaks[name] = {at: max(count, known.get(at, 0)) for at, count in peak.items()}
+            self.peaks[name] = _highest(peak, known)
+
+    def highest(self) -> Peak:
+        """The highest over all phases, those before a resume too, and all that this process has done besides."""
+        return _highest(peak_memory_bytes(), *self.peaks.values())
+
+
+def _highest(peak: Peak, *others: Peak) -> Peak:
+    """The highest of several peaks, host and card each, of what the first one has."""
+    return {at: max(known.get(at, 0) for known in (peak, *others)) for at in peak}
 
 
 def _look(done: threading.Event, looked: list[int]) -> None:
