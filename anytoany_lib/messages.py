@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -61,12 +62,13 @@ def parts_of(message: Message, where: str = "message") -> list[Part]:
 def medium_of(part: Part) -> Any:
     """A part's medium as `media` takes it: a path, a PIL.Image, (samples, rate), frames or (frames, fps).
 
-    Replies keep rate and fps beside the medium; None if the part has a caption only.
+    Replies keep rate and fps beside the medium, which a file knows itself; None if the part has a caption only.
     """
     kind = part["type"]
     medium = part.get(kind)
     beside = part.get(MODALITIES[kind].beside) if kind in MODALITIES else None
-    return medium if medium is None or beside is None else (medium, beside)
+    alone = medium is None or beside is None or isinstance(medium, str | Path)
+    return medium if alone else (medium, beside)
 
 
 def check(messages: list[Message]) -> list[list[Part]]:
@@ -190,7 +192,7 @@ class MessageEncoder:
             encoded.add(block[1:], learnt=False)
         else:
             opening, closing = self.vocabulary.wrappers
-            encoded.media.append((kind, part[kind], len(encoded.ids) + 1))
+            encoded.media.append((kind, medium_of(part), len(encoded.ids) + 1))
             encoded.add([opening] * (1 + self.soft_tokens) + [closing], learnt=False)
 
     def _check_makeable(self, role: str, parts: list[Part]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from anytoany_lib.config import Profile
@@ -57,6 +58,18 @@ def test_media_stand_where_they_stood_in_the_message(encoder: MessageEncoder):
         assert encoded.ids[at + encoder.soft_tokens] == closing
     between = encoded.ids[encoded.media[0][2] + encoder.soft_tokens + 1 : encoded.media[1][2] - 1]
     assert encoder.tokenizer.decode(between) == "with"
+
+
+def test_a_part_of_a_reply_can_be_asked_about_as_it_is(encoder: MessageEncoder):
+    samples, frames = np.zeros(1600, np.float32), np.zeros((8, 4, 4, 3), np.uint8)
+    heard = {"type": "audio", "audio": samples, "sampling_rate": 16000}
+    seen = {"type": "video", "video": frames, "fps": 4}
+    filed = {"type": "audio", "audio": "ring.wav", "sampling_rate": 8000}
+    encoded = encoder.encode([{"role": "user", "content": [heard, seen, filed]}])
+    (_, sound, _), (_, film, _), (_, file, _) = encoded.media
+    assert sound[0] is samples and sound[1] == 16000
+    assert film[0] is frames and film[1] == 4
+    assert file == "ring.wav"  # a file knows its own rate
 
 
 def test_only_the_reply_its_first_signals_and_its_end_are_learnt(encoder: MessageEncoder):
