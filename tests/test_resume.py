@@ -27,7 +27,7 @@ from anytoany_lib.config import Profile
 from anytoany_lib.data import Row, read_manifest, write_manifest
 from anytoany_lib.job import Job
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.phases import Phases, peak_memory_bytes
+from anytoany_lib.phases import Phases
 from anytoany_lib.trackers import Log
 
 STEPS = 8
@@ -211,13 +211,15 @@ def test_stopped_in_the_fits_that_follow_it_goes_on_with_them(
         train.train(small, 2, toy_data, run, resume=True)
 
 
-def test_the_highest_peak_is_of_the_phases_before_a_resume_too():
+def test_the_highest_peak_is_of_the_phases_before_a_resume_too(monkeypatch):
+    own = {"host": 10**9}  # two readings of the real one may differ by some pages
+    monkeypatch.setattr("anytoany_lib.phases.peak_memory_bytes", lambda: own)
     phases = Phases()
-    assert phases.highest() == peak_memory_bytes()
+    assert phases.highest() == own
     with phases.phase("loading"):
         assert len(bytes(1000))
     phases.peaks["training"] = {"host": 10**15}
-    assert phases.highest() == {**peak_memory_bytes(), "host": 10**15}
+    assert phases.highest() == {"host": 10**15}
     with phases.phase("training"):
         assert len(bytes(1000))
     assert phases.peaks["training"]["host"] == 10**15 > phases.peaks["loading"]["host"] > 0
