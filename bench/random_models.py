@@ -7,14 +7,17 @@ the profile with those folders. Full size takes about 23 GB of disk.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
     AudioLDMPipeline,
     AutoencoderKL,
     DDIMScheduler,
+    PNDMScheduler,
     StableDiffusionPipeline,
     TextToVideoSDPipeline,
     UNet2DConditionModel,
@@ -122,7 +125,13 @@ def stable_diffusion(tokenizer) -> StableDiffusionPipeline:
         text_encoder=_clip(768, 3072, 12, 12, tokenizer),
         tokenizer=tokenizer,
         unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768),
-        scheduler=DDIMScheduler(),
+        scheduler=PNDMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            skip_prk_steps=True,
+            steps_offset=1,
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -136,7 +145,9 @@ def text_to_video(tokenizer) -> TextToVideoSDPipeline:
         text_encoder=_clip(1024, 4096, 23, 16, tokenizer),
         tokenizer=tokenizer,
         unet=UNet3DConditionModel(sample_size=32),
-        scheduler=DDIMScheduler(),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
+        ),
     )
 
 
@@ -156,12 +167,14 @@ def audioldm(tokenizer) -> AudioLDMPipeline:
             down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * 3),
             up_block_types=(*("CrossAttnUpBlock2D",) * 3, "UpBlock2D"),
             cross_attention_dim=widths,
-            attention_head_dim=32,
+            attention_head_dim=8,
             class_embed_type="simple_projection",
             projection_class_embeddings_input_dim=512,
             class_embeddings_concat=True,
         ),
-        scheduler=DDIMScheduler(),
+        scheduler=DDIMScheduler(
+            beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False
+        ),
         vocoder=SpeechT5HifiGan(
             SpeechT5HifiGanConfig(
                 model_in_dim=64,
@@ -181,44 +194,65 @@ PIPELINES: dict[str, Callable] = {
 }
 
 
+# As published: Stable Diffusion and AudioLDM in float32, ZeroScope in float16.
+_PUBLISHED_IN = {"text-to-video": torch.float16}
+
+
 def pipeline(kind: str, folder: Path) -> None:
-    """Writes a pipeline in fp16."""
+    """Writes a pipeline in the type it is published in."""
     torch.manual_seed(0)
     with pick_device():
         made = PIPELINES[kind](words(4000, 77))
     for part in made.components.values():
         if isinstance(part, torch.nn.Module):
-            part.half()
+            part.to(_PUBLISHED_IN.get(kind, torch.float32))
     made.save_pretrained(folder)
 
 
-def encoder(folder: Path) -> None:
-    """Writes ImageBind-huge in the layout of the published file."""
+def encoder(file: Path) -> None:
+    """Writes ImageBind-huge in the layout of the published file, in float32."""
     torch.manual_seed(0)
     with pick_device():
         model = ImageBind.huge()
-    state = {name: tensor.half().cpu() for name, tensor in model.state_dict().items()}
-    torch.save(state, folder)
+    file.parent.mkdir(parents=True)
+    torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, file)
+
+
+def write(profile: Profile, what: str, scratch: Path) -> None:
+    """Writes one of the models that a profile names ("llm", "encoder" or a kind of medium), unless it is there."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    if what not in missing(profile) or (scratch / what).is_dir():
+        return
+    begun = scratch / f".{what}.part"
+    shutil.rmtree(begun, ignore_errors=True)
+    if what == "llm":
+        language_model(profile, begun)
+    elif what == "encoder":
+        encoder(begun / "imagebind_huge.pth")
+    else:
+        pipeline(profile.decoders[what].pipeline, begun)
+    begun.replace(scratch / what)
+
+
+def located(profile: Profile, scratch: Path) -> tuple[Profile, list[str]]:
+    """The profile with the random models below a folder in the place of absent ones, and the names of those."""
+    changes: dict[str, Any] = {"decoders": dict(profile.decoders)}
+    random = [what for what in missing(profile) if (scratch / what).is_dir()]
+    for what in random:
+        folder = scratch / what
+        if what == "llm":
+            changes["llm"] = profile.llm.model_copy(update={"folder": str(folder)})
+        elif what == "encoder":
+            file = folder / "imagebind_huge.pth"
+            changes["encoder"] = profile.encoder.model_copy(update={"folder": str(file)})
+        else:
+            moved = profile.decoders[what].model_copy(update={"folder": str(folder)})
+            changes["decoders"][what] = moved
+    return profile.model_copy(update=changes), random
 
 
 def fill(profile: Profile, scratch: Path) -> tuple[Profile, list[str]]:
     """The profile with random models in the place of absent ones, and the names of those."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    absent, changes = missing(profile), {"decoders": dict(profile.decoders)}
-    for what in absent:
-        folder = scratch / what
-        if what == "llm":
-            if not folder.is_dir():
-                language_model(profile, folder)
-            changes["llm"] = profile.llm.model_copy(update={"folder": str(folder)})
-        elif what == "encoder":
-            folder = scratch / "imagebind_huge.pth"
-            if not folder.is_file():
-                encoder(folder)
-            changes["encoder"] = profile.encoder.model_copy(update={"folder": str(folder)})
-        else:
-            config = profile.decoders[what]
-            if not folder.is_dir():
-                pipeline(config.pipeline, folder)
-            changes["decoders"][what] = config.model_copy(update={"folder": str(folder)})
-    return profile.model_copy(update=changes), list(absent)
+    for what in missing(profile):
+        write(profile, what, scratch)
+    return located(profile, scratch)

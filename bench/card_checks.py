@@ -1,0 +1,422 @@
+"""Sections of `gpu.py` that ask whether a card computes what a CPU does, and recovers from what goes wrong on one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import bitsandbytes as bnb
+import diffusers
+import numpy as np
+import peft
+import torch
+import transformers
+from card import DEVICE, Options, batch_for, free, kit_on, limit_memory, small_profile
+from record import machine, medians
+from torch.nn import functional as F
+
+from anytoany_lib.config import resolve
+from anytoany_lib.decoders import Decoder
+from anytoany_lib.decoding import decode
+from anytoany_lib.imagebind import ImageBind
+from anytoany_lib.model import AnyToAny
+from anytoany_lib.sampling import Sampling
+from anytoany_lib.toyworld import draw
+
+CUDA = DEVICE.type == "cuda"
+TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def distance(found: torch.Tensor, reference: torch.Tensor) -> float:
+    """Length of the difference over the length of the reference."""
+    found, reference = found.detach().double().cpu(), reference.detach().double().cpu()
+    return ((found - reference).norm() / reference.norm()).item()
+
+
+def cosine(found: torch.Tensor, reference: torch.Tensor) -> float:
+    """Cosine of two tensors as vectors."""
+    pair = (found.detach().double().cpu().flatten(), reference.detach().double().cpu().flatten())
+    return F.cosine_similarity(*pair, dim=0).item()
+
+
+def four_bits(options: Options) -> None:
+    """Versions, bytes of the CUDA context, and a product with NF4 weights beside the same with the weights they stand for."""
+    modules = (torch, transformers, diffusers, peft, bnb, accelerate)
+    options.note("versions", {m.__name__: m.__version__ for m in modules})
+    if CUDA:
+        before = torch.cuda.mem_get_info()
+        torch.zeros(1, device=DEVICE) @ torch.zeros(1, device=DEVICE)
+        (torch.zeros(8, 8, device=DEVICE) @ torch.zeros(8, 8, device=DEVICE)).sum().item()
+        left, whole = torch.cuda.mem_get_info()
+        options.note(
+            "context",
+            {
+                "card": machine(),
+                "whole_gb": whole / 1e9,
+                "taken_gb": (whole - left - torch.cuda.memory_reserved()) / 1e9,
+                "taken_at_first_gb": (whole - before[0]) / 1e9,
+                "capability": torch.cuda.get_device_capability(),
+            },
+        )
+    width = 4096 if CUDA else 256
+    generator = torch.Generator().manual_seed(0)
+    weight = 0.02 * torch.randn(width, width, generator=generator)
+    for name, dtype in TYPES.items():
+        options.note(name, four_bit_products(weight, dtype))
+
+
+def four_bit_products(weight: torch.Tensor, dtype: torch.dtype) -> dict[str, Any]:
+    """By the number of rows that are multiplied: distances of product and gradient, and seconds of both ways."""
+    width = len(weight)
+    layer = bnb.nn.Linear4bit(
+        width, width, bias=False, compute_dtype=dtype, quant_type="nf4", compress_statistics=True
+    )
+    layer.weight = bnb.nn.Params4bit(
+        weight.to(dtype), requires_grad=False, quant_type="nf4", compress_statistics=True
+    )
+    layer.support_avx512bf16_for_cpu = False
+    layer = layer.to(DEVICE)
+    twin = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(dtype)
+    found: dict[str, Any] = {"quantisation": distance(twin, weight)}
+    for rows in (1, 4, 64, 512):
+        x = torch.randn(rows, width, device=DEVICE, dtype=dtype)
+        exact = x.double() @ twin.double().T
+        with torch.inference_mode():
+            product, plain = layer(x), F.linear(x, twin)
+            seconds = medians(
+                lambda x=x: layer(x), lambda x=x: F.linear(x, twin), rounds=20, warmup=3
+            )
+        asked, pushed = x.clone().requires_grad_(), torch.randn_like(x)
+        layer(asked).backward(pushed)
+        found[str(rows)] = {
+            "distance": distance(product, exact),
+            "distance of its twin": distance(plain, exact),
+            "gradient": distance(asked.grad, pushed.double() @ twin.double()),
+            "seconds": seconds[0],
+            "seconds of its twin": seconds[1],
+        }
+    return found
+
+
+def _passed(
+    model: AnyToAny, batch: Any
+) -> tuple[torch.Tensor, dict[str, float], dict[str, torch.Tensor]]:
+    """Hidden states at real tokens, losses, and gradients of what is trained, by name."""
+    batch = batch.to(model.device)
+    with torch.no_grad():
+        inputs = model.embed_inputs(batch.ids, batch.media, batch.media_at)
+        hidden = model.hidden_states(inputs, batch.mask, use_cache=False)[batch.mask.bool()]
+    model.zero_grad()
+    losses = model(batch)
+    sum(losses.values()).backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return hidden, {name: loss.item() for name, loss in losses.items()}, gradients
+
+
+def _small_model(
+    options: Options, quantization: str, dtype: torch.dtype, device: torch.device
+) -> AnyToAny:
+    from anytoany_lib import llm
+
+    kept, llm.pick_dtype = llm.pick_dtype, lambda _: dtype
+    try:
+        model = AnyToAny.from_profile(
+            small_profile(options.own, quantization), seed=0, device=device
+        )
+    finally:
+        llm.pick_dtype = kept
+    return model
+
+
+def same_numbers(options: Options) -> None:
+    """A small random model on the device in every type, beside the CPU in float32: hidden states, losses, gradients."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    reference = _small_model(options, "none", torch.float32, torch.device("cpu"))
+    stage = reference.profile.stages[3]
+    torch.manual_seed(0)
+    batch = batch_for(reference, stage, 64)
+    _trainable(reference, stage)
+    state = {k: v.clone() for k, v in reference.state_dict().items()}
+    wanted = _passed(reference, batch)
+    cases = [("none", d) for d in (torch.float32, torch.bfloat16, torch.float16)]
+    cases += [("nf4", d) for d in ((torch.bfloat16, torch.float16) if CUDA else (torch.float32,))]
+    for quantization, dtype in cases:
+        name = f"{quantization} {str(dtype).removeprefix('torch.')}"
+        model = _small_model(options, quantization, dtype, DEVICE)
+        _trainable(model, stage)
+        model.load_state_dict(
+            {
+                k: v
+                for k, v in state.items()
+                if ("base_layer" not in k and "llm" not in k) or "lora" in k
+            },
+            strict=False,
+        )
+        hidden, losses, gradients = _passed(model, batch)
+        options.note(
+            name,
+            {
+                "hidden states": distance(hidden, wanted[0]),
+                "losses": {k: [v, wanted[1][k]] for k, v in losses.items()},
+                "least cosine of a gradient": min(
+                    cosine(g, wanted[2][k]) for k, g in gradients.items() if wanted[2][k].norm() > 0
+                ),
+                "finite": all(bool(torch.isfinite(g).all()) for g in gradients.values()),
+                "padding": _left_padding(model),
+            },
+        )
+        del model
+        free()
+    _same_media(options)
+
+
+def _trainable(model: AnyToAny, stage: Any) -> None:
+    from anytoany_lib.train import trained_parts
+
+    torch.manual_seed(1)
+    trained_parts(model, stage)
+    model.eval()  # without LoRA's dropout
+    with torch.no_grad():  # LoRA begins with zeros, whose gradients would say little
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(
+                    0.02
+                    * torch.randn(
+                        parameter.shape, generator=torch.Generator().manual_seed(len(name))
+                    )
+                )
+
+
+@torch.inference_mode()
+def _left_padding(model: AnyToAny) -> float:
+    """How far the last hidden states of prompts in one left-padded batch are from those of each alone."""
+    from anytoany_lib.decoding import read_prompts
+    from anytoany_lib.recall import Memory
+
+    texts = [
+        "Hi.",
+        "Draw me a red bell, please, and let it ring.",
+        "A bird that sings in the morning sun",
+    ]
+    prompts = [
+        model.messages.encode(
+            [{"role": "user", "content": [{"type": "text", "text": t}]}], prompt=True
+        )
+        for t in texts
+    ]
+    together, _ = read_prompts(model, prompts, Memory())
+    alone = torch.cat([read_prompts(model, [prompt], Memory())[0] for prompt in prompts])
+    return distance(together, alone)
+
+
+@torch.inference_mode()
+def _same_media(options: Options) -> None:
+    """The tiny encoder in half precision and the tiny picture decoder from fixed latents, beside the CPU in float32."""
+    profile = small_profile(options.own)
+    rng = np.random.default_rng(0)
+    pictures = [draw("bell", "red", rng), draw("boat", "blue", rng)]
+    folder = resolve(profile.encoder.folder)
+    wanted = ImageBind.from_checkpoint(folder, ("vision",)).embed("image", pictures)
+    types = (torch.float32, torch.float16) if CUDA else (torch.float32,)
+    for dtype in types:
+        found = (
+            ImageBind.from_checkpoint(folder, ("vision",), dtype)
+            .to(DEVICE)
+            .embed("image", pictures)
+        )
+        options.note(f"encoder {dtype}", {"cosines": F.cosine_similarity(found, wanted).tolist()})
+    config = profile.decoders["image"]
+    condition = torch.randn(2, *config.condition, generator=torch.Generator().manual_seed(0))
+    cpu = Decoder(config, torch.device("cpu")).generate(condition, [0, 1])
+    for dtype in types:
+        made = Decoder(config, DEVICE, dtype).generate(condition, [0, 1])
+        off = [
+            np.abs(np.asarray(a["image"], float) - np.asarray(b["image"], float)).mean()
+            for a, b in zip(made, cpu, strict=True)
+        ]
+        options.note(f"pictures {dtype}", {"mean difference in 255ths": off})
+
+
+def half_precision(options: Options) -> None:
+    """Float16 with a scaled loss, as a T4 trains: steps, an overflow, a checkpoint gone on from, memory that runs out."""
+    from card import compute_in
+
+    compute_in("float16" if CUDA else "float32")
+    if CUDA:
+        limit_memory(6)
+    torch.manual_seed(0)
+    model = AnyToAny.from_profile(small_profile(options.own, "nf4"), seed=0)
+    batch = batch_for(model, model.profile.stages[3], 64)
+    with tempfile.TemporaryDirectory() as folder:
+        kit, read = kit_on(model, 3, batch, Path(folder))
+        losses = []
+        for _ in range(8):
+            kit.take(read)
+            losses.append({k: round(v, 4) for k, v in kit.standing.first.items()})
+        scaler = kit.standing.scaler
+        rate = kit.standing.schedule.get_last_lr()[0]
+        options.note(
+            "steps", {"scale": scaler and scaler.get_scale(), "rate": rate, "first": losses[0]}
+        )
+        if scaler:
+            _overflow(options, kit, read)
+        _gone_on_from(options, kit, read, model, batch, Path(folder))
+    if CUDA:
+        _paged_optimiser(options, model, batch)
+        _out_of_memory(options, model)
+
+
+def _overflow(options: Options, kit: Any, read: Any) -> None:
+    """A scale under which every gradient is infinite: the step must leave weights and schedule alone."""
+    scaler = kit.standing.scaler
+    kept = scaler.get_scale()
+    scaler._scale.fill_(2.0**60)
+    trained = [p for group in kit.optimiser.param_groups for p in group["params"]]
+    before = [p.detach().clone() for p in trained]
+    rate, at = kit.standing.schedule.get_last_lr()[0], kit.standing.schedule.last_epoch
+    kit.take(read)
+    options.note(
+        "overflow",
+        {
+            "weights unchanged": all(
+                torch.equal(a, b) for a, b in zip(before, trained, strict=True)
+            ),
+            "scale": [2.0**60, scaler.get_scale()],
+            "schedule moved by": kit.standing.schedule.last_epoch - at,
+            "rate": [rate, kit.standing.schedule.get_last_lr()[0]],
+            "step_was_skipped": bool(kit.optimiser.step_was_skipped),
+        },
+    )
+    scaler._scale.fill_(kept)
+
+
+def _gone_on_from(
+    options: Options, kit: Any, read: Any, model: AnyToAny, batch: Any, run: Path
+) -> None:
+    """Two steps after a checkpoint, and the same two after it is loaded: how far the weights are apart."""
+    started = time.perf_counter()
+    kit.standing.save(run)
+    seconds = time.perf_counter() - started
+    trained = [p for group in kit.optimiser.param_groups for p in group["params"]]
+    for _ in range(2):
+        kit.take(read)
+    first = [p.detach().clone() for p in trained]
+    kit.standing.load(run)
+    for _ in range(2):
+        kit.take(read)
+    apart = max(distance(b, a) for a, b in zip(first, trained, strict=True))
+    options.note("checkpoint", {"seconds": seconds, "apart after two steps": apart})
+
+
+def _paged_optimiser(options: Options, model: AnyToAny, batch: Any) -> None:
+    stages = {
+        n: s.model_copy(update={"optimiser": "paged-adamw-8bit"})
+        for n, s in model.profile.stages.items()
+    }
+    model.profile = model.profile.model_copy(update={"stages": stages})
+    kit, read = kit_on(model, 3, batch)
+    trained = [p for group in kit.optimiser.param_groups for p in group["params"]]
+    before = [p.detach().clone() for p in trained]
+    for _ in range(3):
+        kit.take(read)
+    moved = sum(not torch.equal(a, b) for a, b in zip(before, trained, strict=True))
+    finite = all(bool(torch.isfinite(p).all()) for p in trained)
+    options.note("paged 8-bit AdamW", {"tensors moved": [moved, len(trained)], "finite": finite})
+
+
+def _out_of_memory(options: Options, model: AnyToAny) -> None:
+    """A step and a reply for which there is no memory: what is raised, and whether the next ones succeed."""
+    free()
+    stage = model.profile.stages[3]
+    kit, _ = kit_on(model, 3, batch_for(model, stage, 64))
+    wide = stage.model_copy(update={"batch_size": 64})
+    limit_memory(torch.cuda.memory_allocated() / 1e9 + 0.7)
+    found: dict[str, Any] = {}
+    large = batch_for(model, wide, 900)
+    try:
+        kit.take(kit_on(model, 3, large)[1])
+        found["a step of 64 x 900"] = "fitted"
+    except Exception as error:
+        found["a step of 64 x 900"] = f"{type(error).__name__}: {error}"[:300]
+    model.zero_grad()
+    del large
+    free()
+    small = batch_for(model, stage, 64)
+    kit, read = kit_on(model, 3, small)
+    kit.take(read)
+    found["then a step of 4 x 64"] = "done"
+    words = [{"role": "user", "content": [{"type": "text", "text": "bell " * 60_000}]}]
+    prompt = model.messages.encode(words, prompt=True)
+    model.eval()
+    try:
+        for _ in decode(model, [prompt] * 24, Sampling(max_new_tokens=4, kinds=()), [0] * 24):
+            pass
+        found["24 replies to 60,000 words"] = "fitted"
+    except Exception as error:
+        found["24 replies to 60,000 words"] = f"{type(error).__name__}: {error}"[:300]
+    words[0]["content"][0]["text"] = "bell"
+    prompt = model.messages.encode(words, prompt=True)
+    drawn = list(decode(model, [prompt], Sampling(max_new_tokens=4, kinds=()), [0]))
+    found["then a reply to one word"] = len(drawn)
+    options.note("out of memory", found)
+
+
+_LAUNCHED = """
+import sys, torch
+sys.path.insert(0, {bench!r})
+from pathlib import Path
+from card import batch_for, kit_on, small_profile
+from anytoany_lib.model import AnyToAny
+from anytoany_lib.ranks import Ranks
+joined = Ranks(Path(), [])
+model = AnyToAny.from_profile(small_profile(Path({scratch!r}), "nf4"), seed=0)
+kit, read = kit_on(model, 3, batch_for(model, model.profile.stages[3], 64))
+if joined.sharded:
+    kit.wrapped, kit.optimiser = joined.prepare(model, kit.standing.optimiser)
+for _ in range(3):
+    kit.take(read)
+print("RESULT", joined.accelerator.distributed_type, torch.distributed.get_backend(), kit.standing.first)
+"""
+
+
+def processes(options: Options) -> None:
+    """One process under torchrun, as every card of a lab runs: DDP, then FSDP2."""
+    script = options.scratch / "launched.py"
+    options.scratch.mkdir(parents=True, exist_ok=True)
+    bench = str(Path(__file__).parent)
+    script.write_text(_LAUNCHED.format(bench=bench, scratch=str(options.own)))
+    small_profile(options.own, "nf4")
+    for name, asked in {
+        "DDP": {},
+        "FSDP2": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
+    }.items():
+        started = time.perf_counter()
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "1",
+            str(script),
+        ]
+        try:
+            done = subprocess.run(
+                command,
+                env=os.environ | asked,
+                capture_output=True,
+                text=True,
+                timeout=80,
+                check=False,
+            )
+            said = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
+            found = said or done.stderr.strip().splitlines()[-30:]
+        except subprocess.TimeoutExpired as error:
+            found = [f"no end within {error.timeout} s"]
+        options.note(name, {"said": found, "seconds": time.perf_counter() - started})
