@@ -21,7 +21,7 @@ from card import DEVICE, Options, batch_for, free, kit_on, limit_memory, small_p
 from record import machine, medians
 from torch.nn import functional as F
 
-from anytoany_lib.config import resolve
+from anytoany_lib.config import Profile, resolve
 from anytoany_lib.decoders import Decoder
 from anytoany_lib.decoding import decode
 from anytoany_lib.imagebind import ImageBind
@@ -231,16 +231,30 @@ def _same_media(options: Options) -> None:
             .embed("image", pictures)
         )
         options.note(f"encoder {dtype}", {"cosines": F.cosine_similarity(found, wanted).tolist()})
-    config = profile.decoders["image"]
-    condition = torch.randn(2, *config.condition, generator=torch.Generator().manual_seed(0))
-    cpu = Decoder(config, torch.device("cpu")).generate(condition, [0, 1])
+    noise = [torch.randn(64, generator=torch.Generator().manual_seed(0), dtype=d) for d in types]
+    options.note("noise of one seed", {str(n.dtype): distance(n, noise[0]) for n in noise})
+    reference = _pictures(profile, torch.device("cpu"), torch.float32)
     for dtype in types:
-        made = Decoder(config, DEVICE, dtype).generate(condition, [0, 1])
-        off = [
-            np.abs(np.asarray(a["image"], float) - np.asarray(b["image"], float)).mean()
-            for a, b in zip(made, cpu, strict=True)
-        ]
-        options.note(f"pictures {dtype}", {"mean difference in 255ths": off})
+        off = np.abs(_pictures(profile, DEVICE, dtype) - reference).mean()
+        options.note(f"pictures {dtype}", {"mean difference in 255ths": 255 * off})
+
+
+def _pictures(profile: Profile, device: torch.device, dtype: torch.dtype) -> np.ndarray:
+    """Two pictures of the tiny decoder as floats (2, H, W, 3), from conditions and latents that are always the same."""
+    config = profile.decoders["image"]
+    decoder = Decoder(config, device, dtype)
+    unet, generator = decoder.pipeline.unet.config, torch.Generator().manual_seed(0)
+    condition = torch.randn(2, *config.condition, generator=generator)
+    latents = torch.randn(2, unet.in_channels, *(unet.sample_size,) * 2, generator=generator)
+    made = decoder.pipeline(
+        **decoder._conditions(condition),
+        latents=latents.to(device, dtype),
+        num_inference_steps=config.steps,
+        guidance_scale=config.guidance,
+        output_type="np",
+        **config.options,
+    )
+    return made[0]
 
 
 def half_precision(options: Options) -> None:
@@ -416,7 +430,8 @@ def processes(options: Options) -> None:
                 check=False,
             )
             said = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
-            found = said or done.stderr.strip().splitlines()[-30:]
+            errors = [line for line in done.stderr.splitlines() if "Error: " in line]
+            found = said or errors or done.stderr.strip().splitlines()[-30:]
         except subprocess.TimeoutExpired as error:
             found = [f"no end within {error.timeout} s"]
         options.note(name, {"said": found, "seconds": time.perf_counter() - started})

@@ -23,7 +23,7 @@ from anytoany_lib.toyworld import draw, film, sound
 
 CUDA = DEVICE.type == "cuda"
 STEPS, WARMUP = (6, 2) if CUDA else (1, 0)
-NEW_TOKENS = 128 if CUDA else 8
+NEW_TOKENS = 32 if CUDA else 8
 
 
 def _begun(options: Options, dtype: str = "") -> None:
@@ -85,39 +85,37 @@ def _stage(options: Options, model: AnyToAny, number: int, tokens: int) -> None:
 
 @torch.inference_mode()
 def talking(options: Options) -> None:
-    """Tokens a second: reading 1,024, writing with LoRA and without, sixteen at once, beside bare `generate`."""
+    """Tokens a second: reading a long prompt, writing alone and sixteen at once, beside bare `generate`; with LoRA first."""
     _begun(options)
     model = _loaded(options)
-    for with_lora in (False, True):
-        if with_lora:
-            model.add_lora()
-        model.requires_grad_(False).eval()
-        options.note("with LoRA" if with_lora else "without LoRA", _rates(model))
+    model.add_lora()
+    model.requires_grad_(False).eval()
+    _rates(options, model, "with LoRA")
+    del model
+    free()
+    model = AnyToAny.from_profile(options.profile, seed=0)
+    model.requires_grad_(False).eval()
+    _rates(options, model, "without LoRA")
 
 
-def _rates(model: AnyToAny) -> dict[str, Any]:
+def _rates(options: Options, model: AnyToAny, name: str) -> None:
     long = model.profile.llm.context - NEW_TOKENS
-    found: dict[str, Any] = {}
-    for name, words, rows, new in (
-        (f"reading {long}", long, 1, 1),
+    for what, words, rows, new in (
         (f"writing {NEW_TOKENS}", 32, 1, NEW_TOKENS),
+        (f"reading {long}", long, 1, 1),
         (f"16 at once, writing {NEW_TOKENS}", 32, 16, NEW_TOKENS),
     ):
         prompt = _prompt(model, words)
         kit = partial(_written, model, prompt, rows, new)
         bare = partial(_generated, model, prompt, rows, new)
-        lengths = kit(), bare()
-        taken: dict[str, Any] = {}
-        with measured(taken):
-            kit()
+        found: dict[str, Any] = {"rows": rows, "tokens of the prompt": len(prompt.ids)}
+        with measured(found):
+            lengths = kit(), bare()
         times = medians(kit, bare, rounds=2 if CUDA else 1)
         tokens = lengths if new > 1 else (len(prompt.ids),) * 2
-        found[name] = taken | {
-            "tokens": tokens,
-            "tokens_per_second": round(tokens[0] / times[0], 1),
-            "of bare generate": round(tokens[1] / times[1], 1),
-        }
-    return found
+        found["tokens_per_second"] = round(tokens[0] / times[0], 1)
+        found["of bare generate"] = round(tokens[1] / times[1], 1)
+        options.note(f"{name}: {what}", found)
 
 
 def _prompt(model: AnyToAny, tokens: int) -> Any:
