@@ -11,23 +11,22 @@ from typing import Any
 
 import pytest
 import torch
-from resuming import weights, with_stage
+from resuming import shallow, weights, with_stage
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache
 
 from anytoany_lib import runs, train
 from anytoany_lib.chat import Session
 from anytoany_lib.checkpoint import newest
-from anytoany_lib.config import Dtype, Profile, resolve
+from anytoany_lib.config import Dtype, Profile
 from anytoany_lib.events import Done
-from anytoany_lib.llm import load_llm
+from anytoany_lib.llm import load_llm, unpack
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.ranks import Ranks
 from anytoany_lib.sampling import Sampling
 from anytoany_lib.trackers import Log
 
 STEPS = 6
-SHIPPED = resolve("ckpt/tiny/run")
 
 
 def in_type(profile: Profile, dtype: Dtype) -> Profile:
@@ -37,10 +36,10 @@ def in_type(profile: Profile, dtype: Dtype) -> Profile:
 
 
 @pytest.fixture(scope="module")
-def as_t4(profile: Profile) -> Profile:
-    """Profile tiny as a T4 computes it, with stages of a few small steps."""
+def as_t4(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    """Profile tiny, of its language model the first layers, as a T4 computes it, with stages of a few small steps."""
     fit = {"rows": 4, "steps": 3, "batch_size": 4}
-    small = in_type(profile, "float16")
+    small = in_type(shallow(profile, tmp_path_factory.mktemp("llm")), "float16")
     for stage, fits in ((1, {}), (2, {"fit_after": fit}), (3, {"fit_before": fit})):
         settings = {"batch_size": 2, "accumulation": 2, "steps": STEPS, "warmup": 0.0} | fits
         small = with_stage(small, stage, **{"fit_after": {"steps": 0}} | settings)
@@ -123,9 +122,9 @@ def test_gradients_that_overflow_at_any_scale_end_the_training(
     ("dtype", "scaled"), [("auto", False), ("float16", True), ("bfloat16", False)]
 )
 def test_the_type_of_the_profile_is_computed_in_and_decides_on_a_scaler(
-    profile: Profile, tmp_path: Path, dtype: Dtype, scaled: bool
+    as_t4: Profile, tmp_path: Path, dtype: Dtype, scaled: bool
 ):
-    llm = load_llm(in_type(profile, dtype), torch.device("cpu"))
+    llm = load_llm(in_type(as_t4, dtype), torch.device("cpu"))
     expected = torch.float32 if dtype == "auto" else getattr(torch, dtype)
     assert llm.dtype == llm.get_input_embeddings().weight.dtype == expected
     assert (Ranks(tmp_path, [], dtype).accelerator.scaler is not None) == scaled
@@ -156,8 +155,8 @@ def test_logits_that_are_not_finite_end_a_reply_and_the_session_goes_on(
     assert isinstance(list(session.retry())[-1], Done)
 
 
-def test_a_reply_that_overflows_float16_says_what_to_do():
-    model = AnyToAny.from_pretrained(SHIPPED, dtype="float16")
+def test_a_reply_that_overflows_float16_says_what_to_do(stages: list[Path]):
+    model = AnyToAny.from_pretrained(stages[2])
     with torch.no_grad():
         model.causal_lm.get_decoder().norm.weight.fill_(60_000)
     with pytest.raises(RuntimeError, match=r"float16.*set llm.dtype: bfloat16 or float32 in the"):
@@ -188,20 +187,27 @@ def a_token(model: AnyToAny) -> tuple[Counter[str], torch.Tensor]:
     return operations.count, logits
 
 
-def test_a_model_that_talks_on_a_card_casts_nothing_for_lora(profile: Profile):
-    model = AnyToAny.from_pretrained(SHIPPED, dtype="bfloat16")
+def test_a_model_that_talks_on_a_card_casts_nothing_for_lora(as_t4: Profile):
+    model = AnyToAny.from_profile(in_type(as_t4, "bfloat16")).eval()
+    unpack(model.llm)
+    model.add_lora()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
     before, expected = a_token(model)
     model.cast_for_talking()
     after, found = a_token(model)
-    matrices = sum(name.endswith("lora_A.default.weight") for name, _ in model.named_parameters())
-    assert matrices == 4 * 30
+    matrices = sum("lora_A" in name for name, _ in model.named_parameters())
+    assert matrices == 2 * 4
     # Of each the input and what comes of it; of the new tokens' rows one a table, and the states that meet them.
-    assert (before - after) == {"_to_copy.default": 2 * matrices + 2} and not after - before
+    assert before - after == {"_to_copy.default": 2 * matrices + 2} and not after - before
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=0.02, rtol=0)
 
 
-def test_on_a_cpu_a_loaded_run_is_not_cast():
-    model = AnyToAny.from_pretrained(SHIPPED, dtype="bfloat16")
+def test_on_a_cpu_a_loaded_run_is_as_it_was_trained(stages: list[Path]):
+    model = AnyToAny.from_pretrained(stages[2])
     kinds = {p.dtype for name, p in model.named_parameters() if "lora_" in name}
     assert kinds == {torch.float32} == {p.dtype for p in model.token_rows.parameters()}
+    assert model.causal_lm.dtype == torch.float16
+    assert AnyToAny.from_pretrained(stages[2], dtype="float32").causal_lm.dtype == torch.float32
