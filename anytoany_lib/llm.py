@@ -42,14 +42,11 @@ def pick_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def pick_dtype(device: torch.device, wanted: Dtype = "auto") -> torch.dtype:
-    """The type that is wanted (`llm.dtype` of a profile). "auto" is bfloat16 where the hardware multiplies matrices in it,
-    else float16 on CUDA and float32 on a CPU.
+def pick_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies matrices in it, else float16 on CUDA and float32 on a CPU.
 
     A CPU with AVX512-BF16 but no AMX is not enough: there bfloat16 takes twice the time of float32.
     """
-    if wanted != "auto":
-        return getattr(torch, wanted)
     if device.type == "cuda":
         return (
             torch.bfloat16
@@ -57,6 +54,11 @@ def pick_dtype(device: torch.device, wanted: Dtype = "auto") -> torch.dtype:
             else torch.float16
         )
     return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16") else torch.float32
+
+
+def compute_dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
+    """What a language model computes in: the type that is wanted (a profile's llm.dtype), "auto" being the device's."""
+    return pick_dtype(device) if wanted == "auto" else getattr(torch, wanted)
 
 
 def _model_folder(profile: Profile) -> Path:
@@ -77,7 +79,7 @@ def load_tokenizer(profile: Profile) -> PreTrainedTokenizerBase:
 def load_llm(profile: Profile, device: torch.device | None = None) -> PreTrainedModel:
     """The frozen causal LM, its linear layers in 4-bit NF4 unless the profile says otherwise."""
     device = device or pick_device()
-    dtype = pick_dtype(device, profile.llm.dtype)
+    dtype = compute_dtype(profile.llm.dtype, device)
     quantization = None
     if profile.llm.quantization == "nf4":
         quantization = BitsAndBytesConfig(

@@ -25,7 +25,7 @@ from accelerate.utils import (
 from torch import distributed, nn
 
 from anytoany_lib.config import Dtype
-from anytoany_lib.llm import launched_for, pick_device, pick_dtype
+from anytoany_lib.llm import compute_dtype, launched_for, pick_device
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.sharded import divided, evened
 from anytoany_lib.stage_data import Step
@@ -55,7 +55,7 @@ class Ranks:
                 InitProcessGroupKwargs(timeout=_ANSWER_WITHIN),
             ],
         )
-        if pick_dtype(device, dtype) == torch.float16:
+        if compute_dtype(dtype, device) == torch.float16:
             # Accelerate's own would come with autocast, and on cards only.
             self.accelerator.scaler = torch.amp.GradScaler(device.type)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
