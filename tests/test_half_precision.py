@@ -26,7 +26,7 @@ from anytoany_lib.ranks import Ranks
 from anytoany_lib.sampling import Sampling
 from anytoany_lib.trackers import Log
 
-STEPS = 6
+STEPS, SCALE = 3, 2.0**10
 
 
 def in_type(profile: Profile, dtype: Dtype) -> Profile:
@@ -38,19 +38,20 @@ def in_type(profile: Profile, dtype: Dtype) -> Profile:
 @pytest.fixture(scope="module")
 def as_t4(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
     """Profile tiny, of its language model the first layers, as a T4 computes it, with stages of a few small steps."""
-    fit = {"rows": 4, "steps": 3, "batch_size": 4}
+    fit = {"rows": 2, "steps": 2, "batch_size": 2}
     small = in_type(shallow(profile, tmp_path_factory.mktemp("llm")), "float16")
-    for stage, fits in ((1, {}), (2, {"fit_after": fit}), (3, {"fit_before": fit})):
-        settings = {"batch_size": 2, "accumulation": 2, "steps": STEPS, "warmup": 0.0} | fits
-        small = with_stage(small, stage, **{"fit_after": {"steps": 0}} | settings)
+    settings = {"batch_size": 1, "accumulation": 2, "steps": STEPS, "warmup": 0.0}
+    for stage, fits in ((1, {}), (2, {"fit_before": fit, "fit_after": fit}), (3, {})):
+        small = with_stage(small, stage, **settings, **{"fit_after": {"steps": 0}} | fits)
     return small
 
 
 @pytest.fixture(scope="module")
 def too_large() -> Any:
     """Scalers begin with a scale that is too large for float16, and every step has its line in metrics.jsonl."""
+    first = {"init_scale": SCALE * 2.0**60, "backoff_factor": 2.0**-60}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**28))
+        patch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, **first))
         patch.setattr(Log, "every", 1)
         yield
 
@@ -93,11 +94,11 @@ def test_a_stopped_training_goes_on_with_its_scale_and_its_count(
 ):
     run, update = tmp_path / "run", train._update
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_update", lambda *a: 1 / 0 if a[3].step == 3 else update(*a))
+        patch.setattr(train, "_update", lambda *a: 1 / 0 if a[3].step == 2 else update(*a))
         with pytest.raises(ZeroDivisionError):
             train.train(as_t4, 3, toy_data, run, stages[1], save_every=1)
     state = torch.load(newest(run) / "state.pt", weights_only=True)
-    assert state["skipped"] > 0 and state["scaler"]["scale"] == 2.0 ** (28 - state["skipped"])
+    assert state["skipped"] == 1 and state["scaler"]["scale"] == SCALE
     train.train(as_t4, 3, toy_data, run, stages[1], resume=True)
     assert weights(run) == weights(stages[2])
     assert curve(run) == curve(stages[2])
