@@ -46,15 +46,26 @@ class Kit:
 
 
 def bare_step(model: AnyToAny, everywhere: bool = True) -> Callable[[Step], None]:
-    """A step of the model's LLM by transformers alone: embeddings in, loss out, AdamW on its LoRA.
+    """A step of the model's LLM by transformers alone: embeddings in, loss out, and what the kit too does with LoRA: the
+    scaler of float16, clipping, fused AdamW.
 
     Without LoRA there are only gradients to the input embeddings, which the kit's bridges need in any case. As transformers
-    has it, logits are computed at all positions; without `everywhere` only where there is a label. New tokens are strangers
-    to the LLM: its last one stands for them. The weights, which the kit shares, stay as they are: the rate is 0.
+    has it, logits are computed at all positions; without `everywhere` only where there is a label, as the kit does it. New
+    tokens are strangers to the LLM: its last one stands for them. The weights, which the kit shares, stay as they are: the
+    rate is 0, at which AdamW computes no less.
     """
-    llm, known = model.llm, model.vocabulary.base_size
-    lora = [p for name, p in llm.named_parameters() if "lora_" in name]
-    optimiser = torch.optim.AdamW(lora or [nn.Parameter(torch.zeros(1))], lr=0.0)
+    llm, known, stage = model.llm, model.vocabulary.base_size, max(model.profile.stages)
+    settings = model.profile.stages[stage]
+    lora = [p for name, p in llm.named_parameters() if "lora_" in name and p.requires_grad]
+    optimiser = torch.optim.AdamW(
+        lora or [nn.Parameter(torch.zeros(1))],
+        lr=0.0,
+        betas=(0.9, 0.95),
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    half = model.causal_lm.dtype == torch.float16
+    scaler = torch.amp.GradScaler(model.device.type, enabled=half and bool(lora))
     loss_of = _loss_everywhere if everywhere else _loss_where_learnt
 
     def take(read: Step) -> None:
@@ -63,8 +74,11 @@ def bare_step(model: AnyToAny, everywhere: bool = True) -> Callable[[Step], None
             ids = batch.ids.clamp(max=known - 1)
             labels = batch.labels.masked_fill(batch.labels >= known, IGNORED)
             inputs = llm.get_input_embeddings()(ids).detach().requires_grad_(not lora)
-            loss_of(model, inputs, batch.mask, labels).backward()
-        optimiser.step()
+            scaler.scale(loss_of(model, inputs, batch.mask, labels)).backward()
+        scaler.unscale_(optimiser)
+        nn.utils.clip_grad_norm_(lora, settings.clip)
+        scaler.step(optimiser)
+        scaler.update()
         optimiser.zero_grad()
 
     return take

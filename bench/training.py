@@ -109,7 +109,7 @@ def kit_for(profile: Profile, stage: int, data: Path, run: Path) -> Kit:
     """A training of a stage before its first step."""
     job = Job(profile, stage, data, run, None, 0, None, 1)
     job.check_writable()
-    ranks = Ranks(run, [])
+    ranks = Ranks(run, [], profile.llm.dtype)
     return Kit(job, _begun(job, ranks, on_the_fly=False), ranks.accelerator)
 
 
@@ -245,7 +245,10 @@ def of_all_stages(stages: dict[int, dict[str, Any]]) -> dict[str, Any]:
         return sum(found["steps"] * found["seconds with reading"][how] for found in stages.values())
 
     return {
-        "step": {"ratio to bare": max(found["ratio to bare"] for found in stages.values())},
+        "step": {
+            name: max(found[name] for found in stages.values())
+            for name in ("ratio to bare", "ratio to bare, logits where learnt")
+        },
         "data": {"share of a step": max(found["share of data"] for found in stages.values())},
         "whole": {
             "seconds": whole(AS_IS),
