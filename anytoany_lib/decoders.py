@@ -151,6 +151,17 @@ def decoder_folder(config: DecoderConfig) -> Path:
     return folder
 
 
+def _whole(cls: type[PreTrainedModel], folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A model of a folder, which the library would fill up with random weights. ValueError if some are missing."""
+    model, found = cls.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(
+            f"{folder}: {len(missing)} weights of {cls.__name__} are missing: {', '.join(missing[:3])}, ...: its file is cut "
+            "or another model's; delete the folder and fetch it with notebooks/01_checkpoints.ipynb"
+        )
+    return model
+
+
 class CaptionEncoder:
     """A decoder's own tokenizers and text encoders, computing in `dtype`: captions -> float32 conditions."""
 
@@ -163,7 +174,7 @@ class CaptionEncoder:
         self._tokenizers, self._text_encoders = [], []
         for tokenizer, text_encoder, cls in self._adapter.parts():
             self._tokenizers.append(AutoTokenizer.from_pretrained(folder / tokenizer))
-            loaded = cls.from_pretrained(folder / text_encoder, dtype=dtype)
+            loaded = _whole(cls, folder / text_encoder, dtype)
             self._text_encoders.append(loaded.to(device).eval())
         self._portions = Portions(_AT_ONCE_BYTES)
 
