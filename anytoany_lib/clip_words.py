@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anytoany_lib.config import Profile, resolve
 
+PUBLISHED = 49408
 _MARKS = (
     "<|startoftext|>",
     "<|endoftext|>",
@@ -25,8 +26,13 @@ def folders(profile: Profile) -> list[Path]:
     return parts + [resolve(folder) for folder in profile.similarity.values()]
 
 
-def first(among: Iterable[Path], words: int) -> Path | None:
-    """The first folder with a CLIP tokenizer of so many words, None if there is none."""
+def find(own: Path, others: Iterable[Path], words: int) -> Path | None:
+    """The first folder with a CLIP tokenizer of so many words, None if there is none.
+
+    Others than an encoder's own have the words it was trained with only if those are CLIP's published ones: tokenizers that
+    were learnt from other texts may be as large.
+    """
+    among = [own, *(others if words == PUBLISHED else ())]
     return next((folder for folder in among if _is_clip(folder, words)), None)
 
 

@@ -95,7 +95,7 @@ class ImageBind(nn.Module):
         model.keep_senses(set(config.senses() if senses is None else senses))
         kept = {name: weights[name].to(dtype) for name in model.state_dict()}
         model.load_state_dict(kept, assign=True)
-        there = clip_words.first([file.parent, *words], config.vocab_size)
+        there = clip_words.find(file.parent, words, config.vocab_size)
         model.tokenizer = there and CLIPTokenizer.from_pretrained(there)
         model._file = file
         return model.requires_grad_(False).eval()
@@ -246,7 +246,7 @@ def check_words(path: str | os.PathLike, words: Sequence[Path]) -> None:
     FileNotFoundError or ValueError if the weights are not there or damaged. None of them is read.
     """
     config, _, file = _read(Path(path))
-    if clip_words.first([file.parent, *words], config.vocab_size) is None:
+    if clip_words.find(file.parent, words, config.vocab_size) is None:
         raise ValueError(clip_words.lacking(f"{path}: this ImageBind", config.vocab_size))
 
 
