@@ -24,7 +24,6 @@ from diffusers import (
 )
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
-from torch.nn import functional as F
 from transformers import (
     AutoTokenizer,
     ClapTextModelWithProjection,
@@ -33,65 +32,27 @@ from transformers import (
     PreTrainedModel,
 )
 
+from anytoany_lib.broken_media import NOT_FINITE, BrokenMedia, reason_of
+from anytoany_lib.conditions import (
+    attended,
+    clap_condition,
+    classed,
+    clip_condition,
+    embeds,
+    embeds_and_pooled,
+    two_clip_condition,
+)
 from anytoany_lib.config import DecoderConfig, resolve
+from anytoany_lib.decoder_memory import working_bytes
+from anytoany_lib.out_of_memory import Portions
 from anytoany_lib.previews import colour_map, preview
+from anytoany_lib.residence import bytes_of, frozen_dtype
 
 OnStep = Callable[[int, int, Image.Image | None], None]
 _FADE_SECONDS = 0.02
-_NOT_FINITE = "the output projection gave values that are not finite: the run folder is broken"
-_CAME_OUT = (
-    "the decoder gave values that are not finite: its weights are broken, or too large for 16 bits"
-)
-
-
-def _clip_condition(encoders: list[CLIPTextModel], tokens: list) -> torch.Tensor:
-    """Last hidden states at every position, padding included, as Stable Diffusion takes them: (B, L, D)."""
-    return encoders[0](tokens[0].input_ids).last_hidden_state
-
-
-def _clap_condition(encoders: list[ClapTextModelWithProjection], tokens: list) -> torch.Tensor:
-    """The projected pooled text, L2-normalised, as AudioLDM takes it: (B, D)."""
-    # It attends to no padding, so the columns that are nothing else (most of 512) need not be computed.
-    longest = int(tokens[0].attention_mask.sum(1).max())
-    read = encoders[0](tokens[0].input_ids[:, :longest], tokens[0].attention_mask[:, :longest])
-    return F.normalize(read.text_embeds, dim=-1)
-
-
-def _two_clip_condition(encoders: list, tokens: list) -> torch.Tensor:
-    """Both encoders' last but one hidden states side by side, and behind the last position the pooled text of the
-    second, filled up with zeros: all that Stable Diffusion XL takes, as one tensor (B, L + 1, D1 + D2).
-    """
-    read = [
-        e(t.input_ids, output_hidden_states=True) for e, t in zip(encoders, tokens, strict=True)
-    ]
-    states = torch.cat([one.hidden_states[-2] for one in read], dim=-1)
-    pooled = read[1].text_embeds
-    return torch.cat([states, F.pad(pooled, (0, states.shape[-1] - pooled.shape[-1]))[:, None]], 1)
-
-
-def _embeds(pipeline, condition: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {"prompt_embeds": condition}
-
-
-def _embeds_and_pooled(pipeline, condition: torch.Tensor) -> dict[str, torch.Tensor]:
-    width = pipeline.text_encoder_2.config.projection_dim
-    return {"prompt_embeds": condition[:, :-1], "pooled_prompt_embeds": condition[:, -1, :width]}
-
-
-def _attended(condition: torch.Tensor) -> dict[str, torch.Tensor | None]:
-    return {"encoder_hidden_states": condition}
-
-
-def _classed(condition: torch.Tensor) -> dict[str, torch.Tensor | None]:
-    return {"encoder_hidden_states": None, "class_labels": condition}
-
-
-class BrokenMedia(ValueError):
-    """Some media of a batch came out as values that are not finite; `made` has the others, None in their places."""
-
-    def __init__(self, message: str, made: list[dict[str, Any] | None]):
-        super().__init__(message)
-        self.made = made
+_LONGEST = 512  # tokens of a caption; RoBERTa's tokenizer may name no limit
+_AT_ONCE_BYTES = 2**30  # of activations
+_LIVE_WIDTHS = 13  # of a token: what a layer holds at once
 
 
 def _bytes(floats: np.ndarray) -> np.ndarray:
@@ -130,11 +91,11 @@ class Adapter:
     """(one medium as the pipeline's floats, config, pipeline) -> payload of a reply part."""
     new_callback: bool
     """Whether the pipeline takes callback_on_step_end(pipe, step, t, kwargs) or the older callback(step, t, latents)."""
-    arguments: Callable[[Any, torch.Tensor], dict[str, torch.Tensor]] = _embeds
+    arguments: Callable[[Any, torch.Tensor], dict[str, torch.Tensor]] = embeds
     """(pipeline, conditions) -> its keyword arguments; the unconditional ones get "negative_" before their names."""
     lengths: dict[str, str] = field(default_factory=dict)
     """What the pipeline calls the length of a medium: "frames" of a clip, "seconds" of a sound."""
-    told: Callable[[torch.Tensor], dict[str, torch.Tensor | None]] | None = _attended
+    told: Callable[[torch.Tensor], dict[str, torch.Tensor | None]] | None = attended
     """Conditions -> what its UNet is called with beside latents and timesteps; None: not by a condition alone."""
 
     def parts(self) -> list[tuple[str, str, type[PreTrainedModel]]]:
@@ -148,30 +109,30 @@ class Adapter:
 
 ADAPTERS = {
     "stable-diffusion": Adapter(
-        StableDiffusionPipeline, (CLIPTextModel,), _clip_condition, _image, True
+        StableDiffusionPipeline, (CLIPTextModel,), clip_condition, _image, True
     ),
     "stable-diffusion-xl": Adapter(
         StableDiffusionXLPipeline,
         (CLIPTextModel, CLIPTextModelWithProjection),
-        _two_clip_condition,
+        two_clip_condition,
         _image,
         True,
-        _embeds_and_pooled,
+        embeds_and_pooled,
         told=None,
     ),
     "audioldm": Adapter(
         AudioLDMPipeline,
         (ClapTextModelWithProjection,),
-        _clap_condition,
+        clap_condition,
         _sound,
         False,
         lengths={"seconds": "audio_length_in_s"},
-        told=_classed,
+        told=classed,
     ),
     "text-to-video": Adapter(
         TextToVideoSDPipeline,
         (CLIPTextModel,),
-        _clip_condition,
+        clip_condition,
         _film,
         False,
         lengths={"frames": "num_frames"},
@@ -190,27 +151,57 @@ def decoder_folder(config: DecoderConfig) -> Path:
     return folder
 
 
-class CaptionEncoder:
-    """A decoder's own tokenizers and text encoders: captions -> float32 conditions."""
+def _whole(cls: type[PreTrainedModel], folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A model of a folder, which the library would fill up with random weights. ValueError if some are missing."""
+    model, found = cls.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(
+            f"{folder}: {len(missing)} weights of {cls.__name__} are missing: {', '.join(missing[:3])}, ...: its file is cut "
+            "or another model's; delete the folder and fetch it with notebooks/01_checkpoints.ipynb"
+        )
+    return model
 
-    def __init__(self, config: DecoderConfig, device: torch.device):
+
+class CaptionEncoder:
+    """A decoder's own tokenizers and text encoders, computing in `dtype`: captions -> float32 conditions."""
+
+    def __init__(
+        self, config: DecoderConfig, device: torch.device, dtype: torch.dtype = torch.float32
+    ):
         self.config, self.device = config, device
         self._adapter = ADAPTERS[config.pipeline]
         folder = decoder_folder(config)
         self._tokenizers, self._text_encoders = [], []
         for tokenizer, text_encoder, cls in self._adapter.parts():
             self._tokenizers.append(AutoTokenizer.from_pretrained(folder / tokenizer))
-            loaded = cls.from_pretrained(folder / text_encoder, dtype=torch.float32)
+            loaded = _whole(cls, folder / text_encoder, dtype)
             self._text_encoders.append(loaded.to(device).eval())
+        self._portions = Portions(_AT_ONCE_BYTES)
+
+    def _row_bytes(self) -> int:
+        """Bytes that the activations of one caption take, every layer's states among them."""
+        return max(
+            min(tokenizer.model_max_length, _LONGEST)
+            * encoder.config.hidden_size
+            * (_LIVE_WIDTHS + encoder.config.num_hidden_layers)
+            * encoder.dtype.itemsize
+            for tokenizer, encoder in zip(self._tokenizers, self._text_encoders, strict=True)
+        )
+
+    def __call__(self, captions: Sequence[str]) -> torch.Tensor:
+        """Captions -> (B, *condition) float32, on the encoders' device; as many at once as memory has room for.
+
+        ValueError if the profile promises another shape.
+        """
+        return self._portions("captions", captions, self._row_bytes(), self._read).to(self.device)
 
     @torch.inference_mode()
-    def __call__(self, captions: Sequence[str]) -> torch.Tensor:
-        """Captions -> (B, *condition) float32. ValueError if the profile promises another shape."""
+    def _read(self, captions: Sequence[str]) -> torch.Tensor:
         tokens = [
             tokenizer(
                 list(captions),
                 padding="max_length",
-                max_length=min(tokenizer.model_max_length, 512),
+                max_length=min(tokenizer.model_max_length, _LONGEST),
                 truncation=True,
                 return_tensors="pt",
             ).to(self.device)
@@ -232,42 +223,88 @@ def caption_model_files(config: DecoderConfig) -> list[Path]:
     return [file for part in parts for file in sorted((folder / part).iterdir())]
 
 
+def _without_checker(config: DecoderConfig) -> dict[str, Any]:
+    """What a pipeline is loaded with so that it leaves its safety checker out, whose files need not be there."""
+    checked = "safety_checker" in ADAPTERS[config.pipeline].pipeline._optional_components
+    if config.safety_checker or not checked:
+        return {}
+    return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+
+def load_pipeline(config: DecoderConfig, dtype: torch.dtype) -> DiffusionPipeline:
+    """A decoder's pipeline in host memory, its scheduler as published, the autoencoder decoding one picture or frame at a time.
+
+    Its safety checker is left out unless the profile wants it: ValueError then if there is none.
+    """
+    # Two of the pipelines are marked deprecated in diffusers; the version is pinned for their sake.
+    diffusers_logging.set_verbosity_error()
+    cls, folder = ADAPTERS[config.pipeline].pipeline, decoder_folder(config)
+    pipeline = cls.from_pretrained(folder, dtype=dtype, **_without_checker(config))
+    if config.safety_checker and getattr(pipeline, "safety_checker", None) is None:
+        raise ValueError(
+            f"{folder} has no safety checker, the profile's decoder says safety_checker: true: set it to false, or name a "
+            "pipeline that has one"
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.vae.enable_slicing()
+    return pipeline
+
+
 class Decoder:
-    """A frozen diffusion pipeline that turns embeddings into media. Loads once."""
+    """A frozen diffusion pipeline that turns embeddings into media. Loads once, in half precision for a card."""
 
     def __init__(
-        self, config: DecoderConfig, device: torch.device, dtype: torch.dtype = torch.float32
+        self, config: DecoderConfig, device: torch.device, dtype: torch.dtype | None = None
     ):
         self.config = config
         self._adapter = ADAPTERS[config.pipeline]
-        # Two of the pipelines are marked deprecated in diffusers; the version is pinned for their sake.
-        diffusers_logging.set_verbosity_error()
-        self.pipeline = self._adapter.pipeline.from_pretrained(decoder_folder(config), dtype=dtype)
-        self.pipeline.set_progress_bar_config(disable=True)
-        self._dtype = dtype
-        self._unconditional = CaptionEncoder(config, device)([""]).to(dtype)
+        self._dtype = frozen_dtype(device) if dtype is None else dtype
+        # Before the pipeline comes, which has the same text encoder: a card holds one of them at a time.
+        self._unconditional = CaptionEncoder(config, device)([""]).to(self._dtype)
+        self.pipeline = load_pipeline(config, self._dtype)
         self.to(device)
-        if dtype != torch.float32:  # a card: one picture or frame at a time through the autoencoder
-            self.pipeline.vae.enable_slicing()
+
+    def _modules(self) -> list[torch.nn.Module]:
+        return [m for m in self.pipeline.components.values() if isinstance(m, torch.nn.Module)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights of all parts."""
+        return sum(map(bytes_of, self._modules()))
 
     def to(self, device: torch.device) -> None:
         """Moves every part, to the card or to host memory."""
-        for part in self.pipeline.components.values():
-            if isinstance(part, torch.nn.Module):
-                part.to(device)
+        for part in self._modules():
+            part.to(device)
         self._unconditional = self._unconditional.to(device)
         self._device = device
+
+    def working_bytes(
+        self, media: int, frames: int | None = None, seconds: float | None = None
+    ) -> int:
+        """Bytes that `generate` takes beside the weights for so many media; see `decoder_memory`."""
+        return working_bytes(self.pipeline, self.config, media, frames, seconds)
 
     @cached_property
     def _colours(self) -> torch.Tensor:
         return colour_map(self.pipeline.vae)
 
-    def _callbacks(self, on_step: OnStep | None, steps: int, preview_every: int) -> dict[str, Any]:
-        """The pipeline's argument that has it call `on_step` after each of its steps."""
+    def _callbacks(self, on_step: OnStep | None, preview_every: int) -> dict[str, Any]:
+        """The pipeline's argument that has it call `on_step` after its steps.
+
+        They are counted as the scheduler goes: PNDM takes one more than it is asked for, Heun's two for each but the last.
+        """
         if on_step is None:
             return {}
+        scheduler = self.pipeline.scheduler
+
+        def counted(step: int, timestep: Any, latents: torch.Tensor) -> None:
+            """Told by the older pipelines after every step of the order that the scheduler has, and after the last."""
+            total = len(scheduler.timesteps)
+            on_step(min((step + 1) * scheduler.order, total), total, None)
+
         if not self._adapter.new_callback:
-            return {"callback": lambda step, timestep, latents: on_step(step + 1, steps, None)}
+            return {"callback": counted}
         colours = self._colours if preview_every else None  # found before the first step
 
         def called(
@@ -279,7 +316,7 @@ class Decoder:
                 # Some schedulers keep latents larger than the autoencoder's, by the noise that is left.
                 latents = pipe.scheduler.scale_model_input(arguments["latents"], timestep)
                 shown = preview(colours, latents[0], pipe.vae_scale_factor)
-            on_step(step + 1, steps, shown)
+            on_step(step + 1, len(scheduler.timesteps), shown)
             return arguments
 
         return {"callback_on_step_end": called}
@@ -310,32 +347,38 @@ class Decoder:
         An image part gets "image" (PIL), an audio part "audio" (float32 mono) and "sampling_rate", a video part
         "video" (uint8 (T, H, W, 3)) and "fps"; `frames` and `seconds` set the length of the kinds that have one.
         `on_step(done, total, preview)` is called after each diffusion step, with the first picture as it is so far at
-        every `preview_every`-th, else None; what it raises ends the generation. BrokenMedia if embeddings or media are
-        not finite; the others are made all the same, as they would have been.
+        every `preview_every`-th, else None; what it raises ends the generation. The total is the scheduler's own. BrokenMedia
+        if embeddings or media are not finite, or the safety checker refuses some; the others are made all the same, as they
+        would have been.
         """
-        told = torch.isfinite(embeddings).flatten(1).all(1)
-        if not told.any():
-            raise BrokenMedia(_NOT_FINITE, [None] * len(embeddings))
-        steps = steps or self.config.steps
+        told = torch.isfinite(embeddings).flatten(1).all(1).tolist()
+        if not any(told):
+            raise BrokenMedia([None] * len(told), [NOT_FINITE] * len(told))
         wished = {"frames": frames, "seconds": seconds}
         lengths = {name: wished[wish] for wish, name in self._adapter.lengths.items()}
         lengths = {name: length for name, length in lengths.items() if length is not None}
         output = self.pipeline(
             # A broken embedding keeps its place in the batch, so that the others are computed as ever.
             **self._conditions(embeddings.nan_to_num(0, 0, 0)),
-            num_inference_steps=steps,
+            num_inference_steps=steps or self.config.steps,
             guidance_scale=self.config.guidance if guidance is None else guidance,
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             output_type="np",  # before it is rounded to bytes, where NaN would look like black
             **(self.config.options | lengths),
-            **self._callbacks(on_step, steps, preview_every),
+            **self._callbacks(on_step, preview_every),
         )
+        refused = getattr(output, "nsfw_content_detected", None) or [False] * len(told)
+        return self._made(np.asarray(output[0]), told, refused)
+
+    def _made(
+        self, floats: np.ndarray, told: Sequence[bool], refused: Sequence[bool]
+    ) -> list[dict[str, Any]]:
+        """The media of a batch as the payload of reply parts; BrokenMedia if one was told nothing finite, is not, or is refused."""
+        reasons = [reason_of(*one) for one in zip(told, floats, refused, strict=True)]
         made = [
-            self._adapter.medium(floats, self.config, self.pipeline)
-            if fine and np.isfinite(floats).all()
-            else None
-            for floats, fine in zip(np.asarray(output[0]), told.tolist(), strict=True)
+            None if reason else self._adapter.medium(medium, self.config, self.pipeline)
+            for medium, reason in zip(floats, reasons, strict=True)
         ]
-        if None in made:
-            raise BrokenMedia(_NOT_FINITE if not told.all() else _CAME_OUT, made)
+        if any(reasons):
+            raise BrokenMedia(made, reasons)
         return [medium for medium in made if medium is not None]

@@ -32,8 +32,10 @@ from anytoany_lib import media, mels
 from anytoany_lib.config import DecoderConfig, Profile, StageConfig
 from anytoany_lib.decoders import ADAPTERS, decoder_folder
 from anytoany_lib.llm import pick_device, pick_dtype
+from anytoany_lib.out_of_memory import Portions
 
 LATENT_BATCH = 8  # clips of full size are large
+_AT_ONCE_BYTES = 2**30  # of what an autoencoder reads
 _GAMMA = {"image": 5.0}  # v1.5 weights images by min-SNR, sounds and clips not
 _FRAMES = 16  # of a clip, which TextToVideoSDPipeline makes unless told
 _SUFFIX = " denoising"
@@ -122,6 +124,7 @@ class LatentEncoder:
         vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
         self._vae = vae.to(device).eval()
         self._vae.enable_slicing()
+        self._portions = Portions(_AT_ONCE_BYTES)
 
     def prepared(self, file: Path) -> torch.Tensor:
         """A media file decoded and made into the autoencoder's input; may run on any thread.
@@ -141,13 +144,17 @@ class LatentEncoder:
         filled = np.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
         return self._levels.picture(torch.from_numpy(filled)[None])
 
-    @torch.inference_mode()
     def __call__(self, prepared: Sequence[torch.Tensor]) -> torch.Tensor:
-        """What `prepared` gave of some media -> scaled latents (B, *latent_shape) float32.
+        """What `prepared` gave of some media -> scaled latents (B, *latent_shape) float32 on the CPU.
 
         The mean of the posterior, where v1.5 samples: so it can be kept. A sample would lie 4 % of the latents' spread away
         from it for the tiny pictures and clips, 31 % for the sounds, and the tiny UNets were trained on means.
         """
+        pixels = prepared[0].numel() * 4  # once as they are, once scaled, and their latents
+        return self._portions(self._kind, prepared, 3 * pixels, self._encoded)
+
+    @torch.inference_mode()
+    def _encoded(self, prepared: Sequence[torch.Tensor]) -> torch.Tensor:
         read = torch.stack(list(prepared)).to(self._device)
         if read.dtype == torch.uint8:
             read = read.float() / 127.5 - 1

@@ -212,8 +212,10 @@ def _by_judges(this: _Evaluation) -> tuple[dict[str, Any], list[Verdict]]:
 def _by_similarity(this: _Evaluation) -> tuple[dict[str, Any], list[Verdict]]:
     """What `similarity` makes of each reply where the profile names no judges, and the metrics beside (see `retrieval`)."""
     model, how = this.model, this.how
+    similarity.check(model.profile)
     asked = similarity.wishes(this.data, how.per_task, how.seed)
     _, replies = this.replies([wish.request for wish in asked])
+    model.make_room()  # for the models that the media are compared with
     found, results = similarity.measure(model.profile, asked, replies, how.seed, str(model.device))
     manifest, chosen = read_manifest(this.data, "test"), {wish.id for wish in asked}
     rows = list(map(manifest.resolved, manifest))

@@ -30,6 +30,7 @@ from anytoany_lib import media
 from anytoany_lib.imagebind import ImageBind
 from anytoany_lib.media import MediaError
 from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.residence import frozen_dtype
 
 Extractor = Callable[[str, Sequence[Any]], np.ndarray]
 CLIP_FRAMES = 16  # of a clip, evenly spread: as many as the published text-to-video models make
@@ -60,7 +61,7 @@ def _features(
     return features
 
 
-def _folder(path: str | Path, what: str) -> Path:
+def model_folder(path: str | Path, what: str) -> Path:
     """The folder itself; FileNotFoundError if it holds no model."""
     path = Path(path)
     if not (path / "config.json").is_file():
@@ -112,7 +113,7 @@ def _texts(
 
 def clip(folder: str | Path, device: str = "cpu", batch_size: int = 32) -> Extractor:
     """CLIP from a transformers folder (CLIPModel, image processor, tokenizer): image, text (N, D), video (N, T, D)."""
-    folder = _folder(folder, "CLIP")
+    folder = model_folder(folder, "CLIP")
     model = CLIPModel.from_pretrained(folder, local_files_only=True).to(device).eval()
     pixels = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     texts = _texts(model, folder, model.config.text_config.max_position_embeddings)
@@ -144,7 +145,7 @@ def clap(folder: str | Path, device: str = "cpu", batch_size: int = 16) -> Extra
 
     Of a longer sound the first seconds count, as many as the model hears (10): the library would draw a part at random.
     """
-    folder = _folder(folder, "CLAP")
+    folder = model_folder(folder, "CLAP")
     model = ClapModel.from_pretrained(folder, local_files_only=True).to(device).eval()
     ears = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
     # RoBERTa numbers positions from 2.
@@ -167,9 +168,15 @@ def clap(folder: str | Path, device: str = "cpu", batch_size: int = 16) -> Extra
     return _extractor("CLAP", kinds)
 
 
-def imagebind(path: str | Path, device: str = "cpu", batch_size: int = 16) -> Extractor:
-    """This kit's ImageBind from its folder or the published file: image, audio, video and text (N, D) in one space."""
-    model = ImageBind.from_checkpoint(path, senses=("vision", "audio", "text")).to(device)
+def imagebind(
+    path: str | Path, device: str = "cpu", batch_size: int = 16, words: Sequence[Path] = ()
+) -> Extractor:
+    """This kit's ImageBind from its folder or the published file: image, audio, video and text (N, D) in one space.
+
+    In half precision on a card. `words` are folders where CLIP's words may be, if they are not beside the weights.
+    """
+    senses, dtype = ("vision", "audio", "text"), frozen_dtype(torch.device(device))
+    model = ImageBind.from_checkpoint(path, senses, dtype, words).to(device)
     kinds = {
         kind: (partial(media.as_media, kind), partial(model.embed, kind), batch_size)
         for kind in MEDIA_KINDS

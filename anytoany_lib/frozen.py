@@ -1,6 +1,7 @@
 """The frozen models whose outputs training reads: the encoder, and the decoders' text encoders and autoencoders.
 
-Filling the caches, computing on the fly and measuring what either costs all go through here.
+Filling the caches, computing on the fly and measuring what either costs all go through here. On a card the encoder and the text
+encoders compute in half precision, as a reply does; autoencoders do not, of which some published ones overflow in it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from anytoany_lib.decoders import CaptionEncoder
 from anytoany_lib.denoising import LatentEncoder
 from anytoany_lib.imagebind import ImageBind
 from anytoany_lib.imagebind_inputs import prepare
+from anytoany_lib.residence import frozen_dtype
 
 
 class FrozenModels:
@@ -39,7 +41,8 @@ class FrozenModels:
                 path = resolve(self.profile.encoder.folder)
                 # Loading draws random weights, which must not move the numbers a training draws.
                 with torch.random.fork_rng():
-                    loaded = ImageBind.from_checkpoint(path, senses=("vision", "audio"))
+                    dtype = frozen_dtype(self.device)
+                    loaded = ImageBind.from_checkpoint(path, ("vision", "audio"), dtype)
                 self._encoder = loaded.to(self.device)
             return self._encoder
 
@@ -47,7 +50,8 @@ class FrozenModels:
         """The text encoders of a kind's decoder."""
         if kind not in self._text_encoders:
             with torch.random.fork_rng():
-                loaded = CaptionEncoder(self.profile.decoders[kind], self.device)
+                dtype = frozen_dtype(self.device)
+                loaded = CaptionEncoder(self.profile.decoders[kind], self.device, dtype)
             self._text_encoders[kind] = loaded
         return self._text_encoders[kind]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from anytoany_lib.background import Stopped, followed
-from anytoany_lib.decoders import BrokenMedia
+from anytoany_lib.broken_media import BrokenMedia
 from anytoany_lib.decoding import Draft, decode, never, read_prompts
 from anytoany_lib.events import (
     Done,
@@ -223,10 +223,10 @@ def render_all(
             seeds, parts = zip(*of_kind[start : start + batch_size], strict=True)
             conditions = torch.stack([part["condition"] for part in parts])
             try:
-                made, reason = model.render(kind, conditions, seeds, *how), ""
+                made, reasons = model.render(kind, conditions, seeds, *how), [""] * len(parts)
             except BrokenMedia as error:
-                made, reason = error.made, str(error)
-            for part, payload in zip(parts, made, strict=True):
+                made, reasons = error.made, error.reasons
+            for part, payload, reason in zip(parts, made, reasons, strict=True):
                 part.update(payload or {"failed": reason})
 
 

@@ -2,7 +2,7 @@
 
 `ImageBind.huge()` has the published model's parameters under their published names, so
 `imagebind_huge.pth` loads as it is; `from_checkpoint` reads that file or a folder (config.json,
-model.safetensors, for text a CLIP tokenizer). `forward` maps prepared tensors to embeddings,
+model.safetensors, for text CLIP's words, see `clip_words`). `forward` maps prepared tensors to embeddings,
 `embed` maps media to embeddings. Numbers follow the reference implementation (CC-BY-NC-SA 4.0,
 facebookresearch/ImageBind), no line of which is used here. Only inference is meant: the
 reference's stochastic depth, which has no parameters, is left out.
@@ -26,10 +26,21 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPTokenizer
 
+from anytoany_lib import clip_words
 from anytoany_lib.files import appearing_whole
-from anytoany_lib.imagebind_inputs import HUGE, SENSE_OF_KIND, ImageBindConfig, prepare
+from anytoany_lib.imagebind_inputs import (
+    HUGE,
+    SENSE_OF_KIND,
+    ImageBindConfig,
+    prepare,
+    tokens_of,
+)
 from anytoany_lib.imagebind_layers import Trunk, head, postprocessor, preprocessor
+from anytoany_lib.out_of_memory import Portions
+from anytoany_lib.residence import bytes_of
 
+AT_ONCE_BYTES = 2**30  # of activations: ViT-H keeps a card busy with that, a CPU has it to spare
+_LIVE_WIDTHS = 13  # of a token: what a block holds at once, counted layer by layer
 PARTS = ("modality_preprocessors", "modality_trunks", "modality_heads", "modality_postprocessors")
 GET_IT = "run notebooks/01_checkpoints.ipynb, which gets the models a profile needs"
 
@@ -42,6 +53,7 @@ class ImageBind(nn.Module):
         self.config = config
         self.tokenizer: CLIPTokenizer | None = None
         self._file: Path | None = None
+        self._portions = Portions(AT_ONCE_BYTES)
         senses = config.senses()
         self.modality_preprocessors = nn.ModuleDict(
             {name: preprocessor(name, sense, config) for name, sense in senses.items()}
@@ -67,11 +79,13 @@ class ImageBind(nn.Module):
         path: str | os.PathLike,
         senses: Iterable[str] | None = None,
         dtype: torch.dtype = torch.float32,
+        words: Sequence[Path] = (),
     ) -> ImageBind:
         """Weights from a folder written by `save`, or from the published `imagebind_huge.pth`.
 
         `senses` keeps only these (all keys are checked all the same; what is left out is not read
-        into memory). Evaluation mode, CPU. Raises FileNotFoundError if nothing is there,
+        into memory). CLIP's words are taken from beside the weights, else from the first of the
+        folders `words` that has them. Evaluation mode, CPU. Raises FileNotFoundError if nothing is there,
         ValueError for a damaged file and for missing, surplus or misshapen tensors, naming them.
         """
         config, weights, file = _read(Path(path))
@@ -81,8 +95,8 @@ class ImageBind(nn.Module):
         model.keep_senses(set(config.senses() if senses is None else senses))
         kept = {name: weights[name].to(dtype) for name in model.state_dict()}
         model.load_state_dict(kept, assign=True)
-        if (file.parent / "vocab.json").is_file():
-            model.tokenizer = CLIPTokenizer.from_pretrained(file.parent)
+        there = clip_words.find(file.parent, words, config.vocab_size)
+        model.tokenizer = there and CLIPTokenizer.from_pretrained(there)
         model._file = file
         return model.requires_grad_(False).eval()
 
@@ -147,10 +161,7 @@ class ImageBind(nn.Module):
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Texts -> ids (B, context length), cut if longer, zeros after the end token."""
         if self.tokenizer is None:
-            raise ValueError(
-                "this ImageBind has no tokenizer: put CLIP's vocab.json and merges.txt beside its "
-                "weights, or set `tokenizer` to a CLIPTokenizer"
-            )
+            raise ValueError(clip_words.lacking("this ImageBind", self.config.vocab_size))
         length = self.config.context_length
         rows = self.tokenizer(list(texts), truncation=True, max_length=length)["input_ids"]
         return torch.tensor([row + [0] * (length - len(row)) for row in rows])
@@ -160,7 +171,8 @@ class ImageBind(nn.Module):
     ) -> Tensor:
         """Media of one kind ("image", "audio", "video", "text") -> (N, D) float32 on the CPU.
 
-        Media as `prepare` takes them, texts as strings. Runs where the weights are.
+        Media as `prepare` takes them, texts as strings. Runs where the weights are; `batch_size`
+        is how many are prepared at once, of which those go together that memory has room for.
         """
         if kind not in SENSE_OF_KIND:
             raise ValueError(f"kind must be one of {list(SENSE_OF_KIND)}, not {kind!r}")
@@ -177,10 +189,33 @@ class ImageBind(nn.Module):
 
     @torch.inference_mode()
     def embed_prepared(self, kind: str, x: Tensor) -> Tensor:
-        """What `prepare` gave of media of one kind, stacked (or token ids) -> (B, D) float32 on the CPU."""
+        """What `prepare` gave of media of one kind, stacked (or token ids) -> (B, D) float32 on the CPU.
+
+        As many at once as `AT_ONCE_BYTES` of activations allow, fewer where the device has no room.
+        """
         sense, like = SENSE_OF_KIND[kind], next(self.parameters())
-        x = x.to(like.device, like.dtype if x.is_floating_point() else None)
-        return self({sense: x})[sense].float().cpu()
+
+        def embedded(rows: Tensor) -> Tensor:
+            rows = rows.to(like.device, like.dtype if rows.is_floating_point() else None)
+            return self({sense: rows})[sense].float()
+
+        return self._portions(kind, x, self.row_bytes(kind), embedded)
+
+    def row_bytes(self, kind: str) -> int:
+        """Bytes that the activations of one medium of a kind take, in the type of the weights."""
+        config, each = self.config, next(self.parameters()).dtype.itemsize
+        sense, tokens = config.senses()[SENSE_OF_KIND[kind]], tokens_of(config, kind)
+        return tokens * sense.width * _LIVE_WIDTHS * each
+
+    def working_bytes(self, kind: str, count: int) -> int:
+        """Bytes that `embed` takes beside the weights for so many media of a kind."""
+        each = self.row_bytes(kind)
+        return max(each, min(count * each, AT_ONCE_BYTES))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights."""
+        return bytes_of(self)
 
 
 def _read(path: Path) -> tuple[ImageBindConfig, dict[str, Tensor], Path]:
@@ -203,6 +238,16 @@ def _read(path: Path) -> tuple[ImageBindConfig, dict[str, Tensor], Path]:
     except (RuntimeError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
         raise ValueError(f"{file} is cut off or not a weights file ({error}): {GET_IT}") from error
     return config, weights, file
+
+
+def check_words(path: str | os.PathLike, words: Sequence[Path]) -> None:
+    """ValueError, which says what to do, if texts could not be read by the weights in `path` and the words in `words`.
+
+    FileNotFoundError or ValueError if the weights are not there or damaged. None of them is read.
+    """
+    config, _, file = _read(Path(path))
+    if clip_words.find(file.parent, words, config.vocab_size) is None:
+        raise ValueError(clip_words.lacking(f"{path}: this ImageBind", config.vocab_size))
 
 
 def _check(expected: dict[str, Tensor], found: dict[str, Tensor], file: Path) -> None:

@@ -91,6 +91,18 @@ HUGE = ImageBindConfig(
 )
 
 
+def tokens_of(config: ImageBindConfig, kind: str) -> int:
+    """Tokens that a medium of a kind, or a text, is to the model: those of all its clips."""
+    if kind == "text":
+        return config.context_length
+    if kind == "audio":
+        sides = (config.mel_bins, config.mel_frames)
+        patches = [(side - config.audio_patch) // config.audio_stride + 1 for side in sides]
+        return config.audio_clips * (patches[0] * patches[1] + 1)
+    clips = config.video_clips * config.video_crops if kind == "video" else 1
+    return clips * ((config.image_size // config.vision_patch) ** 2 + 1)
+
+
 def prepare(config: ImageBindConfig, kind: str, media: Any) -> torch.Tensor:
     """One medium as the model's float32 input, without the batch axis.
 

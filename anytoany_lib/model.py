@@ -22,7 +22,7 @@ from anytoany_lib import generation, media, runs
 from anytoany_lib.background import Worker
 from anytoany_lib.batches import Batch
 from anytoany_lib.config import Alignment, Dtype, Profile, resolve
-from anytoany_lib.decoders import Decoder
+from anytoany_lib.decoders import Decoder, OnStep
 from anytoany_lib.denoising import Denoiser, term
 from anytoany_lib.events import Done, Events, MediaFailed
 from anytoany_lib.imagebind import ImageBind
@@ -37,7 +37,7 @@ from anytoany_lib.llm import (
 from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Vocabulary
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
 from anytoany_lib.remote import local
-from anytoany_lib.residence import HOST, Residence
+from anytoany_lib.residence import HOST, Residence, frozen_dtype
 from anytoany_lib.sampling import Sampling
 
 _EMBEDDINGS_KEPT = 512
@@ -143,11 +143,6 @@ class AnyToAny(nn.Module):
         """Where the language model is."""
         return self.causal_lm.get_input_embeddings().weight.device
 
-    @property
-    def _frozen_dtype(self) -> torch.dtype:
-        """What encoder and decoders compute in: half precision on a card."""
-        return torch.float16 if self.device.type == "cuda" else torch.float32
-
     def bridges(self) -> dict[str, nn.Module]:
         """The modules of its own that are trained, by the names they are saved under."""
         return {
@@ -172,7 +167,8 @@ class AnyToAny(nn.Module):
         """The frozen ImageBind, loaded on first use."""
         if not self._encoder:
             path = resolve(self.profile.encoder.folder)
-            encoder = ImageBind.from_checkpoint(path, ("vision", "audio"), self._frozen_dtype)
+            dtype = frozen_dtype(self.device)
+            encoder = ImageBind.from_checkpoint(path, ("vision", "audio"), dtype)
             self._encoder.append(encoder)
         return self._encoder[0]
 
@@ -214,7 +210,9 @@ class AnyToAny(nn.Module):
         read = [media.as_media(kind, item) for item in items]
         with self._frozen_work:
             encoder = self.encoder
-            return self._residence.run("encoder", encoder, partial(encoder.embed, kind, read))
+            working = encoder.working_bytes(kind, len(read))
+            work = partial(encoder.embed, kind, read)
+            return self._residence.run("encoder", encoder, work, working)
 
     def embed_inputs(
         self, ids: torch.Tensor, embeddings: torch.Tensor, at: torch.Tensor
@@ -286,15 +284,29 @@ class AnyToAny(nn.Module):
     def decoder(self, kind: str) -> Decoder:
         """The frozen decoder of a kind, loaded into host memory on first use; `render` takes it to the device."""
         if kind not in self._decoders:
-            self._decoders[kind] = Decoder(self.profile.decoders[kind], HOST, self._frozen_dtype)
+            dtype = frozen_dtype(self.device)
+            self._decoders[kind] = Decoder(self.profile.decoders[kind], HOST, dtype)
         return self._decoders[kind]
 
-    def render(self, kind: str, conditions: torch.Tensor, seeds: Sequence[int], *how: Any) -> list:
+    def render(
+        self,
+        kind: str,
+        conditions: torch.Tensor,
+        seeds: Sequence[int],
+        steps: int | None = None,
+        guidance: float | None = None,
+        on_step: OnStep | None = None,
+        frames: int | None = None,
+        seconds: float | None = None,
+        preview_every: int = 0,
+    ) -> list:
         """Conditions (B, *condition) and a seed each -> B media, as `Decoder.generate` gives them."""
+        how = (steps, guidance, on_step, frames, seconds, preview_every)
         with self._frozen_work:
             decoder = self.decoder(kind)
             work = partial(decoder.generate, conditions, seeds, *how)
-            return self._residence.run(kind, decoder, work)
+            working = decoder.working_bytes(len(seeds), frames, seconds)
+            return self._residence.run(kind, decoder, work, working)
 
     def make_room(self) -> None:
         """Leaves the device to the language model alone: encoder and decoders come back when they are needed."""

@@ -1,10 +1,13 @@
-"""Whether an error says that a device has no memory left: the libraries of a card say it in words of their own.
+"""A device that has no memory left: whether an error says so, and work done in smaller portions where it does.
 
 torch's allocator raises OutOfMemoryError. cuBLAS and cuDNN take memory past it, and the driver takes some for a kernel's
 code: what they say comes as a plain RuntimeError.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -28,3 +31,40 @@ def is_out_of_memory(error: BaseException) -> bool:
         return isinstance(error, MemoryError)
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or any(said in text for said in _SAID)
+
+
+class Portions:
+    """A model's work on many rows at once: as many as `most_bytes` allow, and half as many where the device has no room.
+
+    What did not fit is not tried again: the next rows begin with as many as did.
+    """
+
+    def __init__(self, most_bytes: int):
+        self.most_bytes = most_bytes
+        self._fit: dict[str, int] = {}
+
+    def __call__(
+        self, what: str, rows: Any, row_bytes: int, work: Callable[[Any], torch.Tensor]
+    ) -> torch.Tensor:
+        """`work` of all rows (what can be sliced), their results (B, ...) one after the other on the CPU.
+
+        `row_bytes` is what a row takes while it is worked on, `what` says what rows these are. What `work` raises is raised
+        if it is not for want of memory, or if one row alone does not fit.
+        """
+        results: list[torch.Tensor] = []
+        done = 0
+        while done < len(rows):
+            most = min(self._fit.get(what, len(rows)), self.most_bytes // max(1, row_bytes))
+            count = min(max(1, most), len(rows) - done)
+            try:
+                results.append(work(rows[done : done + count]).cpu())
+                done += count
+                continue
+            except Exception as error:
+                if count == 1 or not is_out_of_memory(error):
+                    raise
+            # Outside the handler, where nothing refers any more to the tensors of what failed.
+            self._fit[what] = count // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return torch.cat(results)

@@ -34,6 +34,8 @@ class Phases:
 
     device_before = 0
     """The card's peak before the counter was last set back, which is the whole process's affair."""
+    device_in_phase = 0
+    """The same, since the phase began that is being measured."""
 
     def __init__(self) -> None:
         self.peaks: dict[str, Peak] = {}
@@ -44,6 +46,7 @@ class Phases:
         before = peak_memory_bytes()
         if "device" in before:
             Phases.device_before = before["device"]
+            Phases.device_in_phase = 0
             torch.cuda.reset_peak_memory_stats()
         done, looked = threading.Event(), [0]
         looking = threading.Thread(target=_look, args=(done, looked), daemon=True)
@@ -56,13 +59,21 @@ class Phases:
             host = peak_memory_bytes()["host"]
             peak = {"host": host if host > before["host"] else looked[0]}
             if "device" in before:
-                peak["device"] = torch.cuda.max_memory_allocated()
+                peak["device"] = max(Phases.device_in_phase, torch.cuda.max_memory_allocated())
             known = self.peaks.get(name, {})
             self.peaks[name] = _highest(peak, known)
 
     def highest(self) -> Peak:
         """The highest over all phases, those before a resume too, and all that this process has done besides."""
         return _highest(peak_memory_bytes(), *self.peaks.values())
+
+
+def begin_device_peak(device: torch.device) -> None:
+    """Sets a card's counter of the peak back for who measures a part of a phase; what it said still counts for the phase."""
+    peak = torch.cuda.max_memory_allocated(device)
+    Phases.device_before = max(Phases.device_before, peak)
+    Phases.device_in_phase = max(Phases.device_in_phase, peak)
+    torch.cuda.reset_peak_memory_stats(device)
 
 
 def _highest(peak: Peak, *others: Peak) -> Peak:

@@ -67,6 +67,17 @@ def _nearest(ranks: Sequence[int]) -> float:
     return round(float(np.mean([rank == 1 for rank in ranks])), 4)
 
 
+def _targets(model: AnyToAny, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """Of each kind that the profile has a decoder for, what that wants for the captions of the rows: (N, *condition)."""
+    return {
+        kind: CaptionEncoder(config, model.device)(
+            [row.meta["caption"] for row in rows if row.meta["kind"] == kind]
+        ).cpu()
+        for kind, config in model.profile.decoders.items()
+        if any(row.meta["kind"] == kind for row in rows)
+    }
+
+
 def measure(
     model: AnyToAny, rows: Sequence[Row], seed: int = 0, batch_size: int = 16
 ) -> dict[str, dict[str, Any]]:
@@ -76,6 +87,9 @@ def measure(
     nearest to the condition that came.
     """
     results = {}
+    targets = _targets(
+        model, rows
+    )  # before anything is drawn: they fail where a decoder is missing or another one
     for kind in dict.fromkeys(row.meta["kind"] for row in rows):
         of_kind = [row for row in rows if row.meta["kind"] == kind]
         rng = np.random.default_rng(seed)
@@ -92,9 +106,8 @@ def measure(
                 next((p["condition"] for p in draft.parts if p["type"] == kind), None)
                 for draft in made
             ]
-            targets = CaptionEncoder(model.profile.decoders[kind], model.device)(captions).cpu()
             found["modality"] = round(float(np.mean([k == [kind] for k in kinds])), 4)
-            found["target"] = _nearest(target_ranks(conditions, targets))
+            found["target"] = _nearest(target_ranks(conditions, targets[kind]))
         results[kind] = found
     return results
 

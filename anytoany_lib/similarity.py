@@ -16,11 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from anytoany_lib import extractors
+from anytoany_lib import clip_words, extractors
 from anytoany_lib.baselines import evenly
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.data import Row, as_generation, read_manifest
+from anytoany_lib.decoders import caption_model_files
 from anytoany_lib.extractors import Extractor
+from anytoany_lib.imagebind import check_words
 from anytoany_lib.judging import Verdict, cell_of, check_expected, request_of
 from anytoany_lib.messages import Message, medium_of
 from anytoany_lib.modalities import KINDS
@@ -103,12 +105,26 @@ def ranks(media: np.ndarray, texts: np.ndarray, others: Sequence[Sequence[int]])
 
 def scorers(profile: Profile, device: str) -> dict[str, tuple[Extractor, tuple[str, ...]]]:
     """{prefix of its rates: (extractor, the kinds that it embeds)}; nothing is downloaded."""
-    own = extractors.imagebind(resolve(profile.encoder.folder), device)
+    words = clip_words.folders(profile)
+    own = extractors.imagebind(resolve(profile.encoder.folder), device, words=words)
     found: dict[str, tuple[Extractor, tuple[str, ...]]] = {"": (own, tuple(profile.decoders))}
     for name, kinds in _SPACES:
         if folder := profile.similarity.get(name):
             found[f"{name} "] = (getattr(extractors, name)(resolve(folder), device), kinds)
     return found
+
+
+def check(profile: Profile) -> None:
+    """Raises what `scorers` and the targets of `retrieval` would, so that it is known before hours of replies are drawn.
+
+    ValueError or FileNotFoundError name what is missing. No weights are read.
+    """
+    check_words(resolve(profile.encoder.folder), clip_words.folders(profile))
+    for name, _ in _SPACES:
+        if folder := profile.similarity.get(name):
+            extractors.model_folder(resolve(folder), name.upper())
+    for config in profile.decoders.values():
+        caption_model_files(config)
 
 
 def _medium(reply: Message, kind: str) -> Any:

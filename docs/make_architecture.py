@@ -73,8 +73,9 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         "Sources",
         "what goes in, what comes out",
         {
-            "Decoders": "decoders denoising mels previews",
-            "Encoder": "imagebind imagebind_layers imagebind_inputs",
+            "Decoders": """decoders conditions decoder_memory broken_media denoising mels
+                previews""",
+            "Encoder": "imagebind imagebind_layers imagebind_inputs clip_words",
             "Datasets": """data readers instructions shards reports inspection records manifests
                 ledger""",
         },

@@ -33,6 +33,7 @@ from anytoany_lib.imagebind_inputs import (
     prepare,
 )
 from anytoany_lib.imagebind_layers import Attention
+from anytoany_lib.out_of_memory import Portions
 
 TINY_ENCODER = Path(__file__).parents[1] / "ckpt" / "tiny" / "encoder"
 WHEEL = "imagebind-unofficial==0.1.1"
@@ -269,6 +270,52 @@ def test_folder_round_trip(tmp_path):
     torch.testing.assert_close(again.embed("image", red, batch_size=3), expected)
     assert again.fingerprint == ImageBind.from_checkpoint(tmp_path / "encoder").fingerprint
     assert again.fingerprint != ImageBind(LITTLE).fingerprint
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["image", "audio", "video", "text"])
+def test_embeddings_do_not_depend_on_how_many_go_together(kind, monkeypatch):
+    model = ImageBind.from_checkpoint(TINY_ENCODER)
+    rng = np.random.default_rng(0)
+    media = {
+        "image": [Image.fromarray(rng.integers(0, 255, (40, 30, 3), np.uint8)) for _ in range(5)],
+        "audio": [(rng.standard_normal(16_000).astype(np.float32), 16_000) for _ in range(5)],
+        "video": [rng.integers(0, 255, (8, 32, 32, 3), np.uint8) for _ in range(5)],
+        "text": ["a red bell", "a car", "a drum", "a bird", "a blue boat moving left"],
+    }[kind]
+    together = model.embed(kind, media)
+    encode, seen = model._encode, []
+
+    def narrow(name, x):
+        seen.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError
+        return encode(name, x)
+
+    monkeypatch.setattr(model, "_encode", narrow)
+    halved = model.embed(kind, media)
+    assert seen == [5, 2, 2, 1]
+    torch.testing.assert_close(halved, together, rtol=1e-5, atol=1e-6)
+    model._portions = Portions(model.row_bytes(kind))
+    torch.testing.assert_close(model.embed(kind, media), together, rtol=1e-5, atol=1e-6)
+    assert seen[4:] == [1] * 5
+
+
+@pytest.mark.parametrize("kind", ["image", "audio", "video", "text"])
+def test_what_a_medium_takes_is_counted_by_its_tokens(kind):
+    model = ImageBind.from_checkpoint(TINY_ENCODER)
+    kept, block = [], model.modality_trunks[imagebind_inputs.SENSE_OF_KIND[kind]].blocks[0]
+    block.register_forward_hook(lambda module, given, out: kept.append(out.shape))
+    silence = (np.zeros(16_000, np.float32), 16_000)
+    film = np.zeros((8, 32, 32, 3), np.uint8)
+    medium = {"image": Image.new("RGB", (9, 9)), "audio": silence, "video": film, "text": "a bell"}
+    model.embed(kind, [medium[kind]])
+    looks, tokens, width = kept[0]
+    assert imagebind_inputs.tokens_of(model.config, kind) == looks * tokens
+    assert model.row_bytes(kind) == looks * tokens * width * 13 * 4
+    assert model.working_bytes(kind, 3) == 3 * model.row_bytes(kind)
+    assert model.working_bytes(kind, 10**9) == imagebind.AT_ONCE_BYTES
+    assert model.nbytes == sum(tensor.nbytes for tensor in model.state_dict().values())
 
 
 def test_the_published_file_loads_strictly(tmp_path, monkeypatch):
