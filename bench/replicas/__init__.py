@@ -1,0 +1,14 @@
+"""Published repositories with random weights, in exactly their layout: file names, formats, tensor names, types, settings.
+
+`replica` writes one, `fill` those that a profile needs and this machine lacks. Full size or narrowed by a factor; what is
+written of weights is a block of random numbers, repeated, so that a file takes as long as the disk.
+
+    python bench/replicas/write.py REPOSITORY FOLDER [--narrow 16] [--file unet/diffusion_pytorch_model.bin]
+"""
+
+from __future__ import annotations
+
+from .facts import REPOSITORIES, Part, Repository, narrowed
+from .making import fill, files_of, replica
+
+__all__ = ["REPOSITORIES", "Part", "Repository", "files_of", "fill", "narrowed", "replica"]
