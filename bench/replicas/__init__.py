@@ -8,7 +8,12 @@ written of weights is a block of random numbers, repeated, so that a file takes 
 
 from __future__ import annotations
 
-from .facts import REPOSITORIES, Part, Repository, narrowed
-from .making import fill, files_of, replica
+from .facts import REPOSITORIES, Config, Part, Repository, narrowed
+from .making import files_of, fill, replica
 
-__all__ = ["REPOSITORIES", "Part", "Repository", "files_of", "fill", "narrowed", "replica"]
+__all__ = ["REPOSITORIES", "Part", "Repository", "files_of", "fill", "narrowed_config", "replica"]
+
+
+def narrowed_config(part: Part, narrow: int) -> Config:
+    """The configuration of a part of a narrowed replica."""
+    return narrowed(part.config, narrow)

@@ -24,6 +24,7 @@ _WIDTHS = {
     "upsample_initial_channel",
     "embed_dim",
     "width",
+    "feed_forward",
 }
 _LAYERS = {"num_hidden_layers", "blocks", "max_window_layers"}
 _HEADS = {"num_attention_heads", "num_key_value_heads", "attention_head_dim", "heads"}
@@ -265,7 +266,12 @@ def _pipeline(cls: str, version: str, **parts: str) -> Config:
     }
 
 
-_BOTH = ("model.safetensors", "pytorch_model.bin", "model.fp16.safetensors", "pytorch_model.fp16.bin")
+_BOTH = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.fp16.safetensors",
+    "pytorch_model.fp16.bin",
+)
 _BOTH_D = tuple(
     f"diffusion_{name}" if name.startswith("py") else f"diffusion_pytorch_{name}" for name in _BOTH
 )
@@ -490,7 +496,10 @@ _ZEROSCOPE = Repository(
     },
     {"tokenizer": "clip, padded with !"},
     # Another program's files, of a size that is not known for certain.
-    {"zs2_576w/open_clip_pytorch_model.bin": 1400000000, "zs2_576w/text2video_pytorch_model.pth": 2800000000},
+    {
+        "zs2_576w/open_clip_pytorch_model.bin": 1400000000,
+        "zs2_576w/text2video_pytorch_model.pth": 2800000000,
+    },
 )
 _VICUNA = _LLAMA | {"vocab_size": 32001}
 _SENSES = ("vision", "text", "audio", "depth", "thermal", "imu")
@@ -503,6 +512,16 @@ IMAGEBIND: Config = {
         for sense, (width, blocks, heads), scale in zip(_SENSES, _SIZES, _SCALES, strict=True)
     },
 }
+_NEXTGPT: Config = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "words": 32000,
+    "embed_dim": 1024,
+    "projection": {"width": 512, "heads": 4, "feed_forward": 2048},
+    "image": {"width": 768},
+    "audio": {"width": 512},
+    "video": {"width": 1024},
+}
 REPOSITORIES: dict[str, Repository] = {
     one.name: one
     for one in (
@@ -514,11 +533,7 @@ REPOSITORIES: dict[str, Repository] = {
         ),
         Repository(
             "huggyllama/llama-7b",
-            (
-                Part(
-                    "", "llama", _LLAMA, "F16", ("model.safetensors", "pytorch_model.bin"), 10**10
-                ),
-            ),
+            (Part("", "llama", _LLAMA, "F16", ("model.safetensors", "pytorch_model.bin"), 10**10),),
             {"generation_config.json": _LLAMA_ENDS},
             {"": "llama, both forms"},
         ),
@@ -548,6 +563,12 @@ REPOSITORIES: dict[str, Repository] = {
         _audioldm("cvssp/audioldm-l-full", [256, 512, 768, 1280]),
         _audioldm("cvssp/audioldm-s-full-v2", [128, 256, 384, 640]),
         _ZEROSCOPE,
+        Repository(
+            "ChocoWu/nextgpt_7b_tiva_v0",
+            (Part("", "nextgpt", _NEXTGPT, "F16", ("pytorch_model.pt",)),),
+            {"config.json": _LLAMA | {"vocab_size": 32038, "transformers_version": "4.29.2"}},
+            {"": "llama, with signals"},
+        ),
         Repository(
             "imagebind_huge.pth",
             (Part("", "imagebind", IMAGEBIND, "F32", ("imagebind_huge.pth",)),),

@@ -20,7 +20,6 @@ from .facts import REPOSITORIES, Config, Repository, narrowed
 from .numbers import Numbers, write
 
 
-
 @dataclass(frozen=True)
 class File:
     """A weights file that is to be written: where, and the tensors in it. Can be sent to another process."""
@@ -56,8 +55,7 @@ def files_of(
         for name in part.files if everything else part.files[:1]:
             shards = tables.shards(tables.table(part, config, name), limit)
             names = [
-                tables.shard_name(name, number, len(shards))
-                for number in range(1, len(shards) + 1)
+                tables.shard_name(name, number, len(shards)) for number in range(1, len(shards) + 1)
             ]
             where = _folder(dest, part.folder)
             files += [
@@ -81,9 +79,10 @@ def _settings(repository: Repository, narrow: int) -> dict[str, Config]:
     configs = {
         f"{part.folder}/config.json".removeprefix("/"): narrowed(part.config, narrow)
         for part in repository.parts
-        if part.kind != "imagebind"
+        if part.kind not in ("imagebind", "nextgpt")
     }
-    return configs | dict(repository.settings)
+    others = {name: narrowed(config, narrow) for name, config in repository.settings.items()}
+    return configs | others
 
 
 def _overlay(published: Path, dest: Path, narrow: int) -> None:
@@ -113,7 +112,10 @@ def settings_of(repo: str, dest: Path, narrow: int = 1, published: Path | None =
         _write_json(dest / name, content)
     for folder, kind in repository.words.items():
         where = _folder(dest, folder)
-        if published is None or not (_folder(published, folder) / "tokenizer_config.json").is_file():
+        if (
+            published is None
+            or not (_folder(published, folder) / "tokenizer_config.json").is_file()
+        ):
             words.tokenizer(kind, where)
     if published is not None:
         _overlay(published, dest, narrow)

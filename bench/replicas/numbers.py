@@ -31,7 +31,9 @@ class Numbers:
         self._block = torch.randn(_BLOCK, generator=torch.Generator().manual_seed(seed))
         self._one = 0.0 if difference else 1.0
 
-    def write(self, put: Callable[[memoryview], object], name: str, shape: tuple, dtype: str) -> None:
+    def write(
+        self, put: Callable[[memoryview], object], name: str, shape: tuple, dtype: str
+    ) -> None:
         """Hands the tensor's bytes to `put`, piece by piece."""
         left, block = bytes_of(shape, dtype), self._values(name, shape, dtype)
         raw = memoryview(block.contiguous().view(torch.uint8).numpy()).cast("B")
@@ -101,9 +103,7 @@ def _pickled(file: Path, table: Table, numbers: Numbers) -> None:
         torch.save(state, file)
     with ZipFile(file) as archive:
         found = {entry.filename: entry.header_offset for entry in archive.infolist()}
-    records = {
-        int(name.rpartition("/")[2]): at for name, at in found.items() if "/data/" in name
-    }
+    records = {int(name.rpartition("/")[2]): at for name, at in found.items() if "/data/" in name}
     with file.open("r+b", buffering=0) as out:
         for number, (name, (shape, dtype)) in enumerate(table.items()):
             out.seek(records[number] + 26)

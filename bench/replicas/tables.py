@@ -25,8 +25,10 @@ from transformers import (
     SpeechT5HifiGanConfig,
 )
 
+from anytoany_lib.config import Profile
 from anytoany_lib.imagebind import ImageBind
 from anytoany_lib.imagebind_inputs import ImageBindConfig
+from anytoany_lib.nextgpt import published_shapes
 
 from .facts import Config, Part
 
@@ -43,6 +45,8 @@ _DIFFUSERS: dict[str, type] = {
 
 def table(part: Part, config: Config, file: str) -> Table:
     """The tensors of one of the part's weights files (of all its shards)."""
+    if part.kind == "nextgpt":
+        return {name: (shape, part.dtype) for name, shape in _nextgpt(config).items()}
     model = _built(part.kind, config)
     dtype = "F16" if ".fp16." in file else part.dtype
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -55,7 +59,10 @@ def table(part: Part, config: Config, file: str) -> Table:
     if part.kind.startswith("llama"):
         return _with_frequencies(found, config)
     if part.kind in ("clip", "clap"):
-        stored, prefixed = _positions(part.kind, config), {_prefixed(n): v for n, v in found.items()}
+        stored, prefixed = (
+            _positions(part.kind, config),
+            {_prefixed(n): v for n, v in found.items()},
+        )
         return stored | {name: value for name, value in prefixed.items() if name not in stored}
     if part.kind == "safety":
         vision, prefix = config["vision_config"], "vision_model.vision_model."
@@ -82,6 +89,18 @@ def _built(kind: str, config: Config) -> Any:
             return StableDiffusionSafetyChecker(CLIPConfig(**config))
         model: nn.Module = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
         return model
+
+
+def _nextgpt(config: Config) -> dict[str, tuple[int, ...]]:
+    """The published run: projections, LoRA, embedding and head with the new tokens."""
+    settings = Profile.load("nextgpt-7b").model_dump(mode="json")
+    settings["encoder"]["embedding"] = config["embed_dim"]
+    settings["projection"] |= config["projection"]
+    for kind, decoder in settings["decoders"].items():
+        decoder["condition"][-1] = config[kind]["width"]
+    profile = Profile.parse(settings, "the published profile, narrowed")
+    sizes = (config["hidden_size"], config["num_hidden_layers"], config["words"])
+    return published_shapes(profile, *sizes)
 
 
 def _old(name: str) -> str:

@@ -21,10 +21,17 @@ from .facts import Config
 
 _TEXTS = sorted(Path(__file__).resolve().parents[2].glob("docs/*.md"))
 _LEARNT = 4000
-_QWEN25 = """endoftext im_start im_end object_ref_start object_ref_end box_start box_end quad_start quad_end vision_start
-vision_end vision_pad image_pad video_pad""".split()
-_QWEN25 = [f"<|{name}|>" for name in _QWEN25] + ["<tool_call>", "</tool_call>"]
-_QWEN25 += [f"<|{n}|>" for n in "fim_prefix fim_middle fim_suffix fim_pad repo_name file_sep".split()]
+_MARKS = (
+    *("endoftext", "im_start", "im_end", "object_ref_start", "object_ref_end"),
+    *("box_start", "box_end", "quad_start", "quad_end"),
+    *("vision_start", "vision_end", "vision_pad", "image_pad", "video_pad"),
+)
+_CODE = ("fim_prefix", "fim_middle", "fim_suffix", "fim_pad", "repo_name", "file_sep")
+_QWEN25 = [
+    *(f"<|{name}|>" for name in _MARKS),
+    *("<tool_call>", "</tool_call>"),
+    *(f"<|{name}|>" for name in _CODE),
+]
 _QWEN3 = [*_QWEN25, "<tool_response>", "</tool_response>", "<think>", "</think>"]
 _QWEN_WORDS = 151643
 _CHATML = (
@@ -176,7 +183,9 @@ def _llama(folder: Path, both: bool) -> None:
     """LLaMA's: a SentencePiece model of 32,000 pieces with bytes for what it does not know; `both` adds tokenizer.json."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(line for path in _TEXTS for line in path.read_text("utf-8").splitlines()),
+        sentence_iterator=(
+            line for path in _TEXTS for line in path.read_text("utf-8").splitlines()
+        ),
         model_writer=model,
         vocab_size=_LEARNT,
         hard_vocab_limit=False,
@@ -211,10 +220,22 @@ def _llama(folder: Path, both: bool) -> None:
     _save(folder / "tokenizer_config.json", special | said)
     _save(
         folder / "special_tokens_map.json",
-        {name: {k: v for k, v in token.items() if k != "__type"} for name, token in special.items()},
+        {
+            name: {k: v for k, v in token.items() if k != "__type"}
+            for name, token in special.items()
+        },
     )
     if both:
         AutoTokenizer.from_pretrained(folder).backend_tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def _signals(folder: Path) -> None:
+    """NExT-GPT's: LLaMA's, and the tokens that it added."""
+    _llama(folder, False)
+    counts = {"IMG": 4, "VID": 24, "AUD": 8}
+    signals = [f"[{kind}{number}]" for kind, count in counts.items() for number in range(count)]
+    added = {word: 32000 + number for number, word in enumerate(["<Img>", "</Img>", *signals])}
+    _save(folder / "added_tokens.json", added)
 
 
 _KINDS: dict[str, Callable[[Path], None]] = {
@@ -224,6 +245,7 @@ _KINDS: dict[str, Callable[[Path], None]] = {
     "qwen3": lambda folder: _qwen(folder, _QWEN3),
     "qwen2.5": lambda folder: _qwen(folder, _QWEN25),
     "llama": lambda folder: _llama(folder, False),
+    "llama, with signals": _signals,
     "llama, both forms": lambda folder: _llama(folder, True),
 }
 
