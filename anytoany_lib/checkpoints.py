@@ -110,7 +110,9 @@ def _asked(source: Source, unused: tuple[str, ...]) -> tuple[int | None, int | N
 
 def _unused(profile: Profile, what: str) -> tuple[str, ...]:
     """Parts of a decoder's pipeline that the profile turns off."""
-    return ()
+    decoder = profile.decoders.get(what)
+    off = decoder is not None and not decoder.safety_checker
+    return ("safety_checker", "feature_extractor") if off else ()
 
 
 def fetch(profile: Profile) -> dict[str, Path]:
@@ -122,9 +124,10 @@ def fetch(profile: Profile) -> dict[str, Path]:
     whole or not of one model.
     """
     needed, fetched = _needed(profile), {}
-    for what, (folder, _, source) in needed.items():
+    for folder, shown, source in needed.values():
         path = resolve(folder)
-        if source and source.hub and not source.difference_to and hub.absent_of(path):
+        lacks = path.is_dir() and (hub.absent_of(path) or not (path / shown).is_file())
+        if lacks and source and source.hub and not source.difference_to:
             hub.mend(path)
     for what in missing(profile):
         folder, _, source = needed[what]

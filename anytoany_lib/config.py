@@ -133,6 +133,16 @@ class DecoderConfig(_Checked):
         {}, description="passed to the pipeline: height, num_frames, ..."
     )
     fps: int | None = None
+    safety_checker: bool = Field(
+        False,
+        description="load the pipeline's own; what it refuses fails with that reason. Off, its files are not needed",
+    )
+
+    @model_validator(mode="after")
+    def _has_checker(self):
+        if self.safety_checker and self.pipeline != "stable-diffusion":
+            raise ValueError(f"safety_checker: true, but a {self.pipeline} pipeline has none")
+        return self
 
 
 class ProjectionConfig(_Checked):

@@ -36,8 +36,8 @@ _SETTINGS = (".json", ".txt", ".model", ".jinja")
 _CONFIGS = ("config.json", "_config.json")
 # Weights in one file or in shards, without a variant such as fp16 or non_ema.
 _STEM = r"(?:diffusion_pytorch_model|pytorch_model|model)"
-_WEIGHTS = re.compile(_STEM + r"(?:-\d+-of-\d+)?\.(safetensors|bin)")
-_VARIANT = re.compile(_STEM + r"\.(\w+)(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
+_WEIGHTS = re.compile(_STEM + r"(?:-\d+(?:-of-\d+)?)?\.(safetensors|bin)")
+_VARIANT = re.compile(_STEM + r"\.(\w+)(?:-\d+(?:-of-\d+)?)?\.(?:safetensors|bin)")
 _CHUNK = 2**24
 # OSError, and the error class of whichever HTTP library the hub client uses.
 _HUB_ERRORS: tuple[Any, ...] = HfHubHTTPError.__bases__
@@ -358,6 +358,9 @@ def changed_of(folder: Path) -> list[str]:
 
 def mend(folder: Path) -> None:
     """Puts a folder of which files are missing back to where `from_hub` goes on."""
+    if not any(folder.iterdir()):
+        folder.rmdir()
+        return
     work = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(work, ignore_errors=True)
     folder.replace(work)

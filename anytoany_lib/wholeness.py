@@ -13,6 +13,7 @@ import struct
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,7 @@ def _weights(folder: Path, cls: str, config: dict[str, Any]) -> list[str]:
 def _compared(folder: Path, cls: str, config: dict[str, Any], found: Shapes) -> list[str]:
     """Shapes that the configuration promises and no tensor has. Names are not compared: the libraries rename old ones."""
     try:
-        expected = _expected(cls, config)
+        expected = _expected(cls, json.dumps(config))
     except Exception as error:  # a configuration can be wrong in as many ways as there are models
         return [f"{folder / 'config.json'}: no {cls} can be made of it ({error})"]
     stored = {name: shape for name, shape in found.items() if not name.endswith(_COMPUTED)}
@@ -217,13 +218,14 @@ def _compared(folder: Path, cls: str, config: dict[str, Any], found: Shapes) -> 
     ]
 
 
-def _expected(cls: str, config: dict[str, Any]) -> Shapes:
-    """Parameters of the model that a configuration describes, built where nothing is allocated."""
+@lru_cache(maxsize=64)
+def _expected(cls: str, said: str) -> Shapes:
+    """Parameters of the model that a configuration (JSON) describes, built where nothing is allocated."""
+    config = json.loads(said)
     with torch.device("meta"):
         if cls == "causal":
-            settings = dict(config)
-            said = AutoConfig.for_model(settings.pop("model_type"), **settings)
-            model: Any = AutoModelForCausalLM.from_config(said)
+            kind = config.pop("model_type")
+            model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **config))
         elif hasattr(diffusers, cls):
             model = getattr(diffusers, cls).from_config(config)
         elif hasattr(transformers, cls):

@@ -8,10 +8,21 @@ written of weights is a block of random numbers, repeated, so that a file takes 
 
 from __future__ import annotations
 
+from . import tables, words
 from .facts import REPOSITORIES, Config, Part, Repository, narrowed
 from .making import files_of, fill, replica
 
-__all__ = ["REPOSITORIES", "Part", "Repository", "files_of", "fill", "narrowed_config", "replica"]
+__all__ = [
+    "REPOSITORIES",
+    "Part",
+    "Repository",
+    "files_of",
+    "fill",
+    "narrowed_config",
+    "replica",
+    "tables",
+    "words",
+]
 
 
 def narrowed_config(part: Part, narrow: int) -> Config:

@@ -216,6 +216,11 @@ def _begun(repo: str, folder: Path, narrow: int) -> list[File]:
         settings_of(repo, folder, narrow)
         return files_of(repo, folder, narrow)[0]
     made = files_of(repo, folder.parent, narrow)[0][0]
+    if (
+        narrow > 1
+    ):  # the kit takes sizes of a .pth out of the file beside it, else the published ones
+        sizes = narrowed(REPOSITORIES[repo].parts[0].config, narrow)
+        _write_json(folder.with_suffix(".json"), sizes)
     return [File(folder, made.table, made.seed, made.difference)]
 
 

@@ -236,6 +236,8 @@ def _signals(folder: Path) -> None:
     signals = [f"[{kind}{number}]" for kind, count in counts.items() for number in range(count)]
     added = {word: 32000 + number for number, word in enumerate(["<Img>", "</Img>", *signals])}
     _save(folder / "added_tokens.json", added)
+    file = folder / "special_tokens_map.json"
+    _save(file, json.loads(file.read_text(encoding="utf-8")) | {"pad_token": "</s>"})
 
 
 _KINDS: dict[str, Callable[[Path], None]] = {
