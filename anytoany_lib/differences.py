@@ -17,10 +17,18 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoTokenizer
 
-from anytoany_lib.files import appearing_whole
+from anytoany_lib.files import appearing_whole, read_json
 
 Readers = dict[str, Callable[[], torch.Tensor]]
 _COMPUTED = "rotary_emb.inv_freq"  # old checkpoints carry it; today's code computes it
+_SIZES = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "tie_word_embeddings",
+)
 _SHARD_BYTES = 2 * 2**30
 
 
@@ -39,6 +47,22 @@ def _readers(folder: Path) -> Readers:
             f"no weights in {folder}: expected *.safetensors or pytorch_model*.bin"
         )
     return {name: read for name, read in readers.items() if not name.endswith(_COMPUTED)}
+
+
+def check_alike(base: Path, difference: Path) -> None:
+    """ValueError unless two configurations are of one size, but for words that the difference adds.
+
+    Said before the weights of either are fetched or added.
+    """
+    ours, theirs = (read_json(folder / "config.json") for folder in (base, difference))
+    odd = [key for key in _SIZES if ours.get(key) != theirs.get(key)]
+    if not odd and ours.get("vocab_size", 0) <= theirs.get("vocab_size", 0):
+        return
+    key = odd[0] if odd else "vocab_size"
+    raise ValueError(
+        f"{base} and {difference} do not belong together (7B and 13B, or another version): {key} is {ours.get(key)} in the "
+        f"base and {theirs.get(key)} in the difference"
+    )
 
 
 def _sum(name: str, base: torch.Tensor, difference: torch.Tensor) -> torch.Tensor:

