@@ -109,14 +109,14 @@ def _check_weights(model: PreTrainedModel, report: dict[str, Any], folder: Path)
         f"{name} is {tuple(found)} instead of {tuple(expected)}"
         for name, found, expected in sorted(report["mismatched_keys"], key=str)
     ]
+    # Of a layer in 4 bits transformers compares no shapes.
     for name, layer in model.named_modules():
-        if isinstance(layer, Linear4bit) and layer.weight.quant_state is not None:
-            found, expected = (
-                layer.weight.quant_state.shape,
-                (layer.out_features, layer.in_features),
-            )
-            if tuple(found) != expected:
-                problems.append(f"{name}.weight is {tuple(found)} instead of {expected}")
+        packed = (
+            getattr(layer.weight, "quant_state", None) if isinstance(layer, Linear4bit) else None
+        )
+        expected = (layer.out_features, layer.in_features) if packed else ()
+        if packed and tuple(packed.shape) != expected:
+            problems.append(f"{name}.weight is {tuple(packed.shape)} instead of {expected}")
     if problems:
         more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise ValueError(
