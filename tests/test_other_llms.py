@@ -69,7 +69,7 @@ def test_the_template_learns_replies_and_nothing_else(small: Profile):
     assert text.count(stop) == 1 + earlier
     assert "What is it?" not in text and "Play it." not in text
     assert sum(i >= model.vocabulary.base_size for i in learnt) == 1
-    prompt = model.messages.encode(talk()[:1], prompt=True)
+    prompt = model.messages.encode(talk()[:3], prompt=True)
     assert encoded.ids[: len(prompt.ids)] == prompt.ids
 
 
