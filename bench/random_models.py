@@ -89,7 +89,10 @@ def language_model(profile: Profile, folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     config.architectures = [type(model).__name__]
     config.save_pretrained(folder)
-    words(min(4000, config.vocab_size), 2048).save_pretrained(folder)
+    tokenizer = words(min(4000, config.vocab_size - 2), 2048)
+    marks = ["<|im_start|>", "<|im_end|>"]  # of Qwen's templates
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    tokenizer.save_pretrained(folder)
 
 
 def _clip(width: int, inner: int, layers: int, heads: int, tokenizer) -> CLIPTextModel:
@@ -210,7 +213,8 @@ def fill(profile: Profile, scratch: Path) -> tuple[Profile, list[str]]:
         if what == "llm":
             if not folder.is_dir():
                 language_model(profile, folder)
-            changes["llm"] = profile.llm.model_copy(update={"folder": str(folder)})
+            learnt = {"folder": str(folder), "tokenizer": "auto"}
+            changes["llm"] = profile.llm.model_copy(update=learnt)
         elif what == "encoder":
             folder = scratch / "imagebind_huge.pth"
             if not folder.is_file():
