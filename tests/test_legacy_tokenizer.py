@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_nextgpt import small_nextgpt, write_words
 
-from anytoany_lib import generation
+from anytoany_lib import anatomy, generation
 from anytoany_lib.config import Profile
 from anytoany_lib.legacy_tokenizer import LegacyTokenizer
 from anytoany_lib.messages import IGNORED, MessageEncoder
@@ -199,6 +199,23 @@ def test_words_behind_a_medium_are_shown_and_read_again_as_drawn(
     ]
     again = generation.finished(parts)
     assert encoder.encode([user("a"), again]).ids == said.ids
+
+
+@pytest.mark.parametrize(
+    ("reply", "last"), [(["Here."], ["↵"]), (["Here.", ("image", "a bell")], ["[IMG0]", "###"])]
+)
+def test_an_end_mark_is_one_decision_behind_words_and_behind_signals(
+    llama: AnyToAny, reply: list, last: list[str]
+):
+    found = anatomy.decisions(llama, [user("Draw"), assistant(*reply)])
+    assert found.tokens[-len(last) :] == last
+    assert found.tokens.count("#") == 0 and len(found.likely) == len(found.tokens)
+    assert found.likely.sum(1) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_caption_within_a_sentence_has_no_blank_of_its_own(encoder: MessageEncoder):
+    assert encoder.inner_ids("a bell") == encoder.text_ids("a bell")
+    assert encoder.text_ids(" a bell")[0] == encoder.text_ids("\n")[0]  # what it would begin with
 
 
 def test_only_tokenizer_model_is_read(small: Profile, tmp_path: Path):
