@@ -139,11 +139,14 @@ def decisions(model: AnyToAny, messages: Sequence[Message]) -> Decisions:
     inputs = model.embed_inputs(batch.ids, batch.media, batch.media_at)
     hidden = model.hidden_states(inputs, batch.mask, use_cache=False)[0]  # (T, H)
     chosen = [at for at in range(start, len(encoded.ids)) if encoded.labels[at] != IGNORED]
-    chosen = chosen[: len(chosen) - len(model.messages.stop) + 1]  # of an end mark its first token
+    last = [encoded.ids[at] for at in chosen]
+    mark = max((len(s) for s in model.messages.stops if last[-len(s) :] == s), default=1)
+    chosen = chosen[: len(chosen) - mark + 1]  # of an end mark its first token
     likely = model.logits(hidden[[at - 1 for at in chosen]]).softmax(-1)  # (N, V + new tokens)
     kinds = list(model.vocabulary.signals)
     begun = likely[:, [model.vocabulary.signals[kind][0] for kind in kinds]]
-    stop = likely[:, model.messages.stop[:1]]
+    ends = sorted({mark[0] for mark in model.messages.stops})
+    stop = likely[:, ends].sum(1, keepdim=True)
     words = 1 - begun.sum(1, keepdim=True) - stop
     table = torch.cat([words, begun, stop], 1).clamp(min=0).cpu().numpy()
     names = names_of(model.messages, [encoded.ids[at] for at in chosen])

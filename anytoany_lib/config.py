@@ -106,9 +106,27 @@ class LLMConfig(_Checked):
     architecture: dict[str, Any] | None = Field(
         None, description="model_type and sizes, to plan with while the folder is not there"
     )
+    tokenizer: Literal["auto", "sentencepiece-legacy"] = Field(
+        "auto",
+        description="auto is what transformers finds in the folder; sentencepiece-legacy reads LLaMA's tokenizer.model as "
+        "transformers 4.29 did, for weights that were trained so",
+    )
+    published_demo: bool = Field(
+        False,
+        description="read prompts as NExT-GPT's demo does, a BOS before every text, and not as its training did",
+    )
     chat_template: str | None = Field(None, description="Jinja; None takes the tokenizer's own")
     context: int = Field(2048, gt=16, description="tokens of a conversation that are kept")
     max_new_tokens: int = Field(128, gt=0)
+
+    @model_validator(mode="after")
+    def _template_is_its_own(self) -> LLMConfig:
+        legacy = self.tokenizer == "sentencepiece-legacy"
+        if legacy and self.chat_template is None:
+            raise ValueError("tokenizer: sentencepiece-legacy has no template: give chat_template")
+        if self.published_demo and not legacy:
+            raise ValueError("published_demo goes with tokenizer: sentencepiece-legacy")
+        return self
 
 
 class EncoderConfig(_Checked):

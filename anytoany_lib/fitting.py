@@ -34,7 +34,7 @@ def caption_words(model: AnyToAny, captions: Sequence[str]) -> torch.Tensor:
     count = model.input_projection.soft_tokens
     rows = []
     for caption in captions:
-        words = embedding[model.messages.text_ids(f" {caption}")].float()  # (T, H)
+        words = embedding[model.messages.inner_ids(caption)].float()  # (T, H)
         runs = np.array_split(np.arange(len(words)), count)
         rows.append(torch.stack([(words[run] if len(run) else words).mean(0) for run in runs]))
     return torch.stack(rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -20,14 +21,14 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from anytoany_lib.config import Dtype, LoraSettings, Profile, resolve
 from anytoany_lib.runs import compare
+
+COMPUTED = "rotary_emb.inv_freq"  # old checkpoints carry it; today's code computes it
 
 
 def pick_device() -> torch.device:
@@ -61,7 +62,8 @@ def compute_dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
     return pick_dtype(device) if wanted == "auto" else getattr(torch, wanted)
 
 
-def _model_folder(profile: Profile) -> Path:
+def model_folder(profile: Profile) -> Path:
+    """Where the profile's language model lies. FileNotFoundError if it does not."""
     folder = resolve(profile.llm.folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
@@ -71,13 +73,11 @@ def _model_folder(profile: Profile) -> Path:
     return folder
 
 
-def load_tokenizer(profile: Profile) -> PreTrainedTokenizerBase:
-    """The tokenizer in the profile's LLM folder. FileNotFoundError if the folder is not there."""
-    return AutoTokenizer.from_pretrained(_model_folder(profile))
-
-
 def load_llm(profile: Profile, device: torch.device | None = None) -> PreTrainedModel:
-    """The frozen causal LM, its linear layers in 4-bit NF4 unless the profile says otherwise."""
+    """The frozen causal LM, its linear layers in 4-bit NF4 unless the profile says otherwise.
+
+    ValueError names weights that are missing in its folder, surplus or of another shape.
+    """
     device = device or pick_device()
     dtype = compute_dtype(profile.llm.dtype, device)
     quantization = None
@@ -89,12 +89,16 @@ def load_llm(profile: Profile, device: torch.device | None = None) -> PreTrained
             bnb_4bit_compute_dtype=dtype,
             bnb_4bit_quant_storage=_storage(dtype),
         )
-    model = AutoModelForCausalLM.from_pretrained(
-        _model_folder(profile),
+    folder = model_folder(profile)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder,
         dtype=dtype,
         quantization_config=quantization,
         device_map={"": device},
+        ignore_mismatched_sizes=True,  # they are in the report
+        output_loading_info=True,
     )
+    _check_weights(model, report, folder)
     _trim_vocabulary(model, profile)
     for module in model.modules():
         if isinstance(module, Linear4bit):
@@ -104,6 +108,35 @@ def load_llm(profile: Profile, device: torch.device | None = None) -> PreTrained
             # A weight that knows its layer keeps both, and the memory of both, until a collection of garbage.
             module.weight.module = None
     return model.requires_grad_(False).eval()
+
+
+def _check_weights(model: PreTrainedModel, report: dict[str, Any], folder: Path) -> None:
+    """Raises ValueError if weights are missing, surplus or of another shape: transformers draws such ones at random.
+
+    `report` is its own of the loading: a head that is tied and stored as well, and what a model computes itself
+    (`rotary_emb.inv_freq`), do not stand in it.
+    """
+    problems = [f"missing {name}" for name in sorted(report["missing_keys"])]
+    surplus = [name for name in report["unexpected_keys"] if not name.endswith(COMPUTED)]
+    problems += [f"surplus {name}" for name in sorted(surplus)]
+    problems += [
+        f"{name} is {tuple(found)} instead of {tuple(expected)}"
+        for name, found, expected in sorted(report["mismatched_keys"], key=str)
+    ]
+    # Of a layer in 4 bits transformers compares no shapes.
+    for name, layer in model.named_modules():
+        packed = (
+            getattr(layer.weight, "quant_state", None) if isinstance(layer, Linear4bit) else None
+        )
+        expected = (layer.out_features, layer.in_features) if packed else ()
+        if packed and tuple(packed.shape) != expected:
+            problems.append(f"{name}.weight is {tuple(packed.shape)} instead of {expected}")
+    if problems:
+        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise ValueError(
+            f"the weights in {folder} are not those of its config.json: {'; '.join(problems[:8])}{more}. They were saved for "
+            "another class or are not complete: fetch them again, or save them with save_pretrained of the whole model"
+        )
 
 
 def unpack(llm: PreTrainedModel) -> None:

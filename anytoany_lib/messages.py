@@ -9,18 +9,22 @@ do not).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+import numpy as np
 
 from anytoany_lib.config import Profile
+from anytoany_lib.legacy_tokenizer import LegacyTokenizer
 from anytoany_lib.modalities import KINDS, MEDIA_KINDS, MODALITIES, TOKEN_ORDER
+from anytoany_lib.pieces import Apart, Joined, Piece, Tokenizer
 
 IGNORED = -100
 ROLES = ("system", "user", "assistant")
 _MARKER = re.compile("\ue000(\\d+)\ue001")
+_MARK = re.compile(r"<\|[^|<>\s]+\|>")  # how special tokens are written in templates
 
 Message = dict[str, Any]
 Part = dict[str, Any]
@@ -134,33 +138,45 @@ class TooLong(ValueError):
 
 
 class MessageEncoder:
-    """Turns conversations into `Encoded`, by the profile's chat template and token layout."""
+    """Turns conversations into `Encoded`, by the profile's chat template and token layout.
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, profile: Profile, vocabulary: Vocabulary
-    ):
+    `stop` is the end mark as it is learnt behind words; `stops` has every way in which it is learnt.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, profile: Profile, vocabulary: Vocabulary):
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.template = profile.llm.chat_template
         self.soft_tokens = profile.encoder.soft_tokens
         self.context = profile.llm.context
+        where = f"profile {profile.name}, tokenizer in {profile.llm.folder}"
+        _check_words(tokenizer, vocabulary, where)
         if self.template is None and not tokenizer.chat_template:
-            raise ValueError(
-                f"profile {profile.name}: the tokenizer in {profile.llm.folder} has no chat template; "
-                "set llm.chat_template in the profile"
-            )
+            raise ValueError(f"{where}: it has no chat template; set llm.chat_template")
+        self._opening = self._fragments(["user"], prompt=True)[-1]
+        self._learns_all = self._check_prompts(where)
         _, tail = self._fragments(["user", "assistant"], prompt=False)[-2:]
-        self.stop, self.stop_text = self._template_ids(tail.rstrip()), tail.strip()
-        if not self.stop:
-            raise ValueError(
-                f"profile {profile.name}: the chat template does not end an assistant turn"
-            )
+        self.stop_text = tail.strip()
+        if not self.stop_text:
+            raise ValueError(f"{where}: the chat template does not end an assistant turn")
+        self._text: Apart | Joined
+        if isinstance(tokenizer, LegacyTokenizer):
+            self._text = Joined(tokenizer, tail.rstrip(), profile.llm.published_demo)
+        else:
+            _check_marks(tokenizer, self._opening + tail, where)
+            self._text = Apart(tokenizer, tail.rstrip())
+        self.stop, self.stops = self._text.stop, self._text.stops
+        self.text_ids, self.inner_ids = self._text.text_ids, self._text.inner_ids
 
     def _fragments(self, roles: list[str], prompt: bool) -> list[str]:
         """The template's own text before, between and after the contents: len(roles) + 1 strings."""
         marked = [{"role": role, "content": f"\ue000{n}\ue001"} for n, role in enumerate(roles)]
         rendered = self.tokenizer.apply_chat_template(
-            marked, chat_template=self.template, tokenize=False, add_generation_prompt=prompt
+            marked,
+            chat_template=self.template,
+            tokenize=False,
+            add_generation_prompt=prompt,
+            enable_thinking=False,  # which some models' own templates ask for: replies here begin at once
         )
         pieces = _MARKER.split(rendered)
         if pieces[1::2] != [str(n) for n in range(len(roles))]:
@@ -169,31 +185,77 @@ class MessageEncoder:
             )
         return pieces[::2]
 
-    def _template_ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
+    def _check_prompts(self, where: str) -> bool:
+        """Raises ValueError, which shows both, if a prompt is not how the conversation that is learnt begins.
 
-    def text_ids(self, text: str) -> list[int]:
-        """Ids of text that somebody wrote: special tokens in it are read as plain characters."""
-        if not text:
-            return []
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        Returns whether that goes for earlier replies of a conversation as well, so that all are learnt at once.
+        """
+        for roles in (["user"], ["user", "assistant", "user"]):
+            prompt = "{}".join(self._fragments(roles, prompt=True))
+            learnt = "{}".join(self._fragments([*roles, "assistant"], prompt=False))
+            if not learnt.startswith(prompt):
+                raise ValueError(
+                    f"{where}: with the chat template, replies would be learnt behind another text than they are asked for "
+                    f"with. The prompt is {prompt!r}, the conversation that is learnt {learnt!r}: it has to begin with the "
+                    "prompt; correct llm.chat_template"
+                )
+        return learnt.startswith("{}".join(self._fragments(["user"], prompt=True)))
 
-    def _add_part(self, encoded: Encoded, part: Part, role: str) -> None:
-        kind = part["type"]
-        learnt = role == "assistant"
-        if kind == "text":
-            encoded.add(self.text_ids(part["text"]), learnt)
-        elif learnt:
-            block = list(self.vocabulary.signals[kind])
-            encoded.signals.append((kind, part.get("caption", ""), len(encoded.ids)))
-            encoded.made.append(part.get(kind))
-            # Only the choice of a medium is learnt: the rest of its block is appended, never sampled.
-            encoded.add(block[:1], learnt=True)
-            encoded.add(block[1:], learnt=False)
-        else:
+    def _pieces(self, messages: list[Message], prompt: bool) -> Iterator[Piece]:
+        """A conversation as pieces: the template's text, what is written, and media where they stand."""
+        contents = check(messages)
+        roles = [message["role"] for message in messages]
+        for role, parts in zip(roles, contents, strict=True):
+            self._check_makeable(role, parts)
+        fragments = self._fragments(roles, prompt)
+        asked = [self._asked(roles, n, fragments[n]) for n in range(len(roles))]
+        yield Piece(fragments[0])
+        for n, (role, parts, fragment) in enumerate(
+            zip(roles, contents, fragments[1:], strict=True)
+        ):
+            learnt = role == "assistant" and asked[n]
+            for number, part in enumerate(parts):
+                text, medium = (part["text"], None) if part["type"] == "text" else ("", part)
+                shown = medium is not None and role != "assistant"
+                yield Piece(text, medium, shown, True, learnt, begins=number == 0)
+            follows = roles[n + 1 : n + 2] == ["assistant"] and role == "user" and asked[n + 1]
+            said = self._opening if follows else fragment
+            yield Piece(said, ends=learnt, begins=not parts)
+            # What a template puts between prompt and reply is drawn in a chat, so it is learnt with the reply.
+            yield Piece(fragment[len(said) :], learnt=True)
+
+    def _asked(self, roles: list[str], n: int, before: str) -> bool:
+        """Whether message n is read here behind what a prompt for it ends with, as far as the message before it is a user's.
+
+        Templates that leave out of the history what stood before a reply show it as nobody will ask for it: not to be learnt.
+        """
+        return not n or roles[n - 1] != "user" or before.startswith(self._opening)
+
+    def as_learnt(self, messages: list[Message], rng: np.random.Generator) -> list[Message]:
+        """A conversation as it is shown to learn from: whole if all of its replies can be learnt at once, else up to one of them.
+
+        Templates that show earlier replies in another way than they were asked for, as Qwen3's, let only the last be learnt.
+        """
+        ends = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+        if self._learns_all or len(ends) < 2:
+            return messages
+        return messages[: int(rng.choice(ends)) + 1]
+
+    def _add_medium(self, encoded: Encoded, piece: Piece) -> None:
+        part = piece.part or {}
+        kind, at = part["type"], len(encoded.ids)
+        if piece.shown:
             opening, closing = self.vocabulary.wrappers
-            encoded.media.append((kind, medium_of(part), len(encoded.ids) + 1))
+            encoded.media.append((kind, medium_of(part), at + 1))
             encoded.add([opening] * (1 + self.soft_tokens) + [closing], learnt=False)
+            return
+        block = list(self.vocabulary.signals[kind])
+        if piece.learnt:
+            encoded.signals.append((kind, part.get("caption", ""), at))
+            encoded.made.append(part.get(kind))
+        # Only the choice of a medium is learnt: the rest of its block is appended, never sampled.
+        encoded.add(block[:1], learnt=piece.learnt)
+        encoded.add(block[1:], learnt=False)
 
     def _check_makeable(self, role: str, parts: list[Part]) -> None:
         """Raises ValueError if a reply holds a medium that the profile has no decoder for."""
@@ -204,23 +266,15 @@ class MessageEncoder:
 
     def _encode(self, messages: list[Message], prompt: bool) -> tuple[Encoded, list[int]]:
         """The whole conversation, and where in it each message begins; the last number is where it ends."""
-        contents = check(messages)
-        roles = [message["role"] for message in messages]
-        for role, parts in zip(roles, contents, strict=True):
-            self._check_makeable(role, parts)
         encoded, bounds = Encoded(), []
-        fragments = self._fragments(roles, prompt)
-        encoded.add(self._template_ids(fragments[0]), learnt=False)
-        for role, parts, fragment in zip(roles, contents, fragments[1:], strict=True):
-            bounds.append(len(encoded.ids))
-            for part in parts:
-                self._add_part(encoded, part, role)
-            ids = self._template_ids(fragment)
-            stop = (
-                len(self.stop) if role == "assistant" and ids[: len(self.stop)] == self.stop else 0
-            )
-            encoded.add(ids[:stop], learnt=True)
-            encoded.add(ids[stop:], learnt=False)
+        begun: Piece | None = None
+        for piece, ids, learnt in self._text.write(list(self._pieces(messages, prompt)), prompt):
+            if piece.begins and piece is not begun:
+                bounds.append(len(encoded.ids))
+                begun = piece
+            if piece.part is not None:
+                self._add_medium(encoded, piece)
+            encoded.add(ids, learnt)
         return encoded, [*bounds, len(encoded.ids)]
 
     def encode(self, messages: list[Message], prompt: bool = False) -> Encoded:
@@ -270,3 +324,23 @@ def _oldest_kept(bounds: list[int], turns: list[int], limit: int, keep: float) -
             oldest += 1
             over = whole - bounds[turns[oldest]] > keep * limit
     return oldest
+
+
+def _check_words(tokenizer: Tokenizer, vocabulary: Vocabulary, where: str) -> None:
+    """Raises ValueError if words have ids that are those of new tokens."""
+    words = 1 + max(tokenizer.get_vocab().values())
+    if words > vocabulary.base_size:
+        raise ValueError(
+            f"{where}: it knows {words} words, but the embedding has {vocabulary.base_size} rows that count: typed words would be "
+            "read as signals. Take the tokenizer of this language model, or correct llm.vocabulary"
+        )
+
+
+def _check_marks(tokenizer: Tokenizer, template: str, where: str) -> None:
+    """Raises ValueError if what looks like a special token in the template's text is none: then anybody could type it."""
+    known = tokenizer.get_vocab()
+    if odd := sorted(set(_MARK.findall(template)) - known.keys()):
+        raise ValueError(
+            f"{where}: the chat template writes {', '.join(odd)}, which the tokenizer does not know as a token: they belong to "
+            "different models; take the template of this one (llm.chat_template), or its tokenizer"
+        )

@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from anytoany_lib import generation, media, runs
 from anytoany_lib.background import Worker
@@ -30,15 +30,17 @@ from anytoany_lib.llm import (
     TokenRows,
     add_lora,
     load_llm,
-    load_tokenizer,
+    model_folder,
     replace_vocabulary,
     unpack,
 )
 from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Vocabulary
+from anytoany_lib.pieces import Tokenizer
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
 from anytoany_lib.remote import local
 from anytoany_lib.residence import HOST, Residence, frozen_dtype
 from anytoany_lib.sampling import Sampling
+from anytoany_lib.tokenizing import check_tokenizer
 
 _EMBEDDINGS_KEPT = 512
 
@@ -49,7 +51,7 @@ class AnyToAny(nn.Module):
     Encoder and decoders load on first use and stay; training on cached features never loads them.
     """
 
-    def __init__(self, profile: Profile, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, profile: Profile, llm: PreTrainedModel, tokenizer: Tokenizer):
         super().__init__()
         self.profile, self.tokenizer = profile, tokenizer
         self.llm: PreTrainedModel | PeftModel = llm
@@ -81,9 +83,10 @@ class AnyToAny(nn.Module):
         cls, profile: Profile, seed: int = 0, device: torch.device | None = None
     ) -> AnyToAny:
         """An untrained model on the profile's LLM; the seed fixes all that is drawn at random."""
+        tokenizer = check_tokenizer(profile, model_folder(profile))
         llm = load_llm(profile, device)
         torch.manual_seed(seed)
-        return cls(profile, llm, load_tokenizer(profile))
+        return cls(profile, llm, tokenizer)
 
     @classmethod
     def from_pretrained(

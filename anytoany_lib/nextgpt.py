@@ -196,6 +196,11 @@ def import_nextgpt(
             f"profile {profile.name} shows a medium as {profile.encoder.soft_tokens} tokens or standardises hidden "
             "states; the published weights take one token and raw states: use nextgpt-7b, or a profile made from it"
         )
+    if profile.llm.tokenizer != "sentencepiece-legacy":
+        raise ValueError(
+            f"profile {profile.name} would show the published weights other tokens than they were trained on: set "
+            "llm.tokenizer: sentencepiece-legacy, or use nextgpt-7b, or a profile made from it"
+        )
     tensors = read_file(file)
     stage = _stage_of(tensors)
     _check(profile, tensors, stage, file)

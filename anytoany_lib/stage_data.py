@@ -135,7 +135,7 @@ class StageData:
         row = self._rows[index]
         rng = np.random.default_rng([self._seed, epoch, index])
         if "caption" not in row.meta:
-            messages = row.messages
+            messages = self._encoder.as_learnt(row.messages, rng)
         elif self._reads == "comprehension" or (
             self._reads == "instructions" and rng.random() < 0.5
         ):

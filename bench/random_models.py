@@ -92,7 +92,10 @@ def language_model(profile: Profile, folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     config.architectures = [type(model).__name__]
     config.save_pretrained(folder)
-    words(min(4000, config.vocab_size), 2048).save_pretrained(folder)
+    tokenizer = words(min(4000, config.vocab_size - 2), 2048)
+    marks = ["<|im_start|>", "<|im_end|>"]  # of Qwen's templates
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    tokenizer.save_pretrained(folder)
 
 
 def _clip(width: int, inner: int, layers: int, heads: int, tokenizer) -> CLIPTextModel:
@@ -241,7 +244,8 @@ def located(profile: Profile, scratch: Path) -> tuple[Profile, list[str]]:
     for what in random:
         folder = scratch / what
         if what == "llm":
-            changes["llm"] = profile.llm.model_copy(update={"folder": str(folder)})
+            learnt = {"folder": str(folder), "tokenizer": "auto"}
+            changes["llm"] = profile.llm.model_copy(update=learnt)
         elif what == "encoder":
             file = folder / "imagebind_huge.pth"
             changes["encoder"] = profile.encoder.model_copy(update={"folder": str(file)})

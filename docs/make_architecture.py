@@ -86,7 +86,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         {
             "Folders elsewhere": "remote hub downloads differences",
             "Language model": "llm projections",
-            "Conversations": "messages batches events sampling",
+            "Conversations": "messages pieces tokenizing batches events sampling",
             "Media files": "media containers rows",
         },
     ),
@@ -96,7 +96,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         {
             "Threads, time, counting": """background ahead interrupts phases residence
                 out_of_memory intervals aligned""",
-            "Profiles and runs": "config modalities runs files",
+            "Profiles and runs": "config modalities runs files legacy_tokenizer",
         },
     ),
 ]

@@ -449,12 +449,14 @@ def test_profiles_in_documents_load(page: Path, tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def phi(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> AnyToAny:
-    """The document's profile with small random weights of its architecture, tiny decoders and SmolLM2's words."""
+    """The document's profile with small random weights of its architecture, tiny decoders, SmolLM2's words and its own marks."""
     folder = tmp_path_factory.mktemp("phi")
     (settings,) = profiles(DOCS / "adding_an_llm.md")
     (folder / "mine.yaml").write_text(yaml.safe_dump(settings))
     wanted = Profile.load(folder / "mine.yaml")
     tokenizer = AutoTokenizer.from_pretrained(resolve(profile.llm.folder))
+    marks = ["<|user|>", "<|assistant|>", "<|end|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
     torch.manual_seed(0)
     sizes = SMALL | {"vocab_size": len(tokenizer)}
     config = AutoConfig.for_model(**wanted.llm.architecture | sizes)

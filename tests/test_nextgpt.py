@@ -8,18 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_nextgpt import ALPHA, HIDDEN, LAYERS, RANK, WORDS, small_nextgpt
 from torch import nn
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from anytoany_lib import runs
 from anytoany_lib.checkpoints import export_nextgpt, import_nextgpt
-from anytoany_lib.config import Profile, resolve
+from anytoany_lib.config import Profile
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.nextgpt import published_shapes
 from anytoany_lib.train import train
-
-HIDDEN, LAYERS, HEADS, WORDS = 64, 2, 4, 49152
-RANK, ALPHA = 4, 8
 
 
 def test_full_size_has_the_published_names_and_shapes():
@@ -54,31 +52,7 @@ def test_the_first_stages_have_no_lora_and_one_side_each():
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, profile: Profile) -> Profile:
-    """nextgpt-7b with every width small, on a random LLaMA that has one row too many, as Vicuna v0 has."""
-    folder = tmp_path_factory.mktemp("llama")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=WORDS + 1,
-        hidden_size=HIDDEN,
-        intermediate_size=128,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        tie_word_embeddings=False,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(resolve(profile.llm.folder)).save_pretrained(folder)
-    settings = Profile.load("nextgpt-7b").model_dump()
-    settings["llm"] |= {"folder": str(folder), "vocabulary": WORDS, "quantization": "none"}
-    settings["encoder"] |= {"folder": profile.encoder.folder, "embedding": 256}
-    for kind, decoder in profile.decoders.items():
-        settings["decoders"][kind] |= {
-            "folder": decoder.folder,
-            "condition": decoder.condition,
-            "options": decoder.options,
-        }
-    settings["projection"] |= {"width": 32, "heads": 4, "layers": 2, "feed_forward": 64}
-    settings["lora"] |= {"rank": RANK, "alpha": ALPHA}
-    return Profile.parse(settings, "test")
+    return small_nextgpt(tmp_path_factory.mktemp("llama"), profile)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +189,7 @@ def changed(published: Path, folder: Path, change) -> Path:
             lambda t: t.update(
                 {k: v[:-4] for k, v in t.items() if "embed_tokens" in k or "lm_head" in k}
             ),
-            "has a vocabulary of 49186, the profile 49152 words and 38 new tokens",
+            "has a vocabulary of 1234, the profile 1200 words and 38 new tokens",
         ),
         (lambda t: t.update({"note": "hello"}), "expected a flat dictionary of tensors"),
     ],
@@ -249,6 +223,32 @@ def test_pickled_code_and_cut_files_are_refused(
 def test_a_profile_with_another_computation_is_refused(published: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="tiny shows a medium as 8 tokens.*use nextgpt-7b"):
         import_nextgpt(published, Profile.load("tiny"), tmp_path / "run")
+
+
+def test_a_profile_that_reads_other_tokens_is_refused(
+    small: Profile, published: Path, tmp_path: Path
+):
+    llm = small.llm.model_copy(update={"tokenizer": "auto"})
+    other = small.model_copy(update={"llm": llm})
+    with pytest.raises(
+        ValueError, match="other tokens than they were trained on.*sentencepiece-legacy"
+    ):
+        import_nextgpt(published, other, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_new_rows_are_the_last_ones_of_the_published_tables(
+    small: Profile, published: Path, imported: Path, tmp_path: Path
+):
+    """Rows 32000 to 32037 at full size: those of <Img>, </Img>, [IMG0], ..."""
+    theirs = torch.load(published)["llama_model.base_model.model.model.embed_tokens.weight"]
+    model = AnyToAny.from_pretrained(imported)
+    for name, number in (("<Img>", 0), ("[IMG0]", 2), ("[VID0]", 6), ("[AUD7]", 37)):
+        assert model.vocabulary.names[number] == name
+        row = model.token_rows.input[number]
+        assert torch.equal(row, theirs[WORDS + number].float())
+    back = torch.load(export_nextgpt(imported, tmp_path / "back.pt"))
+    assert torch.equal(back["llama_model.base_model.model.model.embed_tokens.weight"], theirs)
 
 
 def test_training_goes_on_from_an_imported_run(

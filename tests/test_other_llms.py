@@ -39,7 +39,8 @@ def small(request, profile: Profile, tmp_path_factory: pytest.TempPathFactory) -
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     vocabulary = wanted.llm.vocabulary and len(tokenizer)
-    llm = wanted.llm.model_copy(update={"folder": str(folder), "vocabulary": vocabulary})
+    words = {"folder": str(folder), "vocabulary": vocabulary, "tokenizer": "auto"}
+    llm = wanted.llm.model_copy(update=words)
     encoder = wanted.encoder.model_copy(update={"folder": profile.encoder.folder, "embedding": 256})
     return wanted.model_copy(update={"llm": llm, "encoder": encoder, "decoders": profile.decoders})
 
@@ -62,10 +63,13 @@ def test_the_template_learns_replies_and_nothing_else(small: Profile):
     learnt = [i for i, label in zip(encoded.ids, encoded.labels, strict=True) if label != IGNORED]
     text = model.tokenizer.decode([i for i in learnt if i < model.vocabulary.base_size])
     stop = model.messages.stop_text
-    assert "A red bell." in text and "Here." in text and text.count(stop) == 2
+    # Qwen3's template shows earlier replies without what stood before them: they are learnt in rows of their own.
+    earlier = small.llm.architecture["model_type"] != "qwen3"
+    assert ("A red bell." in text) == earlier and "Here." in text
+    assert text.count(stop) == 1 + earlier
     assert "What is it?" not in text and "Play it." not in text
     assert sum(i >= model.vocabulary.base_size for i in learnt) == 1
-    prompt = model.messages.encode(talk()[:1], prompt=True)
+    prompt = model.messages.encode(talk()[:3], prompt=True)
     assert encoded.ids[: len(prompt.ids)] == prompt.ids
 
 
