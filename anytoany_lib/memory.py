@@ -194,18 +194,21 @@ def fits(profile: Profile, number: int) -> dict[str, FitConfig | None]:
     return found
 
 
-def _fit(profile: Profile, config: PretrainedConfig, fit: FitConfig | None) -> dict[str, int]:
-    """Of what a fit holds beside the model: rows of what it reads and should give, and the steps on them."""
+def _fit(
+    profile: Profile, config: PretrainedConfig, fit: FitConfig | None, largest: int
+) -> dict[str, int]:
+    """Of a fit beside the model; `largest` is the number of parameters of the largest output projection.
+
+    What output projections are fitted to stays on the host.
+    """
     hidden, encoder = config.hidden_size, profile.encoder
     if fit is None:
         words = CAPTIONS_FITTED * encoder.soft_tokens * hidden
         # Words in float32; in float64 once more, and their difference from the mean.
-        return {"fitted rows": 20 * words, "fitted steps": 0}
-    kinds = profile.decoders.values()
-    rows = fit.rows // len(kinds)
-    states = [4 * rows * d.signals * hidden for d in kinds]
-    targets = [4 * rows * math.prod(d.condition) for d in kinds]
-    return {"fitted rows": 2 * (sum(states) + sum(targets)), "fitted steps": 2 * max(states)}
+        return {"fit": 20 * words}
+    # Its gradient and its moments, and the hidden states of a batch in float32.
+    signals = max(decoder.signals for decoder in profile.decoders.values())
+    return {"fit": 12 * largest * bool(fit.steps) + 4 * 4 * fit.batch_size * signals * hidden}
 
 
 def plan(profile: Profile, tokens: int = 128) -> Plan:
@@ -218,6 +221,7 @@ def plan(profile: Profile, tokens: int = 128) -> Plan:
     parts = _trainable(profile, config, lora)
     phases: Plan = {"features": {"CUDA": CUDA, **_features(profile)}}
     fitted: list[dict[str, int]] = []
+    largest = parts["output_projections"] // max(1, len(profile.decoders))
     for number, stage in profile.stages.items():
         there = sum(n for name, n in parts.items() if name != "lora" or number == 3)
         trained = sum(parts[name] for name in stage.learning_rates)
@@ -232,7 +236,7 @@ def plan(profile: Profile, tokens: int = 128) -> Plan:
         }
         for when, fit in fits(profile, number).items():
             kept = {"optimiser": moments} if when == "after" else {}
-            fitted.append(held | kept | _fit(profile, config, fit) | {"CUDA": CUDA})
+            fitted.append(held | kept | _fit(profile, config, fit, largest) | {"CUDA": CUDA})
     if fitted:
         phases["fits"] = max(fitted, key=peak)
     phases["chat"] = frozen | {

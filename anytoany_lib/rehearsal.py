@@ -268,6 +268,7 @@ def _part(config: dict[str, Any], pooled: bool = False) -> nn.Module:
         "clap_text_model": lambda: ClapTextModelWithProjection(ClapTextConfig(**config)),
         "hifigan": lambda: SpeechT5HifiGan(SpeechT5HifiGanConfig(**config)),
     }
+    makers["speecht5_hifigan"] = makers["hifigan"]  # as today's transformers saves it
     return makers[config["model_type"]]().half().eval()
 
 

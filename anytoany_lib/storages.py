@@ -41,13 +41,15 @@ def _rounded(size: int) -> int:
 class LiveStorages(TorchDispatchMode):
     """Adds up the storages that are alive, in bytes: `live` now, `peak` at most.
 
-    Where code asks for a number of a tensor that has none it is told 1 (true): masks are whole, flags are set.
+    What code sends to the host, and what it makes there of that alone, is on no card and not counted. Where code asks for a
+    number of a tensor that has none it is told 1 (true): masks are whole, flags are set.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.live = self.peak = 0
         self._known: dict[int, int] = {}
+        self._on_host: set[int] = set()
 
     def add(self, *held: nn.Module | torch.Tensor | None) -> None:
         """Counts tensors, and modules with their buffers and 4-bit constants, as long as they are alive."""
@@ -58,33 +60,39 @@ class LiveStorages(TorchDispatchMode):
             elif one is not None:
                 self._count(one)
 
-    def _count(self, tensor: torch.Tensor) -> None:
+    def _count(self, tensor: torch.Tensor, on_host: bool = False) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._known:
             return
-        size = _rounded(storage.nbytes())
+        size = 0 if on_host else _rounded(storage.nbytes())
         self._known[key] = size
+        if on_host:
+            self._on_host.add(key)
         self.live += size
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._forget, key)
 
     def _forget(self, key: int) -> None:
         self.live -= self._known.pop(key, 0)
+        self._on_host.discard(key)
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _NUMBERS:
             return args[0].dtype == torch.bool or 1
         if func is torch.ops.aten.index.Tensor:
             args = (args[0], [one for index in args[1] for one in _without_bools(index)])
+        read = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+        away = [tensor.untyped_storage()._cdata in self._on_host for tensor in read]
+        on_host = bool(away) and all(away)
+        if str(kwargs.get("device")) == "cpu" and read and read[0].device.type == "meta":
+            kwargs, on_host = kwargs | {"device": torch.device("meta")}, True
         self.peak = max(self.peak, self.live + _scratch(func, args))
         made = func(*args, **kwargs)
         for leaf in tree_leaves(made):
             if isinstance(leaf, torch.Tensor) and leaf.device.type == "meta":
-                self._count(leaf)
+                self._count(leaf, on_host)
         return made
 
 
