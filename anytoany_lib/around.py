@@ -17,9 +17,15 @@ from anytoany_lib.config import Alignment, FitConfig
 from anytoany_lib.data import splits_in
 from anytoany_lib.denoising import Denoiser
 from anytoany_lib.files import appearing_whole, write_json
-from anytoany_lib.fitting import fit_input_projection, fit_output_projections
+from anytoany_lib.fitting import (
+    States,
+    collect_states,
+    fit_input_projection,
+    fit_output_projections,
+)
 from anytoany_lib.job import GO_ON, Job
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.reading import with_room
 from anytoany_lib.stage_data import StageData
 
 _ABOUT_OLD_WEIGHTS = (runs.EVALUATION, "conversation")
@@ -31,10 +37,14 @@ def _fit_projections(job: Job, standing: Standing, fit: FitConfig, when: str) ->
     settings, data = job.settings, standing.data
     share = standing.record["steps"] / settings.steps_of(len(data))
     rows, steps = max(fit.batch_size, round(share * fit.rows)), round(share * fit.steps)
-    batches = data.batches(settings.rows_a_step, together=settings.batch_size)
     scaled = fit.model_copy(update={"rows": rows, "steps": steps})
-    read = (batch for _, batch in batches)
-    losses = fit_output_projections(standing.model, read, scaled, settings.alignment)
+
+    def collected(together: int) -> States:
+        batches = data.batches(settings.rows_a_step, together=together)
+        return collect_states(standing.model, (batch for _, batch in batches), rows)
+
+    states = with_room(standing, settings, collected)
+    losses = fit_output_projections(standing.model, states, scaled, settings.alignment)
     return {f"{kind} {when}": loss for kind, loss in losses.items()}
 
 
@@ -82,8 +92,10 @@ def _validation(job: Job, standing: Standing) -> dict[str, float]:
     settings, model = job.settings, standing.model
     read = (settings.reads, model.messages, standing.features, job.seed)
     held_out = StageData(job.data, "validation", *read)
-    how = (settings.batch_size, settings.alignment, standing.denoiser)
-    return validation_losses(model, held_out, *how)
+    how = (settings.alignment, standing.denoiser)
+    return with_room(
+        standing, settings, lambda rows: validation_losses(model, held_out, rows, *how)
+    )
 
 
 def _check_finite(validation: dict[str, float], job: Job) -> None:
@@ -113,6 +125,7 @@ def conclude(job: Job, standing: Standing) -> None:
         "cut": len(standing.data.cut),
         "left_out": len(standing.data.left_out),
         "empty_steps": standing.empty,
+        "skipped_steps": standing.skipped,
         "rows_at_once": standing.together,
         "seconds": standing.seconds,
         "peak_memory_bytes": phases.highest(),

@@ -72,7 +72,8 @@ class Standing:
 
     `features` are what `data` reads, for the validation split to read too; `denoiser` computes the stage's denoising terms,
     None if it has none. `recent` is what the log has not told yet, `first` the first loss of each name, `fitted` what came of
-    the fits before training, `empty` the steps that had nothing to learn, `together` the rows that share a batch (see
+    the fits before training, `empty` the steps that had nothing to learn, `skipped` those whose gradients overflowed under the
+    scaler, `together` the rows that share a batch (see
     `reading`; 0 before the first step).
     """
 
@@ -87,6 +88,7 @@ class Standing:
     phases: Phases = field(default_factory=Phases)
     step: int = 0
     empty: int = 0
+    skipped: int = 0
     together: int = 0
     recent: Recent = field(default_factory=list)
     first: dict[str, float] = field(default_factory=dict)
@@ -141,6 +143,7 @@ class Standing:
             "peaks": self.phases.peaks,
             "step": self.step,
             "empty": self.empty,
+            "skipped": self.skipped,
             "together": self.together,
             "recent": self.recent,
             "first": self.first,
@@ -164,7 +167,8 @@ class Standing:
             self.scaler.load_state_dict(state["scaler"])
         self.phases.peaks = state["peaks"] | self.phases.peaks
         self.step, self.empty = state["step"], state["empty"]
-        self.together = state.get("together", 0)  # not in checkpoints of before 2026-11-26
+        # Not in checkpoints of before 2026-11-26 and 2026-11-28.
+        self.together, self.skipped = state.get("together", 0), state.get("skipped", 0)
         self.recent, self.first, self.fitted = state["recent"], state["first"], state["fitted"]
         self.data.cut |= set(state["cut"])
         self.data.left_out |= set(state["left out"])

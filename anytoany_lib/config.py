@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 _WHOLE = ("source", "architecture", "options", "learning_rates", "mixture")
 Alignment = Literal["l2", "mse", "cosine"]
+Dtype = Literal["auto", "float16", "bfloat16", "float32"]
 if TYPE_CHECKING:  # looked up by any text; what a profile may say is checked when it is read
     Kind: TypeAlias = str
     Part: TypeAlias = str
@@ -95,6 +96,10 @@ class LLMConfig(_Checked):
     folder: str
     source: Source | None = None
     quantization: Literal["nf4", "none"] = "nf4"
+    dtype: Dtype = Field(
+        "auto",
+        description="what it computes in; auto is bfloat16 where the hardware has it, else float16 on a card",
+    )
     vocabulary: int | None = Field(
         None, gt=0, description="rows of its embedding that count; None takes all"
     )

@@ -21,6 +21,7 @@ from transformers import (
 
 from anytoany_lib.batches import collate
 from anytoany_lib.messages import Encoded
+from anytoany_lib.out_of_memory import is_out_of_memory
 from anytoany_lib.recall import Memory
 from anytoany_lib.sampling import Sampling
 
@@ -94,6 +95,23 @@ class _Writer:
         return [] if draft.finish_reason else [token], delta
 
 
+def _check_finite(numbers: torch.Tensor, model: AnyToAny) -> None:
+    """RuntimeError, with what to do, unless all numbers that a token is chosen by are finite."""
+    if numbers.isfinite().all():
+        return
+    dtype = model.causal_lm.dtype
+    if dtype == torch.float16:
+        advice = (
+            "it computes in float16, which ends at 65,504: set llm.dtype: bfloat16 or float32 in the profile, or load the run "
+            "with AnyToAny.from_pretrained(run, dtype=...)"
+        )
+    else:
+        advice = (
+            "its weights, or those of the run, are damaged: fetch them again, or take another run"
+        )
+    raise RuntimeError(f"the language model's logits are not finite in {dtype}; {advice}")
+
+
 def _chooser(
     model: AnyToAny, sampling: Sampling, seeds: Sequence[int]
 ) -> Callable[[torch.Tensor, Sequence[int]], list[int]]:
@@ -112,8 +130,11 @@ def _chooser(
         """Logits (B, V) of these rows -> the next token of each."""
         logits[:, banned] = -torch.inf
         if sampling.temperature == 0:
-            return logits.argmax(-1).tolist()
+            tokens = logits.argmax(-1)
+            _check_finite(logits.gather(-1, tokens[:, None]), model)  # the largest, or no number
+            return tokens.tolist()
         chances = warpers(None, logits).softmax(-1).cpu()
+        _check_finite(chances, model)
         return [
             int(torch.multinomial(of_row, 1, generator=generators[row]))
             for of_row, row in zip(chances, rows, strict=True)
@@ -154,7 +175,8 @@ def decode(
     A medium's part has its "condition" (the projected hidden states) when it is yielded. The drafts are complete
     when the iterator ends; each has a finish reason, unless `stopping()` ended it before. With a memory, which holds
     one conversation, there is one prompt. Where the device has no room, encoder and decoders leave it, and what has not
-    begun is tried once more; then OutOfMemoryError says what to do, and leaves the device's memory free.
+    begun is tried once more; then OutOfMemoryError says what to do, and leaves the device's memory free. RuntimeError, which
+    says what to do as well, if the logits are not finite.
     """
     memory = memory or Memory()
     for _ in range(2):
@@ -166,14 +188,13 @@ def decode(
             return
         except GeneratorExit:
             raise
-        except torch.OutOfMemoryError as error:
-            found = str(error)
-        except BaseException:
+        except BaseException as error:
             # An interrupted kernel too: the cache may end in the middle of a layer.
             memory.forget()
-            raise
+            if not is_out_of_memory(error):
+                raise
+            found = str(error)
         # Outside the handler, where nothing refers any more to the tensors of the pass that failed.
-        memory.forget()
         model.make_room()
         if begun:  # what was said cannot be taken back
             break

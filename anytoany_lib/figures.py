@@ -30,7 +30,7 @@ from anytoany_lib.modalities import KINDS
 from anytoany_lib.rendering import part_html
 
 _SMALL_PIXELS, _SMALL_SECONDS, _SMALL_RATE = 256, 8.0, 24_000  # a gallery shows many
-NOT_LOSSES = ("step", "seconds", "learning_rate", "tokens_per_second")
+NOT_LOSSES = ("step", "seconds", "learning_rate", "tokens_per_second", "skipped_steps")
 _STYLE = """<style>
 .a2a-card { display: inline-block; vertical-align: top; margin: 4px; padding: 6px; border: 1px solid #8884;
   border-radius: 6px; box-sizing: border-box; overflow-wrap: anywhere; }

@@ -56,7 +56,10 @@ States = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 @torch.no_grad()
 def collect_states(model: AnyToAny, batches: Iterable[Batch], rows: int) -> States:
-    """What each output projection reads (S, N, H) and should give (S, *condition), from about `rows` conversations."""
+    """What each output projection reads (S, N, H) and should give (S, *condition), from about `rows` conversations.
+
+    Both stay on the host: states in the type that the language model computes in, conditions in the float16 of the caches.
+    """
     was_training = model.training
     model.eval()
     states: dict[str, list[torch.Tensor]] = {}
@@ -64,12 +67,12 @@ def collect_states(model: AnyToAny, batches: Iterable[Batch], rows: int) -> Stat
     seen = 0  # a bar that is switched off counts nothing
     with tqdm(total=rows, desc="hidden states at signals") as bar:
         for batch in batches:
-            batch = batch.to(model.device)
-            inputs = model.embed_inputs(batch.ids, batch.media, batch.media_at)
-            hidden = model.hidden_states(inputs, batch.mask, use_cache=False)
-            for kind, at in batch.signals_at.items():
-                states.setdefault(kind, []).append(model.signal_states(hidden, kind, at).float())
-                targets.setdefault(kind, []).append(batch.targets[kind])
+            there = batch.to(model.device)
+            inputs = model.embed_inputs(there.ids, there.media, there.media_at)
+            hidden = model.hidden_states(inputs, there.mask, use_cache=False)
+            for kind, at in there.signals_at.items():
+                states.setdefault(kind, []).append(model.signal_states(hidden, kind, at).cpu())
+                targets.setdefault(kind, []).append(batch.targets[kind].half())
             bar.update(len(batch.ids))
             seen += len(batch.ids)
             if seen >= rows:
@@ -87,14 +90,23 @@ def _fit(
     alignment: Alignment,
     title: str,
 ) -> float:
-    """AdamW on saved states, in an order fixed by torch's seed; returns the loss on all of them after it."""
+    """AdamW on saved states, in an order fixed by torch's seed; returns the loss on all of them after it.
+
+    States and targets come from the host a batch at a time.
+    """
     parameters = list(projection.parameters())
+    device = parameters[0].device
+
+    def loss_of(some: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        projected = projection(some.to(device).float(), signals)
+        return alignment_loss(projected, wanted.to(device).float(), alignment)
+
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.95))
     warmup = round(_WARMUP * settings.steps)
     schedule = get_scheduler("cosine", optimiser, warmup, settings.steps)
     for _ in tqdm(range(settings.steps), desc=title, mininterval=1, disable=not settings.steps):
-        picked = torch.randint(len(read), (settings.batch_size,)).to(read.device)
-        loss = alignment_loss(projection(read[picked], signals), targets[picked], alignment)
+        picked = torch.randint(len(read), (settings.batch_size,))
+        loss = loss_of(read[picked], targets[picked])
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -103,7 +115,7 @@ def _fit(
     optimiser.zero_grad()
     with torch.no_grad():
         losses = [
-            alignment_loss(projection(some, signals), wanted, alignment) * len(some)
+            loss_of(some, wanted) * len(some)
             for some, wanted in zip(read.split(256), targets.split(256), strict=True)
         ]
     return float(sum(losses)) / len(read)
@@ -111,20 +123,21 @@ def _fit(
 
 def fit_output_projections(
     model: AnyToAny,
-    batches: Iterable[Batch],
+    states: States,
     settings: FitConfig,
     alignment: Alignment = "l2",
 ) -> dict[str, float]:
-    """Fits every output projection to the language model as it stands; returns each kind's loss after it.
+    """Fits every output projection to what `collect_states` found of the language model as it stands; returns each kind's
+    loss after it.
 
     A projection that was never trained first measures what it will read (`OutputProjection.calibrate`).
     """
     losses = {}
-    for kind, (read, targets) in collect_states(model, batches, settings.rows).items():
+    for kind, (read, targets) in states.items():
         projection = cast(OutputProjection, model.output_projections[kind])
         signals = model.signal_embeddings(kind).detach()
         if model.profile.projection.standardise and not projection.calibrated:
-            projection.calibrate(read + signals)
+            projection.calibrate(read.float() + signals.cpu())
         losses[kind] = _fit(
             projection, read, signals, targets, settings, alignment, f"fitting {kind}"
         )

@@ -26,6 +26,7 @@ from anytoany_lib.events import (
     TurnsDropped,
 )
 from anytoany_lib.messages import Encoded, Message, Part
+from anytoany_lib.out_of_memory import is_out_of_memory
 from anytoany_lib.recall import Memory
 from anytoany_lib.sampling import Sampling
 
@@ -68,11 +69,11 @@ def read_on(
         return
     try:
         read_prompts(model, [encoded], memory)
-    except torch.OutOfMemoryError:
-        memory.forget()  # the next turn reads all of it, and says what can be done if it cannot
-    except BaseException:
+    except BaseException as error:
         memory.forget()
-        raise
+        if not is_out_of_memory(error):
+            raise
+        # The next turn reads all of it, and says what can be done if it cannot.
 
 
 def finished(parts: list[Part]) -> Message:

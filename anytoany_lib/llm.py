@@ -26,20 +26,30 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from anytoany_lib.config import LoraSettings, Profile, resolve
+from anytoany_lib.config import Dtype, LoraSettings, Profile, resolve
 from anytoany_lib.runs import compare
 
 
 def pick_device() -> torch.device:
-    """The first CUDA card, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """This process's CUDA card by its number, or the CPU. Processes of a launcher take a card each.
+
+    A "cuda" without a number is another card in a thread than where the process has chosen one.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    return torch.device("cuda", torch.cuda.current_device())
 
 
-def pick_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies matrices in it, else float16 on CUDA and float32 on a CPU.
+def pick_dtype(device: torch.device, wanted: Dtype = "auto") -> torch.dtype:
+    """The type that is wanted (`llm.dtype` of a profile). "auto" is bfloat16 where the hardware multiplies matrices in it,
+    else float16 on CUDA and float32 on a CPU.
 
     A CPU with AVX512-BF16 but no AMX is not enough: there bfloat16 takes twice the time of float32.
     """
+    if wanted != "auto":
+        return getattr(torch, wanted)
     if device.type == "cuda":
         return (
             torch.bfloat16
@@ -67,7 +77,7 @@ def load_tokenizer(profile: Profile) -> PreTrainedTokenizerBase:
 def load_llm(profile: Profile, device: torch.device | None = None) -> PreTrainedModel:
     """The frozen causal LM, its linear layers in 4-bit NF4 unless the profile says otherwise."""
     device = device or pick_device()
-    dtype = pick_dtype(device)
+    dtype = pick_dtype(device, profile.llm.dtype)
     quantization = None
     if profile.llm.quantization == "nf4":
         quantization = BitsAndBytesConfig(
@@ -89,6 +99,8 @@ def load_llm(profile: Profile, device: torch.device | None = None) -> PreTrained
             # On such CPUs the first forward without gradients repacks the weights in place and thereby
             # corrupts the gradients of any training after it (bitsandbytes 0.50).
             module.support_avx512bf16_for_cpu = False
+            # A weight that knows its layer keeps both, and the memory of both, until a collection of garbage.
+            module.weight.module = None
     return model.requires_grad_(False).eval()
 
 
@@ -129,7 +141,7 @@ def _trim_vocabulary(model: PreTrainedModel, profile: Profile) -> None:
             "or name the language model that the profile was written for"
         )
     if wanted is not None and wanted < rows:
-        model.resize_token_embeddings(wanted)
+        model.resize_token_embeddings(wanted, mean_resizing=False)
 
 
 @torch.no_grad()
@@ -168,12 +180,15 @@ class TokenRows(nn.Module):
         """ids (B, T) of old and new tokens -> input embeddings (B, T, H) in the LLM's dtype."""
         is_new = ids >= self.first
         old = embedding(ids.masked_fill(is_new, 0))
-        new = self.input[(ids - self.first).clamp(min=0)].to(old.dtype)
+        # Not self.input[...], whose gradients threads add up in whatever order they come.
+        new = F.embedding((ids - self.first).clamp(min=0), self.input).to(old.dtype)
         return torch.where(is_new[..., None], new, old)
 
     def logits(self, hidden: torch.Tensor, head: nn.Linear) -> torch.Tensor:
         """Hidden states (..., H) -> logits (..., V + n) in float32, the new tokens last."""
         rows = self.input if self.output is None else self.output
+        if rows.dtype == hidden.dtype:
+            return torch.cat([head(hidden), F.linear(hidden, rows)], dim=-1).float()
         return torch.cat([head(hidden).float(), F.linear(hidden.float(), rows.float())], dim=-1)
 
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from anytoany_lib import generation, media, runs
 from anytoany_lib.background import Worker
 from anytoany_lib.batches import Batch
-from anytoany_lib.config import Alignment, Profile, resolve
+from anytoany_lib.config import Alignment, Dtype, Profile, resolve
 from anytoany_lib.decoders import Decoder
 from anytoany_lib.denoising import Denoiser, term
 from anytoany_lib.events import Done, Events, MediaFailed
@@ -86,19 +86,37 @@ class AnyToAny(nn.Module):
         return cls(profile, llm, load_tokenizer(profile))
 
     @classmethod
-    def from_pretrained(cls, run: str | Path, device: torch.device | None = None) -> AnyToAny:
-        """The model of a run folder (a path or URL), ready to talk.
+    def from_pretrained(
+        cls, run: str | Path, device: torch.device | None = None, dtype: Dtype | None = None
+    ) -> AnyToAny:
+        """The model of a run folder (a path or URL), ready to talk; `dtype` is taken for llm.dtype of its profile.
 
         Raises FileNotFoundError if there is no run, ValueError if its weights do not fit its profile.
         """
         run = local(run)
-        record = runs.read_record(run)
-        model = cls.from_profile(runs.profile_of(record, run), device=device)
+        profile = runs.profile_of(runs.read_record(run), run)
+        if dtype is not None:
+            llm = profile.llm.model_copy(update={"dtype": dtype})
+            profile = profile.model_copy(update={"llm": llm})
+        model = cls.from_profile(profile, device=device)
         unpack(model.llm)
         if (run / runs.ADAPTER).is_dir():
             model.add_lora()
         model.load(run)
+        if model.device != HOST:
+            model.cast_for_talking()
         return model.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def cast_for_talking(self) -> None:
+        """Casts what every token goes through, LoRA and the rows of the new tokens, to the type that the LLM computes in.
+
+        Training keeps both in float32, and pays for it with two casts a matrix and token.
+        """
+        self.token_rows.to(self.causal_lm.dtype)
+        for name, parameter in self.llm.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.to(self.causal_lm.dtype)
 
     def add_lora(self) -> None:
         """Gives the LLM the LoRA matrices of the profile, unless it has them."""
@@ -232,7 +250,8 @@ class AnyToAny(nn.Module):
 
     def project(self, kind: str, states: torch.Tensor) -> torch.Tensor:
         """Hidden states at the signals (S, N, H) -> the decoder's condition (S, *condition), float32."""
-        return self.output_projections[kind](states.float(), self.signal_embeddings(kind))
+        read = states.to(self.device, torch.float32)
+        return self.output_projections[kind](read, self.signal_embeddings(kind))
 
     @property
     def calibrated(self) -> bool:

@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, AutocastKwargs, DistributedDataParallelKwargs, PartialState
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import (
     DistributedType,
@@ -24,6 +24,7 @@ from accelerate.utils import (
 )
 from torch import distributed, nn
 
+from anytoany_lib.config import Dtype
 from anytoany_lib.llm import launched_for, pick_device, pick_dtype
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.sharded import divided, evened
@@ -35,24 +36,28 @@ _PATIENCE = timedelta(days=2)
 
 
 class Ranks:
-    """This process among those of one training: `rank` of `world`, and the `accelerator` that joins them."""
+    """This process among those of one training: `rank` of `world`, and the `accelerator` that joins them.
 
-    def __init__(self, run: Path, trackers: list[str]):
+    Where the language model computes in float16 (`dtype` is the profile's llm.dtype) the accelerator has a scaler.
+    """
+
+    def __init__(self, run: Path, trackers: list[str], dtype: Dtype = "auto"):
         _check_launch()
         device = pick_device()
-        # In float16 the loss is scaled, and that is all: the model itself keeps its projections and LoRA in float32.
         self.accelerator = Accelerator(
             cpu=device.type == "cpu",
-            mixed_precision="fp16" if pick_dtype(device) == torch.float16 else "no",
+            mixed_precision="no",  # the model itself keeps its projections and LoRA in float32
             log_with=trackers or None,  # an empty list is warned about
             project_config=ProjectConfiguration(logging_dir=str(run / EVENTS)),
             kwargs_handlers=[
                 # Which projections a step trains depends on what its rows generate.
                 DistributedDataParallelKwargs(find_unused_parameters=True),
                 InitProcessGroupKwargs(timeout=_ANSWER_WITHIN),
-                AutocastKwargs(enabled=False),
             ],
         )
+        if pick_dtype(device, dtype) == torch.float16:
+            # Accelerate's own would come with autocast, and on cards only.
+            self.accelerator.scaler = torch.amp.GradScaler(device.type)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         several = self.world > 1
         if several and device.type == "cpu" and launched_for("FSDP"):

@@ -1,19 +1,24 @@
 """The steps of a training as they are read from where it stands on, in batches that the device has room for.
 
 How many rows share a batch changes the time and the memory of a step, not what is learnt in it: the batches of a step add up.
-So a step that does not fit is read again in batches half as large, and so are all that follow.
+So a step that does not fit is read again in batches half as large, and so are all that follow. So is what comes before and
+after the steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from tqdm.auto import tqdm
 
 from anytoany_lib.checkpoint import Standing
 from anytoany_lib.config import StageConfig
+from anytoany_lib.out_of_memory import is_out_of_memory
 from anytoany_lib.stage_data import Step
+
+Result = TypeVar("Result")
 
 
 class Reading:
@@ -41,19 +46,39 @@ class Reading:
 
         OutOfMemoryError, which says what to do, if a row alone does not fit, or if other processes are in the same step.
         """
-        standing, (rank, world) = self._standing, self._process
-        if standing.together == 1 or world > 1:
-            much = "a single row" if standing.together == 1 else f"{standing.together} rows at once"
-            raise torch.OutOfMemoryError(
-                f"{standing.model.device} of process {rank} of {world} has no room for {much} in step {standing.step}: in the "
-                "profile's stage set checkpointing: true, lower batch_size and raise accumulation as much, or lower "
-                f"llm.context ({found})"
-            )
-        standing.together = -(-standing.together // 2)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        tqdm.write(
-            f"step {standing.step} did not fit the memory: from here on {standing.together} rows at once, and as many batches "
-            "a step as that takes"
-        )
+        _fewer(self._standing, found, *self._process)
         self._begin()
+
+
+def with_room(standing: Standing, settings: StageConfig, work: Callable[[int], Result]) -> Result:
+    """`work(rows at once)` of one process alone, begun anew with half as many rows whenever the device has no room for them.
+
+    OutOfMemoryError, which says what to do, if a row alone does not fit.
+    """
+    standing.together = standing.together or settings.batch_size
+    while True:
+        try:
+            return work(standing.together)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            found = str(error)
+        _fewer(standing, found, 0, 1)
+
+
+def _fewer(standing: Standing, found: str, rank: int, world: int) -> None:
+    """Halves how many rows are computed at once."""
+    if standing.together == 1 or world > 1:
+        much = "a single row" if standing.together == 1 else f"{standing.together} rows at once"
+        raise torch.OutOfMemoryError(
+            f"{standing.model.device} of process {rank} of {world} has no room for {much} in step {standing.step}: in the "
+            "profile's stage set checkpointing: true, lower batch_size and raise accumulation as much, or lower "
+            f"llm.context ({found})"
+        )
+    standing.together = -(-standing.together // 2)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    tqdm.write(
+        f"step {standing.step} did not fit the memory: from here on {standing.together} rows at once, and as many batches "
+        "a step as that takes"
+    )

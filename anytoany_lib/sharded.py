@@ -31,9 +31,10 @@ def check(stage: StageConfig, accelerator: Accelerator) -> None:
             "paged-adamw-8bit keeps its state whole, FSDP divides it: set optimiser: adamw in the profile's stage, or start "
             "without FSDP"
         )
-    if accelerator.mixed_precision != "no":
+    if accelerator.scaler is not None:
         raise ValueError(
-            "FSDP would train in float16, which these cards compute in: launch with ddp.yaml, or on cards that have bfloat16"
+            "FSDP would train in float16, as llm.dtype says or as these cards compute in: launch with ddp.yaml, on cards that "
+            "have bfloat16, or set llm.dtype: float32 in the profile"
         )
     if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
         raise ImportError(

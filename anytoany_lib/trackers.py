@@ -98,8 +98,12 @@ class Log:
         rate: float,
         tokens: int,
         seconds: float,
+        skipped: int | None = None,
     ) -> None:
-        """Notes that `step` steps are taken, with the losses of the last one; writes a line every few."""
+        """Notes that `step` steps are taken, with the losses of the last one; writes a line every few.
+
+        `skipped` of them have changed nothing (see `checkpoint.Standing`); None where none ever is.
+        """
         if self._silent:
             return
         self._recent.append((losses, tokens))
@@ -114,6 +118,8 @@ class Log:
         line["tokens_per_second"] = round(
             sum(t for _, t in self._recent) / max(seconds - self._since, 1e-9)
         )
+        if skipped is not None:
+            line["skipped_steps"] = skipped
         self._recent.clear()
         self._since = seconds
         self._tell(line)

@@ -40,6 +40,7 @@ from anytoany_lib.job import GO_ON, Job
 from anytoany_lib.live import LiveFeatures
 from anytoany_lib.llm import unpack
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.out_of_memory import is_out_of_memory
 from anytoany_lib.phases import Phases
 from anytoany_lib.ranks import Ranks
 from anytoany_lib.reading import Reading
@@ -48,6 +49,7 @@ from anytoany_lib.stage_data import StageData, Step
 from anytoany_lib.trackers import TRACKERS, Log, named, reporting
 
 Loss = TypeVar("Loss", float, torch.Tensor)
+_LEAST_SCALE = 1.0  # of the loss: below, gradients would vanish rather than overflow
 _EXPLODED = 20  # times what a loss was at first, or 1 if it was less
 
 
@@ -139,7 +141,7 @@ def train(
     start = local(init) if init else None
     job = Job(profile, stage, read, local(run, new=True), start, seed, max_steps, save_every)
     job.check(resume)
-    ranks = Ranks(job.run, names)
+    ranks = Ranks(job.run, names, profile.llm.dtype)
     if ranks.first:
         job.check_writable()
     job.check_share(ranks.world)
@@ -180,7 +182,8 @@ def _begun(job: Job, ranks: Ranks, on_the_fly: bool) -> Standing:
         optimiser, schedule = optimiser_and_schedule(parts, settings, steps)
     scaler = ranks.accelerator.scaler
     denoiser = denoiser_of(job.profile, settings, job.seed)
-    record = job.record(steps)
+    # What "auto" has come to: it may differ where the training goes on.
+    record = job.record(steps) | {"computes_in": str(model.causal_lm.dtype).removeprefix("torch.")}
     return Standing(model, optimiser, schedule, scaler, data, features, denoiser, record, phases)
 
 
@@ -228,10 +231,14 @@ def _loop(
                 raise KeyboardInterrupt(f"step {standing.step} of {steps} is saved: {GO_ON}")
             _update(ranks.accelerator, optimiser, job, standing, read)
             standing.step += 1
-            bar.set_postfix(loss=f"{total_loss(losses, settings):.3f}", refresh=False)
+            shown = {"loss": f"{total_loss(losses, settings):.3f}"}
+            if standing.skipped:
+                shown["skipped"] = str(standing.skipped)
+            bar.set_postfix(shown, refresh=False)
             bar.update()
             rate = float(standing.schedule.get_last_lr()[0])
-            log.add(standing.step, losses, rate, read.tokens, standing.seconds)
+            skipped = standing.skipped if standing.scaler else None
+            log.add(standing.step, losses, rate, read.tokens, standing.seconds, skipped)
     _keep(job, standing, ranks)
 
 
@@ -248,11 +255,14 @@ def _read_and_computed(
 ) -> tuple[Step, dict[str, float]]:
     """The next step and this process's share of its losses; its gradients are there, in batches that fit the memory."""
     while True:
-        read = ranks.even(next(reading))
-        standing.seed_step(ranks.rank)
+        read = None
         try:
+            read = ranks.even(next(reading))  # which computes features too, if it is told to
+            standing.seed_step(ranks.rank)
             return read, _gradients(ranks.accelerator, wrapped, standing, settings, read)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             found = str(error)
         # Outside the handler, where nothing refers any more to the tensors of the pass that failed.
         wrapped.zero_grad()
@@ -303,9 +313,10 @@ def _check_losses(losses: dict[str, float], job: Job, standing: Standing, names:
 
 def _diverged(said: str, job: Job, standing: Standing, names: list[str]) -> RuntimeError:
     good = newest(job.run) or "the initial weights"
+    half = ", or set llm.dtype: bfloat16 or float32 there" if standing.scaler else ""
     return RuntimeError(
         f"stage {job.stage}, step {standing.step}: {said} on rows {', '.join(names)}; the last good checkpoint is {good}. "
-        "Lower the stage's learning rates in the profile"
+        f"Lower the stage's learning rates in the profile{half}"
     )
 
 
@@ -316,20 +327,37 @@ def _update(
     standing: Standing,
     read: Step,
 ) -> None:
-    """One step of the optimiser and of the schedule; a step without anything to learn is counted, and changes nothing."""
+    """One step of the optimiser and of the schedule. One without anything to learn, or whose gradients have overflowed under
+    a scaler, is counted, and changes nothing.
+    """
     if not read.parts:
         standing.empty += 1
         return
     trained = [p for group in optimiser.param_groups for p in group["params"]]
     sharded.forget_unused(standing.model)
+    scaler = standing.scaler
+    if scaler is not None:
+        scaler.unscale_(optimiser.optimizer)
     norm = sharded.whole(accelerator.clip_grad_norm_(trained, job.settings.clip))
-    # With a scaler such a step is skipped, and the scale lowered.
-    if standing.scaler is None and not torch.isfinite(norm):
+    if scaler is None and not torch.isfinite(norm):
         raise _diverged(f"the gradient is {norm.item()}", job, standing, read.names)
+    before = scaler.get_scale() if scaler else 1.0
     optimiser.step()
     optimiser.zero_grad()
-    if not optimiser.step_was_skipped:
+    # The optimiser itself does not tell: a fused one is called, and skips within.
+    if scaler is None or scaler.get_scale() >= before:
         standing.schedule.step()
+    else:
+        _note_skipped(job, standing, read.names)
+
+
+def _note_skipped(job: Job, standing: Standing, names: list[str]) -> None:
+    """Counts a step that the scaler has skipped. RuntimeError if a smaller scale would not help."""
+    standing.skipped += 1
+    scale = standing.scaler.get_scale() if standing.scaler else 1.0
+    if scale < _LEAST_SCALE:
+        said = f"gradients overflow float16 even if the loss is scaled by {scale:.2g}"
+        raise _diverged(said, job, standing, names)
 
 
 def main() -> None:

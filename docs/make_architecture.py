@@ -93,7 +93,8 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         "Ground",
         "stands on nothing else",
         {
-            "Threads, time, counting": "background ahead interrupts phases residence intervals aligned",
+            "Threads, time, counting": """background ahead interrupts phases residence
+                out_of_memory intervals aligned""",
             "Profiles and runs": "config modalities runs files",
         },
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import time
@@ -10,7 +11,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from anytoany_lib.config import Profile, StageConfig
+from safetensors.torch import load_file, save_file
+
+from anytoany_lib.config import Profile, StageConfig, resolve
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["anytoany_lib.train"])
@@ -20,6 +23,25 @@ def with_stage(profile: Profile, stage: int, **settings: Any) -> Profile:
     """The profile with other settings of one stage."""
     changed = StageConfig(**profile.stages[stage].model_dump(exclude_unset=True) | settings)
     return profile.model_copy(update={"stages": profile.stages | {stage: changed}})
+
+
+def shallow(profile: Profile, folder: Path, layers: int = 2) -> Profile:
+    """The profile with the first layers of its language model, which is written to a folder."""
+    whole = resolve(profile.llm.folder)
+    for file in whole.iterdir():
+        if file.name not in ("config.json", "model.safetensors"):
+            (folder / file.name).symlink_to(file.resolve())
+    config = json.loads((whole / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+    kept = {
+        name: tensor
+        for name, tensor in load_file(whole / "model.safetensors").items()
+        if ".layers." not in name or int(name.split(".layers.")[1].split(".")[0]) < layers
+    }
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    architecture = (profile.llm.architecture or {}) | {"num_hidden_layers": layers}
+    changes = {"folder": str(folder), "architecture": architecture}
+    return profile.model_copy(update={"llm": profile.llm.model_copy(update=changes)})
 
 
 def started(target: Callable[..., None], *arguments: Any) -> BaseProcess:

@@ -81,9 +81,10 @@ def test_training_and_fitting_measure_the_same_loss(
     start = {key: tensor.clone() for key, tensor in start.items()}
     try:
         # No steps: the fit calibrates the projections and measures them.
-        fitted = fit_output_projections(model, [batch], FitConfig(rows=8, steps=0), name)
+        states = collect_states(model, [batch], 8)
+        fitted = fit_output_projections(model, states, FitConfig(rows=8, steps=0), name)
         trained = model(batch, name)
-        for kind, (read, targets) in collect_states(model, [batch], 8).items():
+        for kind, (read, targets) in states.items():
             expected = alignment_loss(model.project(kind, read), targets, name).item()
             assert trained[kind].item() == pytest.approx(expected, rel=1e-4)
             assert fitted[kind] == pytest.approx(expected, rel=1e-4)

@@ -8,7 +8,12 @@ import torch
 
 from anytoany_lib.config import FitConfig
 from anytoany_lib.feature_store import DatasetFeatures
-from anytoany_lib.fitting import caption_words, fit_input_projection, fit_output_projections
+from anytoany_lib.fitting import (
+    caption_words,
+    collect_states,
+    fit_input_projection,
+    fit_output_projections,
+)
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.projections import InputProjection
 from anytoany_lib.stage_data import StageData
@@ -69,7 +74,8 @@ def test_output_projections_come_closer_and_the_seed_decides(profile, toy_data, 
         fresh.output_projections.load_state_dict(start)
         fresh.output_projections.requires_grad_(True)
         torch.manual_seed(3)
-        return fit_output_projections(fresh, (batch for _, batch in data.batches(8)), settings)
+        states = collect_states(fresh, (batch for _, batch in data.batches(8)), settings.rows)
+        return fit_output_projections(fresh, states, settings)
 
     measured = fitted(FIT.model_copy(update={"steps": 0}))
     assert fresh.calibrated

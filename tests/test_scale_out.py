@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import resuming
 import torch
 from accelerate import Accelerator
 from resuming import as_rank, started, wait_for, with_stage
@@ -26,7 +27,7 @@ from sharding import launched as launch_environment
 
 from anytoany_lib import runs, sharded, train
 from anytoany_lib.checkpoint import newest
-from anytoany_lib.config import Profile, resolve
+from anytoany_lib.config import Profile
 from anytoany_lib.feature_store import DatasetFeatures
 from anytoany_lib.job import Job
 from anytoany_lib.model import AnyToAny
@@ -48,14 +49,7 @@ def small(profile: Profile, batch_size: int, accumulation: int) -> Profile:
 @pytest.fixture(scope="module")
 def shallow(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
     """Profile tiny with the first two layers of its language model: what is compared here is two trainings of the same."""
-    whole, folder = resolve(profile.llm.folder), tmp_path_factory.mktemp("shallow")
-    for file in whole.iterdir():
-        (folder / file.name).symlink_to(file.resolve())
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").unlink()
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
-    llm = profile.llm.model_copy(update={"folder": str(folder)})
-    return profile.model_copy(update={"llm": llm})
+    return resuming.shallow(profile, tmp_path_factory.mktemp("shallow"))
 
 
 @pytest.fixture(scope="module")
