@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 from anytoany_lib import mels
 from anytoany_lib.blueprints import blueprint, factor
-from anytoany_lib.config import DecoderConfig, Profile
+from anytoany_lib.config import DecoderConfig
 from anytoany_lib.imagebind_inputs import ImageBindConfig
 
 ACTIVE = 2  # bytes of an activation, and of a weight that is not quantised
@@ -39,7 +39,10 @@ def latents_of(config: DecoderConfig) -> tuple[int, ...]:
         frames = options.get("audio_length_in_s", trained) * mels.RATE / mels.HOP
         return math.ceil(frames / side), mels.MEL_BINS // side
     trained = plans["unet"]["sample_size"] * side
-    picture = int(options.get("height", trained)) // side, int(options.get("width", trained)) // side
+    picture = (
+        int(options.get("height", trained)) // side,
+        int(options.get("width", trained)) // side,
+    )
     if config.pipeline == "text-to-video":
         return (int(options.get("num_frames", 16)), *picture)
     return picture
@@ -69,7 +72,7 @@ def _decoded(config: DecoderConfig) -> int:
     clip = 0
     if len(places) == 3:  # all frames, their copy in a row, and that in float32
         clip = 3 * places[0] * pixels * (2 * ACTIVE + 4)
-    return max(frame, clip) if clip < frame else frame + clip
+    return frame + clip
 
 
 def denoising_kept(config: DecoderConfig, checkpointing: bool) -> int:
@@ -104,12 +107,17 @@ def looking(config: ImageBindConfig, kind: str, count: int) -> int:
     return count * _look(config, kind)
 
 
+def caption_positions(config: DecoderConfig) -> int:
+    """Tokens of a caption, padding and all; a pooled condition is read from as many as the longest caption has."""
+    pooled = len(config.condition) == 1
+    return POSITIONS if pooled else config.condition[0] - (config.pipeline == "stable-diffusion-xl")
+
+
 def captions_read(config: DecoderConfig) -> int:
     """Of a decoder's text encoders, weights and all, at a batch of captions."""
     encoders = [plan for name, plan in blueprint(config).items() if name.startswith("text_encoder")]
     weights = sum(_transformer(plan) for plan in encoders)
-    positions = config.condition[0] if len(config.condition) > 1 else POSITIONS
-    rows = CAPTIONS_AT_ONCE * positions
+    rows = CAPTIONS_AT_ONCE * caption_positions(config)
     widest = max(
         _TEXT_WIDTHS[plan.get("hidden_act", "quick_gelu")] * plan["hidden_size"]
         for plan in encoders
@@ -135,8 +143,3 @@ def prompt_read(config: PretrainedConfig, tokens: int) -> int:
     """Of a prompt read at once: a layer's MLP, and its largest matrix unpacked."""
     hidden, inner = config.hidden_size, config.intermediate_size
     return (tokens * (3 * inner + 4 * hidden) + hidden * inner) * ACTIVE
-
-
-def projections_kept(profile: Profile, rows: int) -> int:
-    """Of the output projections' transformers for the gradient: small beside the rest, and left out."""
-    return 0

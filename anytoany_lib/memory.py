@@ -30,8 +30,8 @@ from anytoany_lib.activations import (
     looking,
     media_at_once,
     prompt_read,
-    projections_kept,
 )
+from anytoany_lib.blueprints import PARTS
 from anytoany_lib.config import DecoderConfig, FitConfig, Profile, StageConfig, resolve
 from anytoany_lib.imagebind import ImageBind
 from anytoany_lib.imagebind_inputs import HUGE, ImageBindConfig
@@ -81,6 +81,18 @@ def _language_model(profile: Profile, config: PretrainedConfig) -> tuple[dict[st
     return sizes, lora
 
 
+def llm_parameters(profile: Profile) -> int:
+    """How many numbers a language model has, its embedding and head included."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(llm_config(profile))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def weights(profile: Profile) -> dict[str, int]:
+    """Bytes of those that lie in host memory while they are not at work: the encoder, and each kind's decoder."""
+    return {"encoder": _encoder(profile)} | {k: _decoder(d) for k, d in profile.decoders.items()}
+
+
 def _trainable(profile: Profile, config: PretrainedConfig, lora: int) -> dict[str, int]:
     """Parameters of every part that some stage trains."""
     hidden, encoder = config.hidden_size, profile.encoder
@@ -111,8 +123,7 @@ def _activations(
     kept = layers * states + layer if stage.checkpointing else layers * layer
     largest = config.hidden_size * config.intermediate_size  # one matrix, dequantised
     logits = 3 * numbers * config.vocab_size * 4  # float32: themselves, normalised, their gradient
-    writing = projections_kept(profile, stage.batch_size) if stage.reads != "comprehension" else 0
-    return numbers * kept + max(largest * ACTIVE, logits) + writing
+    return numbers * kept + max(largest * ACTIVE, logits)
 
 
 def _weights_in(file: Path) -> int:
@@ -133,9 +144,10 @@ def _weights_on_disk(folder: Path) -> int:
 
 
 def _decoder(config: DecoderConfig) -> int:
+    """Bytes of a pipeline's parts, without the safety checker."""
     folder = resolve(config.folder)
     if folder.is_dir():
-        return _weights_on_disk(folder) * ACTIVE
+        return sum(_weights_on_disk(folder / part) for part in PARTS) * ACTIVE
     return round(((config.source and config.source.million_parameters) or 0) * 1e6) * ACTIVE
 
 
@@ -274,29 +286,35 @@ def at_once(phase: dict[str, int], turn: str = "") -> int:
 def peak(phase: dict[str, int]) -> int:
     """Bytes that have to be there at once: of the models that take turns, the largest."""
     return max(at_once(phase, turn) for turn in turns(phase) or [""])
+
+
 def advice(profile: Profile, phases: Plan, card: int) -> list[str]:
     """What to change where a phase does not fit a card of so many bytes; empty if all fit."""
-    lines = []
-    for name, phase in phases.items():
-        if peak(phase) <= card:
-            continue
-        changes = ["a smaller language model"]
-        if name == "chat":
-            changes = ["smaller media in the decoders' options", *changes]
-        else:
-            stage = profile.stages[int(name[-1])]
-            changes = [
-                *(["denoising_weight: 0"] if stage.denoising_weight else []),
-                *([] if stage.checkpointing else ["checkpointing: true"]),
-                *([] if stage.optimiser != "adamw" else ["optimiser: paged-adamw-8bit"]),
-                *([f"batch_size below {stage.batch_size}"] if stage.batch_size > 1 else []),
-                *changes,
-            ]
-        lines.append(
-            f"{name} takes {peak(phase) / 2**30:.1f} GiB, the card has {card / 2**30:.1f}: "
-            f"try {', then '.join(changes)}"
-        )
-    return lines
+    return [
+        f"{name} takes {peak(phase) / 2**30:.1f} GiB, the card has {card / 2**30:.1f}: "
+        f"try {', then '.join(_changes(profile, name))}"
+        for name, phase in phases.items()
+        if peak(phase) > card
+    ]
+
+
+def _changes(profile: Profile, phase: str) -> list[str]:
+    """What makes a phase smaller, what costs least first."""
+    smaller = "a smaller language model"
+    if phase == "features":
+        return ["a smaller encoder, or features computed on another machine"]
+    if phase == "fits":
+        return ["fewer soft_tokens", "fit_after: {steps: 0}", smaller]
+    if phase == "chat":
+        return ["smaller media in the decoders' options", smaller]
+    stage = profile.stages[int(phase[-1])]
+    return [
+        *(["denoising_weight: 0"] if stage.denoising_weight else []),
+        *([] if stage.checkpointing else ["checkpointing: true"]),
+        *([] if stage.optimiser != "adamw" else ["optimiser: paged-adamw-8bit"]),
+        *([f"batch_size below {stage.batch_size}"] if stage.batch_size > 1 else []),
+        smaller,
+    ]
 
 
 def table(phases: Plan) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ from transformers import (
 from anytoany_lib import activations, aligned, blueprints, memory
 from anytoany_lib.batches import Batch
 from anytoany_lib.config import DecoderConfig, FitConfig, Profile, StageConfig
-from anytoany_lib.fitting import fit_output_projections
+from anytoany_lib.fitting import collect_states, fit_output_projections
 from anytoany_lib.imagebind import ImageBind
 from anytoany_lib.imagebind_inputs import FRAMES_PER_CLIP, ImageBindConfig
 from anytoany_lib.model import AnyToAny
@@ -192,7 +192,8 @@ def fit_peak(model: AnyToAny, number: int, tokens: int) -> int:
         for fit in fits.values():
             if fit is not None:
                 batch = _batch(profile, stage, tokens, fit.rows)
-                fit_output_projections(model, [batch], _short(fit), stage.alignment)
+                states = collect_states(model, [batch], fit.rows)
+                fit_output_projections(model, states, _short(fit), stage.alignment)
         return live.peak
 
 
@@ -352,7 +353,8 @@ def captions_peak(settings: str) -> int:
     encoders = [part for name, part in _parts(config).items() if name.startswith("text")]
 
     def read() -> None:
-        ids = torch.empty(activations.CAPTIONS_AT_ONCE, config.condition[0] if len(config.condition) > 1 else activations.POSITIONS, dtype=torch.long)
+        rows = activations.CAPTIONS_AT_ONCE
+        ids = torch.empty(rows, activations.caption_positions(config), dtype=torch.long)
         for encoder in encoders:
             encoder(ids, torch.empty_like(ids))
 
@@ -362,7 +364,9 @@ def captions_peak(settings: str) -> int:
 def features_peaks(profile: Profile) -> dict[str, int]:
     """Bytes of each of those that features are computed with, one after the other."""
     encoder = memory.encoder_config(profile)
-    media = tuple((kind, activations.media_at_once(encoder, kind)) for kind in ("image", "audio", "video"))
+    media = tuple(
+        (kind, activations.media_at_once(encoder, kind)) for kind in ("image", "audio", "video")
+    )
     return {
         "encoder": looking_peak(encoder, media),
         **{
