@@ -2,10 +2,10 @@
 
     python -m anytoany_lib.memory --profile P [--gigabytes 16]
 
-Weights are counted on the meta device, exactly. Activations follow from shapes: for LLaMA-like layers with LoRA, what
-autograd keeps was measured as 4 I + 4 H numbers a token and layer (I the width of the MLP, H of the hidden states).
-What diffusion needs while it works is a rule of thumb, and so is what its UNets keep for a denoising term (counted for Stable
-Diffusion 1.5 and ZeroScope on the meta device). All of it is a plan; `run.json` has what was measured.
+Weights are counted on the meta device, exactly. What is alive while they work follows from shapes by the rules below; each
+counts what the code holds at its fullest moment, and was found by going through that code on shapes alone (`rehearsal`), which
+the tests repeat for every profile. What CUDA takes for itself is one number, `CUDA`. All of it is a plan; `run.json` has what was
+measured.
 """
 
 from __future__ import annotations
@@ -20,23 +20,29 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from anytoany_lib import aligned, mels
-from anytoany_lib.config import DecoderConfig, Profile, StageConfig, resolve
-from anytoany_lib.imagebind import HUGE, ImageBind
+from anytoany_lib import aligned
+from anytoany_lib.activations import (
+    ACTIVE,
+    captions_read,
+    denoising_kept,
+    drawing,
+    layer_kept,
+    looking,
+    media_at_once,
+    prompt_read,
+)
+from anytoany_lib.blueprints import PARTS
+from anytoany_lib.config import DecoderConfig, FitConfig, Profile, StageConfig, resolve
+from anytoany_lib.imagebind import ImageBind
+from anytoany_lib.imagebind_inputs import HUGE, ImageBindConfig
 from anytoany_lib.messages import Vocabulary
 from anytoany_lib.projections import InputProjection, OutputProjection
 
 Plan = dict[str, dict[str, int]]
 # Half a byte, a byte for each block of 64, and four for 256 of those (double quantisation).
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-_CUDA = 400 * 2**20  # context and libraries
-_KEPT = 4  # numbers a token and layer, in widths of the MLP and of the hidden states each
-_UNET_WIDTH = 320
-_MAPS = 8  # feature maps of the first width that a UNet holds at once
-_VAE_WIDTH, _VAE_MAPS = 256, 6
-_TRAINED_MAPS = 750  # the same, that a UNet keeps for the gradient
-_TRAINED_TWICE = 60  # and with checkpointing
-_ACTIVE = 2  # bytes of an activation and of a weight that is not quantised
+CUDA = 500 * 10**6  # bytes of the context and libraries: planned, not measured
+CAPTIONS_FITTED = 4096
 
 
 def llm_config(profile: Profile) -> PretrainedConfig:
@@ -60,7 +66,7 @@ def _language_model(profile: Profile, config: PretrainedConfig) -> tuple[dict[st
     layers = [m for m in model.get_decoder().modules() if isinstance(m, nn.Linear)]
     in_layers = sum(module.weight.numel() for module in layers)
     in_tables = sum(p.numel() for p in model.parameters() if id(p) in tables)
-    bytes_each = NF4_BYTES if profile.llm.quantization == "nf4" else _ACTIVE
+    bytes_each = NF4_BYTES if profile.llm.quantization == "nf4" else ACTIVE
     rest = sum(p.numel() for p in model.parameters()) - in_layers - in_tables
     targets = tuple(f".{name}" for name in profile.lora.targets)
     lora = sum(
@@ -69,10 +75,22 @@ def _language_model(profile: Profile, config: PretrainedConfig) -> tuple[dict[st
         if isinstance(module, nn.Linear) and name.endswith(targets)
     )
     sizes = {
-        "language model": round(in_layers * bytes_each) + rest * _ACTIVE,
-        "embedding and head": in_tables * _ACTIVE,
+        "language model": round(in_layers * bytes_each) + rest * ACTIVE,
+        "embedding and head": in_tables * ACTIVE,
     }
     return sizes, lora
+
+
+def llm_parameters(profile: Profile) -> int:
+    """How many numbers a language model has, its embedding and head included."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(llm_config(profile))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def weights(profile: Profile) -> dict[str, int]:
+    """Bytes of those that lie in host memory while they are not at work: the encoder, and each kind's decoder."""
+    return {"encoder": _encoder(profile)} | {k: _decoder(d) for k, d in profile.decoders.items()}
 
 
 def _trainable(profile: Profile, config: PretrainedConfig, lora: int) -> dict[str, int]:
@@ -93,15 +111,19 @@ def _trainable(profile: Profile, config: PretrainedConfig, lora: int) -> dict[st
     }
 
 
-def _activations(stage: StageConfig, config: PretrainedConfig, tokens: int) -> int:
+def _activations(
+    profile: Profile, stage: StageConfig, config: PretrainedConfig, tokens: int
+) -> int:
     """Bytes that a step keeps for its backward pass, logits of all its tokens included."""
     numbers = stage.batch_size * tokens
-    layer = _KEPT * (config.intermediate_size + config.hidden_size)
+    rank = profile.lora.rank if "lora" in stage.learning_rates else 0
+    layer = layer_kept(config, rank and len(profile.lora.targets))
     layers = config.num_hidden_layers
-    kept = layers * config.hidden_size + layer if stage.checkpointing else layers * layer
+    states = config.hidden_size * ACTIVE
+    kept = layers * states + layer if stage.checkpointing else layers * layer
     largest = config.hidden_size * config.intermediate_size  # one matrix, dequantised
     logits = 3 * numbers * config.vocab_size * 4  # float32: themselves, normalised, their gradient
-    return numbers * kept * _ACTIVE + largest * _ACTIVE + logits
+    return numbers * kept + max(largest * ACTIVE, logits)
 
 
 def _weights_in(file: Path) -> int:
@@ -122,17 +144,11 @@ def _weights_on_disk(folder: Path) -> int:
 
 
 def _decoder(config: DecoderConfig) -> int:
+    """Bytes of a pipeline's parts, without the safety checker."""
     folder = resolve(config.folder)
     if folder.is_dir():
-        return _weights_on_disk(folder) * _ACTIVE
-    return round(((config.source and config.source.million_parameters) or 0) * 1e6) * _ACTIVE
-
-
-def _at_work(config: DecoderConfig) -> int:
-    """Rule of thumb for a pipeline's activations, with guidance: the UNet's first maps, or the autoencoder's last."""
-    side = config.options.get("height", 64) * config.options.get("width", 64)
-    unet = 2 * _latent_places(config) * _UNET_WIDTH * _MAPS * _ACTIVE
-    return int(max(unet, side * _VAE_WIDTH * _VAE_MAPS * _ACTIVE))
+        return sum(_weights_on_disk(folder / part) for part in PARTS) * ACTIVE
+    return round(((config.source and config.source.million_parameters) or 0) * 1e6) * ACTIVE
 
 
 def _denoising(profile: Profile, stage: StageConfig) -> dict[str, int]:
@@ -140,102 +156,165 @@ def _denoising(profile: Profile, stage: StageConfig) -> dict[str, int]:
 
     A UNet that is not on disk counts as much as its whole pipeline.
     """
-    weights, kept = 0, 0
+    weights = 0
     for config in profile.decoders.values():
         unet = resolve(config.folder) / "unet"
-        weights += _weights_on_disk(unet) * _ACTIVE if unet.is_dir() else _decoder(config)
-        kept = max(kept, _latent_places(config))
-    maps = _TRAINED_TWICE if stage.checkpointing else _TRAINED_MAPS
-    return {
-        "denoising UNets": weights,
-        "denoising activations": stage.batch_size * kept * _UNET_WIDTH * maps * _ACTIVE,
-    }
+        weights += _weights_on_disk(unet) * ACTIVE if unet.is_dir() else _decoder(config)
+    kept = max(denoising_kept(d, stage.checkpointing) for d in profile.decoders.values())
+    return {"denoising UNets": weights, "denoising activations": stage.batch_size * kept}
 
 
-def _latent_places(config: DecoderConfig) -> int:
-    """Places of a medium's latents: an eighth of a picture's side, a quarter of a log-mel's."""
-    if "audio_length_in_s" in config.options:
-        return round(
-            config.options["audio_length_in_s"] * mels.RATE / mels.HOP * mels.MEL_BINS / 16
-        )
-    side = config.options.get("height", 64) * config.options.get("width", 64)
-    return int(config.options.get("num_frames", 1) * side // 64)
+def encoder_config(profile: Profile) -> ImageBindConfig:
+    """The encoder's shapes: its own if it is on disk as a folder, else the published ones."""
+    file = resolve(profile.encoder.folder) / "config.json"
+    if file.is_file():
+        return ImageBindConfig.model_validate_json(file.read_text(encoding="utf-8"))
+    return HUGE
 
 
 def _encoder(profile: Profile) -> int:
-    folder = resolve(profile.encoder.folder)
-    if folder.is_dir():
-        return _weights_on_disk(folder) * _ACTIVE
     with torch.device("meta"):
-        model = ImageBind(HUGE)
+        model = ImageBind(encoder_config(profile))
     model.keep_senses({"vision", "audio"})
-    return sum(p.numel() for p in model.parameters()) * _ACTIVE
+    return sum(p.numel() for p in model.parameters()) * ACTIVE
+
+
+def _features(profile: Profile) -> dict[str, int]:
+    """Of those that features are computed with, one after the other."""
+    encoder = encoder_config(profile)
+    looks = [looking(encoder, k, media_at_once(encoder, k)) for k in ("image", "audio", "video")]
+    return {
+        "encoder": _encoder(profile) + max(looks),
+        **{f"{kind} captions": captions_read(d) for kind, d in profile.decoders.items()},
+    }
+
+
+def fits(profile: Profile, number: int) -> dict[str, FitConfig | None]:
+    """The fits of a stage: "words" (of the input projection), "before", "after" (of the output projections)."""
+    stage = profile.stages[number]
+    found: dict[str, FitConfig | None] = {}
+    first = number == min(profile.stages)
+    if "input_projection" in stage.learning_rates and first:
+        found["words"] = None
+    if "output_projections" in stage.learning_rates:
+        earlier = [s for n, s in profile.stages.items() if n < number]
+        new = not any("output_projections" in s.learning_rates for s in earlier)
+        if stage.fit_before.steps or (new and profile.projection.standardise):
+            found["before"] = stage.fit_before
+        if stage.fit_after.steps:
+            found["after"] = stage.fit_after
+    return found
+
+
+def _fit(
+    profile: Profile, config: PretrainedConfig, fit: FitConfig | None, largest: int
+) -> dict[str, int]:
+    """Of a fit beside the model; `largest` is the number of parameters of the largest output projection.
+
+    What output projections are fitted to stays on the host.
+    """
+    hidden, encoder = config.hidden_size, profile.encoder
+    if fit is None:
+        words = CAPTIONS_FITTED * encoder.soft_tokens * hidden
+        # Words in float32; in float64 once more, and their difference from the mean.
+        return {"fit": 20 * words}
+    # Its gradient and its moments, and the hidden states of a batch in float32.
+    signals = max(decoder.signals for decoder in profile.decoders.values())
+    return {"fit": 12 * largest * bool(fit.steps) + 4 * 4 * fit.batch_size * signals * hidden}
 
 
 def plan(profile: Profile, tokens: int = 128) -> Plan:
-    """Bytes of every part in every phase: the stages at their batch of `tokens` tokens a row, and a chat.
+    """Bytes of every part in every phase: features, the stages at their batch of `tokens` tokens a row, their fits, a chat.
 
-    In a chat the encoder and the decoders are listed one by one; only those at work have to be on the card.
+    Some parts take turns (`turns`); only those at work have to be on the card.
     """
     config = llm_config(profile)
     frozen, lora = _language_model(profile, config)
     parts = _trainable(profile, config, lora)
-    phases: Plan = {}
+    phases: Plan = {"features": {"CUDA": CUDA, **_features(profile)}}
+    fitted: list[dict[str, int]] = []
+    largest = parts["output_projections"] // max(1, len(profile.decoders))
     for number, stage in profile.stages.items():
         there = sum(n for name, n in parts.items() if name != "lora" or number == 3)
         trained = sum(parts[name] for name in stage.learning_rates)
-        moments = 2 if stage.optimiser == "paged-adamw-8bit" else 8
-        phases[f"stage {number}"] = frozen | {
-            "projections, rows and LoRA": 4 * there,
+        moments = (2 if stage.optimiser == "paged-adamw-8bit" else 8) * trained
+        held = frozen | {"projections, rows and LoRA": 4 * there}
+        phases[f"stage {number}"] = held | {
             "gradients": 4 * trained,
-            "optimiser": moments * trained,
-            "activations": _activations(stage, config, tokens),
-            "CUDA": _CUDA,
+            "optimiser": moments,
+            "activations": _activations(profile, stage, config, tokens),
+            "CUDA": CUDA,
             **(_denoising(profile, stage) if stage.denoising_weight else {}),
         }
-    heads = config.num_key_value_heads or config.num_attention_heads
-    width = heads * (
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    )
+        for when, fit in fits(profile, number).items():
+            kept = {"optimiser": moments} if when == "after" else {}
+            fitted.append(held | kept | _fit(profile, config, fit, largest) | {"CUDA": CUDA})
+    if fitted:
+        phases["fits"] = max(fitted, key=peak)
     phases["chat"] = frozen | {
         "projections, rows and LoRA": 4 * sum(parts.values()),
-        "key-value cache": profile.llm.context * 2 * config.num_hidden_layers * width * _ACTIVE,
-        "CUDA": _CUDA,
-        "encoder": _encoder(profile),
-        **{f"{k} decoder": _decoder(d) + _at_work(d) for k, d in profile.decoders.items()},
+        "key-value cache": _cached(profile, config),
+        "CUDA": CUDA,
+        "prompt": prompt_read(config, profile.llm.context),
+        "encoder": _encoder(profile) + looking(encoder_config(profile), "video", 1),
+        **{f"{k} decoder": _decoder(d) + drawing(d) for k, d in profile.decoders.items()},
     }
     return phases
 
 
+def _cached(profile: Profile, config: PretrainedConfig) -> int:
+    """Bytes of the keys and values of a conversation as long as it may be."""
+    heads = config.num_key_value_heads or config.num_attention_heads
+    width = heads * (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    return profile.llm.context * 2 * config.num_hidden_layers * width * ACTIVE
+
+
+def turns(phase: dict[str, int]) -> dict[str, int]:
+    """Those parts of a phase that are never on the card together."""
+    ends = ("prompt", "encoder", " decoder", " captions")
+    return {name: size for name, size in phase.items() if name.endswith(ends)}
+
+
+def at_once(phase: dict[str, int], turn: str = "") -> int:
+    """Bytes that are there while one of those that take turns is at work."""
+    taking = turns(phase)
+    return sum(phase.values()) - sum(taking.values()) + taking.get(turn, 0)
+
+
 def peak(phase: dict[str, int]) -> int:
     """Bytes that have to be there at once: of the models that take turns, the largest."""
-    turns = [n for name, n in phase.items() if name == "encoder" or name.endswith(" decoder")]
-    return sum(phase.values()) - sum(turns) + max(turns, default=0)
+    return max(at_once(phase, turn) for turn in turns(phase) or [""])
 
 
 def advice(profile: Profile, phases: Plan, card: int) -> list[str]:
     """What to change where a phase does not fit a card of so many bytes; empty if all fit."""
-    lines = []
-    for name, phase in phases.items():
-        if peak(phase) <= card:
-            continue
-        changes = ["a smaller language model"]
-        if name == "chat":
-            changes = ["smaller media in the decoders' options", *changes]
-        else:
-            stage = profile.stages[int(name[-1])]
-            changes = [
-                *(["denoising_weight: 0"] if stage.denoising_weight else []),
-                *([] if stage.checkpointing else ["checkpointing: true"]),
-                *([] if stage.optimiser != "adamw" else ["optimiser: paged-adamw-8bit"]),
-                *([f"batch_size below {stage.batch_size}"] if stage.batch_size > 1 else []),
-                *changes,
-            ]
-        lines.append(
-            f"{name} takes {peak(phase) / 2**30:.1f} GiB, the card has {card / 2**30:.1f}: "
-            f"try {', then '.join(changes)}"
-        )
-    return lines
+    return [
+        f"{name} takes {peak(phase) / 2**30:.1f} GiB, the card has {card / 2**30:.1f}: "
+        f"try {', then '.join(_changes(profile, name))}"
+        for name, phase in phases.items()
+        if peak(phase) > card
+    ]
+
+
+def _changes(profile: Profile, phase: str) -> list[str]:
+    """What makes a phase smaller, what costs least first."""
+    smaller = "a smaller language model"
+    if phase == "features":
+        return ["a smaller encoder, or features computed on another machine"]
+    if phase == "fits":
+        return ["fewer soft_tokens", "fit_after: {steps: 0}", smaller]
+    if phase == "chat":
+        return ["smaller media in the decoders' options", smaller]
+    stage = profile.stages[int(phase[-1])]
+    return [
+        *(["denoising_weight: 0"] if stage.denoising_weight else []),
+        *([] if stage.checkpointing else ["checkpointing: true"]),
+        *([] if stage.optimiser != "adamw" else ["optimiser: paged-adamw-8bit"]),
+        *([f"batch_size below {stage.batch_size}"] if stage.batch_size > 1 else []),
+        smaller,
+    ]
 
 
 def table(phases: Plan) -> list[dict[str, Any]]:

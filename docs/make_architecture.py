@@ -50,7 +50,8 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         {
             "Chat": """chat bubbles markdown rendering pages uploads settings widget serving app
                 gradio_app""",
-            "Training": "train around job checkpoint fitting reading sharded stage_data ranks trackers",
+            "Training": """train around job checkpoint fitting reading sharded stage_data ranks
+                trackers rehearsal""",
             "Any-to-any matrix": """evaluate judging kept_replies baselines failures similarity
                 retrieval perplexity""",
             "Toy world": """toyworld toyworld.pictures toyworld.sounds toyworld.scenes
@@ -63,7 +64,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         "System",
         "the parts put together",
         {
-            "Fetching and planning": "checkpoints wholeness nextgpt memory",
+            "Fetching and planning": "checkpoints wholeness nextgpt memory room",
             "The any-to-any model": "model generation decoding recall",
             "Features of frozen models": "features feature_store contents cache live frozen costs npy_folder",
             "Metrics": "caption_metrics caption_tokens java_metrics vqa distances extractors",
@@ -74,7 +75,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         "what goes in, what comes out",
         {
             "Decoders": """decoders conditions decoder_memory broken_media denoising mels
-                previews""",
+                previews blueprints activations""",
             "Encoder": "imagebind imagebind_layers imagebind_inputs clip_words",
             "Datasets": """data readers instructions shards reports inspection records manifests
                 ledger""",

@@ -404,6 +404,6 @@ def test_the_memory_plan_counts_the_unets():
     assert "denoising UNets" not in plan["stage 3"]
     assert plan["stage 2"].items() >= memory.plan(full)["stage 2"].items()
     # Weights of the whole pipelines while they are not on disk, and what a clip's UNet keeps.
-    assert plan["stage 2"]["denoising UNets"] == 2 * (1370 + 975 + 1830) * 10**6
+    assert plan["stage 2"]["denoising UNets"] == 2 * (1066 + 975 + 1830) * 10**6
     kept = plan["stage 2"]["denoising activations"]
     assert kept == 4 * 16 * 40 * 72 * 320 * 60 * 2

@@ -73,7 +73,7 @@ def test_full_size_in_known_numbers(full: Profile):
     new_rows = 38 * 4096 * 2
     without = phases["stage 3"]["gradients"] // 4 - lora - new_rows
     assert without == 396_045_568 - 2 * 32038 * 4096 - lora
-    assert phases["chat"]["encoder"] == pytest.approx(2 * 719e6, rel=0.01)
+    assert memory.weights(full)["encoder"] == pytest.approx(2 * 719e6, rel=0.01)
 
 
 def test_the_full_profile_is_planned_within_a_16_gb_card(full: Profile):
@@ -83,11 +83,23 @@ def test_the_full_profile_is_planned_within_a_16_gb_card(full: Profile):
     assert memory.advice(full, memory.plan(full), 16 * 10**9) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "least"), [("tiny", 8), ("qwen2.5-1.5b", 8), ("nextgpt-7b", 12), ("qwen3-8b", 15)]
+)
+def test_each_profile_fits_the_card_that_the_document_says(name: str, least: int):
+    profile = Profile.load(name)
+    phases = memory.plan(profile)
+    fit = [size for size in (8, 12, 15) if not memory.advice(profile, phases, size * 10**9)]
+    assert fit == [size for size in (8, 12, 15) if size >= least]
+
+
 def test_a_card_too_small_is_told_what_to_change(full: Profile):
     lines = memory.advice(full, memory.plan(full), 6 * 10**9)
     assert [line.split(" takes")[0] for line in lines] == ["stage 2", "stage 3", "chat"]
     assert "optimiser: paged-adamw-8bit, then batch_size below 4" in lines[0]
     assert "checkpointing" not in lines[0] and "smaller media" in lines[-1]
+    lines = memory.advice(full, memory.plan(full), 10**9)
+    assert [line.split(" takes")[0] for line in lines] == list(memory.plan(full))
 
 
 def test_without_folder_and_architecture_nothing_is_guessed(full: Profile):
