@@ -28,6 +28,7 @@ from anytoany_lib.containers import (
     existing_file,
 )
 from anytoany_lib.files import appearing_file
+from anytoany_lib.formats import SUFFIXES as SUFFIXES
 from anytoany_lib.modalities import MEDIA_KINDS
 
 MAX_AUDIO_SECONDS = 600.0
