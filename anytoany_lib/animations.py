@@ -13,6 +13,7 @@ from PIL import Image
 from anytoany_lib.containers import MediaError, check_pixels, check_video_bytes
 
 _SHOWN = 100  # milliseconds of a picture that does not say, as browsers have it
+_STRIP = 2**20  # pixels
 FORMATS = ("WEBP", "PNG", "AVIF")
 
 
@@ -64,10 +65,15 @@ def shrunk(width: float, height: float, short_side: int | None) -> tuple[int, in
 
 def on_white(image: Image.Image) -> Image.Image:
     """The picture in RGB, with white where it is transparent."""
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and "transparency" not in image.info:
+        return image.convert("RGB")
+    whole = Image.new("RGB", image.size)
+    rows = max(1, _STRIP // image.width)  # a strip at a time: the whole in RGBA would be there three times
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        whole.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return whole
 
 
 def _opened(path: Path) -> Image.Image:

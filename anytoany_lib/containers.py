@@ -5,6 +5,7 @@ Whatever cannot be used raises a `MediaError`, which carries the path and a reas
 """
 
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,14 @@ from typing import Any
 import av
 import numpy as np
 from av.stream import Disposition
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+from anytoany_lib.formats import unread
 
 MAX_PIXELS = 64_000_000
 MAX_FILE_BYTES = 8 * 2**30
 MAX_VIDEO_BYTES = 2**30
+MAX_HELD_BYTES = 2**31
 _BEHIND_EVERYTHING = 2**40  # in any time base
 
 # Containers that hold media themselves: playlists and concat scripts, which name other files, are out.
@@ -72,10 +76,21 @@ def decoding(path: Path | None) -> Iterator[None]:
         raise
     except (Image.DecompressionBombError, MemoryError) as error:
         raise MediaError("too large", str(error) or "more than there is memory for", path) from error
+    except UnidentifiedImageError as error:
+        detail = "no picture in a form that is read"
+        raise MediaError("unreadable", _known(path) or detail, path) from error
     # Damaged files make decoders raise anything: SyntaxError, struct.error, KeyError, TypeError and others were seen.
     except Exception as error:
         detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise MediaError("unreadable", detail, path) from error
+        raise MediaError("unreadable", _known(path) or detail, path) from error
+
+
+def _known(path: Path | None) -> str | None:
+    """What a file that no decoder takes is, if its first bytes say so."""
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        return unread(file.read(64))
 
 
 def check_pixels(width: int, height: int, path: Path | None) -> None:
@@ -91,6 +106,29 @@ def check_video_bytes(frames: int, height: int, width: int, path: Path | None) -
     if frames * height * width * 3 > MAX_VIDEO_BYTES:
         detail = f"{frames} frames of {width} x {height} are over {MAX_VIDEO_BYTES:,} bytes"
         raise MediaError("too large", f"{detail}: ask for fewer or smaller ones", path)
+
+
+class _Room:
+    """Memory that all threads' decoders share: who wants much waits until there is room for it."""
+
+    def __init__(self) -> None:
+        self._held, self._change = 0, threading.Condition()
+
+    @contextmanager
+    def taken(self, size: int) -> Iterator[None]:
+        """Holds so many bytes; alone, a medium may have more than there is."""
+        with self._change:
+            self._change.wait_for(lambda: not self._held or self._held + size <= MAX_HELD_BYTES)
+            self._held += size
+        try:
+            yield
+        finally:
+            with self._change:
+                self._held -= size
+                self._change.notify_all()
+
+
+ROOM = _Room()
 
 
 def describe(value: Any) -> str:
@@ -120,6 +158,16 @@ def stream_of(container: Any, kind: str, path: Path) -> Any:
     if not usable:
         raise MediaError("unreadable", f"no decoder for the file's {kind}", path)
     return usable[0]
+
+
+def track_kind(path: Path) -> str:
+    """ "video" or "audio", by the tracks in a container; MediaError if it has none that can be decoded."""
+    with open_container(path) as container:
+        for kind in ("video", "audio"):
+            tracks = getattr(container.streams, kind)
+            if any(not track.disposition & Disposition.attached_pic for track in tracks):
+                return kind
+    raise MediaError("unreadable", "neither a sound nor a clip is in the file", path)
 
 
 def stream_span(path: Path, kind: str) -> tuple[float, float]:

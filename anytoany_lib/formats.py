@@ -69,3 +69,33 @@ def kind_by_name(name: str | PurePath) -> str | None:
     """The kind of medium that a file is by the ending of its name, in any case; None if it is none."""
     ending = PurePath(name).suffix.lower()
     return next((kind for kind, endings in SUFFIXES.items() if ending in endings), None)
+
+
+# What is not read, by its first bytes: (place, bytes, what it is, what to save it as).
+_UNREAD = (
+    (4, b"ftyphei", "a HEIC photograph", "JPEG or PNG"),
+    (4, b"ftyphev", "a HEIC photograph", "JPEG or PNG"),
+    (4, b"ftypmif1", "a HEIC photograph", "JPEG or PNG"),
+    (4, b"ftypmsf1", "a HEIC photograph", "JPEG or PNG"),
+    (4, b"ftypcrx", "a raw photograph", "JPEG or PNG"),
+    (4, b"ftypavi", "an AVIF picture, which this installation of Pillow cannot read", "JPEG or PNG"),
+    (4, b"JXL ", "a JPEG XL picture", "JPEG or PNG"),
+    (0, b"\xff\x0a", "a JPEG XL picture", "JPEG or PNG"),
+    (4, b"jP  ", "a JPEG 2000 picture", "JPEG or PNG"),
+    (0, b"8BPS", "a Photoshop document", "PNG"),
+    (0, b"%PDF", "a PDF document", "PNG, page by page"),
+    (0, b"%!PS", "a PostScript document", "PNG"),
+    (0, b"<svg", "an SVG drawing", "PNG"),
+    (0, b"\0\0\1\0", "an icon", "PNG"),
+    (0, b"MThd", "MIDI notes", "WAV or MP3"),
+    (0, b"PK\3\4", "an archive or office document", "the media in it"),
+    (0, b"#EXTM3U", "a playlist", "the sound or clip itself"),
+)
+
+
+def unread(head: bytes) -> str | None:
+    """What to tell of a file that begins so, if it is of a known form that is not read; None otherwise."""
+    for at, begins, what, instead in _UNREAD:
+        if head[at : at + len(begins)] == begins:
+            return f"it is {what}, which is not read: save it as {instead}"
+    return None

@@ -14,18 +14,20 @@ from typing import Any
 import numpy as np
 import soundfile
 import soxr
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from anytoany_lib import mixing, orientation, sounds
 from anytoany_lib.animations import on_white
 from anytoany_lib.clips import decode_video, encode_video
 from anytoany_lib.containers import (
+    ROOM,
     MediaError,
     check_pixels,
     check_video_bytes,
     decoding,
     describe,
     existing_file,
+    track_kind,
 )
 from anytoany_lib.files import appearing_file
 from anytoany_lib.formats import SUFFIXES as SUFFIXES
@@ -38,6 +40,8 @@ MAX_CHANNELS = 8
 
 # What is left out either has no fixed meaning as a picture or, as EPS, is handed to another program.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+
+MOVING = ("GIF", "WEBP", "PNG", "AVIF")  # the picture formats of which several are an animation
 
 MIME = {"image": "image/png", "audio": "audio/wav", "video": "video/mp4"}
 SUFFIX = {"image": ".png", "audio": ".wav", "video": ".mp4"}
@@ -55,8 +59,9 @@ def load_image(path: str | Path) -> Image.Image:
     path = existing_file(path)
     with decoding(path), Image.open(path, formats=IMAGE_FORMATS) as image:
         check_pixels(*image.size, path)
-        image.load()
-        return _rgb(image, path)
+        with ROOM.taken(12 * image.width * image.height):
+            image.load()
+            return _rgb(image, path)
 
 
 def load_audio(
@@ -90,6 +95,21 @@ def load_video(
     path = existing_file(path)
     with decoding(path):
         return decode_video(path, num_frames, max_seconds, short_side)
+
+
+def kind_in(path: str | Path) -> str:
+    """The kind of medium that is in a file, whatever its name says: an animation is a video, a cover is no film.
+
+    MediaError if it is none, which names forms that are known and not read.
+    """
+    path = existing_file(path)
+    with decoding(path):
+        try:
+            with Image.open(path, formats=IMAGE_FORMATS) as image:
+                moving = image.format in MOVING and getattr(image, "n_frames", 1) > 1
+                return "video" if moving else "image"
+        except UnidentifiedImageError:
+            return track_kind(path)
 
 
 def load(kind: str, path: str | Path, **options: Any) -> Any:
@@ -208,11 +228,10 @@ def content_key(kind: str, media: Any) -> str:
 
 
 def _rgb(image: Image.Image, path: Path | None) -> Image.Image:
+    short = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG"))
     image = orientation.upright(image)
     # PIL's own conversion clips 16-bit values at 255 instead of scaling them.
-    if image.mode.startswith("I;16"):
-        image = _of_16_bits(np.asarray(image), image.info.get("transparency"))
-    elif image.mode == "I" and image.format in ("PPM", "PNG"):  # as they call 16 bits
+    if short:
         image = _of_16_bits(np.asarray(image), image.info.get("transparency"))
     if image.mode in ("I", "F"):
         raise MediaError("wrong form", "pixels of 32 bits have no known range", path)

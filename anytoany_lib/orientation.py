@@ -24,10 +24,10 @@ _TURNS = {
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """A copy of the picture, turned as its metadata say; Pillow has turned a TIFF by itself."""
+    """The picture, turned as its metadata say; Pillow has turned a TIFF by itself."""
     image.load()
     turn = None if image.format == "TIFF" else _TURNS.get(_of(image))
-    return image.copy() if turn is None else image.transpose(turn)
+    return image if turn is None else image.transpose(turn)
 
 
 def _of(image: Image.Image) -> int:

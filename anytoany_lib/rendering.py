@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import base64
 import html
-import mimetypes
+import math
 from pathlib import Path
 
 from IPython.display import HTML, Audio, Image, Video, display
 
 from anytoany_lib import markdown, media
 from anytoany_lib.containers import decoding, existing_file
+from anytoany_lib.formats import MIME_OF
 from anytoany_lib.messages import Message, Part, medium_of, parts_of
 
 # What a page gets of a large medium; the model reads the whole.
 PREVIEW_PIXELS, PREVIEW_SECONDS, PREVIEW_FRAMES = 1024, 60.0, 96
+PREVIEW_RATE = 60.0  # frames a second, at most
 SHOWN_WIDTH = {"image": 224, "audio": 260, "video": 256}  # at least: pixels on the screen
 SHOWN_HEIGHT = 480  # at most
 MAKING = {"image": "drawing a picture", "audio": "making a sound", "video": "filming a clip"}
@@ -63,7 +65,9 @@ def preview(part: Part) -> tuple[str, bytes]:
             medium = media.load_audio(medium, max_seconds=PREVIEW_SECONDS)
         medium = (medium[0][: int(PREVIEW_SECONDS * medium[1])], medium[1])
     elif isinstance(medium, str | Path):
-        medium = media.load_video(medium, num_frames=PREVIEW_FRAMES, short_side=256)
+        frames, fps = media.load_video(medium, num_frames=PREVIEW_FRAMES, short_side=256)
+        spare = max(1, math.ceil(fps / PREVIEW_RATE))  # of a short clip, each frame is there several times
+        medium = (frames[::spare], fps / spare)
     return media.MIME[kind], media.to_bytes(kind, medium)
 
 
@@ -83,8 +87,7 @@ def original(part: Part) -> tuple[str, str, bytes]:
 
 def _mime(path: Path) -> str:
     """The MIME type that a file's name says, if it is one of a medium: a page never gets another."""
-    mime = mimetypes.guess_type(path.name)[0] or ""
-    return mime if mime.split("/")[0] in media.MIME else "application/octet-stream"
+    return MIME_OF.get(path.suffix.lower(), "application/octet-stream")
 
 
 def data_uri(mime: str, data: bytes) -> str:
