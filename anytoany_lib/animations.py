@@ -68,7 +68,9 @@ def on_white(image: Image.Image) -> Image.Image:
     if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and "transparency" not in image.info:
         return image.convert("RGB")
     whole = Image.new("RGB", image.size)
-    rows = max(1, _STRIP // image.width)  # a strip at a time: the whole in RGBA would be there three times
+    rows = max(
+        1, _STRIP // image.width
+    )  # a strip at a time: the whole in RGBA would be there three times
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
         white = Image.new("RGBA", strip.size, "white")

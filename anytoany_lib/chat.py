@@ -8,6 +8,7 @@ it in the history: text as far as it came, media only if they are whole.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -80,6 +81,7 @@ class Session:
         self.messages: list[Message] = []
         self._memory = Memory()
         self._attempts: dict[int, int] = {}  # how often the reply of a turn was drawn anew
+        self._read: dict[str, os.stat_result] = {}  # files as they were when they could be read
         self._folder: Path | None = None
         self._running = threading.Lock()
         self._stopping = threading.Event()
@@ -180,6 +182,7 @@ class Session:
         """Puts a user message in the place of `messages[index:]` and draws the reply."""
         self.refuse_if_busy()
         message = {"role": "user", "content": _checked(content)}
+        self._read.update(_stamps(message["content"]))
         system = [first for first in self.messages[: min(index, 1)] if first["role"] == "system"]
         generation.prepare(self.model, [*system, message], self.sampling)
         self.messages[index:] = [message]
@@ -197,11 +200,27 @@ class Session:
         parts = []
         for part in message["content"]:
             kind, medium = part["type"], part[part["type"]]
-            gone = kind != "text" and isinstance(medium, str | Path) and not Path(medium).is_file()
-            if gone and not self.model.knows(self._memory.key_of(kind, medium)):
-                part = {"type": "text", "text": f"[{kind}: no longer there]"}
+            if kind != "text" and isinstance(medium, str | Path):
+                lost = self._lost(kind, medium)
+                part = {"type": "text", "text": f"[{kind}: {lost}]"} if lost else part
             parts.append(part)
         return {**message, "content": parts}
+
+    def _lost(self, kind: str, medium: str | Path) -> str:
+        """Why the model cannot be shown a file that it has not seen; "" if it can, or has."""
+        there = Path(medium).is_file()
+        if not there:
+            known = self.model.knows(self._memory.key_of(kind, medium))
+            return "" if known else "no longer there"
+        found, before = Path(medium).stat(), self._read.get(str(medium))
+        if before and (before.st_mtime_ns, before.st_size) == (found.st_mtime_ns, found.st_size):
+            return ""
+        try:  # put there, or changed, since the message was sent
+            media.as_media(kind, medium)
+        except media.MediaError:
+            return "can no longer be read"
+        self._read[str(medium)] = found
+        return ""
 
     def _prompt(self) -> list[Message]:
         """The history with a silent reply where one is missing: many chat templates want turns to alternate."""
@@ -321,6 +340,12 @@ def _checked(content: Content) -> list[Part]:
         kind, medium = part["type"], medium_of(part)
         checked.append({"type": kind, kind: _own(kind, medium) if kind in MEDIA_KINDS else medium})
     return checked
+
+
+def _stamps(parts: list[Part]) -> dict[str, os.stat_result]:
+    """What the files among the parts look like now."""
+    files = (medium_of(part) for part in parts if part["type"] in MEDIA_KINDS)
+    return {str(file): Path(file).stat() for file in files if isinstance(file, str | Path)}
 
 
 def _own(kind: str, medium: Any) -> Any:

@@ -167,7 +167,9 @@ def _check_count(count: int, path: Path) -> None:
 def encode_video(target: io.BytesIO | Path, frames: np.ndarray, fps: float, options: dict) -> None:
     """Write (T, H, W, 3) as H.264 in yuv420p, which every browser plays; it wants even sizes."""
     if not 0 < fps <= MAX_RATE:
-        raise MediaError("wrong form", f"frames per second are above 0, at most {MAX_RATE:g}, not {fps}")
+        raise MediaError(
+            "wrong form", f"frames per second are above 0, at most {MAX_RATE:g}, not {fps}"
+        )
     height, width = frames.shape[1:3]
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), "edge")
     where = f"file:{target}" if isinstance(target, Path) else target

@@ -75,7 +75,9 @@ def decoding(path: Path | None) -> Iterator[None]:
             error.path = path
         raise
     except (Image.DecompressionBombError, MemoryError) as error:
-        raise MediaError("too large", str(error) or "more than there is memory for", path) from error
+        raise MediaError(
+            "too large", str(error) or "more than there is memory for", path
+        ) from error
     except UnidentifiedImageError as error:
         detail = "no picture in a form that is read"
         raise MediaError("unreadable", _known(path) or detail, path) from error

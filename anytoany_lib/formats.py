@@ -78,7 +78,12 @@ _UNREAD = (
     (4, b"ftypmif1", "a HEIC photograph", "JPEG or PNG"),
     (4, b"ftypmsf1", "a HEIC photograph", "JPEG or PNG"),
     (4, b"ftypcrx", "a raw photograph", "JPEG or PNG"),
-    (4, b"ftypavi", "an AVIF picture, which this installation of Pillow cannot read", "JPEG or PNG"),
+    (
+        4,
+        b"ftypavi",
+        "an AVIF picture, which this installation of Pillow cannot read",
+        "JPEG or PNG",
+    ),
     (4, b"JXL ", "a JPEG XL picture", "JPEG or PNG"),
     (0, b"\xff\x0a", "a JPEG XL picture", "JPEG or PNG"),
     (4, b"jP  ", "a JPEG 2000 picture", "JPEG or PNG"),

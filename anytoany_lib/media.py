@@ -184,7 +184,8 @@ _FORMS: dict[str, Callable[[Any], Any]] = {"image": as_image, "audio": as_audio,
 def to_bytes(kind: str, media: Any, fps: float = 8.0) -> bytes:
     """A medium (whatever `as_media` takes) as PNG, 16-bit WAV or H.264 MP4; `fps` is for bare frames."""
     buffer = io.BytesIO()
-    _encode(kind, media, buffer, "PNG", fps, {})
+    with decoding(None):  # an encoder has limits of its own: x264 writes 16,384 pixels a side
+        _encode(kind, media, buffer, "PNG", fps, {})
     return buffer.getvalue()
 
 

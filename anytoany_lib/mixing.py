@@ -16,7 +16,9 @@ from anytoany_lib.containers import MediaError
 Blocks = Callable[[], Iterator[np.ndarray]]
 
 _WINDOW = 2048
-_LOST = 0.003  # of a band's power, -25 dB: less remains only of channels that are each other's negative
+_LOST = (
+    0.003  # of a band's power, -25 dB: less remains only of channels that are each other's negative
+)
 _SHARE = 0.01  # of the whole power, -20 dB: what is lost below that is not heard beside the rest
 
 

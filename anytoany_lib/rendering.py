@@ -30,6 +30,8 @@ NAMES = {"user": "You", "assistant": "Model", "system": "System"}
 # How text and media look wherever they are shown; the colours follow those around them.
 CONTENT_STYLE = """
 .a2a-text { overflow-wrap: anywhere; line-height: 1.5; }
+.a2a-text :is(p, li, h1, h2, h3, h4, h5, h6, th, td, blockquote) { unicode-bidi: plaintext; text-align: start; }
+.a2a-text :is(pre, code) { direction: ltr; unicode-bidi: isolate; text-align: left; }
 .a2a-text > :first-child { margin-top: 0; }
 .a2a-text > :last-child { margin-bottom: 0; }
 .a2a-text :is(p, ul, ol, pre, blockquote, table) { margin: .5em 0; }
@@ -43,7 +45,7 @@ CONTENT_STYLE = """
 .a2a-text blockquote { border-left: 3px solid rgba(128, 128, 128, .5); padding-left: .8em; opacity: .85; }
 .a2a-text table { border-collapse: collapse; display: block; width: fit-content; max-width: 100%; overflow-x: auto;
   overflow-wrap: break-word; }
-.a2a-text :is(th, td) { border: 1px solid rgba(128, 128, 128, .4); padding: .25em .6em; text-align: left; }
+.a2a-text :is(th, td) { border: 1px solid rgba(128, 128, 128, .4); padding: .25em .6em; }
 .a2a-text hr { border: 0; border-top: 1px solid rgba(128, 128, 128, .4); }
 .a2a-medium :is(img, video, audio) { border-radius: 8px; }
 .a2a-note { font-size: 12px; opacity: .7; }
@@ -66,8 +68,9 @@ def preview(part: Part) -> tuple[str, bytes]:
         medium = (medium[0][: int(PREVIEW_SECONDS * medium[1])], medium[1])
     elif isinstance(medium, str | Path):
         frames, fps = media.load_video(medium, num_frames=PREVIEW_FRAMES, short_side=256)
-        spare = max(1, math.ceil(fps / PREVIEW_RATE))  # of a short clip, each frame is there several times
-        medium = (frames[::spare], fps / spare)
+        # Of a short clip each frame is there several times.
+        spare = max(1, min(math.ceil(fps / PREVIEW_RATE), len(frames) // 2))
+        medium = (frames[::spare], min(fps / spare, PREVIEW_RATE))
     return media.MIME[kind], media.to_bytes(kind, medium)
 
 

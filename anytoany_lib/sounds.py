@@ -188,7 +188,9 @@ def _mended_size(path: Path) -> tuple[int, bytes] | None:
     return None
 
 
-def _short_chunk(file: io.BufferedReader, length: int, name: bytes, order) -> tuple[int, bytes] | None:  # type: ignore[no-untyped-def]
+def _short_chunk(
+    file: io.BufferedReader, length: int, name: bytes, order
+) -> tuple[int, bytes] | None:  # type: ignore[no-untyped-def]
     """Where the size of the samples' chunk stands, and what it is, if neither a chunk nor the end comes behind it."""
     at = 12
     while at + 8 <= length:
