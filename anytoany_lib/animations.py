@@ -100,6 +100,6 @@ def _ends(image: Image.Image, max_seconds: float | None, path: Path) -> list[flo
         image.load()
         shown = image.info.get("duration") or _SHOWN
         ends.append(ends[-1] + (shown if 0 < shown < 1e9 else _SHOWN))
-    if len(ends) == 2 and max_seconds is None or len(ends) == 1:
+    if (len(ends) == 2 and max_seconds is None) or len(ends) == 1:
         raise MediaError("too short", "one frame only, a video has at least two", path)
     return [end / 1000 for end in ends[1:]]

@@ -8,7 +8,6 @@ it in the history: text as far as it came, media only if they are whole.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -32,7 +31,7 @@ from anytoany_lib.files import appearing_whole
 from anytoany_lib.messages import Message, Part, check, medium_of, parts_of
 from anytoany_lib.modalities import MEDIA_KINDS, MODALITIES
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.recall import Memory
+from anytoany_lib.recall import Files, Memory
 from anytoany_lib.rows import media_path
 from anytoany_lib.sampling import Sampling
 
@@ -81,7 +80,7 @@ class Session:
         self.messages: list[Message] = []
         self._memory = Memory()
         self._attempts: dict[int, int] = {}  # how often the reply of a turn was drawn anew
-        self._read: dict[str, os.stat_result] = {}  # files as they were when they could be read
+        self._files = Files()
         self._folder: Path | None = None
         self._running = threading.Lock()
         self._stopping = threading.Event()
@@ -181,8 +180,9 @@ class Session:
     def _say(self, content: Content, index: int) -> Events:
         """Puts a user message in the place of `messages[index:]` and draws the reply."""
         self.refuse_if_busy()
-        message = {"role": "user", "content": _checked(content)}
-        self._read.update(_stamps(message["content"]))
+        message: Message = {"role": "user", "content": _checked(content)}
+        for part in message["content"]:
+            self._files.note(part["type"], medium_of(part))
         system = [first for first in self.messages[: min(index, 1)] if first["role"] == "system"]
         generation.prepare(self.model, [*system, message], self.sampling)
         self.messages[index:] = [message]
@@ -200,27 +200,17 @@ class Session:
         parts = []
         for part in message["content"]:
             kind, medium = part["type"], part[part["type"]]
-            if kind != "text" and isinstance(medium, str | Path):
-                lost = self._lost(kind, medium)
-                part = {"type": "text", "text": f"[{kind}: {lost}]"} if lost else part
-            parts.append(part)
+            file = kind != "text" and isinstance(medium, str | Path)
+            lost = self._lost(kind, medium) if file else ""
+            parts.append({"type": "text", "text": f"[{kind}: {lost}]"} if lost else part)
         return {**message, "content": parts}
 
     def _lost(self, kind: str, medium: str | Path) -> str:
         """Why the model cannot be shown a file that it has not seen; "" if it can, or has."""
-        there = Path(medium).is_file()
-        if not there:
-            known = self.model.knows(self._memory.key_of(kind, medium))
-            return "" if known else "no longer there"
-        found, before = Path(medium).stat(), self._read.get(str(medium))
-        if before and (before.st_mtime_ns, before.st_size) == (found.st_mtime_ns, found.st_size):
-            return ""
-        try:  # put there, or changed, since the message was sent
-            media.as_media(kind, medium)
-        except media.MediaError:
-            return "can no longer be read"
-        self._read[str(medium)] = found
-        return ""
+        if Path(medium).is_file():
+            return "" if self._files.readable(kind, medium) else "can no longer be read"
+        known = self.model.knows(self._memory.key_of(kind, medium))
+        return "" if known else "no longer there"
 
     def _prompt(self) -> list[Message]:
         """The history with a silent reply where one is missing: many chat templates want turns to alternate."""
@@ -340,12 +330,6 @@ def _checked(content: Content) -> list[Part]:
         kind, medium = part["type"], medium_of(part)
         checked.append({"type": kind, kind: _own(kind, medium) if kind in MEDIA_KINDS else medium})
     return checked
-
-
-def _stamps(parts: list[Part]) -> dict[str, os.stat_result]:
-    """What the files among the parts look like now."""
-    files = (medium_of(part) for part in parts if part["type"] in MEDIA_KINDS)
-    return {str(file): Path(file).stat() for file in files if isinstance(file, str | Path)}
 
 
 def _own(kind: str, medium: Any) -> Any:

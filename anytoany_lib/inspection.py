@@ -12,7 +12,6 @@ import numpy as np
 from anytoany_lib import media
 from anytoany_lib.clips import video_header
 from anytoany_lib.containers import MediaError, decoding, existing_file
-
 from anytoany_lib.reports import Measured
 from anytoany_lib.sounds import sound_header
 

@@ -91,7 +91,7 @@ def _star(state: StateInline, silent: bool) -> bool:
     end = at
     while end < state.posMax and state.src[end] == "*":
         end += 1
-    inside = 0 < at and end < state.posMax and _in_word(state.src[at - 1], state.src[end])
+    inside = at > 0 and end < state.posMax and _in_word(state.src[at - 1], state.src[end])
     if not inside:
         return False
     if not silent:
@@ -102,7 +102,7 @@ def _star(state: StateInline, silent: bool) -> bool:
 
 def _in_word(before: str, after: str) -> bool:
     """Words of scripts that put no spaces between them have no inside."""
-    letters = all(one.isalnum() and one < "\u2e80" or one in ")(" for one in (before, after))
+    letters = all((one.isalnum() and one < "\u2e80") or one in ")(" for one in (before, after))
     return letters and before != "(" and after != ")"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -44,8 +45,7 @@ def sound_header(path: Path) -> float:
             if not _is_packed(file):
                 return stated
     except soundfile.LibsndfileError:
-        with open_container(path) as container:
-            return stream_seconds(path, "audio")
+        return stream_seconds(path, "audio")
     there = _packet_seconds(path)
     return stated if there is None else there
 
@@ -150,7 +150,7 @@ class _Mended(io.FileIO):
         super().__init__(path)
         self._at, self._content = at, content
 
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+    def readinto(self, buffer: Any) -> int:
         """Reads as a file does, and lays the mended bytes over what was read."""
         start = self.tell()
         view = memoryview(buffer).cast("B")
@@ -160,7 +160,7 @@ class _Mended(io.FileIO):
             view[first - start : last - start] = self._content[first - self._at : last - self._at]
         return count
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int | None = -1) -> bytes:
         """The same for those who want new bytes."""
         found = bytearray(self._length() - self.tell() if size is None or size < 0 else size)
         return bytes(found[: self.readinto(found)])
@@ -189,8 +189,8 @@ def _mended_size(path: Path) -> tuple[int, bytes] | None:
 
 
 def _short_chunk(
-    file: io.BufferedReader, length: int, name: bytes, order
-) -> tuple[int, bytes] | None:  # type: ignore[no-untyped-def]
+    file: io.BufferedReader, length: int, name: bytes, order: Literal["little", "big"]
+) -> tuple[int, bytes] | None:
     """Where the size of the samples' chunk stands, and what it is, if neither a chunk nor the end comes behind it."""
     at = 12
     while at + 8 <= length:

@@ -15,6 +15,7 @@ from PIL import Image
 from anytoany_lib import media
 from anytoany_lib.containers import MediaError
 from anytoany_lib.formats import kind_by_name
+from anytoany_lib.messages import Part, medium_of
 from anytoany_lib.modalities import MEDIA_KINDS
 from anytoany_lib.rendering import data_uri
 
@@ -63,6 +64,22 @@ def attachment(id: str, kind: str, name: str, medium: Any, exact: bool = False) 
         return Attachment(id, kind, name, medium, _thumbnail(kind, media.as_media(kind, medium)))
     except MediaError as error:
         raise MediaError(error.reason, error.detail, name) from error
+
+
+def attachments_of(
+    content: list[Part], names: dict[str, str]
+) -> tuple[list[Attachment], list[str]]:
+    """The media of a message as attachments, `names` being those that users gave to files; and why others cannot be read."""
+    found, lost = [], []
+    for number, part in enumerate(content):
+        kind, medium = part["type"], medium_of(part)
+        if kind in MEDIA_KINDS:
+            name = names.get(str(medium), kind)
+            try:
+                found.append(attachment(f"again-{number}", kind, name, medium, exact=True))
+            except MediaError as error:
+                lost.append(str(error))
+    return found, lost
 
 
 _QUOTES = ("''", '""', "``", "“”", "‘’", "«»", "<>")

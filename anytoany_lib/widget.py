@@ -23,14 +23,13 @@ from anytoany_lib import interrupts, pages, runs, settings
 from anytoany_lib.bubbles import Piece, Reply, piece_of
 from anytoany_lib.chat import Session
 from anytoany_lib.config import portable, resolve
-from anytoany_lib.containers import MediaError
 from anytoany_lib.events import Events, TextDelta
-from anytoany_lib.messages import Message, medium_of
+from anytoany_lib.messages import Message, Part
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.remote import local
 from anytoany_lib.rendering import CONTENT_STYLE, original
 from anytoany_lib.sampling import Sampling
-from anytoany_lib.uploads import LIMIT, Attachment, Uploads, attachment, pasted_path
+from anytoany_lib.uploads import LIMIT, Attachment, Uploads, attachment, attachments_of, pasted_path
 
 STATIC = Path(__file__).parent / "static"
 REDRAW_SECONDS = 0.08  # text grows on the page at most this often
@@ -219,41 +218,24 @@ class Chat(anywidget.AnyWidget):
 
     def _on_edit(self, index: int) -> None:
         self.session.refuse_if_busy()
-        lost = self._put_back(index, self.session.messages[index]["content"])
-        self._say_lost("to be edited", lost)
+        self._put_back(index, self.session.messages[index]["content"], "to be edited")
 
     def _on_undo(self) -> None:
         message: Message = self.session.undo()
         self._drop_messages(len(self.session.messages))
-        lost = self._put_back(None, message["content"])
-        self._say_lost("taken back", lost)
+        self._put_back(None, message["content"], "taken back")
 
-    def _say_lost(self, done: str, lost: list[str]) -> None:
-        """Says what was done, and which media of the message cannot be read any more."""
-        if lost:
-            self._say(f"{done}, but without {'; '.join(lost)}", "problem")
-        else:
-            self._say(done, "ready")
-
-    def _put_back(self, editing: int | None, content: list[dict[str, Any]]) -> list[str]:
-        """Puts a message's parts where a new one is written; an empty one empties the box. Returns what was wrong with media
-        that cannot be put back.
-        """
+    def _put_back(self, editing: int | None, content: list[Part], done: str = "") -> None:
+        """Puts a message's parts where a new one is written, and says what was `done`; an empty one empties the box."""
         self._editing = editing
         texts = [part["text"] for part in content if part["type"] == "text"]
         self._tell("write", text="\n".join(texts))
-        self._attached, lost = [], []
-        for number, part in enumerate(content):
-            kind, medium = part["type"], medium_of(part)
-            if kind == "text":
-                continue
-            name = self._names.get(str(medium), kind)
-            try:
-                self._attached.append(attachment(f"again-{number}", kind, name, medium, exact=True))
-            except MediaError as error:
-                lost.append(str(error))
+        self._attached, lost = attachments_of(content, self._names)
         self._show("attached", "editing")
-        return lost
+        if lost:
+            self._say(f"{done}, but without {'; '.join(lost)}", "problem")
+        elif done:
+            self._say(done, "ready")
 
     def _on_clear(self) -> None:
         self.session.clear()
