@@ -74,7 +74,7 @@ def attachments_of(
     for number, part in enumerate(content):
         kind, medium = part["type"], medium_of(part)
         if kind in MEDIA_KINDS:
-            name = names.get(str(medium), kind)
+            name = names.get(str(medium)) or kind
             try:
                 found.append(attachment(f"again-{number}", kind, name, medium, exact=True))
             except MediaError as error:
