@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from anytoany_lib.containers import MediaError, check_pixels, check_video_bytes
+from anytoany_lib.pictures import with_picture
 
 _SHOWN = 100  # milliseconds of a picture that does not say, as browsers have it
 _STRIP = 2**20  # pixels
@@ -28,18 +29,27 @@ def is_one(path: Path) -> bool:
 
 def header(path: Path) -> tuple[float, int, int]:
     """(seconds, width, height) of an animation."""
-    with _opened(path) as image:
-        width, height = image.size
-        return _ends(image, None, path)[-1], width, height
+    return with_picture(path, FORMATS, lambda image: (_ends(image, None, path)[-1], *image.size))
 
 
 def decode(
     path: Path, num_frames: int | None, max_seconds: float | None, short_side: int | None
 ) -> tuple[np.ndarray, float]:
     """Frames (T, H, W, 3) uint8 and frames a second, as `clips.decode_video` gives them."""
-    with _opened(path) as image:
-        size = shrunk(*image.size, short_side)
-        ends = _ends(image, max_seconds, path)
+    return with_picture(
+        path, FORMATS, lambda image: _decoded(image, num_frames, max_seconds, short_side, path)
+    )
+
+
+def _decoded(
+    image: Image.Image,
+    num_frames: int | None,
+    max_seconds: float | None,
+    short_side: int | None,
+    path: Path,
+) -> tuple[np.ndarray, float]:
+    size = shrunk(*image.size, short_side)
+    ends = _ends(image, max_seconds, path)
     span = ends[-1] if max_seconds is None else min(ends[-1], max_seconds)
     wanted = np.arange(len(ends))
     if num_frames is not None:
@@ -47,13 +57,12 @@ def decode(
         wanted = np.minimum(np.searchsorted(ends, times, side="right"), len(ends) - 1)
     check_video_bytes(len(wanted), size[1], size[0], path)
     frames: list[np.ndarray] = []
-    with _opened(path) as image:
-        first = _first(image)
-        for number in range(wanted[-1] + 1):
-            image.seek(first + number)
-            image.load()  # each picture is laid over the one before
-            if times_shown := int((wanted == number).sum()):
-                frames += [np.asarray(on_white(image).resize(size))] * times_shown
+    first = _first(image)
+    for number in range(wanted[-1] + 1):
+        image.seek(first + number)
+        image.load()  # each picture is laid over the one before
+        if times_shown := int((wanted == number).sum()):
+            frames += [np.asarray(on_white(image).resize(size))] * times_shown
     return np.stack(frames), len(frames) / span
 
 
@@ -78,12 +87,6 @@ def on_white(image: Image.Image) -> Image.Image:
     return whole
 
 
-def _opened(path: Path) -> Image.Image:
-    image = Image.open(path, formats=FORMATS)
-    check_pixels(*image.size, path)
-    return image
-
-
 def _first(image: Image.Image) -> int:
     """Where the animation begins: a PNG may hold a picture before it, for those who cannot play it."""
     return int(bool(image.info.get("default_image")))
@@ -91,6 +94,7 @@ def _first(image: Image.Image) -> int:
 
 def _ends(image: Image.Image, max_seconds: float | None, path: Path) -> list[float]:
     """The second at which each picture ends, of those that begin before `max_seconds`."""
+    check_pixels(*image.size, path)
     ends = [0.0]  # in milliseconds, which add up exactly
     first = _first(image)
     for number in range(first, getattr(image, "n_frames", 1)):

@@ -32,6 +32,7 @@ from anytoany_lib.containers import (
 from anytoany_lib.files import appearing_file
 from anytoany_lib.formats import SUFFIXES as SUFFIXES
 from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.pictures import with_picture
 
 MAX_AUDIO_SECONDS = 600.0
 MIN_AUDIO_SECONDS = 0.05  # two windows of the encoders' filter banks
@@ -57,11 +58,15 @@ def check_kind(kind: str) -> str:
 def load_image(path: str | Path) -> Image.Image:
     """The picture in a file (an animation's first), upright, in RGB, transparency laid on white."""
     path = existing_file(path)
-    with decoding(path), Image.open(path, formats=IMAGE_FORMATS) as image:
+
+    def read(image: Image.Image) -> Image.Image:
         check_pixels(*image.size, path)
         with ROOM.taken(12 * image.width * image.height):
             image.load()
             return _rgb(image, path)
+
+    with decoding(path):
+        return with_picture(path, IMAGE_FORMATS, read)
 
 
 def load_audio(
@@ -105,11 +110,15 @@ def kind_in(path: str | Path) -> str:
     path = existing_file(path)
     with decoding(path):
         try:
-            with Image.open(path, formats=IMAGE_FORMATS) as image:
-                moving = image.format in MOVING and getattr(image, "n_frames", 1) > 1
-                return "video" if moving else "image"
+            moving = with_picture(path, IMAGE_FORMATS, _moves)
+            return "video" if moving else "image"
         except UnidentifiedImageError:
-            return track_kind(path)
+            return "audio" if sounds.by_libsndfile_alone(path) else track_kind(path)
+
+
+def _moves(image: Image.Image) -> bool:
+    """Whether several pictures are an animation, and not the pages of a document."""
+    return image.format in MOVING and getattr(image, "n_frames", 1) > 1
 
 
 def load(kind: str, path: str | Path, **options: Any) -> Any:

@@ -50,6 +50,15 @@ def sound_header(path: Path) -> float:
     return stated if there is None else there
 
 
+def by_libsndfile_alone(path: Path) -> bool:
+    """Whether a file is of a form that holds nothing but sound: WAV, AIFF, AU or FLAC."""
+    try:
+        with _libsndfile(path) as file:
+            return file.format in ("WAV", "WAVEX", "AIFF", "AU", "FLAC", "RF64", "W64", "CAF")
+    except soundfile.LibsndfileError:
+        return False
+
+
 def _by_libsndfile(path: Path, max_seconds: float) -> tuple[np.ndarray, int, bool]:
     """(mono, rate, whether it is compressed, so that its stated length stands alone)."""
     with _libsndfile(path) as file:
@@ -179,8 +188,7 @@ def _mended_size(path: Path) -> tuple[int, bytes] | None:
         head = file.read(12)
         if head[:4] == b".snd":
             begins, stated = (int.from_bytes(head[at : at + 4], "big") for at in (4, 8))
-            short = stated + _TAG < length - begins
-            return (8, b"\xff" * 4) if short else None
+            return None if 0 <= length - begins - stated <= _TAG else (8, b"\xff" * 4)
         if head[:4] in (b"RIFF", b"RIFX") and head[8:] == b"WAVE":
             return _short_chunk(file, length, b"data", "big" if head[3:4] == b"X" else "little")
         if head[:4] == b"FORM" and head[8:11] == b"AIF":

@@ -86,7 +86,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
             "Folders elsewhere": "remote downloads differences",
             "Language model": "llm projections",
             "Conversations": "messages batches events sampling",
-            "Media files": "media containers formats sounds mixing clips animations orientation rows",
+            "Media files": "media containers formats sounds mixing clips animations pictures orientation rows",
         },
     ),
     (
