@@ -129,7 +129,7 @@ def _frames_at(
 ) -> list[np.ndarray] | None:
     """The frame on screen at each of the ascending `times`, seconds from the beginning; None if a seek leads nowhere."""
     source = _timed_frames(container, stream, begin)
-    frames, shown, ahead, decoded, at, sought = [], None, None, 0, 0.0, False
+    frames, shown, ahead, decoded, at, sought, ended = [], None, None, 0, 0.0, False, False
     for time in times:
         if seeking and time - at > SEEK_SECONDS:
             try:
@@ -141,11 +141,12 @@ def _frames_at(
         while ahead is None or ahead[0] <= time:
             following = next(source, None)
             if following is None:
+                ended = True
                 break
             shown, ahead, decoded = ahead, following, decoded + 1
         if ahead is None and sought:
             return None
-        if not sought:
+        if ended and not sought:
             _check_count(decoded, path)
         assert ahead is not None
         reached, frame = ahead if shown is None or ahead[0] <= time else shown

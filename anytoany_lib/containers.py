@@ -4,6 +4,7 @@ Whatever cannot be used raises a `MediaError`, which carries the path and a reas
 `sounds`, `clips` and `animations` decode what is opened here.
 """
 
+import itertools
 import stat
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ MAX_PIXELS = 64_000_000
 MAX_FILE_BYTES = 8 * 2**30
 MAX_VIDEO_BYTES = 2**30
 MAX_HELD_BYTES = 2**31
+_REORDERED = 8  # packets among which the first to be shown is
 _BEHIND_EVERYTHING = 2**40  # in any time base
 
 # Containers that hold media themselves: playlists and concat scripts, which name other files, are out.
@@ -205,7 +207,9 @@ def _tracks(container: Any) -> list[Any]:
 
 
 def _rate(stream: Any) -> float:
-    return float(stream.average_rate or stream.guessed_rate or 25)
+    """Frames a second of a film; of a sound, about its packets."""
+    stated = stream.average_rate or stream.guessed_rate if stream.type == "video" else None
+    return float(stated or 25)
 
 
 def _check_end(end: float, stated: float, path: Path) -> None:
@@ -216,13 +220,14 @@ def _check_end(end: float, stated: float, path: Path) -> None:
 
 
 def _first(container: Any, stream: Any) -> float:
-    """The second at which a track begins."""
-    if stream.start_time is not None:
-        return float(stream.start_time * stream.time_base)
-    for packet in container.demux(stream):
-        if packet.pts is not None:
-            return float(packet.pts * stream.time_base)
-    return 0.0
+    """The second at which a track begins: as stated, unless its first packets come much later."""
+    packets = itertools.islice(container.demux(stream), _REORDERED)
+    times = [packet.pts for packet in packets if packet.size and packet.pts is not None]
+    found = float(min(times) * stream.time_base) if times else 0.0
+    if stream.start_time is None:
+        return found
+    stated = float(stream.start_time * stream.time_base)
+    return found if times and found - stated > max(0.5, _REORDERED / _rate(stream)) else stated
 
 
 def _last(path: Path, container: Any, stream: Any) -> tuple[float | None, bool]:
