@@ -61,7 +61,8 @@ def attachment(id: str, kind: str, name: str, medium: Any, exact: bool = False) 
     try:
         if isinstance(medium, str | Path) and not exact:
             kind = media.kind_in(medium)
-        return Attachment(id, kind, name, medium, _thumbnail(kind, media.as_media(kind, medium)))
+        thumbnail = _thumbnail(kind, media.as_media(kind, medium))
+        return Attachment(id, kind, Path(name).name or name, medium, thumbnail)
     except MediaError as error:
         raise MediaError(error.reason, error.detail, name) from error
 

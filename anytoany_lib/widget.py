@@ -218,7 +218,7 @@ class Chat(anywidget.AnyWidget):
 
     def _on_edit(self, index: int) -> None:
         self.session.refuse_if_busy()
-        self._put_back(index, self.session.messages[index]["content"], "to be edited")
+        self._put_back(index, self.session.messages[index]["content"], "editing")
 
     def _on_undo(self) -> None:
         message: Message = self.session.undo()
@@ -262,7 +262,7 @@ class Chat(anywidget.AnyWidget):
         if text.strip():
             try:
                 path = pasted_path(text)
-                self._attach(f"path-{time.monotonic_ns()}", text.strip(), path)
+                self._attach(f"path-{time.monotonic_ns()}", str(path), path)
             except (ValueError, OSError) as error:
                 raise ValueError(f"not attached: {error}") from error
 
