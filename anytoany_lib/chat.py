@@ -31,7 +31,7 @@ from anytoany_lib.files import appearing_whole
 from anytoany_lib.messages import Message, Part, check, medium_of, parts_of
 from anytoany_lib.modalities import MEDIA_KINDS, MODALITIES
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.recall import Memory
+from anytoany_lib.recall import Files, Memory
 from anytoany_lib.rows import media_path
 from anytoany_lib.sampling import Sampling
 
@@ -80,6 +80,7 @@ class Session:
         self.messages: list[Message] = []
         self._memory = Memory()
         self._attempts: dict[int, int] = {}  # how often the reply of a turn was drawn anew
+        self._files = Files()
         self._folder: Path | None = None
         self._running = threading.Lock()
         self._stopping = threading.Event()
@@ -179,7 +180,9 @@ class Session:
     def _say(self, content: Content, index: int) -> Events:
         """Puts a user message in the place of `messages[index:]` and draws the reply."""
         self.refuse_if_busy()
-        message = {"role": "user", "content": _checked(content)}
+        message: Message = {"role": "user", "content": _checked(content)}
+        for part in message["content"]:
+            self._files.note(part["type"], medium_of(part))
         system = [first for first in self.messages[: min(index, 1)] if first["role"] == "system"]
         generation.prepare(self.model, [*system, message], self.sampling)
         self.messages[index:] = [message]
@@ -197,11 +200,17 @@ class Session:
         parts = []
         for part in message["content"]:
             kind, medium = part["type"], part[part["type"]]
-            gone = kind != "text" and isinstance(medium, str | Path) and not Path(medium).is_file()
-            if gone and not self.model.knows(self._memory.key_of(kind, medium)):
-                part = {"type": "text", "text": f"[{kind}: no longer there]"}
-            parts.append(part)
+            file = kind != "text" and isinstance(medium, str | Path)
+            lost = self._lost(kind, medium) if file else ""
+            parts.append({"type": "text", "text": f"[{kind}: {lost}]"} if lost else part)
         return {**message, "content": parts}
+
+    def _lost(self, kind: str, medium: str | Path) -> str:
+        """Why the model cannot be shown a file that it has not seen; "" if it can, or has."""
+        if Path(medium).is_file():
+            return "" if self._files.readable(kind, medium) else "can no longer be read"
+        known = self.model.knows(self._memory.key_of(kind, medium))
+        return "" if known else "no longer there"
 
     def _prompt(self) -> list[Message]:
         """The history with a silent reply where one is missing: many chat templates want turns to alternate."""

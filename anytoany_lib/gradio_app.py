@@ -28,6 +28,7 @@ from anytoany_lib import media, settings
 from anytoany_lib.bubbles import Piece, Reply, problem
 from anytoany_lib.chat import Session
 from anytoany_lib.config import portable
+from anytoany_lib.containers import MediaError
 from anytoany_lib.events import Events, Loading, TextDelta
 from anytoany_lib.messages import Message, Part, medium_of
 from anytoany_lib.model import AnyToAny
@@ -44,7 +45,6 @@ from anytoany_lib.rendering import (
 )
 from anytoany_lib.sampling import Sampling
 from anytoany_lib.serving import parser, run_named
-from anytoany_lib.uploads import kind_of
 from anytoany_lib.widget import EXAMPLES, PREVIEW_EVERY
 
 REDRAW_SECONDS = 0.1
@@ -181,7 +181,10 @@ def _content(message: dict[str, Any]) -> list[Part]:
     """What was written and attached, as parts: media first. ValueError if a file is no medium."""
     parts: list[Part] = []
     for path in map(Path, message["files"]):
-        kind = kind_of(path.name)
+        try:
+            kind = media.kind_in(path)
+        except MediaError as error:
+            raise MediaError(error.reason, error.detail, path.name) from error
         parts.append({"type": kind, kind: path})
     text = message["text"].strip()
     return [*parts, {"type": "text", "text": text}] if text else parts

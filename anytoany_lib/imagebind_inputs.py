@@ -35,6 +35,7 @@ MEL_MEAN, MEL_STD = -4.268, 9.138
 WINDOW, HOP, FFT = 400, 160, 512  # 25 ms every 10 ms at 16 kHz
 SAMPLE_RATE = 16000
 FRAMES_PER_CLIP = 2
+NARROWEST = 8  # times as long as wide: of what is longer only the part that is seen is scaled
 
 
 class _Frozen(pydantic.BaseModel):
@@ -124,19 +125,28 @@ def prepare_image(config: ImageBindConfig, image: Image.Image) -> torch.Tensor:
     """PIL image -> (3, H, W) float32: short side by bicubic, centre crop, CLIP normalisation."""
     size = config.image_size
     image = image.convert("RGB")
-    width, height = image.size
-    short = min(width, height)
-    if short != size:
+    short = min(image.size)
+    if max(image.size) > NARROWEST * short:
+        image = image.resize((size, size), Image.Resampling.BICUBIC, _middle(image.size))
+    elif short != size:
+        width, height = image.size
         image = image.resize(
             (max(size, size * width // short), max(size, size * height // short)),
             Image.Resampling.BICUBIC,
         )
-        width, height = image.size
+    width, height = image.size
     left, top = round((width - size) / 2), round((height - size) / 2)
     if (width, height) != (size, size):
         image = image.crop((left, top, left + size, top + size))
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, H, W)
     return normalise_pixels(pixels)
+
+
+def _middle(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The largest square in the middle of a picture of this size: left, top, right, bottom."""
+    short = min(size)
+    left, top = ((side - short) / 2 for side in size)
+    return left, top, left + short, top + short
 
 
 def normalise_pixels(pixels: torch.Tensor) -> torch.Tensor:
@@ -177,10 +187,14 @@ def prepare_video(
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise ValueError(f"a film is uint8 (T, H, W, 3), not {frames.dtype} {frames.shape}")
     picked = film_clips(config, len(frames), fps)
-    pixels = torch.from_numpy(np.ascontiguousarray(frames[picked])).permute(0, 4, 1, 2, 3)
-    pixels = _short_side(pixels.float(), config.image_size)  # (clips, 3, 2, h, w)
-    pixels = normalise_pixels(pixels.transpose(1, 2)).transpose(1, 2)
-    crops = [_crop(pixels, config.image_size, place) for place in _places(config.video_crops)]
+    pixels = torch.from_numpy(frames[picked]).permute(0, 4, 1, 2, 3)  # (clips, 3, 2, H, W)
+    places, size, short = _places(config.video_crops), config.image_size, min(frames.shape[1:3])
+    if max(frames.shape[1:3]) > NARROWEST * short:
+        crops = [_short_side(_crop(pixels, short, place).float(), size) for place in places]
+    else:
+        scaled = _short_side(pixels.float(), size)
+        crops = [_crop(scaled, size, place) for place in places]
+    crops = [normalise_pixels(crop.transpose(1, 2)).transpose(1, 2) for crop in crops]
     return torch.stack(crops, dim=1).flatten(0, 1)
 
 

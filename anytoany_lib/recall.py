@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from transformers import DynamicCache
 
-from anytoany_lib.media import content_key
+from anytoany_lib.media import MediaError, as_media, content_key
 
 
 class _Keyed(NamedTuple):
@@ -78,3 +78,26 @@ class Memory:
         """The content key of a medium that was asked for last time, else None."""
         old = self._keyed.get((kind, _name(medium)))
         return old and old.key
+
+
+class Files:
+    """Which files could be read, and what they looked like then: so that one is decoded again only if it has changed."""
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[str, str | int], tuple[int, int] | None] = {}
+
+    def note(self, kind: str, medium: Any) -> None:
+        """A medium has just been read."""
+        if isinstance(medium, str | Path):
+            self._read[kind, _name(medium)] = _stamp(medium)
+
+    def readable(self, kind: str, medium: str | Path) -> bool:
+        """Whether a file can still be read as what it was sent as."""
+        name, stamp = (kind, _name(medium)), _stamp(medium)
+        if stamp is None or self._read.get(name) != stamp:
+            try:
+                as_media(kind, medium)
+            except MediaError:
+                return False
+            self.note(kind, medium)
+        return True

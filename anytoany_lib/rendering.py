@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import base64
 import html
-import mimetypes
+import math
 from pathlib import Path
 
 from IPython.display import HTML, Audio, Image, Video, display
 
 from anytoany_lib import markdown, media
 from anytoany_lib.containers import decoding, existing_file
+from anytoany_lib.formats import MIME_OF
 from anytoany_lib.messages import Message, Part, medium_of, parts_of
 
 # What a page gets of a large medium; the model reads the whole.
 PREVIEW_PIXELS, PREVIEW_SECONDS, PREVIEW_FRAMES = 1024, 60.0, 96
+PREVIEW_RATE = 60.0  # frames a second, at most
 SHOWN_WIDTH = {"image": 224, "audio": 260, "video": 256}  # at least: pixels on the screen
 SHOWN_HEIGHT = 480  # at most
 MAKING = {"image": "drawing a picture", "audio": "making a sound", "video": "filming a clip"}
@@ -28,6 +30,8 @@ NAMES = {"user": "You", "assistant": "Model", "system": "System"}
 # How text and media look wherever they are shown; the colours follow those around them.
 CONTENT_STYLE = """
 .a2a-text { overflow-wrap: anywhere; line-height: 1.5; }
+.a2a-text :is(p, li, h1, h2, h3, h4, h5, h6, th, td, blockquote) { unicode-bidi: plaintext; text-align: start; }
+.a2a-text :is(pre, code) { direction: ltr; unicode-bidi: isolate; text-align: left; }
 .a2a-text > :first-child { margin-top: 0; }
 .a2a-text > :last-child { margin-bottom: 0; }
 .a2a-text :is(p, ul, ol, pre, blockquote, table) { margin: .5em 0; }
@@ -41,7 +45,7 @@ CONTENT_STYLE = """
 .a2a-text blockquote { border-left: 3px solid rgba(128, 128, 128, .5); padding-left: .8em; opacity: .85; }
 .a2a-text table { border-collapse: collapse; display: block; width: fit-content; max-width: 100%; overflow-x: auto;
   overflow-wrap: break-word; }
-.a2a-text :is(th, td) { border: 1px solid rgba(128, 128, 128, .4); padding: .25em .6em; text-align: left; }
+.a2a-text :is(th, td) { border: 1px solid rgba(128, 128, 128, .4); padding: .25em .6em; }
 .a2a-text hr { border: 0; border-top: 1px solid rgba(128, 128, 128, .4); }
 .a2a-medium :is(img, video, audio) { border-radius: 8px; }
 .a2a-note { font-size: 12px; opacity: .7; }
@@ -63,7 +67,10 @@ def preview(part: Part) -> tuple[str, bytes]:
             medium = media.load_audio(medium, max_seconds=PREVIEW_SECONDS)
         medium = (medium[0][: int(PREVIEW_SECONDS * medium[1])], medium[1])
     elif isinstance(medium, str | Path):
-        medium = media.load_video(medium, num_frames=PREVIEW_FRAMES, short_side=256)
+        frames, fps = media.load_video(medium, num_frames=PREVIEW_FRAMES, short_side=256)
+        # Of a short clip each frame is there several times.
+        spare = max(1, min(math.ceil(fps / PREVIEW_RATE), len(frames) // 2))
+        medium = (frames[::spare], min(fps / spare, PREVIEW_RATE))
     return media.MIME[kind], media.to_bytes(kind, medium)
 
 
@@ -83,8 +90,7 @@ def original(part: Part) -> tuple[str, str, bytes]:
 
 def _mime(path: Path) -> str:
     """The MIME type that a file's name says, if it is one of a medium: a page never gets another."""
-    mime = mimetypes.guess_type(path.name)[0] or ""
-    return mime if mime.split("/")[0] in media.MIME else "application/octet-stream"
+    return MIME_OF.get(path.suffix.lower(), "application/octet-stream")
 
 
 def data_uri(mime: str, data: bytes) -> str:

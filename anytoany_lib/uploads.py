@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-import mimetypes
+import os
+import re
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,9 @@ from typing import Any
 from PIL import Image
 
 from anytoany_lib import media
+from anytoany_lib.containers import MediaError
+from anytoany_lib.formats import kind_by_name
+from anytoany_lib.messages import Part, medium_of
 from anytoany_lib.modalities import MEDIA_KINDS
 from anytoany_lib.rendering import data_uri
 
@@ -36,18 +41,96 @@ class Attachment:
 
 
 def kind_of(name: str, mime: str = "") -> str:
-    """The kind of medium that a file is by its MIME type or, without one, its name. ValueError if it is none."""
-    for found in (mime, mimetypes.guess_type(name)[0] or ""):
-        if found.split("/")[0] in MEDIA_KINDS:
-            return found.split("/")[0]
+    """The kind of medium that a file is by its name or, if that says nothing, its MIME type. ValueError if it is none.
+
+    What is in the file decides in the end: see `attachment`.
+    """
+    found = kind_by_name(name) or mime.split("/")[0]
+    if found in MEDIA_KINDS:
+        return found
     raise ValueError(
         f"{name}: expected a picture, a sound or a clip, found {mime or 'no known type'}"
     )
 
 
-def attachment(id: str, kind: str, name: str, medium: Any) -> Attachment:
-    """A medium as an attachment. MediaError if it cannot be read."""
-    return Attachment(id, kind, name, medium, _thumbnail(kind, media.as_media(kind, medium)))
+def attachment(id: str, kind: str, name: str, medium: Any, exact: bool = False) -> Attachment:
+    """A medium as an attachment, of the kind that is in its file unless `kind` is `exact`.
+
+    MediaError, with the name that the user gave, if it cannot be read.
+    """
+    try:
+        if isinstance(medium, str | Path) and not exact:
+            kind = media.kind_in(medium)
+        thumbnail = _thumbnail(kind, media.as_media(kind, medium))
+        return Attachment(id, kind, Path(name).name or name, medium, thumbnail)
+    except MediaError as error:
+        raise MediaError(error.reason, error.detail, name) from error
+
+
+def attachments_of(
+    content: list[Part], names: dict[str, str]
+) -> tuple[list[Attachment], list[str]]:
+    """The media of a message as attachments, `names` being those that users gave to files; and why others cannot be read."""
+    found, lost = [], []
+    for number, part in enumerate(content):
+        kind, medium = part["type"], medium_of(part)
+        if kind in MEDIA_KINDS:
+            name = names.get(str(medium)) or kind
+            try:
+                found.append(attachment(f"again-{number}", kind, name, medium, exact=True))
+            except MediaError as error:
+                lost.append(str(error))
+    return found, lost
+
+
+_QUOTES = ("''", '""', "``", "“”", "‘’", "«»", "<>")
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):")
+_DRIVE = re.compile(r"[a-zA-Z]:[\\/]|\\\\")
+
+
+def pasted_path(text: str) -> Path:
+    """The file that somebody means who pastes this: a path, quoted, escaped, with ~, or a file:// address.
+
+    ValueError with what to do for what cannot be read here: an address of the web, a path of Windows.
+    """
+    text = text.strip()
+    while len(text) > 1 and text[0] + text[-1] in _QUOTES:
+        text = text[1:-1].strip()
+    if not text or "\0" in text:
+        raise ValueError("expected the path of a file")
+    if _DRIVE.match(text) and os.sep == "/":
+        here = "this chat reads files of the machine it runs on, whose paths begin with /"
+        raise ValueError(f"{text} is a path of Windows: {here}; attach the file instead")
+    scheme = _SCHEME.match(text)
+    if scheme and scheme[1].lower() == "file":
+        return _path_of_address(text)
+    if scheme and text[scheme.end() :].startswith("//"):
+        raise ValueError(f"{text} is an address: save what is there as a file and attach that")
+    if text.startswith("data:"):
+        raise ValueError("what was pasted is an address that holds data: save it as a file")
+    path = _at_home(text)
+    if not path.exists() and "\\" in text:  # as a terminal writes spaces
+        unescaped = _at_home(re.sub(r"\\(.)", r"\1", text))
+        path = unescaped if unescaped.exists() else path
+    return path
+
+
+def _path_of_address(text: str) -> Path:
+    """The path in a file:// address of this machine."""
+    address = urllib.parse.urlsplit(text)
+    if address.netloc not in ("", "localhost"):
+        raise ValueError(f"{text} is a file of another machine, {address.netloc}: attach it")
+    rest = text.split(":", 1)[1].removeprefix("//").removeprefix(address.netloc)
+    whole = Path(urllib.parse.unquote(rest))
+    # An address ends at ? and #, but a file manager may not have escaped them.
+    return whole if whole.exists() else Path(urllib.parse.unquote(address.path))
+
+
+def _at_home(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{text}: there is no such user") from error
 
 
 def _thumbnail(kind: str, medium: Any) -> str:

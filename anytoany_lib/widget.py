@@ -24,12 +24,12 @@ from anytoany_lib.bubbles import Piece, Reply, piece_of
 from anytoany_lib.chat import Session
 from anytoany_lib.config import portable, resolve
 from anytoany_lib.events import Events, TextDelta
-from anytoany_lib.messages import Message, medium_of
+from anytoany_lib.messages import Message, Part
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.remote import local
 from anytoany_lib.rendering import CONTENT_STYLE, original
 from anytoany_lib.sampling import Sampling
-from anytoany_lib.uploads import LIMIT, Attachment, Uploads, attachment, kind_of
+from anytoany_lib.uploads import LIMIT, Attachment, Uploads, attachment, attachments_of, pasted_path
 
 STATIC = Path(__file__).parent / "static"
 REDRAW_SECONDS = 0.08  # text grows on the page at most this often
@@ -85,6 +85,7 @@ class Chat(anywidget.AnyWidget):
         self._look["place"] = f"conversations/{datetime.now():%Y-%m-%d-%H%M}"
         self._status = {"state": "ready", "text": "ready"}
         self._attached: list[Attachment] = []
+        self._names: dict[str, str] = {}  # of files, as the user calls them
         self._editing: int | None = None
         self._uploads = Uploads()
         self._bubbles = [self._bubble(n) for n in range(len(self.session.messages))]
@@ -217,25 +218,24 @@ class Chat(anywidget.AnyWidget):
 
     def _on_edit(self, index: int) -> None:
         self.session.refuse_if_busy()
-        self._put_back(index, self.session.messages[index]["content"])
+        self._put_back(index, self.session.messages[index]["content"], "editing")
 
     def _on_undo(self) -> None:
         message: Message = self.session.undo()
         self._drop_messages(len(self.session.messages))
-        self._put_back(None, message["content"])
-        self._say("taken back", "ready")
+        self._put_back(None, message["content"], "taken back")
 
-    def _put_back(self, editing: int | None, content: list[dict[str, Any]]) -> None:
-        """Puts a message's parts where a new one is written; an empty one empties the box."""
+    def _put_back(self, editing: int | None, content: list[Part], done: str = "") -> None:
+        """Puts a message's parts where a new one is written, and says what was `done`; an empty one empties the box."""
         self._editing = editing
         texts = [part["text"] for part in content if part["type"] == "text"]
         self._tell("write", text="\n".join(texts))
-        self._attached = [
-            attachment(f"again-{n}", part["type"], part["type"], medium_of(part))
-            for n, part in enumerate(content)
-            if part["type"] != "text"
-        ]
+        self._attached, lost = attachments_of(content, self._names)
         self._show("attached", "editing")
+        if lost:
+            self._say(f"{done}, but without {'; '.join(lost)}", "problem")
+        elif done:
+            self._say(done, "ready")
 
     def _on_clear(self) -> None:
         self.session.clear()
@@ -251,7 +251,7 @@ class Chat(anywidget.AnyWidget):
         try:
             there, path = self._uploads.take(told, bytes(buffers[0]), self.session.folder)
             if path is not None:
-                self._attach(told["id"], told["name"], path, told["mime"])
+                self._attach(told["id"], told["name"], path)
         except (ValueError, OSError) as error:
             self._uploads.forget(told["id"])
             there = told["size"] or 1
@@ -260,14 +260,15 @@ class Chat(anywidget.AnyWidget):
 
     def _on_path(self, text: str) -> None:
         if text.strip():
-            path = Path(text.strip()).expanduser()
             try:
-                self._attach(f"path-{time.monotonic_ns()}", path.name, path)
+                path = pasted_path(text)
+                self._attach(f"path-{time.monotonic_ns()}", str(path), path)
             except (ValueError, OSError) as error:
                 raise ValueError(f"not attached: {error}") from error
 
-    def _attach(self, id: str, name: str, path: Path, mime: str = "") -> None:
-        self._attached.append(attachment(id, kind_of(name, mime), name, path))
+    def _attach(self, id: str, name: str, path: Path) -> None:
+        self._attached.append(attachment(id, "", name, path))
+        self._names[str(path)] = name
         self._show("attached")
 
     def _on_remove(self, id: str) -> None:

@@ -88,7 +88,8 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
             "Folders elsewhere": "remote hub downloads differences",
             "Language model": "llm projections",
             "Conversations": "messages pieces tokenizing batches events sampling",
-            "Media files": "media containers rows",
+            "Media files": """media containers formats sounds mixing clips animations pictures
+                orientation rows""",
         },
     ),
     (

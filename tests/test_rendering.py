@@ -131,6 +131,56 @@ def test_markdown_is_rendered():
     assert '<a href="mailto:a@b.example" ' in to_html("<a@b.example>")
 
 
+WRITTEN = (
+    r"\(a_1 * b_2 * c\) and \[x^2\] and $a*b*c$ and $$\sum_i x_i$$",
+    "$$\na_1 * b\n- c\n+ d \\\\\n$$",
+    "\\[\n# x\n\\]",
+    "\\begin{align}\nx &= 1 \\\\\ny &= 2\n\\end{align}",
+    r"C:\_x\*y\#z and \* and \\ and \a",
+    "2*3*4 and 5*x + 3*y and f(a)*g(b)*h and x**2**3",
+    "*args, **kwargs",
+    "it costs $5 and $10, or 2 $",
+    "&amp; &lt;b&gt; &copy;",
+    "[1]: http://example.org/a",
+    "שלום עולם 12 مرحبا (x)",
+    "a<b> && c",
+)
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_text_is_shown_as_it_was_written(text):
+    assert shown_text(to_html(text)) == text
+
+
+@pytest.mark.parametrize("code", [r"a\*b\_c $x$ &amp; **d**", "x = y[0]*z[1]*2"])
+def test_code_is_shown_as_it_was_written(code):
+    assert shown_text(to_html(f"`{code}`")) == code
+    assert shown_text(to_html(f"```\n{code}\n\n  {code}\n```")) == f"{code}\n\n  {code}"
+
+
+def test_emphasis_beside_brackets_and_between_letters_without_spaces_is_emphasis():
+    assert "(<em>a</em>)" in to_html("(*a*)")
+    assert "中<strong>文</strong>字" in to_html("中**文**字")
+    assert "<strong>a_b</strong>" in to_html("**a_b**") and "<em>" in to_html("_a_")
+
+
+class Shown(HTMLParser):
+    """What a reader sees of a piece of HTML, as text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def shown_text(piece: str) -> str:
+    reader = Shown()
+    reader.feed(piece)
+    return reader.text.strip("\n")
+
+
 def test_a_picture_from_elsewhere_becomes_a_link_to_it():
     address = "https://a.example/b.png"
     (link, attributes), *more = Elements(to_html(f"![a bell]({address})")).found[1:]

@@ -254,7 +254,7 @@ class View {
 
   composer() {
     const ask = (what) => () => this.ask({ do: what });
-    this.input = h("textarea", { rows: "2", "aria-label": "Message", onkeydown: (event) => this.key(event), onpaste: (event) => this.paste(event),
+    this.input = h("textarea", { rows: "2", dir: "auto", "aria-label": "Message", onkeydown: (event) => this.key(event), onpaste: (event) => this.paste(event),
       placeholder: "Write a message. Enter sends, Shift+Enter starts a line; drop, paste or attach pictures, sounds and clips" });
     this.chips = h("div", { class: "a2a-chips" });
     this.files = h("input", { type: "file", multiple: true, hidden: true, accept: "image/*,audio/*,video/*", onchange: () => { this.take(this.files.files); this.files.value = ""; } });
