@@ -27,7 +27,8 @@ def conversation_of(record: Any) -> list[Message]:
     if not isinstance(record, dict):
         raise Unusable("no record")
     turns, keys = turns_of(record)
-    talk, messages = Talk(record, turns, keys), []
+    talk = Talk(record, turns, keys)
+    messages: list[Message] = []
     for number, turn in enumerate(turns):
         parts = talk.parts(number)
         if messages and messages[-1]["role"] == turn.role:
@@ -59,7 +60,9 @@ def _alternating(messages: list[Message]) -> list[Message]:
         left_out.append(talk.pop())  # nobody answered it
     for message in left_out:
         if lost := [part["type"] for part in message["content"] if part["type"] != "text"]:
-            where = "question without a reply" if message["role"] == "user" else "reply at the start"
+            where = (
+                "question without a reply" if message["role"] == "user" else "reply at the start"
+            )
             raise Unusable(f"a {where} holds {lost[0]}")
     if not talk:
         raise Unusable("no conversation")

@@ -20,7 +20,8 @@ LONGEST_NAME = 1000  # characters of a path or URL
 class Mark:
     """A place for a medium: `kind` (None: any), `said` as it was written, the `name` or `number` of the medium if it is told.
 
-    `label` is what only may be a mark: `Picture 1:`. `caption` tells a medium that a reply makes.
+    `label` is what only may be a mark: `Picture 1:`; `part` is no text, but a part of a message that cannot be anything else.
+    `caption` tells a medium that a reply makes.
     """
 
     kind: str | None
@@ -28,6 +29,7 @@ class Mark:
     name: str | None = None
     number: int | None = None
     label: bool = False
+    part: bool = False
     caption: object = None
 
 

@@ -27,23 +27,33 @@ _KINDS = {
     "video": "video videos vid vids",
 }
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words.split()}
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Said of a medium in words or classes: no medium, and nothing that a row would lack.
-_TOLD = set(
+_TOLD = _words(
     """caption captions text texts description descriptions desc question questions answer answers prompt prompts title
     titles label labels category categories tag tags instruction instructions transcript transcription embedding embeddings
-    modality modalities type types dataset class classes task keywords""".split()
+    modality modalities type types dataset class classes task keywords"""
 )
 # Said of a medium as a file or a number: it is somewhere, but this does not say in which file here.
-_ABOUT = set(
+_ABOUT = _words(
     """id ids idx index url urls uri link href size sizes width height shape format mode token tokens count num number fps
-    rate duration length len hash md5 sha256 score quality resolution has is feature features frames base64 b64""".split()
+    rate duration length len hash md5 sha256 score quality resolution has is feature features frames base64 b64"""
 )
-_MADE = {"output", "outputs", "generated", "target", "targets", "gen", "edited"}
-_INSIDE = set("path paths name file filename files url uri src image audio video bytes data".split())
+_MADE = _words("output outputs generated target targets gen edited")
+_INSIDE = _words(
+    "path paths name file filename files url uri src image audio video bytes data"
+)
 _HALF = re.compile("[\ud800-\udfff]")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 # Endings that files of programs have too.
 _OTHER_FILES = (".ts", ".mts")
+_ELSEWHERE = ("data:", "http://", "https://", "s3://", "gs://")
+_CONTENTS = ("bytes", "data", "base64")  # a medium itself, as text
 _STILL_OR_MOVING = (".gif", ".webp", ".apng", ".png")
 _TIMES = [
     ("start", "end"),
@@ -117,9 +127,7 @@ def named_in(record: dict[Any, Any], without: Collection[str] = ()) -> Naming:
 def _once(media: list[Named]) -> list[Named]:
     """The same without names that another key has said before; a list may say one twice."""
     first: dict[tuple[str, str], str] = {}
-    return [
-        one for one in media if first.setdefault((one.kind, one.name), one.key) == one.key
-    ]
+    return [one for one in media if first.setdefault((one.kind, one.name), one.key) == one.key]
 
 
 def words_of(key: str) -> list[str]:
@@ -144,6 +152,7 @@ def _look(found: Naming, key: str, value: Any, kind: str | None, depth: int) -> 
     own = None if told else _kind_of_key(words)
     # {"image": {"path": ..}}: within, only what may be the name is one.
     kind = own or (kind if set(words) <= _INSIDE or not words or own else None)
+    before = len(found.media) + len(found.claims)
     if isinstance(value, dict):
         inner = Naming()
         for name, one in value.items():
@@ -153,11 +162,23 @@ def _look(found: Naming, key: str, value: Any, kind: str | None, depth: int) -> 
         found.claims += inner.claims
     elif isinstance(value, list | tuple):
         if value and all(isinstance(one, int | float) for one in value):
-            value = value[:1]  # sizes, samples: one claim
+            value = [True]  # sizes, samples: one claim
         for one in value:
             _look(found, key, one, kind, depth + 1)
     elif not told:
         _look_at_one(found, key, value, kind, set(words))
+    # {"audio": {"array": ..}}: what holds anything and names nothing is still said to be a medium.
+    if own and before == len(found.media) + len(found.claims) and _holds(value):
+        found.claims.append((own, key))
+
+
+def _holds(value: Any) -> bool:
+    """Whether there is anything in a value: no empty text, no lists of nothing."""
+    if isinstance(value, dict):
+        return any(map(_holds, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds, value))
+    return bool(value) and value != NO_MEDIUM and bool(not isinstance(value, str) or value.strip())
 
 
 def _look_at_one(found: Naming, key: str, value: Any, kind: str | None, words: set[str]) -> None:
@@ -174,7 +195,7 @@ def _look_at_one(found: Naming, key: str, value: Any, kind: str | None, words: s
     name = value.strip()
     short = 0 < len(name) <= _LONGEST and "\n" not in name
     ending = kind_by_name(name.split("#")[0]) if short else None
-    elsewhere = name.startswith(("data:", "http://", "https://", "s3://", "gs://"))
+    elsewhere = name.startswith(_ELSEWHERE) or key in _CONTENTS
     if kind is not None and name and (elsewhere or (_ABOUT & words and not ending) or not short):
         found.claims.append((kind, key))
     elif kind is not None and name:

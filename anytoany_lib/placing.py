@@ -86,7 +86,7 @@ class Talk:
         mark = next((one for one in named if isinstance(one, Mark)), None)
         if mark is None or naming.claims:
             raise Unusable(f"a part of type {said!r} names no file")
-        return [mark]
+        return [replace(mark, said=f"a part of type {said}", part=True)]
 
     def _place(self, own: list[Naming]) -> None:
         for turn, items, naming in zip(self.turns, self.items, own, strict=True):
@@ -129,7 +129,9 @@ class Talk:
             at = [n for n, i in enumerate(items) if _is_place(i, kind)]
             if not at:
                 told = turn.record.get("caption") if turn.role == "assistant" else None
-                marks = [Mark(kind, "", one.name, caption=told) for one in media]
+                marks: list[str | Mark] = [
+                    Mark(kind, "", one.name, caption=told) for one in media
+                ]
                 items[:] = items + marks if turn.role == "assistant" else [*marks, *items]
             elif len(at) == len(media):
                 for n, one in zip(at, media, strict=True):
@@ -173,19 +175,24 @@ class Talk:
     def _check_orphans(self, orphans: dict[str, list[_Place]]) -> None:
         """Marks without a medium are text, unless there is one of their kind elsewhere, or the turn is nothing else."""
         for kind, marks in orphans.items():
+            self._check_claims([kind])
             named = self._has(kind)
             for place in marks:
                 alone = not any(isinstance(i, str) and i.strip() for i in place.items)
-                if named or alone:
+                if named or alone or place.mark.part:
                     raise Unusable(f"no {kind} for the mark {place.mark.said.strip()[:60]}")
+
+    def _check_claims(self, kinds: list[str]) -> None:
+        """Unusable if the record claims to have a medium of one of the kinds, of which there is none."""
+        for kind, key in self.claims:
+            if kind in kinds:
+                raise Unusable(f"{key} names {kind}, but no file of this dataset")
 
     def _has(self, kind: str) -> bool:
         """Whether the record names a medium of the kind in a turn, or by a key."""
         items = [item for items in self.items for item in items if isinstance(item, Mark)]
-        return (
-            any(item.name and item.kind == kind for item in items)
-            or any(claimed == kind for claimed, _ in self.claims)
-            or any(turn.record.get("input_modality") == kind for turn in self.turns)
+        return any(item.name and item.kind == kind for item in items) or any(
+            turn.record.get("input_modality") == kind for turn in self.turns
         )
 
     def _begin_with(self, waiting: dict[str, list[Named]]) -> None:
@@ -194,7 +201,9 @@ class Talk:
         if not media:
             return
         for one in media:
-            replies = [i for t, i in zip(self.turns, self.items, strict=True) if t.role == "assistant"]
+            replies = [
+                i for t, i in zip(self.turns, self.items, strict=True) if t.role == "assistant"
+            ]
             if not self.told[one.kind] and any(_is_place(i, one.kind) for r in replies for i in r):
                 raise Unusable(f"no caption for a generated {one.kind} ({one.key})")
         first = next((n for n, turn in enumerate(self.turns) if turn.role == "user"), None)
@@ -220,9 +229,9 @@ class Talk:
             text = ""
         _add_text(parts, text)
         wanted = turn.record.get("output_modality")
-        if turn.role == "assistant" and wanted in MEDIA_KINDS:
-            if not any(part["type"] == wanted for part in parts):
-                parts.append(self._made(turn, Mark(wanted, "")))
+        made = any(part["type"] == wanted for part in parts)
+        if turn.role == "assistant" and wanted in MEDIA_KINDS and not made:
+            parts.append(self._made(turn, Mark(wanted, "")))
         return parts
 
     def _needless(self, items: list[str | Mark], at: int) -> bool:
@@ -270,10 +279,8 @@ class Talk:
 
     def check_all_there(self) -> None:
         """Unusable if the record names or claims anything that no message shows or makes."""
-        present = +(self.shown + self.made)
-        for kind, key in self.claims:
-            if not present[kind]:
-                raise Unusable(f"{key} names {kind}, but no file of this dataset")
+        present = self.shown + self.made
+        self._check_claims([kind for kind in MEDIA_KINDS if not present[kind]])
         for kind in MEDIA_KINDS:
             left = [caption for caption in self.told[kind] if is_text(caption) and caption.strip()]
             if left and (self.made[kind] or not self.shown[kind]):

@@ -106,7 +106,10 @@ def _turns(one: Any) -> list[Turn]:
 
 
 def _pair(question: Any, answer: Any) -> list[Turn]:
-    return [Turn(role, _checked(text), {}) for role, text in zip(("user", "assistant"), (question, answer), strict=True)]
+    return [
+        Turn(role, _checked(text), {})
+        for role, text in zip(("user", "assistant"), (question, answer), strict=True)
+    ]
 
 
 def _role_of(turn: Record) -> str:
