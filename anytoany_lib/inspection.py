@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from anytoany_lib import media
-from anytoany_lib.containers import MediaError, decoding, existing_file, sound_header, video_header
+from anytoany_lib.clips import video_header
+from anytoany_lib.containers import MediaError, decoding, existing_file
+
 from anytoany_lib.reports import Measured
+from anytoany_lib.sounds import sound_header
 
 MAX_SECONDS = 3600.0  # of a sound or clip: no caption tells of more
 SILENCE = 1e-4  # of full scale, -80 dB: less is the noise of an empty recording

@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import soundfile
 import soxr
-from PIL import Image, ImageOps
+from PIL import Image
 
+from anytoany_lib import mixing, orientation, sounds
+from anytoany_lib.animations import on_white
+from anytoany_lib.clips import decode_video, encode_video
 from anytoany_lib.containers import (
     MediaError,
     check_pixels,
     check_video_bytes,
-    decode_audio,
-    decode_video,
     decoding,
     describe,
-    encode_video,
     existing_file,
 )
 from anytoany_lib.files import appearing_file
@@ -37,7 +37,7 @@ MIN_AUDIO_SECONDS = 0.05  # two windows of the encoders' filter banks
 MAX_CHANNELS = 8
 
 # What is left out either has no fixed meaning as a picture or, as EPS, is handed to another program.
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 MIME = {"image": "image/png", "audio": "audio/wav", "video": "video/mp4"}
 SUFFIX = {"image": ".png", "audio": ".wav", "video": ".mp4"}
@@ -69,13 +69,8 @@ def load_audio(
     """
     path = existing_file(path)
     with decoding(path):
-        try:
-            with soundfile.SoundFile(path) as file:
-                found = file.samplerate
-                samples = file.read(int(max_seconds * found), dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError:
-            samples, found = decode_audio(path, max_seconds)
-    return _mono(samples, found, rate, path)
+        mono, found = sounds.read_mono(path, max_seconds)
+        return _finished(mono, found, rate, path)
 
 
 def load_video(
@@ -109,7 +104,8 @@ def as_image(media: str | Path | Image.Image) -> Image.Image:
     if not isinstance(media, Image.Image):
         raise MediaError("wrong form", f"an image is a path or a PIL.Image, not {describe(media)}")
     check_pixels(*media.size, None)
-    return _rgb(media, None)
+    with decoding(None):
+        return _rgb(media, None)
 
 
 def as_audio(
@@ -128,7 +124,8 @@ def as_audio(
         )
     if int(media[1]) <= 0:
         raise MediaError("wrong form", f"the sampling rate must be above 0, not {media[1]}")
-    return _mono(_by_channel(_array(media[0], "samples")), int(media[1]), rate, None)
+    samples = _by_channel(_array(media[0], "samples"))
+    return _finished(mixing.mixed(lambda: iter([samples])), int(media[1]), rate, None)
 
 
 def as_video(
@@ -211,16 +208,24 @@ def content_key(kind: str, media: Any) -> str:
 
 
 def _rgb(image: Image.Image, path: Path | None) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
+    image = orientation.upright(image)
     # PIL's own conversion clips 16-bit values at 255 instead of scaling them.
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+        image = _of_16_bits(np.asarray(image), image.info.get("transparency"))
+    elif image.mode == "I" and image.format in ("PPM", "PNG"):  # as they call 16 bits
+        image = _of_16_bits(np.asarray(image), image.info.get("transparency"))
     if image.mode in ("I", "F"):
         raise MediaError("wrong form", "pixels of 32 bits have no known range", path)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return on_white(image)
+
+
+def _of_16_bits(values: np.ndarray, clear: object) -> Image.Image:
+    """Greys (H, W) of 16 bits as a picture of 8; those of the value `clear` are transparent."""
+    grey = Image.fromarray((values // 257).clip(0, 255).astype(np.uint8))
+    if not isinstance(clear, int):
+        return grey
+    seen = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
+    return Image.merge("LA", (grey, seen))
 
 
 def _array(values: Any, name: str) -> np.ndarray:
@@ -246,18 +251,15 @@ def _by_channel(samples: np.ndarray) -> np.ndarray:
     return samples.astype(np.float32)
 
 
-def _mono(
-    samples: np.ndarray, found: int, rate: int | None, path: Path | None
+def _finished(
+    mono: np.ndarray, found: int, rate: int | None, path: Path | None
 ) -> tuple[np.ndarray, int]:
-    """(N, channels) float32 at `found` Hz -> checked mono (M,) at `rate` Hz."""
-    if samples.size == 0:
+    """Mono float32 (N,) at `found` Hz -> checked (M,) at `rate` Hz."""
+    if mono.size == 0:
         raise MediaError("empty", "the sound has no samples", path)
-    if len(samples) < MIN_AUDIO_SECONDS * found:
-        detail = f"{len(samples) / found:.3f} s, under {MIN_AUDIO_SECONDS} s"
+    if len(mono) < MIN_AUDIO_SECONDS * found:
+        detail = f"{len(mono) / found:.3f} s, under {MIN_AUDIO_SECONDS} s"
         raise MediaError("too short", detail, path)
-    if not np.isfinite(samples).all():
-        raise MediaError("unreadable", "the sound has samples that are not numbers", path)
-    mono = samples.mean(axis=1)
     if rate is not None and rate != found:
         mono, found = soxr.resample(mono, found, rate), rate
     peak = float(np.abs(mono).max())

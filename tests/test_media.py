@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from anytoany_lib import containers, media
+from anytoany_lib import clips, containers, media
 from anytoany_lib.media import MediaError
 
 LEFT_RED = np.zeros((32, 48, 3), np.uint8)
@@ -306,9 +306,9 @@ def test_long_video_is_sought_not_decoded(tmp_path, monkeypatch):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
         container.mux(stream.encode())
     decoded = []
-    timed = containers._timed_frames
+    timed = clips._timed_frames
     monkeypatch.setattr(
-        containers,
+        clips,
         "_timed_frames",
         lambda *given: (decoded.append(1) or one for one in timed(*given)),
     )
