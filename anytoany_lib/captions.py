@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from anytoany_lib.ledger import is_regular
 from anytoany_lib.named_media import is_text
 from anytoany_lib.placing import MAX_CAPTION
 from anytoany_lib.reports import Report
@@ -53,17 +54,17 @@ def told(record: Any) -> list[Any]:
 
 
 def captioned_rows(
-    report: Report, source: str, name: str, kind: str, captions: list[Any], split: str = ""
+    report: Report, source: Path, name: str, kind: str, captions: list[Any], split: str = ""
 ) -> Iterator[Row]:
-    """A row for each caption of the medium `name`, which is also its id; what is wrong with one is reported."""
+    """A row for each caption of the medium `name` in a folder, which is also its id; what is wrong with one is reported."""
     if not captions:
-        report.drop("caption missing", name, [name])
+        report.drop("caption missing", name, [source / name])
     for caption in captions:
         text, reason = checked_text(caption, "caption")
         if reason:
-            report.drop(reason, name, [name])
+            report.drop(reason, name, [source / name])
             continue
-        row = captioned_row(name, source, kind, name, text)
+        row = captioned_row(name, source.name, kind, name, text)
         yield Row(row.id, row.source, row.messages, row.meta | ({"split": split} if split else {}))
 
 
@@ -95,5 +96,5 @@ def files_below(folder: str | Path) -> Iterator[Path]:
     for entry in entries(folder):
         if entry.is_dir(follow_symlinks=False):
             yield from files_below(entry.path)
-        elif entry.is_file():
+        elif is_regular(entry):
             yield Path(entry.path)

@@ -20,6 +20,7 @@ from anytoany_lib.captions import captioned_rows, entries, split_of, text_of, to
 from anytoany_lib.containers import MediaError
 from anytoany_lib.formats import kind_by_name
 from anytoany_lib.json_files import json_records
+from anytoany_lib.ledger import is_regular
 from anytoany_lib.named_media import words_of
 from anytoany_lib.placing import MAX_CAPTION
 from anytoany_lib.reports import Report
@@ -35,11 +36,13 @@ def read_folder(source: Path, report: Report) -> Iterator[Row]:
     """Media with captions: a metadata table (file_name and caption or text) in a folder, else a `.txt` or `.json` (caption)
     of the same name beside each medium, in folders of any depth.
     """
+    source = Path(os.path.realpath(source))
     return _counted(source, _below(source, source, report, _stem, False), report)
 
 
 def read_shards(source: Path, report: Report) -> Iterator[Row]:
     """Unpacked shards: media whose captions share their key, the name up to its first dot."""
+    source = Path(os.path.realpath(source))
     return _counted(source, _below(source, source, report, _key, False), report)
 
 
@@ -67,7 +70,7 @@ def _below(
 ) -> Iterator[Row]:
     """The rows of a folder and those below it; `covered` if a table further up tells of its media."""
     found = entries(folder)
-    files = [entry.name for entry in found if entry.is_file()]
+    files = [entry.name for entry in found if is_regular(entry)]
     table = next((name for name in TABLES if name in files), None)
     if table:
         yield from _of_table(source, folder / table, report)
@@ -90,14 +93,12 @@ def _of_table(source: Path, path: Path, report: Report) -> Iterator[Row]:
         paths = [name if inside == "." else f"{inside}/{name}" for name in names]
         kind = kind_by_name(paths[0])
         if len(paths) > 1:
-            report.drop("several media in one row", paths[0], paths)
+            report.drop("several media in one row", paths[0], [source / one for one in paths])
         elif kind is None:
-            report.drop("no medium by its name", paths[0], paths)
+            report.drop("no medium by its name", paths[0], [source / paths[0]])
         else:
-            dataset = source.resolve().name
-            yield from captioned_rows(
-                report, dataset, paths[0], kind, told(record), split_of(paths[0])
-            )
+            split = split_of(paths[0])
+            yield from captioned_rows(report, source, paths[0], kind, told(record), split)
 
 
 def _file_names(record: Any) -> tuple[list[str], str]:
@@ -186,8 +187,7 @@ def _beside(
         if beside is not None:
             captions = _captions_in(source, PurePosixPath(path).with_name(beside).as_posix())
             report.read_file(folder / beside)
-        dataset = source.resolve().name
-        yield from captioned_rows(report, dataset, path, kind, captions, split_of(path))
+        yield from captioned_rows(report, source, path, kind, captions, split_of(path))
 
 
 def _preference(name: str) -> tuple[int, int, str]:

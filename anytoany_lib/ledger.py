@@ -76,6 +76,14 @@ def _key_of(path: str | Path) -> bytes:
     return os.path.abspath(path).encode("utf-8", "surrogatepass")  # noqa: PTH100 - links stay links
 
 
+def is_regular(entry: os.DirEntry[str]) -> bool:
+    """Whether what is in a folder is a file, or a link to one."""
+    try:
+        return entry.is_file()
+    except OSError:  # a loop of links
+        return False
+
+
 def every_file(folder: str | Path) -> Iterator[tuple[Path, str]]:
     """(path, "") of every file below a folder; with "hidden" or "no regular file" if it is no data."""
     waiting = [(str(folder), "")]
@@ -88,7 +96,7 @@ def every_file(folder: str | Path) -> Iterator[tuple[Path, str]]:
             if entry.is_dir(follow_symlinks=False):
                 waiting.append((entry.path, said))
             else:
-                yield Path(entry.path), said or ("" if entry.is_file() else "no regular file")
+                yield Path(entry.path), said or ("" if is_regular(entry) else "no regular file")
 
 
 class Splits(_Scratch):
@@ -132,7 +140,9 @@ class Splits(_Scratch):
                 last[source] = (0, 0)
                 continue
             parts = zip(_STATED, (validation, test), strict=True)
-            parts_drawn = [part if (name, split) not in self._numbers else 0 for split, part in parts]
+            parts_drawn = [
+                part if (name, split) not in self._numbers else 0 for split, part in parts
+            ]
             wanted = [max(1, round(part * size)) if part else 0 for part in parts_drawn]
             first = min(wanted[0], size - 1)
             last[source] = (first, first + min(wanted[1], size - 1 - first))

@@ -45,9 +45,7 @@ _ABOUT = _words(
     rate duration length len hash md5 sha256 score quality resolution has is feature features frames base64 b64"""
 )
 _MADE = _words("output outputs generated target targets gen edited")
-_INSIDE = _words(
-    "path paths name file filename files url uri src image audio video bytes data"
-)
+_INSIDE = _words("path paths name file filename files url uri src image audio video bytes data")
 _HALF = re.compile("[\ud800-\udfff]")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 # Endings that files of programs have too.
@@ -139,7 +137,13 @@ def _is_about(key: str) -> bool:
     return bool(_ABOUT & set(words_of(key)))
 
 
-def _kind_of_key(words: list[str]) -> str | None:
+def kind_of_key(key: str) -> str | None:
+    """The kind of medium that a key speaks of; None if it speaks of none, or of one in words."""
+    words = words_of(key)
+    return None if _TOLD & set(words) else _kind_of(words)
+
+
+def _kind_of(words: list[str]) -> str | None:
     return next((_KIND_OF[word] for word in words if word in _KIND_OF), None)
 
 
@@ -149,7 +153,7 @@ def _look(found: Naming, key: str, value: Any, kind: str | None, depth: int) -> 
         raise Unusable("nested too deep")
     words = words_of(key)
     told = bool(_TOLD & set(words))
-    own = None if told else _kind_of_key(words)
+    own = None if told else _kind_of(words)
     # {"image": {"path": ..}}: within, only what may be the name is one.
     kind = own or (kind if set(words) <= _INSIDE or not words or own else None)
     before = len(found.media) + len(found.claims)

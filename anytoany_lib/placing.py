@@ -129,9 +129,7 @@ class Talk:
             at = [n for n, i in enumerate(items) if _is_place(i, kind)]
             if not at:
                 told = turn.record.get("caption") if turn.role == "assistant" else None
-                marks: list[str | Mark] = [
-                    Mark(kind, "", one.name, caption=told) for one in media
-                ]
+                marks: list[str | Mark] = [Mark(kind, "", one.name, caption=told) for one in media]
                 items[:] = items + marks if turn.role == "assistant" else [*marks, *items]
             elif len(at) == len(media):
                 for n, one in zip(at, media, strict=True):

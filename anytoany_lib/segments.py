@@ -5,16 +5,26 @@ A reader names one as `film.mp4#t=12,15.5`: seconds from the beginning of what t
 
 from __future__ import annotations
 
+import hashlib
 import re
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
+from threading import get_ident
+from typing import Any
 
 import av
 import numpy as np
 import soundfile
 
 from anytoany_lib import media
-from anytoany_lib.containers import MediaError, check_pixels, decoding, existing_file, open_container, stream_of
+from anytoany_lib.containers import (
+    MediaError,
+    check_pixels,
+    decoding,
+    existing_file,
+    open_container,
+    stream_of,
+)
 
 MAX_SECONDS = 3600.0
 _SEGMENT = re.compile(r"(.+)#t=(\d+(?:\.\d+)?(?:e[+-]?\d+)?),(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.S)
@@ -28,10 +38,11 @@ def segment_in(name: str) -> tuple[str, float, float] | None:
 
 
 def name_of_cut(name: str, kind: str) -> str:
-    """What the file of a segment is called: `films/a.mp4#t=12,15.5` -> `films/a_12-15.5.mp4`."""
+    """What the file of a segment is called, which no other is: `films/a.mp4#t=12,15.5` -> `films/a_12-15.5_1b2c3d4e5f.mp4`."""
     path, start, end = segment_in(name) or (name, 0.0, 0.0)
-    whole = PurePosixPath(path)
-    return whole.with_name(f"{whole.stem}_{start:g}-{end:g}{media.SUFFIX[kind]}").as_posix()
+    whole, own = PurePosixPath(path), hashlib.sha256(f"{kind} {name}".encode()).hexdigest()[:10]
+    told = f"{whole.stem[:150]}_{start:g}-{end:g}_{own}{media.SUFFIX[kind]}"
+    return whole.with_name(told).as_posix()
 
 
 def cut(kind: str, path: Path, start: float, end: float, target: Path) -> None:
@@ -42,9 +53,16 @@ def cut(kind: str, path: Path, start: float, end: float, target: Path) -> None:
     path = existing_file(path)
     if end - start > MAX_SECONDS:
         raise MediaError("too large", f"{end - start:,.0f} s, over {MAX_SECONDS:,.0f} s", path)
+    if target.exists():
+        return  # another row means the same
     target.parent.mkdir(parents=True, exist_ok=True)
-    with decoding(path):
-        (_cut_clip if kind == "video" else _cut_sound)(path, start, end, target)
+    beside = target.with_name(f".{get_ident()}{target.suffix}")
+    try:
+        with decoding(path):
+            (_cut_clip if kind == "video" else _cut_sound)(path, start, end, beside)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _cut_sound(path: Path, start: float, end: float, target: Path) -> None:
@@ -75,9 +93,10 @@ def _cut_clip(path: Path, start: float, end: float, target: Path) -> None:
             _write_clip(source, stream, made, (first + start, first + end), path)
 
 
-def _write_clip(source, stream, made, span: tuple[float, float], path: Path) -> None:
+def _write_clip(source: Any, stream: Any, made: Any, span: tuple[float, float], path: Path) -> None:
     rate = Fraction(float(stream.average_rate or 25)).limit_denominator(1001)
-    writer, last = None, -1
+    writer: Any = None
+    last = -1
     shown = None  # what is on screen when the segment begins was drawn before
     for frame in source.decode(stream):
         at = span[0] if frame.time is None else frame.time

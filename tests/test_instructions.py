@@ -174,9 +174,9 @@ def test_every_published_form_becomes_the_same_conversation(form: str):
     [
         ({"image": "a.jpg"}, "no conversation"),
         ([], "no record"),
-        ({"conversations": [gpt("Hello")]}, "turns out of order"),
-        ({"conversations": [human("a"), human("b")]}, "turns out of order"),
-        ({"conversations": [human("<image> Look"), gpt("Where?")]}, "no image for a mark"),
+        ({"conversations": [gpt("Hello")]}, "no conversation"),
+        ({"conversations": [human("a"), human("b")]}, "no conversation"),
+        ({"conversations": [human("<image>"), gpt("Where?")]}, "no image for the mark <image>"),
         ({"conversations": [human("Draw"), gpt("<image>")]}, "no caption for a generated image"),
         ({"conversations": [human("a"), {"from": "gpt", "value": None}]}, "a turn is not text"),
         ({"conversations": [human(" "), gpt("b")]}, "a turn is empty"),
