@@ -134,16 +134,9 @@ def build(
     go to validation and test, of every source at least one medium; rows of one medium stay together.
     DataError if nothing can be kept, or if OUT holds anything (`overwrite` replaces a manifest).
     """
-    if reader not in ALL_READERS:
-        raise DataError(f"unknown reader {reader!r}: expected one of {', '.join(ALL_READERS)}")
-    fractions = (validation_fraction, test_fraction)
-    if min(fractions) < 0 or sum(fractions) >= 1:
-        raise DataError("validation and test fractions are at least 0 and add up to less than 1")
     source, out, started = Path(source), Path(out).resolve(), time.perf_counter()
-    if not source.is_dir():
-        raise DataError(f"{source}: no such folder")
-    if source.resolve().is_relative_to(out):
-        raise DataError(f"{out}: holds the source {source}; choose another OUT")
+    fractions = (validation_fraction, test_fraction)
+    _check_given(reader, source, out, fractions)
     check_target(out, overwrite)
     with appearing_whole(out) as work:
         scratch = work / "scratch"
@@ -158,7 +151,7 @@ def build(
             else:
                 rows = ALL_READERS[reader](source, report)
             _spool(_kept(rows, folder, work, link, report, splits), scratch / "rows")
-            report.count_files(source)
+            report.count_files(source, without=work)
             if reader == "webdataset":
                 report.count_files(folder)  # the members of its shards
             if not report.kept_rows:
@@ -169,6 +162,17 @@ def build(
         report.files, report.seconds = None, time.perf_counter() - started
         report.save(work / "report.json")
     return report
+
+
+def _check_given(reader: str, source: Path, out: Path, fractions: tuple[float, float]) -> None:
+    if reader not in ALL_READERS:
+        raise DataError(f"unknown reader {reader!r}: expected one of {', '.join(ALL_READERS)}")
+    if min(fractions) < 0 or sum(fractions) >= 1:
+        raise DataError("validation and test fractions are at least 0 and add up to less than 1")
+    if not source.is_dir():
+        raise DataError(f"{source}: no such folder")
+    if source.resolve().is_relative_to(out):
+        raise DataError(f"{out}: holds the source {source}; choose another OUT")
 
 
 def check_target(out: Path, overwrite: bool) -> None:

@@ -84,8 +84,8 @@ def is_regular(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def every_file(folder: str | Path) -> Iterator[tuple[Path, str]]:
-    """(path, "") of every file below a folder; with "hidden" or "no regular file" if it is no data."""
+def every_file(folder: str | Path, without: Path | None = None) -> Iterator[tuple[Path, str]]:
+    """(path, "") of every file below a folder but `without`; with "hidden" or "no regular file" if it is no data."""
     waiting = [(str(folder), "")]
     while waiting:
         place, what = waiting.pop()
@@ -94,7 +94,8 @@ def every_file(folder: str | Path) -> Iterator[tuple[Path, str]]:
         for entry in entries:
             said = what or ("hidden" if entry.name.startswith((".", "__")) else "")
             if entry.is_dir(follow_symlinks=False):
-                waiting.append((entry.path, said))
+                if without is None or Path(entry.path).resolve() != without:
+                    waiting.append((entry.path, said))
             else:
                 yield Path(entry.path), said or ("" if is_regular(entry) else "no regular file")
 

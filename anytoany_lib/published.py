@@ -6,7 +6,7 @@ The names of the tables say which split they hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -58,7 +58,8 @@ def _text(value: Any) -> str:
 
 def read_clotho(source: Path, report: Report) -> Iterator[Row]:
     """Clotho: `clotho_captions_*.csv` (file_name, caption_1 to caption_5), and the sounds in folders of any name."""
-    yield from _of_csv(source, report, "clotho_captions_*.csv", "file_name", _names_of_clotho)
+    what = "clotho_captions_*.csv"
+    yield from _of_csv(source, report, what, "file_name", _names_of_clotho, "caption")
 
 
 def read_audiocaps(source: Path, report: Report) -> Iterator[Row]:
@@ -80,15 +81,25 @@ def _names_of_audiocaps(record: dict[str, Any]) -> list[str]:
     return [*names, number] if film else [number]
 
 
-def _of_csv(source: Path, report: Report, what: str, column: str, names_of: Any) -> Iterator[Row]:
+def _of_csv(
+    source: Path,
+    report: Report,
+    what: str,
+    column: str,
+    names_of: Callable[[dict[str, Any]], list[str]],
+    called: str = "",
+) -> Iterator[Row]:
+    """The rows of the CSV files whose names hold `called`, and that have the column."""
     index, read = _Index(source, "audio"), 0
     for path in _tables(source, ".csv", what):
+        if called not in path.name.lower():
+            continue  # Clotho's metadata, which is not UTF-8
         table = path.relative_to(source).as_posix()
         split = split_of_file(table)
         hints = [path.stem.rpartition("_")[2].lower(), split]
         for number, record in enumerate(records_of_csv(path)):
             if column not in record:
-                break  # another table, such as Clotho's metadata
+                break  # another table
             report.read_file(path)
             read += 1
             names = [name for name in names_of(record) if name]

@@ -126,9 +126,9 @@ class Report:
         if state == NOT_LOOKED_AT:
             self.not_looked_at[PurePosixPath(name).suffix.lower()[:20] or "no ending"] += 1
 
-    def count_files(self, folder: Path) -> None:
-        """Counts every file below a folder, by what became of it."""
-        for path, what in every_file(folder):
+    def count_files(self, folder: Path, without: Path | None = None) -> None:
+        """Counts every file below a folder, by what became of it; `without` is a folder that is none of the data's."""
+        for path, what in every_file(folder, without):
             state = self.files.state_of(path) if self.files else ""
             if not state and what:
                 self.file_counts[NOT_LOOKED_AT] += 1
