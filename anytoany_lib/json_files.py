@@ -90,7 +90,8 @@ class _Window:
 
     def _one_object(self, at: int) -> str:
         """What to say of an object that does not end."""
-        keys, at = [], at + 1
+        keys: list[str] = []
+        at += 1
         while len(keys) < _KEYS_TOLD and (found := _SOMETHING.search(self.text, at)):
             try:
                 key, at = _JSON.raw_decode(self.text, found.start())

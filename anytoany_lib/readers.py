@@ -20,7 +20,7 @@ from anytoany_lib.published import read_audiocaps, read_clotho, read_coco, read_
 from anytoany_lib.reports import Report
 from anytoany_lib.rows import DataError, Row, captioned_row, map_media
 
-_NO_LIST = "no list of records"
+_NO_LIST, _NO_TALK = "no list of records", "no conversation"
 
 
 def _captioned(
@@ -93,36 +93,25 @@ def _conversations(source: Path, file: Path, report: Report) -> Iterator[Row]:
     """The rows of one JSON file."""
     task = file.with_suffix("").as_posix()
     below = "" if file.parent == Path() else file.parent.as_posix()
-    first: tuple[str, Any] | None = None
+    unusable, last = "", None
     for number, record in enumerate(json_records(source / file)):
-        name = f"{task}-{number}"
+        if unusable:
+            report.drop(unusable, f"{task}-{number - 1}")
+        unusable, last = "", (number, record)
         try:
             messages = conversation_of(record)
         except Unusable as reason:
-            if number:
-                report.drop(str(reason), name)
-            else:
-                first = str(reason), record  # it may be all there is: no list of records
+            unusable = str(reason)  # it is counted when it is known whether the file holds any more
             continue
-        finally:
-            if number == 1 and first:
-                report.drop(first[0], f"{task}-0")
-                first = None
         where = map_media(messages, lambda kind, medium: located(source, kind, medium, below))
         named = embedding_files(record)
         meta = {"task": task} | ({"embeddings": named} if named else {})
-        yield Row(name, task, where, meta)
-    if first:
-        reason, record = first
-        keys = (
-            ", ".join(f"{key!s:.40}" for key in list(record)[:8])
-            if isinstance(record, dict)
-            else ""
-        )
-        whole = reason == "no conversation" and bool(keys)
-        report.drop(
-            *((_NO_LIST, f"{file}: one object with {keys}") if whole else (reason, f"{task}-0"))
-        )
+        yield Row(f"{task}-{number}", task, where, meta)
+    if last and unusable == _NO_TALK and last[0] == 0 and isinstance(last[1], dict):
+        keys = ", ".join(f"{key:.40}" for key in list(last[1])[:8])
+        report.drop(_NO_LIST, f"{file}: one object with {keys or 'nothing in it'}")
+    elif last and unusable:
+        report.drop(unusable, f"{task}-{last[0]}")
 
 
 READERS: dict[str, Callable[[Path, Report], Iterator[Row]]] = {

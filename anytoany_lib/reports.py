@@ -108,8 +108,9 @@ class Report:
         if reason not in self.dropped and len(self.dropped) >= MOST_REASONS:
             name, reason = f"{name}: {reason}", OTHER_REASONS
         self.dropped[reason] += 1
-        for file in files if self.files else ():
-            self.files.add(file, DROPPED)
+        if self.files:
+            for file in files:
+                self.files.add(file, DROPPED)
         names = self.examples.setdefault(reason, [])
         if len(names) < EXAMPLES_KEPT:
             # Names come from anywhere: half characters and whole pages must not break the report.

@@ -62,7 +62,6 @@ def _members(shard: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
         with tarfile.open(shard, "r|*") as archive:
             while (member := archive.next()) is not None:
                 yield archive, member
-                archive.members = []  # it would keep them all
             ends = archive.offset
         if shard.suffix == ".tar":
             _check_end(shard, ends)

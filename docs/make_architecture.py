@@ -75,8 +75,8 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         {
             "Decoders": "decoders denoising mels previews",
             "Encoder": "imagebind imagebind_layers imagebind_inputs",
-            "Datasets": """data readers instructions shards reports inspection records manifests
-                ledger""",
+            "Datasets": """data readers published instructions placing turns named_media marks folders captions shards
+                parquet_folder json_files segments reports inspection records manifests ledger""",
         },
     ),
     (
