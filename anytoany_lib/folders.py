@@ -123,7 +123,7 @@ def _file_names(record: Any) -> tuple[list[str], str]:
 
 def is_name_column(key: str) -> bool:
     """Whether a column names files: `file_name`, `image_file_names`."""
-    return words_of(key)[-2:] in (["file", "name"], ["file", "names"])
+    return words_of(key)[-2:] in (("file", "name"), ("file", "names"))
 
 
 def records_of_table(path: Path) -> Iterator[Any]:

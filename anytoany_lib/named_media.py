@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from functools import lru_cache
 from typing import Any, TypeGuard
 
 from anytoany_lib.formats import kind_by_name
@@ -106,7 +106,9 @@ def named_in(record: dict[Any, Any], without: Collection[str] = ()) -> Naming:
     for key, value in record.items():
         if key not in without:
             _look(found, str(key), value, None, 0)
-    sure = {(one.kind, PurePosixPath(one.name).name) for one in found.media if one.sure}
+    if not found.media:
+        return found
+    sure = {(one.kind, base_of(one.name)) for one in found.media if one.sure}
     kinds = {one.kind for one in found.media if one.sure}
     found.media = _once(
         [
@@ -114,7 +116,7 @@ def named_in(record: dict[Any, Any], without: Collection[str] = ()) -> Naming:
             for one in found.media
             if one.sure
             or (
-                (one.kind, PurePosixPath(one.name).name) not in sure
+                (one.kind, base_of(one.name)) not in sure
                 and not (one.kind in kinds and _is_about(one.key))
             )
         ]
@@ -128,9 +130,15 @@ def _once(media: list[Named]) -> list[Named]:
     return [one for one in media if first.setdefault((one.kind, one.name), one.key) == one.key]
 
 
-def words_of(key: str) -> list[str]:
+def base_of(name: str) -> str:
+    """The last part of a path: by it a medium is known that one key names with its folders and another without."""
+    return name.rpartition("/")[2]
+
+
+@lru_cache(4096)  # records of one set have the same few keys
+def words_of(key: str) -> tuple[str, ...]:
     """The words of a key, in lower case: `imagePath` and `image_path` alike."""
-    return [word.lower() for word in _WORD.findall(key)]
+    return tuple(word.lower() for word in _WORD.findall(key))
 
 
 def _is_about(key: str) -> bool:
@@ -143,7 +151,7 @@ def kind_of_key(key: str) -> str | None:
     return None if _TOLD & set(words) else _kind_of(words)
 
 
-def _kind_of(words: list[str]) -> str | None:
+def _kind_of(words: Iterable[str]) -> str | None:
     return next((_KIND_OF[word] for word in words if word in _KIND_OF), None)
 
 
@@ -198,7 +206,7 @@ def _look_at_one(found: Naming, key: str, value: Any, kind: str | None, words: s
         return
     name = value.strip()
     short = 0 < len(name) <= _LONGEST and "\n" not in name
-    ending = kind_by_name(name.split("#")[0]) if short else None
+    ending = kind_by_name(name.split("#")[0]) if short and "." in name else None
     elsewhere = name.startswith(_ELSEWHERE) or key in _CONTENTS
     if kind is not None and name and (elsewhere or (_ABOUT & words and not ending) or not short):
         found.claims.append((kind, key))

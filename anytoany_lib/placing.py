@@ -9,16 +9,25 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 from anytoany_lib.marks import Mark, items_of
 from anytoany_lib.modalities import MEDIA_KINDS
-from anytoany_lib.named_media import Named, Naming, Unusable, agreed, is_text, named_in, words_of
+from anytoany_lib.named_media import (
+    Named,
+    Naming,
+    Unusable,
+    agreed,
+    base_of,
+    is_text,
+    named_in,
+    words_of,
+)
 from anytoany_lib.turns import Record, Turn, beside
 
 Message = dict[str, Any]
 MAX_CAPTION = 4000  # characters: more is a page that was taken for a caption
+_NOTHING = Naming()
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -49,11 +58,13 @@ class Talk:
         self.listed = _listed(record)
         lists = {f"{kind}_list" for kind in MEDIA_KINDS if records(record.get(f"{kind}_list"))}
         self.naming = named_in(record, keys | lists)
-        own = [named_in(beside(turn.record)) for turn in turns]
+        own = [named_in(more) if (more := beside(turn.record)) else _NOTHING for turn in turns]
         known = {name: kind for name, (kind, _) in self.listed.items()} | self.naming.kinds()
+        self.claims = list(self.naming.claims)
         for one in own:
-            known |= one.kinds()
-        self.claims = [claim for one in (self.naming, *own) for claim in one.claims]
+            if one is not _NOTHING:
+                known |= one.kinds()
+                self.claims += one.claims
         self.items = [self._items(turn, known) for turn in turns]
         self.shown: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
@@ -90,18 +101,19 @@ class Talk:
 
     def _place(self, own: list[Naming]) -> None:
         for turn, items, naming in zip(self.turns, self.items, own, strict=True):
-            self._place_own(turn, items, naming)
+            if naming.media:
+                self._place_own(turn, items, naming)
         marked = {
             name
             for items in self.items
             for item in items
             if isinstance(item, Mark) and item.name
-            for name in (item.name, PurePosixPath(item.name).name)
+            for name in (item.name, base_of(item.name))
         }
         rest = [
             one
             for one in self.naming.media
-            if one.name not in marked and PurePosixPath(one.name).name not in marked
+            if one.name not in marked and base_of(one.name) not in marked
         ]
         self.outs = [one for one in rest if one.made or self._only_made(one)]
         waiting = {
@@ -142,8 +154,10 @@ class Talk:
         return [
             _Place(items, at)
             for turn, items in zip(self.turns, self.items, strict=True)
+            if turn.role != "assistant"
+            and (len(items) > 1 or (items and isinstance(items[0], Mark)))
             for at, item in enumerate(items)
-            if turn.role != "assistant" and _is_place(item, kind, label)
+            if _is_place(item, kind, label)
         ]
 
     def _match(self, waiting: dict[str, list[Named]]) -> None:
@@ -214,6 +228,8 @@ class Talk:
         turn, items = self.turns[number], self.items[number]
         parts: list[Message] = []
         text = ""
+        if len(items) == 1 and isinstance(items[0], str):
+            text, items = items[0], []
         for at, item in enumerate(items):
             medium = None
             if isinstance(item, Mark) and not (item.label and self._needless(items, at)):

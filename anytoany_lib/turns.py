@@ -116,7 +116,7 @@ def _role_of(turn: Record) -> str:
     speaker = next((turn[key] for key in _SPEAKER_KEYS if is_text(turn.get(key))), None)
     if speaker is None:
         raise Unusable("a turn has no speaker")
-    role = _ROLE_OF.get(re.sub("[^a-z]", "", speaker.lower()))
+    role = _ROLE_OF.get(speaker) or _ROLE_OF.get(re.sub("[^a-z]", "", speaker.lower()))
     if role is None:
         raise Unusable(f"role {speaker[:40]!r} is none of system, user, assistant")
     return role
@@ -135,6 +135,8 @@ def _checked(said: Any) -> str | list[Any]:
 
 def beside(turn: Record) -> Record:
     """What a turn's record holds beside its speaker and its text."""
+    if len(turn) <= 2:
+        return {}  # a speaker and a text, or nothing
     text = next((key for key in _TEXT_KEYS if key in turn), None)
     return {key: one for key, one in turn.items() if key != text and key not in _SPEAKER_KEYS}
 
