@@ -9,6 +9,7 @@ Run as `python -m anytoany_lib.data READER SOURCE OUT`; SOURCE and OUT may be UR
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import os
@@ -16,11 +17,12 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,8 +32,10 @@ from tqdm.auto import tqdm
 from anytoany_lib import media
 from anytoany_lib.ahead import in_order
 from anytoany_lib.files import appearing_whole
+from anytoany_lib.folders import read_folder, read_shards
 from anytoany_lib.inspection import inspect
-from anytoany_lib.ledger import DiskSet, Splits
+from anytoany_lib.instructions import is_file
+from anytoany_lib.ledger import DiskSet, Files, Splits
 from anytoany_lib.manifests import (
     SPLITS,
     Manifest,
@@ -41,11 +45,13 @@ from anytoany_lib.manifests import (
     write_manifest,
 )
 from anytoany_lib.media import MediaError
-from anytoany_lib.readers import READERS, read_folder
+from anytoany_lib.parquet_folder import read_parquet
+from anytoany_lib.readers import READERS
 from anytoany_lib.records import SCHEMA, Record, RecordWriter, record_of
 from anytoany_lib.remote import is_url, local, published
 from anytoany_lib.reports import Measured, Report
 from anytoany_lib.rows import DataError, Row, map_media, media_in, media_path
+from anytoany_lib.segments import cut, name_of_cut, segment_in
 from anytoany_lib.shards import unpacked
 
 __all__ = [
@@ -66,15 +72,26 @@ __all__ = [
 ]
 
 MEDIA_FOLDER = "media"
-SHARDED = "webdataset"
-ALL_READERS = READERS | {SHARDED: read_folder}
+SEGMENTS = "segments"  # of scratch: where the cut ones lie until they are placed
 # Kept rows until the splits are drawn: a record, and of its first medium the number of its source and its rank there.
 _SPOOL = pa.schema(
     [*SCHEMA, ("captioned", pa.bool_()), ("number", pa.int32()), ("rank", pa.int64())]
 )
 _SPOOL_ROWS = 4096
-# Of a row's media, by their paths, what each holds (a content key) and measures; or which cannot be used, and why.
-Found = tuple[dict[str, str], dict[str, Measured]] | MediaError
+
+
+class Seen(NamedTuple):
+    """What a row's medium is: where its file lies, its path below MEDIA_FOLDER, its content key, and what it measures."""
+
+    path: Path
+    name: str
+    key: str
+    measured: Measured
+
+
+Found = (
+    dict[str, Seen] | MediaError
+)  # by the names that the row has for them; or which cannot be used, and why
 
 DESCRIBE = {
     "image": ("Describe this picture.", "What does this picture show?", "Write a caption for it."),
@@ -86,6 +103,18 @@ PRODUCE = {
     "audio": ("Play this: {}", "Let me hear it: {}", "I would like the sound of this: {}"),
     "video": ("Film this: {}", "Show me a clip: {}", "I would like a video of this: {}"),
 }
+
+
+def _read_webdataset(source: Path, target: Path, report: Report) -> Iterator[Row]:
+    return read_shards(unpacked(source, target, report), report)
+
+
+# Readers of media that are no files of their own: they write them into a folder, to which the rows' paths are relative.
+UNPACKING: dict[str, Callable[[Path, Path, Report], Iterator[Row]]] = {
+    "webdataset": _read_webdataset,
+    "parquet": read_parquet,
+}
+ALL_READERS = READERS | dict.fromkeys(UNPACKING, read_folder)
 
 
 def build(
@@ -105,36 +134,45 @@ def build(
     go to validation and test, of every source at least one medium; rows of one medium stay together.
     DataError if nothing can be kept, or if OUT holds anything (`overwrite` replaces a manifest).
     """
-    if reader not in ALL_READERS:
-        raise DataError(f"unknown reader {reader!r}: expected one of {', '.join(ALL_READERS)}")
-    fractions = (validation_fraction, test_fraction)
-    if min(fractions) < 0 or sum(fractions) >= 1:
-        raise DataError("validation and test fractions are at least 0 and add up to less than 1")
     source, out, started = Path(source), Path(out).resolve(), time.perf_counter()
-    if not source.is_dir():
-        raise DataError(f"{source}: no such folder")
-    if source.resolve().is_relative_to(out):
-        raise DataError(f"{out}: holds the source {source}; choose another OUT")
+    fractions = (validation_fraction, test_fraction)
+    _check_given(reader, source, out, fractions)
     check_target(out, overwrite)
-    report = Report()
     with appearing_whole(out) as work:
         scratch = work / "scratch"
         scratch.mkdir()
-        if reader == SHARDED:
-            # What was unpacked is nobody else's: its files can be linked.
-            named = scratch / "unpacked" / source.resolve().name
-            source, link = unpacked(source, named, report), True
-        rows = ALL_READERS[reader](source, report)
-        with Splits(scratch / "splits", seed) as splits:
-            _spool(_kept(rows, source, work, link, report, splits), scratch / "rows")
+        with Files(scratch / "files") as files, Splits(scratch / "splits", seed) as splits:
+            report, folder = Report(files), source
+            if reader in UNPACKING:
+                # What was unpacked is nobody else's: its files can be linked.
+                folder, link = scratch / "unpacked" / source.resolve().name, True
+                folder.mkdir(parents=True)
+                rows = UNPACKING[reader](source, folder, report)
+            else:
+                rows = ALL_READERS[reader](source, report)
+            _spool(_kept(rows, folder, work, link, report, splits), scratch / "rows")
+            report.count_files(source, without=work)
+            if reader == "webdataset":
+                report.count_files(folder)  # the members of its shards
             if not report.kept_rows:
                 raise DataError(f"{source}: nothing could be kept. {report}")
             splits.choose(*fractions)
             report.splits = _distribute(scratch / "rows", splits, work)
         shutil.rmtree(scratch)
-        report.seconds = time.perf_counter() - started
+        report.files, report.seconds = None, time.perf_counter() - started
         report.save(work / "report.json")
     return report
+
+
+def _check_given(reader: str, source: Path, out: Path, fractions: tuple[float, float]) -> None:
+    if reader not in ALL_READERS:
+        raise DataError(f"unknown reader {reader!r}: expected one of {', '.join(ALL_READERS)}")
+    if min(fractions) < 0 or sum(fractions) >= 1:
+        raise DataError("validation and test fractions are at least 0 and add up to less than 1")
+    if not source.is_dir():
+        raise DataError(f"{source}: no such folder")
+    if source.resolve().is_relative_to(out):
+        raise DataError(f"{out}: holds the source {source}; choose another OUT")
 
 
 def check_target(out: Path, overwrite: bool) -> None:
@@ -152,29 +190,50 @@ def _kept(
 ) -> Iterator[tuple]:
     """Rows whose media are usable, not seen before and now below `work`, as the spool has them."""
     scratch, media_folder = work / "scratch", work / MEDIA_FOLDER
-    examined = in_order(lambda row: (row, _examine(row, source)), rows, worth=_shows_media)
+    look = partial(_examine, source=source, cuts=scratch / SEGMENTS)
+    examined = in_order(lambda row: (row, look(row)), rows, worth=_shows_media)
     with DiskSet(scratch / "contents") as seen, DiskSet(scratch / "ids") as ids:
         for row, found in tqdm(examined, desc="rows", unit="row"):
+            files = [source / _file_of(name) for _, name in media_in(row.messages)]
             if isinstance(found, MediaError):
-                report.drop(found.reason, str(found.path))
+                report.drop(found.reason, str(found.path), files)
                 continue
-            keys, measured = found
-            first = next(iter(keys), None)
-            record = record_of(_moved(row, keys))
-            if not seen.add(_content(row, record, keys)):
-                report.drop("duplicate", first or row.id)
+            first = next(iter(found.values()), None)
+            record = record_of(_moved(row, found))
+            if not seen.add(_content(row, record, found)):
+                report.drop("duplicate", next(iter(found), row.id), files)
                 continue
-            added = [n for n in keys if _placed(source / n, media_folder / n, link)]
-            report.kept(row, [measured[name] for name in added])
-            place = splits.add(row.source, keys[first] if first else row.id)
+            try:
+                added = [
+                    one
+                    for one in found.values()
+                    if _placed(one.path, media_folder / one.name, link)
+                ]
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                report.drop("name too long", row.id, files)
+                continue
+            for file in files:
+                report.read_file(file)
+            report.kept(row, [one.measured for one in added])
+            place = splits.add(
+                row.source, first.key if first else row.id, row.meta.get("split", "")
+            )
             yield _unused(row.id, ids), *record[1:], *place
 
 
-def _content(row: Row, record: Record, keys: dict[str, str]) -> bytes:
+def _file_of(name: str) -> str:
+    """The file that a medium is, or is a segment of."""
+    segment = segment_in(name)
+    return segment[0] if segment else name
+
+
+def _content(row: Row, record: Record, found: dict[str, Seen]) -> bytes:
     """What the row says and shows, wherever its media lie: 16 bytes."""
     text = record.messages
-    if keys:
-        text = json.dumps(map_media(row.messages, lambda _, name: keys[name]))
+    if found:
+        text = json.dumps(map_media(row.messages, lambda _, name: found[name].key))
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
@@ -210,17 +269,25 @@ def _shows_media(row: Row) -> bool:
     return bool(media_in(row.messages))
 
 
-def _examine(row: Row, source: Path) -> Found:
-    """Opens every medium of a row."""
-    keys, measured = {}, {}
+def _examine(row: Row, source: Path, cuts: Path) -> Found:
+    """Opens every medium of a row; a segment is cut first, into a file in `cuts`."""
+    found = {}
     for kind, name in media_in(row.messages):
+        segment = None
         try:
-            path = media_path(source, name)
-            measured[name] = inspect(kind, path)
-            keys[name] = media.content_key(kind, path)
+            path, stored = source, name
+            segment = segment_in(name) if isinstance(name, str) else None
+            if segment is None or is_file(source / name):
+                path = media_path(source, name)
+            else:
+                stored = name_of_cut(name, kind)
+                path = cuts / PurePosixPath(stored).name
+                cut(kind, media_path(source, segment[0]), *segment[1:], path)
+            measured = inspect(kind, path)
+            found[name] = Seen(path, stored, media.content_key(kind, path), measured)
         except MediaError as error:
             return MediaError(error.reason, error.detail, name)
-    return keys, measured
+    return found
 
 
 def _placed(path: Path, target: Path, link: bool) -> bool:
@@ -251,12 +318,12 @@ def _unused(name: str, used: DiskSet) -> str:
     return unused
 
 
-def _moved(row: Row, keys: dict[str, str]) -> Row:
+def _moved(row: Row, found: dict[str, Seen]) -> Row:
     """The row as the manifest has it: media below MEDIA_FOLDER, their content keys in its meta."""
     messages = row.messages
-    if keys:
-        messages = map_media(messages, lambda _, path: f"{MEDIA_FOLDER}/{path}")
-    content = {f"{MEDIA_FOLDER}/{path}": key for path, key in keys.items()}
+    if found:
+        messages = map_media(messages, lambda _, name: f"{MEDIA_FOLDER}/{found[name].name}")
+    content = {f"{MEDIA_FOLDER}/{one.name}": one.key for one in found.values()}
     return Row(row.id, row.source, messages, {**row.meta, "content": content})
 
 

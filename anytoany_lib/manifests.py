@@ -39,6 +39,7 @@ from anytoany_lib.rows import DataError, Row, map_media, media_in, media_path
 
 SPLITS = ("train", "validation", "test")
 CACHED_GROUPS = 16
+LARGEST_GROUP = 2**31  # bytes of text that are decoded at once
 
 
 def write_manifest(rows: Iterable[Row], out: str | Path, split: str) -> int:
@@ -98,7 +99,7 @@ class Manifest(Sequence[Row]):
         group = bisect_right(self._starts, index) - 1
         table, at = self._group(group), index - self._starts[group]
         name, source, messages, meta = (column[at].as_py() for column in table.columns)
-        row = check_row(Row(name, source, self._json(messages, index), self._json(meta, index)))
+        row = check_row(Row(name, source, self._json(messages, index), self._meta(meta, index)))
         for _, name in media_in(row.messages):
             media_path(self.folder, name)
         return row
@@ -119,12 +120,14 @@ class Manifest(Sequence[Row]):
     def catalogue(self) -> Catalogue:
         """What the rows are, by the notes in the file; a file without them is read through."""
         notes = notes_in(self._file.metadata)
-        if notes is None:
+        found = None if notes is None else catalogue_of(notes, len(self))
+        if found is None:
             tally = Tally()
             for records in self._records():
                 tally.add(records)
-            notes = tally.notes()
-        return catalogue_of(notes)
+            found = catalogue_of(tally.notes(), len(self))
+        assert found is not None, "a tally's own notes"
+        return found
 
     def _records(self) -> Iterator[list[Record]]:
         """All records, group by group."""
@@ -136,15 +139,23 @@ class Manifest(Sequence[Row]):
                         f"{self._path}, row {index}: expected four texts, found {texts!r:.80}"
                     )
                 name, source, messages, meta = texts
-                captioned = "caption" in self._json(meta, index)
+                captioned = "caption" in self._meta(meta, index)
                 records.append(Record(name, source, messages, meta, captioned))
             yield records
 
     def _json(self, text: str, index: int) -> Any:
         try:
             return json.loads(text)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{self._path}, row {index}: damaged JSON: {error}") from error
+
+    def _meta(self, text: str, index: int) -> dict[str, Any]:
+        meta = self._json(text, index)
+        if not isinstance(meta, dict):
+            raise DataError(
+                f"{self._path}, row {index}: expected an object as meta, found {meta!r:.80}"
+            )
+        return meta
 
     def _group(self, number: int) -> pa.Table:
         if number not in self._groups:
@@ -154,8 +165,17 @@ class Manifest(Sequence[Row]):
         return self._groups[number]
 
     def _read(self, number: int) -> pa.Table:
-        # Arrow's own threads do not survive the fork of a data loader's worker.
-        return self._file.read_row_group(number, use_threads=False)
+        size = self._file.metadata.row_group(number).total_byte_size
+        if size > LARGEST_GROUP:
+            raise DataError(
+                f"{self._path}: its group {number} has {size:,} bytes, over {LARGEST_GROUP:,}: "
+                "write it anew with fewer rows in a group"
+            )
+        try:
+            # Arrow's own threads do not survive the fork of a data loader's worker.
+            return self._file.read_row_group(number, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self._path}: damaged in its group {number}: {error}") from error
 
 
 def read_manifest(folder: str | Path, split: str = "train") -> Manifest:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,12 +124,20 @@ class Tally:
         }
 
 
-def catalogue_of(notes: dict[str, Any]) -> Catalogue:
-    """The catalogue that a tally's notes hold."""
-    numbers = np.frombuffer(zlib.decompress(base64.b64decode(notes["of_row"])), dtype="<u4")
-    return Catalogue(
-        [(source, captioned) for source, captioned in notes["kinds"]], numbers, notes["digest"]
-    )
+def catalogue_of(notes: dict[str, Any], rows: int) -> Catalogue | None:
+    """The catalogue of so many rows that a tally's notes hold; None if they are damaged, or never were a tally's."""
+    try:
+        # No more is unpacked than there are rows: a few bytes may stand for gigabytes.
+        packed = base64.b64decode(notes["of_row"])
+        numbers = np.frombuffer(zlib.decompressobj().decompress(packed, 4 * rows + 1), dtype="<u4")
+        kinds = [(source, captioned) for source, captioned in notes["kinds"]]
+        digest = notes["digest"]
+    except (KeyError, TypeError, ValueError, zlib.error):
+        return None
+    known = all(isinstance(s, str) and isinstance(c, bool) for s, c in kinds)
+    fits = len(numbers) == rows and (not rows or int(numbers.max()) < len(kinds))
+    named = isinstance(digest, str) and re.fullmatch("[0-9a-f]{32}", digest)
+    return Catalogue(kinds, numbers, digest) if known and fits and named else None
 
 
 class RecordWriter:
@@ -180,7 +189,12 @@ class RecordWriter:
 def notes_in(footer: pq.FileMetaData) -> dict[str, Any] | None:
     """The notes in the footer of a manifest's file; None if it has none, or some that were made for other rows."""
     text = (footer.metadata or {}).get(_NOTES)
-    notes = json.loads(text) if text else {}
+    try:
+        notes = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(notes, dict):
+        return None
     fits = (notes.get("rows"), notes.get("end")) == (footer.num_rows, _end_of_rows(footer))
     return notes if fits else None
 

@@ -1,4 +1,4 @@
-"""Reports: what became of a dataset's rows, and what the kept ones are like; `report.json` beside the manifest.
+"""Reports: what became of a dataset's rows and files, and what the kept ones are like; `report.json` beside the manifest.
 
 Everything is a running count, so a report of millions of rows takes no more memory than one of ten.
 """
@@ -10,13 +10,16 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from anytoany_lib.ledger import DROPPED, NOT_LOOKED_AT, USED, Files, every_file
 from anytoany_lib.rows import Row, captions_in
 
 EXAMPLES_KEPT = 10
 LONGEST_NAME = 200
+MOST_REASONS = 200  # they name keys and marks of records, which may be anything
+OTHER_REASONS = "other reasons"
 
 # Lower ends of the bars, on scales where the usual datasets fill several of them.
 WORDS = (0, 3, 5, 7, 9, 11, 13, 16, 20, 25, 30, 40, 60, 100, 200, 400)
@@ -65,9 +68,15 @@ class Histogram:
 
 
 class Report:
-    """What was read, kept and dropped, with the first names of each reason; counts always add up."""
+    """What was read, kept and dropped, with the first names of each reason; counts always add up.
 
-    def __init__(self) -> None:
+    `files` remembers on disk what became of which file, if there is a source to count afterwards.
+    """
+
+    def __init__(self, files: Files | None = None) -> None:
+        self.files = files
+        self.file_counts: Counter[str] = Counter()
+        self.not_looked_at: Counter[str] = Counter()
         self.kept_rows = 0
         self.bytes = 0
         self.seconds = 0.0
@@ -94,13 +103,39 @@ class Report:
             if one.short_side:
                 _count(self.sides, one.kind, PIXELS, one.short_side)
 
-    def drop(self, reason: str, name: str) -> None:
-        """One more row was dropped, known by `name`."""
+    def drop(self, reason: str, name: str, files: Iterable[str | Path] = ()) -> None:
+        """One more row was dropped, known by `name`, and with it the `files` that no other row uses."""
+        if reason not in self.dropped and len(self.dropped) >= MOST_REASONS:
+            name, reason = f"{name}: {reason}", OTHER_REASONS
         self.dropped[reason] += 1
+        if self.files:
+            for file in files:
+                self.files.add(file, DROPPED)
         names = self.examples.setdefault(reason, [])
         if len(names) < EXAMPLES_KEPT:
             # Names come from anywhere: half characters and whole pages must not break the report.
             names.append(name[:LONGEST_NAME].encode("utf-8", "backslashreplace").decode())
+
+    def read_file(self, path: str | Path) -> None:
+        """A file was used: as a medium of a kept row, or for what it says."""
+        if self.files:
+            self.files.add(path, USED)
+
+    def count_file(self, state: str, name: str = "") -> None:
+        """One more file was "used", "dropped" or, by the ending of its name, "not looked at"."""
+        self.file_counts[state] += 1
+        if state == NOT_LOOKED_AT:
+            self.not_looked_at[PurePosixPath(name).suffix.lower()[:20] or "no ending"] += 1
+
+    def count_files(self, folder: Path, without: Path | None = None) -> None:
+        """Counts every file below a folder, by what became of it; `without` is a folder that is none of the data's."""
+        for path, what in every_file(folder, without):
+            state = self.files.state_of(path) if self.files else ""
+            if not state and what:
+                self.file_counts[NOT_LOOKED_AT] += 1
+                self.not_looked_at[what] += 1
+            else:
+                self.count_file(state or NOT_LOOKED_AT, path.name)
 
     @property
     def read(self) -> int:
@@ -120,6 +155,12 @@ class Report:
             "kept": self.kept_rows,
             "dropped": dict(self.dropped.most_common()),
             "examples": dict(sorted(self.examples.items())),
+            "files": {
+                "seen": self.file_counts.total(),
+                "used": self.file_counts[USED],
+                "dropped": self.file_counts[DROPPED],
+                NOT_LOOKED_AT: dict(self.not_looked_at.most_common()),
+            },
             "rows": {name: dict(counts) for name, counts in rows.items()},
             "bytes": self.bytes,
             "seconds": round(self.seconds, 2),
@@ -139,6 +180,10 @@ class Report:
             names = self.examples[reason]
             more = ", ..." if count > len(names[:3]) else ""
             lines.append(f"  {count} dropped, {reason}: {', '.join(names[:3])}{more}")
+        if self.not_looked_at:
+            count = self.file_counts[NOT_LOOKED_AT]
+            named = ", ".join(f"{n} {ending}" for ending, n in self.not_looked_at.most_common(8))
+            lines.append(f"  {count} of {self.file_counts.total()} files not looked at: {named}")
         return "\n".join(lines)
 
 

@@ -77,8 +77,8 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
             "Decoders": """decoders conditions decoder_memory broken_media denoising mels
                 previews blueprints activations""",
             "Encoder": "imagebind imagebind_layers imagebind_inputs clip_words",
-            "Datasets": """data readers instructions shards reports inspection records manifests
-                ledger""",
+            "Datasets": """data readers published instructions placing turns named_media marks folders captions shards
+                parquet_folder json_files segments reports inspection records manifests ledger""",
         },
     ),
     (

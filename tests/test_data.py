@@ -297,8 +297,8 @@ def test_nothing_usable_and_cut_files_leave_nothing(tmp_path):
         build("webvid", source, tmp_path / "out")
     with pytest.raises(DataError, match="any of cc3m, webvid, audiocap"):
         build("nextgpt", source, tmp_path / "out")
-    with pytest.raises(DataError, match="unknown reader 'coco'"):
-        build("coco", source, tmp_path / "out")
+    with pytest.raises(DataError, match="unknown reader 'mine'"):
+        build("mine", source, tmp_path / "out")
     with pytest.raises(DataError, match="no such folder"):
         build("cc3m", tmp_path / "absent", tmp_path / "out")
     with pytest.raises(DataError, match="fractions"):

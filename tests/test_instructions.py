@@ -12,8 +12,11 @@ import pytest
 import soundfile
 from PIL import Image
 
+from anytoany_lib.config import Profile
 from anytoany_lib.data import DataError, build, read_manifest
 from anytoany_lib.instructions import Unusable, conversation_of
+from anytoany_lib.messages import IGNORED
+from anytoany_lib.model import AnyToAny
 from anytoany_lib.reports import Report
 from anytoany_lib.shards import unpacked
 
@@ -174,9 +177,9 @@ def test_every_published_form_becomes_the_same_conversation(form: str):
     [
         ({"image": "a.jpg"}, "no conversation"),
         ([], "no record"),
-        ({"conversations": [gpt("Hello")]}, "turns out of order"),
-        ({"conversations": [human("a"), human("b")]}, "turns out of order"),
-        ({"conversations": [human("<image> Look"), gpt("Where?")]}, "no image for a mark"),
+        ({"conversations": [gpt("Hello")]}, "no conversation"),
+        ({"conversations": [human("a"), human("b")]}, "no conversation"),
+        ({"conversations": [human("<image>"), gpt("Where?")]}, "no image for the mark <image>"),
         ({"conversations": [human("Draw"), gpt("<image>")]}, "no caption for a generated image"),
         ({"conversations": [human("a"), {"from": "gpt", "value": None}]}, "a turn is not text"),
         ({"conversations": [human(" "), gpt("b")]}, "a turn is empty"),
@@ -334,3 +337,38 @@ def test_the_published_sample_files_are_read(tmp_path: Path, folder: str, made: 
     there = len([p for p in (SAMPLES / folder).rglob("*") if p.suffix in (".jpg", ".wav", ".mp4")])
     assert report.kept_rows == made + there
     assert report.dropped["missing"] == 20 - there and report.dropped["no conversation"] == 20
+
+
+SPOKEN = {
+    "system": "Answer in French.",
+    "conversations": [human("Hello"), gpt("Bonjour"), human("Bye"), gpt("Au revoir")],
+}
+
+
+def test_what_a_system_says_is_read_and_not_learnt(model: AnyToAny, tmp_path: Path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/french.json").write_text(json.dumps([SPOKEN]))
+    build("instructions", tmp_path / "source", tmp_path / "out")
+    (row,) = read_manifest(tmp_path / "out")
+    assert [message["role"][0] for message in row.messages] == list("suaua")
+    encoder = model.messages
+    encoded = encoder.encode(row.messages)
+    learnt = [label for label in encoded.labels if label != IGNORED]
+    assert "Answer in French." in encoder.tokenizer.decode(encoded.ids)
+    said = encoder.tokenizer.decode(learnt)
+    assert "Bonjour" in said and "Au revoir" in said and "French" not in said and "Bye" not in said
+    # Cut to what is left, the system's word stays.
+    kept, dropped = encoder.encode_within(row.messages, len(encoded.ids) - 1)
+    assert dropped == 2 and "Answer in French." in encoder.tokenizer.decode(kept.ids)
+
+
+@pytest.mark.parametrize("name", ["tiny", "nextgpt-7b", "qwen2.5-1.5b", "qwen3-8b"])
+def test_every_profile_has_words_for_a_system(model: AnyToAny, name: str):
+    template = Profile.load(name).llm.chat_template
+    messages = conversation_of(SPOKEN)
+    plain = [{"role": m["role"], "content": m["content"][0]["text"]} for m in messages]
+    text = model.messages.tokenizer.apply_chat_template(
+        plain, chat_template=template, tokenize=False
+    )
+    places = [text.index(said["content"]) for said in plain]
+    assert places == sorted(places)

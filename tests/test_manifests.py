@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from anytoany_lib import readers
+from anytoany_lib import json_files
 from anytoany_lib.data import (
     DataError,
     Row,
@@ -199,7 +199,7 @@ VALUES = [{"a": [1, -2.5e-3, "x]y}"], "é🔔": None}, 12345, -1.5e10, '\\" \u20
 def test_json_is_read_the_same_in_pieces_of_any_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, chunk: int
 ):
-    monkeypatch.setattr(readers, "_CHUNK", chunk)
+    monkeypatch.setattr(json_files, "_CHUNK", chunk)
     texts = [json.dumps(value, ensure_ascii=False) for value in VALUES]
     text = " [ " + " ,\r\n".join(texts) + " ] \n" if form == "array" else "\n\n".join(texts) + "\n"
     (tmp_path / "a.json").write_text("\ufeff" + text, encoding="utf-8")
@@ -221,7 +221,7 @@ def test_damage_is_placed_in_the_whole_file(
 ):
     (tmp_path / "a.json").write_bytes(text)
     for chunk in (3, 2**20):
-        monkeypatch.setattr(readers, "_CHUNK", chunk)
+        monkeypatch.setattr(json_files, "_CHUNK", chunk)
         with pytest.raises(DataError, match=place):
             list(json_records(tmp_path / "a.json"))
 
@@ -229,8 +229,8 @@ def test_damage_is_placed_in_the_whole_file(
 def test_damage_early_in_a_large_file_does_not_bring_it_into_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(readers, "_LONGEST_VALUE", 1000)
-    monkeypatch.setattr(readers, "_CHUNK", 100)
+    monkeypatch.setattr(json_files, "_LONGEST_VALUE", 1000)
+    monkeypatch.setattr(json_files, "_CHUNK", 100)
     (tmp_path / "a.json").write_text('[{"n": 1},\n {"n": 2, "cut: 3},\n' + "4, " * 50_000)
     rows = json_records(tmp_path / "a.json")
     assert list(islice(rows, 1)) == [{"n": 1}]
