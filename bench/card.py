@@ -17,8 +17,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from random_models import fill
 from record import synchronise
+from replicas import fill
 from steps import Kit
 
 from anytoany_lib import llm, ranks
@@ -32,7 +32,6 @@ from anytoany_lib.train import optimiser_and_schedule, trained_parts
 
 DEVICE = llm.pick_device()
 WORDS = "A small red bell rings twice in the tower of the old church while the birds sing. "
-SMALL = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4}
 
 
 @dataclass
@@ -68,11 +67,9 @@ def limit_memory(gigabytes: float) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 1e9 / whole))
 
 
-def compute_in(dtype: str) -> None:
-    """Has the language model compute in "bfloat16", "float16" or "float32", whatever the card could; "auto" leaves it."""
-    if dtype != "auto":
-        chosen = getattr(torch, dtype)
-        llm.pick_dtype = ranks.pick_dtype = lambda device: chosen
+def computing_in(profile: Profile, dtype: str) -> Profile:
+    """The profile with a language model that computes in "bfloat16", "float16", "float32" or what is "auto" here."""
+    return profile.model_copy(update={"llm": profile.llm.model_copy(update={"dtype": dtype})})
 
 
 def free() -> None:
@@ -100,25 +97,20 @@ def measured(into: dict[str, Any]) -> Iterator[None]:
 
 
 def small_profile(scratch: Path, quantization: str = "none") -> Profile:
-    """A profile of a small random language model, and of the tiny encoder and picture decoder that the repository has."""
-    tiny = Profile.load("tiny")
-    architecture = (
-        tiny.llm.architecture | SMALL | {"num_attention_heads": 4, "num_key_value_heads": 2}
-    )
-    llm_config = tiny.llm.model_copy(
-        update={"architecture": architecture, "quantization": quantization, "folder": "absent"}
-    )
+    """A profile of a narrowed random Qwen, and of the tiny encoder and picture decoder that the repository has."""
+    tiny, qwen = Profile.load("tiny"), Profile.load("qwen2.5-1.5b")
+    absent = {"quantization": quantization, "folder": str(scratch / "absent")}
     stages = {
         number: stage.model_copy(update={"batch_size": 4}) for number, stage in tiny.stages.items()
     }
     small = tiny.model_copy(
         update={
-            "llm": llm_config,
+            "llm": qwen.llm.model_copy(update=absent),
             "decoders": {"image": tiny.decoders["image"]},
             "stages": stages,
         }
     )
-    return fill(small, scratch)[0]
+    return fill(small, scratch, narrow=8, processes=1)[0]
 
 
 def talk(model: AnyToAny, stage: StageConfig, tokens: int, first: int = 0) -> list[dict]:
@@ -164,7 +156,7 @@ def batch_for(
 def kit_on(model: AnyToAny, number: int, batch: Batch, run: Path = Path()) -> tuple[Kit, Step]:
     """The kit's training of a stage, and the step that has the batch in it alone."""
     job = Job(model.profile, number, Path(), run, None, 0, None, 1)
-    joined = ranks.Ranks(job.run, [])
+    joined = ranks.Ranks(job.run, [], model.profile.llm.dtype)
     optimiser, schedule = optimiser_and_schedule(
         trained_parts(model, job.settings), job.settings, 1000
     )

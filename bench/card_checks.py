@@ -17,17 +17,28 @@ import numpy as np
 import peft
 import torch
 import transformers
-from card import DEVICE, Options, batch_for, free, kit_on, limit_memory, small_profile
+from card import (
+    DEVICE,
+    Options,
+    batch_for,
+    computing_in,
+    free,
+    kit_on,
+    limit_memory,
+    small_profile,
+)
 from record import machine, medians
 from torch.nn import functional as F
 
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.decoders import Decoder
-from anytoany_lib.decoding import decode
+from anytoany_lib.decoding import decode, read_prompts
 from anytoany_lib.imagebind import ImageBind
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.recall import Memory
 from anytoany_lib.sampling import Sampling
 from anytoany_lib.toyworld import draw
+from anytoany_lib.train import trained_parts
 
 CUDA = DEVICE.type == "cuda"
 TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -119,45 +130,33 @@ def _passed(
     return hidden, {name: loss.item() for name, loss in losses.items()}, gradients
 
 
-def _small_model(
-    options: Options, quantization: str, dtype: torch.dtype, device: torch.device
-) -> AnyToAny:
-    from anytoany_lib import llm
-
-    kept, llm.pick_dtype = llm.pick_dtype, lambda _: dtype
-    try:
-        model = AnyToAny.from_profile(
-            small_profile(options.own, quantization), seed=0, device=device
-        )
-    finally:
-        llm.pick_dtype = kept
-    return model
+def _small_model(options: Options, quantization: str, dtype: str, device: torch.device) -> AnyToAny:
+    profile = computing_in(small_profile(options.own, quantization), dtype)
+    return AnyToAny.from_profile(profile, seed=0, device=device)
 
 
 def same_numbers(options: Options) -> None:
     """A small random model on the device in every type, beside the CPU in float32: hidden states, losses, gradients."""
     torch.backends.cuda.matmul.allow_tf32 = False
-    reference = _small_model(options, "none", torch.float32, torch.device("cpu"))
+    reference = _small_model(options, "none", "float32", torch.device("cpu"))
     stage = reference.profile.stages[3]
     torch.manual_seed(0)
     batch = batch_for(reference, stage, 64)
     _trainable(reference, stage)
-    state = {k: v.clone() for k, v in reference.state_dict().items()}
+    # What is trained: the language model's own weights are in 4 bits or in another type.
+    own = {
+        k: v.clone()
+        for k, v in reference.state_dict().items()
+        if "lora_" in k or not k.startswith("llm.")
+    }
     wanted = _passed(reference, batch)
-    cases = [("none", d) for d in (torch.float32, torch.bfloat16, torch.float16)]
-    cases += [("nf4", d) for d in ((torch.bfloat16, torch.float16) if CUDA else (torch.float32,))]
+    cases = [("none", dtype) for dtype in ("float32", "bfloat16", "float16")]
+    cases += [("nf4", dtype) for dtype in (("bfloat16", "float16") if CUDA else ("float32",))]
     for quantization, dtype in cases:
-        name = f"{quantization} {str(dtype).removeprefix('torch.')}"
+        name = f"{quantization} {dtype}"
         model = _small_model(options, quantization, dtype, DEVICE)
         _trainable(model, stage)
-        model.load_state_dict(
-            {
-                k: v
-                for k, v in state.items()
-                if ("base_layer" not in k and "llm" not in k) or "lora" in k
-            },
-            strict=False,
-        )
+        model.load_state_dict(own, strict=False)
         hidden, losses, gradients = _passed(model, batch)
         options.note(
             name,
@@ -177,8 +176,6 @@ def same_numbers(options: Options) -> None:
 
 
 def _trainable(model: AnyToAny, stage: Any) -> None:
-    from anytoany_lib.train import trained_parts
-
     torch.manual_seed(1)
     trained_parts(model, stage)
     model.eval()  # without LoRA's dropout
@@ -196,9 +193,6 @@ def _trainable(model: AnyToAny, stage: Any) -> None:
 @torch.inference_mode()
 def _left_padding(model: AnyToAny) -> float:
     """How far the last hidden states of prompts in one left-padded batch are from those of each alone."""
-    from anytoany_lib.decoding import read_prompts
-    from anytoany_lib.recall import Memory
-
     texts = [
         "Hi.",
         "Draw me a red bell, please, and let it ring.",
@@ -259,13 +253,10 @@ def _pictures(profile: Profile, device: torch.device, dtype: torch.dtype) -> np.
 
 def half_precision(options: Options) -> None:
     """Float16 with a scaled loss, as a T4 trains: steps, an overflow, a checkpoint gone on from, memory that runs out."""
-    from card import compute_in
-
-    compute_in("float16" if CUDA else "float32")
     if CUDA:
         limit_memory(6)
     torch.manual_seed(0)
-    model = AnyToAny.from_profile(small_profile(options.own, "nf4"), seed=0)
+    model = _small_model(options, "nf4", "float16" if CUDA else "float32", DEVICE)
     batch = batch_for(model, model.profile.stages[3], 64)
     with tempfile.TemporaryDirectory() as folder:
         kit, read = kit_on(model, 3, batch, Path(folder))
@@ -387,8 +378,9 @@ sys.path.insert(0, {bench!r})
 from pathlib import Path
 from card import batch_for, kit_on, small_profile
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.recall import Memory
 from anytoany_lib.ranks import Ranks
-joined = Ranks(Path(), [])
+joined = Ranks(Path(), [], "auto")
 model = AnyToAny.from_profile(small_profile(Path({scratch!r}), "nf4"), seed=0)
 kit, read = kit_on(model, 3, batch_for(model, model.profile.stages[3], 64))
 if joined.sharded:

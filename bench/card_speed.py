@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from card import DEVICE, WORDS, Options, batch_for, compute_in, free, kit_on, limit_memory, measured
+from card import (
+    DEVICE,
+    WORDS,
+    Options,
+    batch_for,
+    computing_in,
+    free,
+    kit_on,
+    limit_memory,
+    measured,
+)
 from record import medians, synchronise
 from steps import bare_step
 
@@ -26,24 +36,20 @@ STEPS, WARMUP = (6, 2) if CUDA else (1, 0)
 NEW_TOKENS = 32 if CUDA else 8
 
 
-def _begun(options: Options, dtype: str = "") -> None:
+def _loaded(options: Options, dtype: str = "") -> AnyToAny:
+    """The profile's untrained model, on a card that has as much memory as `options.cap` says."""
     limit_memory(options.cap)
-    compute_in(dtype or options.dtype)
-
-
-def _loaded(options: Options) -> AnyToAny:
     loading: dict[str, Any] = {}
     with measured(loading):
-        model = AnyToAny.from_profile(options.profile, seed=0)
+        model = AnyToAny.from_profile(computing_in(options.profile, dtype or options.dtype), seed=0)
     if CUDA:
         loading["kept_gb"] = round(torch.cuda.memory_allocated() / 1e9, 3)
     options.note("loading", loading | {"dtype": str(model.causal_lm.dtype)})
     return model
 
 
-def training(options: Options, dtype: str = "") -> None:
+def training(options: Options) -> None:
     """Every stage on one loaded language model: seconds of a step, tokens a second, ratios to bare steps, memory."""
-    _begun(options, dtype)
     model = _loaded(options)
     for number in options.profile.stages:
         _stage(options, model, number, options.tokens)
@@ -52,8 +58,7 @@ def training(options: Options, dtype: str = "") -> None:
 
 def training_in_float16(options: Options) -> None:
     """Stage 3 once more in float16 with a scaled loss, which is what a T4 has."""
-    _begun(options, "float16" if CUDA else "float32")
-    model = _loaded(options)
+    model = _loaded(options, "float16" if CUDA else "float32")
     _stage(options, model, max(options.profile.stages), options.tokens)
 
 
@@ -86,14 +91,14 @@ def _stage(options: Options, model: AnyToAny, number: int, tokens: int) -> None:
 @torch.inference_mode()
 def talking(options: Options) -> None:
     """Tokens a second: reading a long prompt, writing alone and sixteen at once, beside bare `generate`; with LoRA first."""
-    _begun(options)
     model = _loaded(options)
     model.add_lora()
     model.requires_grad_(False).eval()
     _rates(options, model, "with LoRA")
+    model_profile = model.profile
     del model
     free()
-    model = AnyToAny.from_profile(options.profile, seed=0)
+    model = AnyToAny.from_profile(model_profile, seed=0)
     model.requires_grad_(False).eval()
     _rates(options, model, "without LoRA")
 
@@ -190,7 +195,6 @@ def features(options: Options) -> None:
 @torch.inference_mode()
 def chat(options: Options) -> None:
     """A turn that shows every medium and makes every medium, twice; what each part of it takes, and the bare pipelines."""
-    _begun(options)
     model = _loaded(options)
     model.requires_grad_(False).eval()
     parts = [{"type": kind, kind: medium} for kind, medium in _media().items()]

@@ -11,6 +11,7 @@ there is some. With `--profile tiny` it runs on a CPU in minutes.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import shutil
@@ -28,27 +29,25 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Section:
-    """Its function (MODULE:NAME), its time limit in seconds, and which random models it waits for."""
+    """Its function (MODULE:NAME), its time limit in seconds, whether it reads the profile's models, and runs alone."""
 
     function: str
     limit: int
-    needs: tuple[str, ...] = ()
+    weights: bool = True
     alone: bool = True
 
 
-DECODERS = ("image", "audio", "video")
 SECTIONS = {
-    "four-bits": Section("card_checks:four_bits", 90, alone=False),
-    "same-numbers": Section("card_checks:same_numbers", 150, alone=False),
-    "half-precision": Section("card_checks:half_precision", 150, alone=False),
-    "processes": Section("card_checks:processes", 180, alone=False),
-    "training": Section("card_speed:training", 150, ("llm",)),
-    "chat": Section("card_speed:chat", 150, ("llm", "encoder", *DECODERS)),
-    "talking": Section("card_speed:talking", 90, ("llm",)),
-    "training-float16": Section("card_speed:training_in_float16", 80, ("llm",)),
-    "features": Section("card_speed:features", 60, ("encoder",)),
+    "four-bits": Section("card_checks:four_bits", 90, weights=False, alone=False),
+    "same-numbers": Section("card_checks:same_numbers", 150, weights=False, alone=False),
+    "half-precision": Section("card_checks:half_precision", 150, weights=False, alone=False),
+    "processes": Section("card_checks:processes", 180, weights=False, alone=False),
+    "training": Section("card_speed:training", 150),
+    "chat": Section("card_speed:chat", 150),
+    "talking": Section("card_speed:talking", 90),
+    "training-float16": Section("card_speed:training_in_float16", 80),
+    "features": Section("card_speed:features", 60),
 }
-PARTS = ("llm", "encoder", *DECODERS)
 
 
 def _python(*arguments: str) -> list[str]:
@@ -70,7 +69,7 @@ class Check:
             "dtype": options.dtype,
             "sections": {},
         }
-        self._writers: dict[str, subprocess.Popen] = {}
+        self._writer: subprocess.Popen | None = None
 
     def _arguments(self, *more: str) -> list[str]:
         o = self.options
@@ -78,16 +77,13 @@ class Check:
         told |= {"scratch": self.scratch, "out": self.out}
         return _python(*(f"--{name}={value}" for name, value in told.items()), *more)
 
-    def write_weights(self, parts: set[str]) -> None:
-        """Begins to write random weights, each part in a process."""
-        for part in PARTS:
-            if part in parts:
-                self._writers[part] = subprocess.Popen(self._arguments(f"--write={part}"))
+    def write_weights(self) -> None:
+        """Begins to write random weights in the place of models that are absent."""
+        self._writer = subprocess.Popen(self._arguments("--write"))
 
-    def _wait_for(self, needs: tuple[str, ...]) -> None:
-        for part in needs:
-            if part in self._writers and self._writers[part].wait():
-                raise RuntimeError(f"the random {part} could not be written")
+    def _wait_for_weights(self) -> None:
+        if self._writer is not None and self._writer.wait():
+            raise RuntimeError("random weights could not be written")
 
     def section(self, name: str) -> None:
         """Runs one section to its end or limit, and takes over what it found."""
@@ -96,7 +92,8 @@ class Check:
         status, found = "done", {}
         file = self.out / f"{name}.part.json"
         try:
-            self._wait_for(section.needs)
+            if section.weights:
+                self._wait_for_weights()
             command = self._arguments(f"--section={name}")
             limit = min(section.limit * self.options.patience, left)
             subprocess.run(command, timeout=max(1, limit), check=True)
@@ -115,7 +112,8 @@ class Check:
 
     def all(self, names: list[str]) -> None:
         """The sections that check numbers side by side, then the others one by one."""
-        self.write_weights({part for name in names for part in SECTIONS[name].needs})
+        if any(SECTIONS[name].weights for name in names):
+            self.write_weights()
         together = [name for name in names if not SECTIONS[name].alone]
         with ThreadPoolExecutor(max(1, min(len(together), (os.cpu_count() or 1) // 2))) as pool:
             list(pool.map(self.section, together))
@@ -125,30 +123,32 @@ class Check:
 
 
 def _run_section(options: argparse.Namespace) -> None:
-    import importlib
-
+    # Only here: the process that calls the sections is to hold no memory of a card.
     from card import Options
-    from random_models import located
+    from replicas import fill
 
     from anytoany_lib.config import Profile
 
-    module, _, name = SECTIONS[options.section].function.partition(":")
-    profile, random = located(Profile.load(options.profile), Path(options.scratch))
+    section, scratch = SECTIONS[options.section], Path(options.scratch)
+    module, _, name = section.function.partition(":")
+    profile, random = Profile.load(options.profile), []
+    if section.weights:
+        profile, random = fill(profile, scratch, processes=1)  # it finds them written
     file = Path(options.out) / f"{options.section}.part.json"
     work: Callable[[Any], None] = getattr(importlib.import_module(module), name)
-    told = Options(profile, options.cap, options.dtype, options.tokens, Path(options.scratch), file)
+    told = Options(profile, options.cap, options.dtype, options.tokens, scratch, file)
     told.note("random weights", random)
     work(told)
 
 
 def _write(options: argparse.Namespace) -> None:
-    from random_models import write
+    from replicas import fill
 
     from anytoany_lib.config import Profile
 
     started = time.monotonic()
-    write(Profile.load(options.profile), options.write, Path(options.scratch))
-    print(f"== random {options.write}: {time.monotonic() - started:.0f} s", flush=True)
+    fill(Profile.load(options.profile), Path(options.scratch))
+    print(f"== random weights: {time.monotonic() - started:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600, help="that all may take")
     parser.add_argument("--patience", type=float, default=1, help="factor of the sections' limits")
     parser.add_argument("--section", help=argparse.SUPPRESS)
-    parser.add_argument("--write", help=argparse.SUPPRESS)
+    parser.add_argument("--write", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.section:
         return _run_section(options)
