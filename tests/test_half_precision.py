@@ -114,7 +114,8 @@ def test_gradients_that_overflow_at_any_scale_end_the_training(
         backward(accelerator, loss * torch.tensor(math.inf), **more)
 
     monkeypatch.setattr(train.Accelerator, "backward", spoilt)
-    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0))
+    small = {"init_scale": 2.0, "backoff_factor": 0.5}
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, **small))
     with pytest.raises(RuntimeError, match="step 1: gradients overflow float16.*llm.dtype: bfl"):
         train.train(as_t4, 1, toy_data, tmp_path / "run")
 
