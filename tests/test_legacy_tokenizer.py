@@ -69,6 +69,8 @@ def test_a_reply_ends_as_it_is_learnt_behind_words_and_behind_signals(encoder: M
         encoded = encoder.encode([user("Draw"), assistant(*reply)])
         mark = encoder.stops[end]
         assert encoded.ids[-len(mark) :] == encoded.labels[-len(mark) :] == mark
+        more = encoder.encode([user("Draw"), assistant(*reply), user("Go on")]).ids
+        assert words(encoder, more[len(encoded.ids) :])[0] == "_Human"  # and no blank before it
     assert words(encoder, encoder.stops[0]) == ["<0x0A>", "##", "#"]
     assert words(encoder, encoder.stops[1]) == ["_###"]
 
