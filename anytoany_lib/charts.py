@@ -97,10 +97,10 @@ def planned(phases: memory.Plan) -> Image:
     """The memory that each phase is planned to take, stacked by its parts; of models that take turns the largest counts."""
     stacks = {}
     for phase, sizes in phases.items():
-        turns = {n: s for n, s in sizes.items() if n == "encoder" or n.endswith(" decoder")}
+        turns = memory.turns(sizes)
         stacks[phase] = {name: size for name, size in sizes.items() if name not in turns}
         if turns:
-            stacks[phase]["encoder or a decoder"] = max(turns.values())
+            stacks[phase]["whoever is at work"] = max(turns.values())
     figure, axis = panel(8.4, 1.0 + 0.42 * len(stacks))
     left = np.zeros(len(stacks))
     names = dict.fromkeys(name for sizes in stacks.values() for name in sizes)

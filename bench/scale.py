@@ -72,6 +72,8 @@ class Card:
     link: float
 
 
+# Dense half precision to float32 without TF32, by the same data sheets: 312 to 19.5, 989 to 67 TFLOP a second.
+FLOAT32_SLOWER = (16, 15)
 CARDS = (Card("A100", 312e12, 2.04e12, 300e9), Card("H100", 989e12, 3.35e12, 450e9))
 
 
@@ -361,7 +363,8 @@ def precomputing() -> Iterator[str]:
     yield f"cards take them. An {fast.name} takes {clips:.0f} clips a second: with {CORES_A_CARD} cores a card, decoding must take less than"
     yield f"{1000 * CORES_A_CARD / clips:.0f} ms of a core for the {2 * HUGE.video_clips} frames of a clip, or it is the bottleneck. That has not been measured at this size."
     yield f"Beside the bare models the cache was measured at {rates().beside_bare:.2f} of their rate or more (profile tiny, {rates().machine}), which is"
-    yield "counted in."
+    yield "counted in. The encoder and the text encoders compute in half precision on a card, at whose rate they are counted; in float32 a"
+    yield f"card without TF32 multiplies {FLOAT32_SLOWER[0]} ({CARDS[0].name}) or {FLOAT32_SLOWER[1]} times ({CARDS[1].name}) slower, {_hours(total[0] * FLOAT32_SLOWER[0])} and {_hours(total[1] * FLOAT32_SLOWER[1])}."
     yield ""
 
 
