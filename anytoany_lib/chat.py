@@ -181,8 +181,7 @@ class Session:
         """Puts a user message in the place of `messages[index:]` and draws the reply."""
         self.refuse_if_busy()
         message: Message = {"role": "user", "content": _checked(content)}
-        for part in message["content"]:
-            self._files.note(part["type"], medium_of(part))
+        self._files.note(message["content"])
         system = [first for first in self.messages[: min(index, 1)] if first["role"] == "system"]
         generation.prepare(self.model, [*system, message], self.sampling)
         self.messages[index:] = [message]
@@ -200,17 +199,15 @@ class Session:
         parts = []
         for part in message["content"]:
             kind, medium = part["type"], part[part["type"]]
-            file = kind != "text" and isinstance(medium, str | Path)
-            lost = self._lost(kind, medium) if file else ""
+            lost = "" if kind == "text" else self._lost(kind, medium)
             parts.append({"type": "text", "text": f"[{kind}: {lost}]"} if lost else part)
         return {**message, "content": parts}
 
-    def _lost(self, kind: str, medium: str | Path) -> str:
+    def _lost(self, kind: str, medium: Any) -> str:
         """Why the model cannot be shown a file that it has not seen; "" if it can, or has."""
-        if Path(medium).is_file():
-            return "" if self._files.readable(kind, medium) else "can no longer be read"
-        known = self.model.knows(self._memory.key_of(kind, medium))
-        return "" if known else "no longer there"
+        if isinstance(medium, str | Path) and not Path(medium).is_file():
+            return "" if self.model.knows(self._memory.key_of(kind, medium)) else "no longer there"
+        return "" if self._files.readable(kind, medium) else "can no longer be read"
 
     def _prompt(self) -> list[Message]:
         """The history with a silent reply where one is missing: many chat templates want turns to alternate."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ _LARGEST = 2**28  # bytes of a file of which a copy is made
 
 
 def with_picture(
-    path: Path, formats: Sequence[str], use: Callable[[Image.Image], Result]
+    path: Path, formats: tuple[str, ...], use: Callable[[Image.Image], Result]
 ) -> Result:
     """What `use` makes of the opened picture; what Pillow raises comes through if it is not the metadata's fault."""
     try:

@@ -86,18 +86,22 @@ class Files:
     def __init__(self) -> None:
         self._read: dict[tuple[str, str | int], tuple[int, int] | None] = {}
 
-    def note(self, kind: str, medium: Any) -> None:
-        """A medium has just been read."""
-        if isinstance(medium, str | Path):
-            self._read[kind, _name(medium)] = _stamp(medium)
+    def note(self, parts: Sequence[dict[str, Any]]) -> None:
+        """The media of these parts have just been read."""
+        for part in parts:
+            kind, medium = part["type"], part[part["type"]]
+            if kind != "text" and isinstance(medium, str | Path):
+                self._read[kind, _name(medium)] = _stamp(medium)
 
-    def readable(self, kind: str, medium: str | Path) -> bool:
-        """Whether a file can still be read as what it was sent as."""
+    def readable(self, kind: str, medium: Any) -> bool:
+        """Whether a file can still be read as what it was sent as; a medium in memory always can."""
+        if not isinstance(medium, str | Path):
+            return True
         name, stamp = (kind, _name(medium)), _stamp(medium)
         if stamp is None or self._read.get(name) != stamp:
             try:
                 as_media(kind, medium)
             except MediaError:
                 return False
-            self.note(kind, medium)
+            self._read[name] = stamp
         return True

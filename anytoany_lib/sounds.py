@@ -21,7 +21,7 @@ from anytoany_lib.mixing import mixed
 MAX_SAMPLES = 600 * 192_000  # of one channel: 460 MB
 _BLOCK = 2**19  # samples of all channels together
 _TAG = 128  # bytes at the end that are no samples: an ID3 tag, or padding
-_SLACK = 0.1  # seconds by which decoders differ at the ends of a sound
+_SLACK = 4000  # samples by which MP3 decoders differ at the ends of a sound
 
 
 def read_mono(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
@@ -32,7 +32,7 @@ def read_mono(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
         return _by_ffmpeg(path, max_seconds)
     if packed and len(mono) < int(max_seconds * rate):
         there = _packet_seconds(path)
-        if there is not None and min(there, max_seconds) > len(mono) / rate * 1.02 + _SLACK:
+        if there is not None and min(there, max_seconds) > (1.02 * len(mono) + _SLACK) / rate:
             return _by_ffmpeg(path, max_seconds)
     return mono, rate
 
@@ -132,7 +132,8 @@ def _bounded(samples: int, path: Path) -> None:
 
 
 def _is_packed(file: soundfile.SoundFile) -> bool:
-    return file.format in ("FLAC", "OGG", "MP3", "MPEG")
+    # The pages of an Ogg have checksums: what they state is whole, or the file is refused.
+    return file.format in ("FLAC", "MP3", "MPEG")
 
 
 def _packet_seconds(path: Path) -> float | None:
