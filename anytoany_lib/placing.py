@@ -44,9 +44,11 @@ class _Place:
         assert isinstance(mark, Mark)
         return mark
 
-    def show(self, one: Named) -> None:
+    def show(self, one: Named, caption: Any = None) -> None:
         """The medium stands here."""
-        self.items[self.at] = replace(self.mark, kind=one.kind, name=one.name, label=False)
+        self.items[self.at] = replace(
+            self.mark, kind=one.kind, name=one.name, label=False, caption=caption
+        )
 
 
 class Talk:
@@ -139,13 +141,13 @@ class Talk:
             if not media:
                 continue
             at = [n for n, i in enumerate(items) if _is_place(i, kind)]
+            told = turn.record.get("caption") if turn.role == "assistant" else None
             if not at:
-                told = turn.record.get("caption") if turn.role == "assistant" else None
                 marks: list[str | Mark] = [Mark(kind, "", one.name, caption=told) for one in media]
                 items[:] = items + marks if turn.role == "assistant" else [*marks, *items]
             elif len(at) == len(media):
                 for n, one in zip(at, media, strict=True):
-                    _Place(items, n).show(one)
+                    _Place(items, n).show(one, told)
             else:
                 raise _unequal(media, [_Place(items, n) for n in at])
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from anytoany_lib.captions import files_below, text_of
 from anytoany_lib.folders import read_folder
+from anytoany_lib.formats import SUFFIXES
 from anytoany_lib.instructions import Unusable, conversation_of, embedding_files, located
 from anytoany_lib.json_files import NoRecords, json_records
 from anytoany_lib.published import read_audiocaps, read_clotho, read_coco, read_wavcaps
@@ -78,7 +79,11 @@ def _below(folder: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def read_instructions(source: Path, report: Report) -> Iterator[Row]:
     """Every JSON file of a folder of any depth with conversations in a published form (see `instructions`), media beside them."""
-    files = [path for path in files_below(source) if path.suffix in (".json", ".jsonl")]
+    files = [
+        path
+        for path in files_below(source)
+        if path.suffix in (".json", ".jsonl") and not (path.parent != source and _is_mediums(path))
+    ]
     if not files:
         raise DataError(f"{source}: expected .json files with conversations in it")
     for path in files:
@@ -87,6 +92,12 @@ def read_instructions(source: Path, report: Report) -> Iterator[Row]:
             yield from _conversations(source, path.relative_to(source), report)
         except NoRecords as error:
             report.drop(_NO_LIST, str(error))
+
+
+def _is_mediums(path: Path) -> bool:
+    """Whether a JSON file stands beside a medium of the same name, of which it tells."""
+    endings = (ending for endings in SUFFIXES.values() for ending in endings)
+    return any(path.with_suffix(ending).exists() for ending in endings)
 
 
 def _conversations(source: Path, file: Path, report: Report) -> Iterator[Row]:

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from anytoany_lib.formats import kind_by_name
 from anytoany_lib.named_media import Unusable, is_text
 
 Record = dict[str, Any]
@@ -78,10 +79,17 @@ def _spoken(record: Record) -> tuple[list[Turn], set[str]]:
     for asked, answers in _PAIRS:
         answer = next((key for key in answers if key in record), None)
         if answer and asked[0] in record and not isinstance(record[answer], list | dict):
+            # {"input": "a.wav"} is no text to be asked about, but the sound.
+            asked = tuple(key for key in asked if not _is_medium(record.get(key)))
             before = [turn for one in _history(record) for turn in _turns(one)]
             said = _pair(_joined(record, *asked), record[answer])
             return before + said, {*asked, answer, "history"}
     raise Unusable("no conversation")
+
+
+def _is_medium(value: Any) -> bool:
+    """Whether a text is the name of a medium's file and nothing else."""
+    return is_text(value) and len(value.split()) == 1 and kind_by_name(value.strip()) is not None
 
 
 def _is_talk(key: str, value: list[Any]) -> bool:
@@ -100,8 +108,10 @@ def _turns(one: Any) -> list[Turn]:
         return _pair(*one)
     if not isinstance(one, dict):
         raise Unusable("a turn is no record")
-    if "user" in one and "assistant" in one:
-        return _pair(one["user"], one["assistant"])
+    if not any(key in one for key in _SPEAKER_KEYS):
+        pair = {_ROLE_OF[key]: text for key, text in one.items() if key in _ROLE_OF}
+        if {"user", "assistant"} <= set(pair):
+            return _pair(pair["user"], pair["assistant"])
     return [Turn(_role_of(one), _said(one), one)]
 
 

@@ -220,6 +220,8 @@ def test_a_file_that_is_no_list_of_records_says_so(tmp_path: Path, monkeypatch: 
     write(source / "deep/one.json", {"conversations": said("c", "d")})
     write(source / "instances.json", {"info": {}, "images": [{"id": 1}], "annotations": []})
     write(source / "words.json", ["a", "b"])
+    picture(source / "sam/sa_1.jpg", 1)
+    write(source / "sam/sa_1.json", {"annotations": []})
     build("instructions", source, tmp_path / "out", test_fraction=0)
     report = adds_up(tmp_path / "out", source)
     assert report["dropped"] == {"no record": 2, "no list of records": 1} and report["kept"] == 2

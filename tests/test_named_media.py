@@ -321,6 +321,7 @@ def test_replies_before_questions_turns_of_one_speaker_and_empty_turns():
         {"question": "Add.\n1 and 2", "answer": "3"},
         {"texts": [{"user": "Add.\n1 and 2", "assistant": "3", "source": "x"}]},
         {"conversations": [["Add.\n1 and 2", "3"]]},
+        {"conversation": [{"human": "Add.\n1 and 2", "assistant": "3"}]},
         {"QA": [{"i": "Add.", "q": "1 and 2", "a": "3"}]},
     ],
 )
@@ -330,3 +331,19 @@ def test_pairs_of_question_and_answer(record: dict):
     before = flat(record | {"history": [["a", "b"]], "system": "s"})
     if "instruction" in record:
         assert before == [["s"], ["a"], ["b"], ["Add.\n1 and 2"], ["3"]]
+
+
+def test_a_file_in_place_of_a_text_is_that_medium():
+    asked = {"instruction": "What do you hear?", "input": "a.wav", "output": "A bell."}
+    assert flat(asked) == [[SOUND, "What do you hear?"], ["A bell."]]
+
+
+def test_what_a_reply_makes_is_named_and_told_beside_it():
+    told = {"image": "o.jpg", "caption": "a lake"}
+    for value, expected in (
+        ("Here.", ["Here.", ("image", "a lake")]),
+        ("<image> Here.", [("image", "a lake"), "Here."]),
+    ):
+        assert flat({"conversations": [human("Draw."), gpt(value, **told)]})[1] == expected
+    with pytest.raises(Unusable, match="no caption for a generated image"):
+        conversation_of({"conversations": [human("Draw."), gpt("Here.", image="o.jpg")]})

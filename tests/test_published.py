@@ -352,3 +352,23 @@ def test_numbers_that_no_float_holds_are_no_times(tmp_path: Path):
     report = build("instructions", tmp_path / "source", tmp_path / "out")
     assert report.kept_rows == 1 and math.isinf(float("1e400"))
     assert report.dropped == {"end: no time in seconds": 1, "start: no time in seconds": 1}
+
+
+def test_reports_of_nextgpts_own_files_add_up(tmp_path: Path):
+    source = tmp_path / "source"
+    for number in range(3):
+        picture(source / f"cc3m/images/{number}.png", number)
+        sound(source / f"audiocap/audios/{number}.wav", number)
+    told = [{"image_name": f"{n}.png", "caption": ("a bell", "", "a car")[n]} for n in range(3)]
+    write(source / "cc3m/cc3m.json", [*told, {"image_name": "gone.png", "caption": "a lake"}, 7])
+    heard = [{"audio_name": f"{n}.wav", "caption": "a ring"} for n in range(2)]
+    write(source / "audiocap/audiocap.json", heard)
+    (source / "audiocap/audios/notes.md").write_text("?")
+    for reader, folder in (("nextgpt", source), ("cc3m", source / "cc3m")):
+        build(reader, folder, tmp_path / reader)
+        report = adds_up(tmp_path / reader, folder)
+        dropped = {"caption empty": 1, "image_name missing": 1, "missing": 1}
+        assert report["dropped"] == dropped
+    assert report["files"] == {"seen": 4, "used": 3, "dropped": 1, "not looked at": {}}
+    found = json.loads((tmp_path / "nextgpt/report.json").read_text())["files"]
+    assert found["not looked at"] == {".wav": 1, ".md": 1} and found["used"] == 6
