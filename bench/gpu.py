@@ -44,7 +44,7 @@ SECTIONS = {
     "processes": Section("card_checks:processes", 180, weights=False, alone=False),
     "training": Section("card_speed:training", 150),
     "chat": Section("card_speed:chat", 150),
-    "talking": Section("card_speed:talking", 90),
+    "talking": Section("card_speed:talking", 110),
     "training-float16": Section("card_speed:training_in_float16", 80),
     "features": Section("card_speed:features", 60),
 }
