@@ -17,7 +17,8 @@ from anytoany_lib.checkpoints import missing
 from anytoany_lib.config import Profile
 
 from . import tables, words
-from .facts import REPOSITORIES, Config, Part, Repository, narrowed
+from .facts import REPOSITORIES
+from .layout import Config, Part, Repository, narrowed
 from .numbers import Numbers, write
 
 
