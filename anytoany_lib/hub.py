@@ -222,8 +222,12 @@ def from_hub(
 
 def _drop_empty(work: Path) -> None:
     """Takes a folder away in which nothing but the client's notes lies."""
-    kept = [f for f in work.rglob("*") if f.is_file() and f.suffix not in (".lock", ".metadata")]
-    if all(f.name in (".gitignore", "CACHEDIR.TAG") for f in kept):
+    notes = work / ".cache"
+    if not any(
+        file.is_file()
+        and (notes not in file.parents or (file.suffix == ".incomplete" and file.stat().st_size))
+        for file in work.rglob("*")
+    ):
         shutil.rmtree(work, ignore_errors=True)
 
 

@@ -188,6 +188,7 @@ def test_a_repository_arrives_whole_and_checked(server, tmp_path: Path):
     }
     downloads.from_hub("o/n", None, tmp_path / "model")
     assert {p.name for p in (tmp_path / "model").iterdir() if p.is_file()} == {
+        ".fetched.json",
         "config.json",
         "model.safetensors",
     }

@@ -76,9 +76,11 @@ def test_the_command_fetches_exactly_what_the_profile_needs(small: Narrowed):
         "cvssp/audioldm-l-full/unet/diffusion_pytorch_model.bin",
         "cvssp/audioldm-l-full/vae/diffusion_pytorch_model.bin",
         "cvssp/audioldm-l-full/vocoder/pytorch_model.bin",
-        "huggyllama/llama-7b/model.safetensors",
+        "huggyllama/llama-7b/model-00001-of-00002.safetensors",
+        "huggyllama/llama-7b/model-00002-of-00002.safetensors",
         "imagebind_huge.pth",
-        "lmsys/vicuna-7b-delta-v0/pytorch_model.bin",
+        "lmsys/vicuna-7b-delta-v0/pytorch_model-00001-of-00002.bin",
+        "lmsys/vicuna-7b-delta-v0/pytorch_model-00002-of-00002.bin",
         *(
             f"stable-diffusion-v1-5/stable-diffusion-v1-5/{part}"
             for part in (
@@ -101,7 +103,7 @@ def test_the_command_fetches_exactly_what_the_profile_needs(small: Narrowed):
         assert int(planned[what]) == came - sum(index) // 2, what
     # Settings come before weights.
     names = [name for name, _, _ in small.hub.asked if name.startswith((DELTA, BASE))]
-    assert min(map(names.index, _weights(names))) == len(names) - 2
+    assert min(map(names.index, _weights(names))) == len(names) - 4
     assert not list((small.profile.parent / "home" / "ckpt").glob(".*"))
     again = _fetched(small)
     assert "nothing, all was there" in again.stdout, again.stdout + again.stderr
@@ -118,7 +120,8 @@ def test_a_model_whose_files_went_is_fetched_for_these_alone(small: Narrowed):
     ]
 
 
-def test_a_cut_connection_goes_on(served: Hub, tmp_path: Path):
+def test_a_cut_connection_goes_on(served: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100_000)
     name = "diffusion_pytorch_model.bin"
     served.cut[name] = 1_000_000
     hub.from_hub("cvssp/audioldm-l-full", None, tmp_path / "m")
@@ -146,7 +149,7 @@ def test_a_missing_repository_and_a_missing_revision_are_said(served: Hub, tmp_p
 def test_another_checksum_is_refused_and_only_that_file_is_fetched_again(
     served: Hub, tmp_path: Path
 ):
-    name = "model.safetensors"
+    name = "model-00002-of-00002.safetensors"
     served.spoilt.add(name)
     with pytest.raises(ValueError, match=f"{name} of {BASE}: expected sha256 .*thrown away"):
         hub.from_hub(BASE, None, tmp_path / "m")
@@ -158,7 +161,7 @@ def test_another_checksum_is_refused_and_only_that_file_is_fetched_again(
 
 
 def test_a_file_that_changed_in_between_is_noticed(served: Hub, tmp_path: Path):
-    served.gone.add("pytorch_model.bin")
+    served.gone.add("pytorch_model-00001-of-00002.bin")
     with pytest.raises(FileNotFoundError, match="in its list a moment ago: fetch again"):
         hub.from_hub(DELTA, None, tmp_path / "m")
     assert not (tmp_path / "m").exists()
@@ -351,9 +354,9 @@ def test_the_manifest_says_what_came(served: Hub, tmp_path: Path):
     hub.from_hub(DELTA, None, tmp_path / "m")
     said = read(tmp_path / "m" / hub.MANIFEST)
     assert said["repository"] == DELTA and said["commit"] == served.commit(DELTA)
-    weights = tmp_path / "m" / "pytorch_model.bin"
-    assert said["files"]["pytorch_model.bin"]["size"] == weights.stat().st_size
+    weights = tmp_path / "m" / "pytorch_model-00001-of-00002.bin"
+    assert said["files"][weights.name]["size"] == weights.stat().st_size
     weights.write_bytes(weights.read_bytes()[:-5])
     assert [re.sub(r"^.*/", "", line) for line in hub.changed_of(tmp_path / "m")] == [
-        f"pytorch_model.bin: expected {weights.stat().st_size + 5:,} bytes, found {weights.stat().st_size:,}"
+        f"{weights.name}: expected {weights.stat().st_size + 5:,} bytes, found {weights.stat().st_size:,}"
     ]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from full_size import PUBLISHED, assembled
 from replicas import REPOSITORIES, files_of, fill, narrowed_config, replica, tables
-from replicas.facts import NARROWINGS, narrowed
+from replicas.layout import NARROWINGS, narrowed
 from replicas.numbers import safetensors_head
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -2,14 +2,13 @@
 
 `replica` writes one, `fill` those that a profile needs and this machine lacks. Full size or narrowed by a factor; what is
 written of weights is a block of random numbers, repeated, so that a file takes as long as the disk.
-
-    python bench/replicas/write.py REPOSITORY FOLDER [--narrow 16] [--file unet/diffusion_pytorch_model.bin]
 """
 
 from __future__ import annotations
 
 from . import tables, words
-from .facts import REPOSITORIES, Config, Part, Repository, narrowed
+from .facts import REPOSITORIES
+from .layout import Config, Part, Repository, narrowed
 from .making import files_of, fill, replica
 
 __all__ = [

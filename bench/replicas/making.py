@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ from anytoany_lib.checkpoints import missing
 from anytoany_lib.config import Profile
 
 from . import tables, words
-from .facts import REPOSITORIES, Config, Repository, narrowed
+from .facts import REPOSITORIES
+from .layout import Config, Part, Repository, narrowed
 from .numbers import Numbers, write
 
 
@@ -49,7 +51,7 @@ def files_of(
     files, indexes = [], {}
     for part in REPOSITORIES[repo].parts:
         config = narrowed(part.config, narrow)
-        limit = part.shard_bytes and part.shard_bytes // narrow**2
+        limit = part.shard_bytes and _limit(part, config)
         # Two repositories of one model are not the same numbers, nor is a difference to one.
         seed = sum(repo.encode())
         for name in part.files if everything else part.files[:1]:
@@ -66,6 +68,17 @@ def files_of(
                 index = f"{part.folder}/{name}.index.json".removeprefix("/")
                 indexes[index] = _index(names, shards)
     return files, indexes
+
+
+def _limit(part: Part, config: Config) -> int:
+    """Bytes of a shard: as published, or as much less as the narrowed model has fewer, so that there are as many."""
+    if config == part.config:
+        return part.shard_bytes or 0
+    whole, small = (
+        sum(tables.bytes_of(*t) for t in tables.table(part, one, part.files[0]).values())
+        for one in (part.config, config)
+    )
+    return math.ceil((part.shard_bytes or 0) * small / whole)
 
 
 def _index(names: Sequence[str], shards: Sequence[tables.Table]) -> Config:

@@ -30,7 +30,7 @@ from anytoany_lib.imagebind import ImageBind
 from anytoany_lib.imagebind_inputs import ImageBindConfig
 from anytoany_lib.nextgpt import published_shapes
 
-from .facts import Config, Part
+from .layout import Config, Part
 
 Table = dict[str, tuple[tuple[int, ...], str]]
 """Tensor name -> shape and type as safetensors call it, in the order of the file."""

@@ -17,7 +17,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
-from .facts import Config
+from .layout import Config
 
 _TEXTS = sorted(Path(__file__).resolve().parents[2].glob("docs/*.md"))
 _LEARNT = 4000
