@@ -246,7 +246,7 @@ def _look(encoder: ImageBind, kind: str, count: int) -> None:
     """Media of one kind through the encoder."""
     config = encoder.config
     if kind == "audio":
-        shape = (config.audio_clips, 1, config.mel_bins, config.mel_frames)
+        shape: tuple[int, ...] = (config.audio_clips, 1, config.mel_bins, config.mel_frames)
     elif kind == "image":
         shape = (3, config.image_size, config.image_size)
     else:

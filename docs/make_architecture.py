@@ -64,7 +64,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         "System",
         "the parts put together",
         {
-            "Fetching and planning": "checkpoints wholeness nextgpt memory room",
+            "Fetching and planning": "checkpoints wholeness nextgpt memory room activations",
             "The any-to-any model": "model generation decoding recall",
             "Features of frozen models": "features feature_store contents cache live frozen costs npy_folder",
             "Metrics": "caption_metrics caption_tokens java_metrics vqa distances extractors",
@@ -75,7 +75,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         "what goes in, what comes out",
         {
             "Decoders": """decoders conditions decoder_memory broken_media denoising mels
-                previews blueprints activations""",
+                previews blueprints""",
             "Encoder": "imagebind imagebind_layers imagebind_inputs clip_words",
             "Datasets": """data readers published instructions placing turns named_media marks folders captions shards
                 parquet_folder json_files segments reports inspection records manifests ledger""",
@@ -97,7 +97,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         "stands on nothing else",
         {
             "Threads, time, counting": """background ahead interrupts phases residence
-                out_of_memory intervals aligned""",
+                out_of_memory storages intervals aligned""",
             "Profiles and runs": "config modalities runs files legacy_tokenizer",
         },
     ),
