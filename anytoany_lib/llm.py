@@ -27,7 +27,9 @@ from transformers import (
 )
 
 from anytoany_lib.config import LoraSettings, Profile, resolve
+from anytoany_lib.foreign_code import LOCAL, without_code
 from anytoany_lib.runs import compare
+from anytoany_lib.sources import how_to_get
 
 
 def pick_device() -> torch.device:
@@ -54,14 +56,14 @@ def _model_folder(profile: Profile) -> Path:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"no language model in {folder} (expected config.json, tokenizer and safetensors): "
-            "run notebooks/01_checkpoints.ipynb, or set llm.folder in the profile"
+            f"{how_to_get('llm', profile.llm.folder)}. notebooks/01_checkpoints.ipynb does so too; or set llm.folder in the profile"
         )
-    return folder
+    return without_code(folder)
 
 
 def load_tokenizer(profile: Profile) -> PreTrainedTokenizerBase:
     """The tokenizer in the profile's LLM folder. FileNotFoundError if the folder is not there."""
-    return AutoTokenizer.from_pretrained(_model_folder(profile))
+    return AutoTokenizer.from_pretrained(_model_folder(profile), **LOCAL)
 
 
 def load_llm(profile: Profile, device: torch.device | None = None) -> PreTrainedModel:
@@ -82,6 +84,7 @@ def load_llm(profile: Profile, device: torch.device | None = None) -> PreTrained
         dtype=dtype,
         quantization_config=quantization,
         device_map={"": device},
+        **LOCAL,
     )
     _trim_vocabulary(model, profile)
     for module in model.modules():

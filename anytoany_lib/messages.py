@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from anytoany_lib import templates
 from anytoany_lib.config import Profile
 from anytoany_lib.modalities import KINDS, MEDIA_KINDS, MODALITIES, TOKEN_ORDER
 
@@ -159,9 +160,7 @@ class MessageEncoder:
     def _fragments(self, roles: list[str], prompt: bool) -> list[str]:
         """The template's own text before, between and after the contents: len(roles) + 1 strings."""
         marked = [{"role": role, "content": f"\ue000{n}\ue001"} for n, role in enumerate(roles)]
-        rendered = self.tokenizer.apply_chat_template(
-            marked, chat_template=self.template, tokenize=False, add_generation_prompt=prompt
-        )
+        rendered = templates.render(self.tokenizer, self.template, marked, prompt)
         pieces = _MARKER.split(rendered)
         if pieces[1::2] != [str(n) for n in range(len(roles))]:
             raise ValueError(

@@ -9,6 +9,7 @@ from anytoany_lib import checkpoints
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.remote import local
 from anytoany_lib.runs import newest_run, profile_of, read_record
+from anytoany_lib.sources import how_to_get
 
 
 def parser(description: str, port: int) -> argparse.ArgumentParser:
@@ -23,11 +24,20 @@ def parser(description: str, port: int) -> argparse.ArgumentParser:
 
 
 def run_named(name: str | None) -> Path:
-    """The folder of the run that was named, else the newest of profile tiny; the models it needs are fetched.
+    """The folder of the run that was named, else the newest of profile tiny, whose models are fetched.
 
-    FileNotFoundError if there is none, or one of its models is not there and cannot be fetched.
+    Of a run that was named nothing is fetched: whoever wrote it may be anybody. FileNotFoundError if there is none, or says
+    which of its models are missing and what fetches them.
     """
-    run = local(name) if name else newest_run(Profile.load("tiny").name)
+    if name is None:
+        checkpoints.fetch(Profile.load("tiny"))
+    run = local(name) if name else newest_run("tiny")
     run = run or resolve("ckpt/runs")  # of which it is said what is missing, and how to make it
-    checkpoints.fetch(profile_of(read_record(run), run))
+    profile = profile_of(read_record(run), run)
+    if absent := checkpoints.missing(profile):
+        said = "; ".join(
+            f"{what} in {folder}: {how_to_get(what, folder)}" for what, folder in absent.items()
+        )
+        raise FileNotFoundError(f"{run} needs models that are not there: {said}")
+    checkpoints.verify(profile)
     return run

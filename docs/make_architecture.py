@@ -85,7 +85,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         {
             "Folders elsewhere": "remote downloads differences",
             "Language model": "llm projections",
-            "Conversations": "messages batches events sampling",
+            "Conversations": "messages batches events sampling templates template_worker",
             "Media files": "media containers rows",
         },
     ),
@@ -94,7 +94,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         "stands on nothing else",
         {
             "Threads, time, counting": "background ahead interrupts phases residence intervals aligned",
-            "Profiles and runs": "config modalities runs files",
+            "Profiles and runs": "config modalities runs files sources foreign_code",
         },
     ),
 ]
