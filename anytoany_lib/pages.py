@@ -7,6 +7,9 @@ nothing: its own policy forbids both.
 from __future__ import annotations
 
 import html
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from anytoany_lib.containers import MediaError, video_codec
@@ -171,3 +174,10 @@ def _shown_as_is(part: Part, mime: str) -> bool:
 def _size(count: int) -> str:
     """A number of bytes as people read it."""
     return f"{count / 2**20:.1f} MB" if count >= 2**20 else f"{max(1, count // 2**10)} KB"
+
+
+def archive(save: Callable[[Path], Path]) -> bytes:
+    """What a session's `save` writes as a zip file, which `Session.load` opens once it is unpacked. Raises as `save` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved = save(Path(folder) / "conversation")
+        return Path(shutil.make_archive(str(saved), "zip", saved)).read_bytes()

@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 
 from anytoany_lib import checkpoints
-from anytoany_lib.config import Profile, resolve
+from anytoany_lib.config import Profile, portable, resolve
 from anytoany_lib.remote import local
 from anytoany_lib.runs import newest_run, profile_of, read_record
+from anytoany_lib.served import Gate
 from anytoany_lib.sources import how_to_get
 
 
@@ -20,7 +21,29 @@ def parser(description: str, port: int) -> argparse.ArgumentParser:
         "--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: this one)"
     )
     options.add_argument("--port", type=int, default=port)
+    options.add_argument("--token", help="what the link ends with (default: drawn anew)")
+    options.add_argument(
+        "--no-token", action="store_true", help="let in whoever reaches the port, without a token"
+    )
+    options.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that this page is visited under, beside localhost and this machine's own",
+    )
     return options
+
+
+def gate_of(given: argparse.Namespace) -> Gate:
+    """The gate that the command line asks for."""
+    return Gate.of("" if given.no_token else given.token, given.allow_host)
+
+
+def shown_name(run: Path) -> str:
+    """What visitors are told of where a run lies: not the folders of this machine."""
+    name = portable(run)
+    return run.name if Path(name).is_absolute() else name
 
 
 def run_named(name: str | None) -> Path:

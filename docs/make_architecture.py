@@ -48,7 +48,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         "Uses",
         "what one does with a model",
         {
-            "Chat": """chat bubbles markdown rendering pages uploads settings widget serving app
+            "Chat": """chat bubbles markdown rendering pages uploads settings widget served serving app
                 gradio_app""",
             "Training": "train around job checkpoint fitting reading sharded stage_data ranks trackers",
             "Any-to-any matrix": """evaluate judging kept_replies baselines failures similarity
