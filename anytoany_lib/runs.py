@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from anytoany_lib.config import Profile, resolve
-from anytoany_lib.files import appearing_whole, read_json
+from anytoany_lib.files import appearing_whole, read_json, recover
 
 TENSORS, RECORD, ADAPTER = "trainable.safetensors", "run.json", "adapter"
 ADAPTER_TENSORS, VOCABULARY = "adapter_model.safetensors", "vocabulary.safetensors"
@@ -92,6 +92,7 @@ def newest_run(profile: str, where: str | Path = "ckpt/runs") -> Path | None:
 def read_record(folder: str | Path) -> dict[str, Any]:
     """`run.json` of a run folder. FileNotFoundError says how to make one, ValueError that it is none that training writes."""
     path = resolve(folder) / RECORD
+    recover(path.parent)
     if not path.is_file():
         raise FileNotFoundError(
             f"no run in {path.parent} (expected {RECORD}): train one with notebooks 04 to 06, "

@@ -11,7 +11,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from anytoany_lib.rendering import CONTENT_STYLE, original
 from anytoany_lib.sampling import Sampling
 from anytoany_lib.served import Limits, without_places
 from anytoany_lib.uploads import LIMIT, Attachment, Uploads, attachment, delete_unused, kind_of
+from anytoany_lib.urls import check_page
 
 STATIC = Path(__file__).parent / "static"
 REDRAW_SECONDS = 0.08  # text grows on the page at most this often
@@ -74,13 +74,14 @@ class Chat(anywidget.AnyWidget):
         self.blocking = "google.colab" in sys.modules if blocking is None else blocking
         self.error: BaseException | None = None
         self._name, self._served = name, served
-        self._look = {"height": height, "examples": list(examples), "served": bool(served)}
+        self._look: dict[str, Any] = {"height": height, "served": bool(served)}
+        self._look["examples"] = list(examples)
         self._look["limit"] = served.file_bytes if served else LIMIT
-        self._look["place"] = f"conversations/{datetime.now():%Y-%m-%d-%H%M}"
+        self._look["place"] = pages.new_folder()
         self._status = {"state": "ready", "text": "ready"}
         self._attached: list[Attachment] = []
         self._editing: int | None = None
-        self._uploads = Uploads(limit, served.quota_bytes if served else None)
+        self._uploads = Uploads(self._look["limit"], served.quota_bytes if served else None)
         self._bubbles = [self._bubble(n) for n in range(len(self.session.messages))]
         self._actions = self._make_actions()
         self._loop = interrupts.main_loop()
@@ -301,7 +302,7 @@ class Chat(anywidget.AnyWidget):
         def load() -> None:
             """Takes the model over when it is there, or says why it is not."""
             try:
-                self.session.switch(AnyToAny.from_pretrained(run))
+                self.session.switch(AnyToAny.from_pretrained(check_page(run)))
                 self._name = run
                 self._say("ready", "ready")
             except Exception as error:  # of whatever kind: said in the page, kept in `error`
@@ -317,7 +318,7 @@ class Chat(anywidget.AnyWidget):
 
     def _on_load(self, path: str) -> None:
         self.session.refuse_if_busy()
-        self.session = Session.load(local(path), self.session.model)
+        self.session = Session.load(local(check_page(path)), self.session.model)
         self._drop(0)
         self._put_back(None, [])  # what was attached or edited belongs to the conversation before
         for index in range(len(self.session.messages)):
