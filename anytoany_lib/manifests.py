@@ -143,7 +143,7 @@ class Manifest(Sequence[Row]):
     def _json(self, text: str, index: int) -> Any:
         try:
             return json.loads(text)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{self._path}, row {index}: damaged JSON: {error}") from error
 
     def _group(self, number: int) -> pa.Table:

@@ -34,7 +34,7 @@ def check_page(path: str) -> str:
 
 def without_secrets(url: str) -> str:
     """A URL as it may be written down: without a password, and without the values of parameters that sign it."""
-    head, mark, rest = url.partition("://")
+    head, mark, _ = url.partition("://")
     if not mark:
         return url
     try:
@@ -43,13 +43,13 @@ def without_secrets(url: str) -> str:
         return f"{head}://…"
     user, at, place = parts.netloc.rpartition("@")
     # In abfs://container@account what stands before the @ is no secret.
-    kept = user if at and ":" not in user and head not in ("http", "https") else ""
-    query = [(name, told) for name, told in parse_qsl(parts.query) if not _SECRET.search(name)]
-    told = urlunsplit(
-        (parts.scheme, f"{kept}@{place}" if kept else place, parts.path, urlencode(query), "")
-    )
-    # urlsplit folds what has no host ("memory:///x").
-    return told if "://" in told else f"{head}://{told.partition(':')[2].lstrip('/')}"
+    if at and (":" in user or head in ("http", "https")):
+        parts = parts._replace(netloc=place)
+    given = parse_qsl(parts.query, keep_blank_values=True)
+    plain = [(name, told) for name, told in given if not _SECRET.search(name)]
+    if plain != given:
+        parts = parts._replace(query=urlencode(plain))
+    return url if parts == urlsplit(url) else urlunsplit(parts)
 
 
 def remembered(url: str) -> str:

@@ -48,8 +48,7 @@ class Chat(anywidget.AnyWidget):
 
     `session` goes on with a conversation (then `seed` and `sampling` are the session's own); `name` says in the header
     what is talking. `blocking` draws replies inside the page's message, which Colab needs (and is told by itself): Stop
-    does not work then, but interrupting the kernel does. The last failure is in `error`. `served` is for pages that others
-    visit: without paths, runs to switch to and saving on the server, and with limits (see `served`).
+    does not work then, but interrupting the kernel does. The last failure is in `error`. `served`: pages that others visit.
     """
 
     _esm = STATIC / "chat.js"

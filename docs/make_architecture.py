@@ -94,7 +94,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         "stands on nothing else",
         {
             "Threads, time, counting": "background ahead interrupts phases residence intervals aligned",
-            "Profiles and runs": "config modalities runs files sources foreign_code urls",
+            "Profiles and runs": "config modalities runs files sources foreign_code urls digests",
         },
     ),
 ]

@@ -7,7 +7,6 @@ import copy
 import hashlib
 import http.server
 import json
-import random
 import subprocess
 import sys
 import tarfile
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from odd_json import variants
 from transformers import AutoTokenizer
 
 from anytoany_lib import (
@@ -343,31 +343,6 @@ def test_a_template_renders_as_transformers_renders_it(profile: Profile):
 
 
 # --- the files themselves ---
-
-
-def variants(whole: Any, count: int, seed: int = 0) -> Any:
-    """Copies of a JSON value, each with one thing in it replaced, removed or doubled."""
-    odd = [
-        None, True, -1, 0, 1e400, float("nan"), 10**30, "", "x" * 100_000, "../../etc/passwd", "\0", "\ud800", [], {},
-        [[]], {"": None}, "file:///etc/passwd", "__import__('os')", "{{ 1/0 }}", [None] * 1000,
-    ]  # fmt: skip
-    rng = random.Random(seed)
-    for _ in range(count):
-        copied = copy.deepcopy(whole)
-        places = [(copied, key) for key in _keys(copied)]
-        for parent, key in places:
-            if isinstance(parent[key], dict | list):
-                places += [(parent[key], inner) for inner in _keys(parent[key])]
-        parent, key = rng.choice(places)
-        if rng.random() < 0.15:
-            del parent[key]
-        else:
-            parent[key] = rng.choice(odd)
-        yield copied
-
-
-def _keys(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, dict) else list(range(len(value)))
 
 
 def _fuzz_runs(folder: Path, count: int) -> int:
