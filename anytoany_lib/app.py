@@ -32,7 +32,7 @@ model = AnyToAny.from_pretrained({run!r})""",
 chat.layout = {{"width": "100%", "max_width": "860px", "margin": "0 auto"}}
 chat""",
 )
-_LEFT_SECONDS = 120  # after which a kernel that no page is connected to ends
+_LEFT_SECONDS = 60  # after which a kernel that no page is connected to ends
 
 
 class Kernels(AsyncMappingKernelManager):
@@ -83,13 +83,12 @@ class Served(Voila):
         def gated(request: Any, **more: Any) -> Any:
             """What answers a request."""
             refusal = self.gate.refusal(request.uri, request.headers) or self._full(request)
+            delegate = self.app.get_handler_delegate
             if refusal:
-                found, told = _Refused, {"refusal": refusal}
-            elif cookie := self.gate.set_cookie(request.uri):
-                found, told = _Entered, {"cookie": cookie}
-            else:
-                return find(request, **more)
-            return self.app.get_handler_delegate(request, found, told)
+                return delegate(request, _Refused, {"refusal": refusal})
+            if cookie := self.gate.set_cookie(request.uri):
+                return delegate(request, _Entered, {"cookie": cookie})
+            return find(request, **more)
 
         self.app.find_handler = gated
         super().listen()
@@ -124,7 +123,7 @@ def options(notebook: Path, host: str, port: int, theme: str, waiting: int) -> l
         *(f"--Voila.root_dir={notebook.parent}", "--VoilaConfiguration.file_allowlist=(?!)"),
         "--VoilaConfiguration.allow_template_override=NO",
         "--VoilaConfiguration.multi_kernel_manager_class=anytoany_lib.app.Kernels",
-        *(f"--Kernels.cull_idle_timeout={Limits.idle_seconds}", "--Kernels.cull_interval=30"),
+        *(f"--Kernels.cull_idle_timeout={Limits.idle_seconds}", "--Kernels.cull_interval=15"),
         "--Kernels.cull_connected=True",
     ]
 

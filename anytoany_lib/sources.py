@@ -92,15 +92,23 @@ def open_url(request: urllib.request.Request, timeout: float = 30) -> Any:
 def how_to_get(what: str, folder: str) -> str:
     """The command that fetches a part of a run, if a profile of the kit has it in the same folder; else what to do."""
     for profile in _profiles():
-        config = ({"llm": profile.llm, "encoder": profile.encoder} | dict(profile.decoders)).get(
-            what
-        )
-        if config is not None and config.folder == folder and config.source is not None:
+        there = _parts(profile).get(what)
+        if there and there[0] == folder and there[1]:
             return f"python -m anytoany_lib.checkpoints --profile {profile.name} fetches it"
     return (
         "no profile of the kit says where it is had: put it there yourself, or see docs/security.md for how a profile of "
         "somebody else is allowed to fetch"
     )
+
+
+def _parts(profile: Profile) -> dict[str, tuple[str, Source | None]]:
+    """The folder of each frozen model of a profile, and where it is had."""
+    llm, encoder = profile.llm, profile.encoder
+    return {
+        "llm": (llm.folder, llm.source),
+        "encoder": (encoder.folder, encoder.source),
+        **{kind: (one.folder, one.source) for kind, one in profile.decoders.items()},
+    }
 
 
 @cache
@@ -115,9 +123,5 @@ def _place(source: Source) -> tuple[str | None, ...]:
 @cache
 def _known() -> frozenset[tuple[str | None, ...]]:
     """Every place that a profile of the kit names."""
-    parts = (
-        part
-        for profile in _profiles()
-        for part in (profile.llm, profile.encoder, *profile.decoders.values())
-    )
-    return frozenset(_place(part.source) for part in parts if part.source)
+    found = (source for one in _profiles() for _, source in _parts(one).values())
+    return frozenset(map(_place, filter(None, found)))
