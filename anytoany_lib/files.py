@@ -19,7 +19,10 @@ from tqdm.auto import tqdm
 
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 # How a full disk is told by libraries that raise no OSError: safetensors, SQLite, torch.
-_FULL = ("No space left on device", "database or disk is full", "failed writing file")
+_FULL = (
+    *("No space left on device", "database or disk is full", "failed writing file"),
+    *("iostream error", "inline_container.cc"),
+)
 
 
 class Busy(RuntimeError):
@@ -59,7 +62,8 @@ def _holder(handle: int) -> str:
         if "FLOCK" in words and len(words) > 5 and words[5].endswith(wanted):
             command = Path(f"/proc/{words[4]}/cmdline")
             told = command.read_bytes().replace(b"\0", b" ") if command.is_file() else b""
-            return f"process {words[4]} ({told.decode(errors='replace').strip()[:120]})"
+            said = " ".join(told.decode(errors="replace").split())
+            return f"process {words[4]} ({said[:120]})"
     return "another process"
 
 

@@ -73,7 +73,7 @@ def key_of(
 @contextmanager
 def place_of(run: Path) -> Iterator[Path]:
     """Where the replies of a run are kept: in its folder, or where that cannot be written, in one that goes at the end."""
-    if os.access(run, os.W_OK):
+    if os.access(run, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         yield run / FOLDER
         return
     with tempfile.TemporaryDirectory(prefix="anytoany-evaluation-") as folder:

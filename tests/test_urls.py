@@ -100,7 +100,7 @@ def test_no_password_is_written_and_the_upload_has_it_all_the_same(tmp_path: Pat
 
     def noted(url: str, **more):
         opened.append(url)
-        return real("memory://bucket/secret-run", **more)
+        return real(f"memory://bucket/{url.rpartition('/')[2]}", **more)
 
     monkeypatch.setattr(remote, "url_to_fs", noted)
     url = "s3://me:pa55word@bucket/secret-run"
