@@ -227,11 +227,11 @@ def test_what_is_kept_is_downloaded(visit, scripted, tmp_path: Path):
 # --- servers ---
 
 
-def ask(port: int, path: str, method: str = "GET", **headers: str) -> tuple[int, str, dict]:
+def ask(port: int, path: str, body: str | None = None, **headers: str) -> tuple[int, str, dict]:
     """Status, body and headers of an answer; a Host may be claimed."""
     link = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
-        link.request(method, path, headers=headers)
+        link.request("POST" if body else "GET", path, body, headers)
         answer = link.getresponse()
         return answer.status, answer.read().decode("utf-8", "replace"), dict(answer.headers)
     finally:
@@ -369,8 +369,15 @@ def test_a_page_of_gradios_cannot_name_files_of_the_server(gradio, tmp_path: Pat
     )
     told = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
     usual = ["0.0", "0.95", "4", "0", "", "2", "", "", False, False, False]
-    with pytest.raises(Exception):  # noqa: B017  of whatever kind the client raises
-        visitor.predict({"text": "Look", "files": [told]}, *usual, api_name="/_send")
+    # By hand: the client would read the file itself and send it.
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    asked = json.dumps({"data": [{"text": "Look", "files": [told]}, *usual]})
+    status, answer, _ = ask(port, "/gradio_api/call/_send", asked, **headers)
+    if status == 200:
+        place = f"/gradio_api/call/_send/{json.loads(answer)['event_id']}"
+        status, answer, _ = ask(port, place, **headers)
+        assert "event: error" in answer and "event: complete" not in answer
+    assert "data:image" not in answer
     turns = visitor.predict({"text": "x" * 30_000, "files": []}, *usual, api_name="/_send")[0]
     assert "may be sent" in str(turns)
     many = [*usual[:5], "100000", *usual[6:]]
