@@ -30,7 +30,7 @@ def talk(model: AnyToAny, tmp_path_factory) -> Path:
             "role": "assistant",
             "content": [
                 {"type": "text", "text": "Listen:"},
-                {"type": "audio", "audio": tone, "rate": 16_000, "caption": "a tone"},
+                {"type": "audio", "audio": tone, "sampling_rate": 16_000, "caption": "a tone"},
             ],
         },
     ]
