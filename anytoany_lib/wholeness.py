@@ -136,7 +136,7 @@ def _tokenizer(folder: Path, rows: int | None) -> list[str]:
     if said:
         return said
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
         again = tokenizer.decode(tokenizer("a bell rings", add_special_tokens=False).input_ids)
     except Exception as error:  # what a tokenizer raises has no common class
         text = str(error).strip().split("\n")[0]
