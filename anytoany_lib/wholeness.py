@@ -23,6 +23,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from anytoany_lib.foreign_code import LOCAL
 from anytoany_lib.hub import INDEX, is_weights
 from anytoany_lib.imagebind import expected_shapes
 
