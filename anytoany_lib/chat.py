@@ -20,14 +20,11 @@ from typing import Any
 from anytoany_lib import generation, media
 from anytoany_lib.events import (
     Done,
-    Event,
     Events,
-    MediaReady,
-    MediaStarted,
-    TextDelta,
     TurnsDropped,
 )
 from anytoany_lib.files import appearing_whole, keep_private, read_json, recover
+from anytoany_lib.generation import PartialReply
 from anytoany_lib.messages import Message, Part, check, medium_of, parts_of
 from anytoany_lib.modalities import MEDIA_KINDS, MODALITIES
 from anytoany_lib.model import AnyToAny
@@ -42,30 +39,6 @@ _RETRY_STRIDE = 100_003
 _PLAIN_SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
 
 Content = str | list[Part]
-
-
-class _PartialReply:
-    """The parts of a reply as its events arrive, so that an unfinished one can be kept."""
-
-    def __init__(self):
-        self._parts: list[Part] = []
-        self._media: dict[int, Part] = {}
-
-    def take(self, event: Event) -> None:
-        """Adds what an event brings: text grows, a medium gets its place and later its content."""
-        if isinstance(event, TextDelta):
-            if not self._parts or self._parts[-1]["type"] != "text":
-                self._parts.append({"type": "text", "text": ""})
-            self._parts[-1]["text"] += event.text
-        elif isinstance(event, MediaStarted):
-            self._media[event.index] = {"type": event.kind}
-            self._parts.append(self._media[event.index])
-        elif isinstance(event, MediaReady):
-            self._media[event.index].update(event.part)
-
-    def message(self) -> Message:
-        """What is finished of it."""
-        return generation.finished(self._parts)
 
 
 class Session:
@@ -239,7 +212,7 @@ class Session:
             raise RuntimeError("the conversation has gone on since this reply was asked for")
         if not self._running.acquire(blocking=False):
             raise RuntimeError("another reply is being drawn in this session")
-        events, reply = self._events(), _PartialReply()
+        events, reply = self._events(), PartialReply()
         done: Done | None = None
         try:
             for event in events:

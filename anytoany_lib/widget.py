@@ -17,7 +17,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from anytoany_lib import interrupts, pages, runs, settings
+from anytoany_lib import interrupts, pages, runs, settings, uploads
 from anytoany_lib.bubbles import Bubble, Reply, piece_of
 from anytoany_lib.chat import Session
 from anytoany_lib.config import portable, resolve
@@ -28,15 +28,7 @@ from anytoany_lib.remote import local
 from anytoany_lib.rendering import CONTENT_STYLE, original
 from anytoany_lib.sampling import Sampling
 from anytoany_lib.served import Limits, without_places
-from anytoany_lib.uploads import (
-    LIMIT,
-    Attachment,
-    Uploads,
-    attachment,
-    attachments_of,
-    delete_unused,
-    pasted_path,
-)
+from anytoany_lib.uploads import Attachment
 from anytoany_lib.urls import check_page
 
 STATIC = Path(__file__).parent / "static"
@@ -82,14 +74,13 @@ class Chat(anywidget.AnyWidget):
         self.error: BaseException | None = None
         self._name, self._served = name, served
         self._look: dict[str, Any] = {"height": height, "served": bool(served)}
-        self._look["examples"] = list(examples)
-        self._look["limit"] = served.file_bytes if served else LIMIT
-        self._look["place"] = pages.new_folder()
+        self._look["limit"] = served.file_bytes if served else uploads.LIMIT
+        self._look |= {"examples": list(examples), "place": pages.new_folder()}
         self._status = {"state": "ready", "text": "ready"}
         self._attached: list[Attachment] = []
         self._names: dict[str, str] = {}  # of files, as the user calls them
         self._editing: int | None = None
-        self._uploads = Uploads(self._look["limit"], served.quota_bytes if served else None)
+        self._uploads = uploads.Uploads(self._look["limit"], served.quota_bytes if served else None)
         self._bubbles = [self._bubble(n) for n in range(len(self.session.messages))]
         self._actions = self._make_actions()
         self._loop = interrupts.main_loop()
@@ -241,7 +232,7 @@ class Chat(anywidget.AnyWidget):
         self._editing = editing
         texts = [part["text"] for part in content if part["type"] == "text"]
         self._tell("write", text="\n".join(texts))
-        self._attached, lost = attachments_of(content, self._names)
+        self._attached, lost = uploads.attachments_of(content, self._names)
         self._show("attached", "editing")
         if lost:
             self._say(f"{done}, but without {'; '.join(lost)}", "problem")
@@ -275,13 +266,13 @@ class Chat(anywidget.AnyWidget):
     def _on_path(self, text: str) -> None:
         if text.strip():
             try:
-                path = pasted_path(text)
+                path = uploads.pasted_path(text)
                 self._attach(f"path-{time.monotonic_ns()}", str(path), path)
             except (ValueError, OSError) as error:
                 raise ValueError(f"not attached: {error}") from error
 
     def _attach(self, id: str, name: str, path: Path) -> None:
-        self._attached.append(attachment(id, "", name, path))
+        self._attached.append(uploads.attachment(id, "", name, path))
         self._names[str(path)] = name
         self._show("attached")
 
@@ -289,7 +280,7 @@ class Chat(anywidget.AnyWidget):
         self._uploads.forget(id)
         gone = [one for one in self._attached if one.id == id]
         self._attached = [one for one in self._attached if one.id != id]
-        delete_unused(gone, self._attached, self.session.messages, self.session.folder)
+        uploads.delete_unused(gone, self._attached, self.session.messages, self.session.folder)
         self._show("attached")
 
     # --- settings, runs, keeping ---
