@@ -15,7 +15,7 @@ from PIL import Image
 
 from anytoany_lib import media
 from anytoany_lib.containers import MediaError
-from anytoany_lib.formats import kind_by_name
+from anytoany_lib.formats import kind_by_name, unread_by_name
 from anytoany_lib.messages import Message, Part, medium_of
 from anytoany_lib.modalities import MEDIA_KINDS
 from anytoany_lib.rendering import data_uri
@@ -51,6 +51,7 @@ def kind_of(name: str, mime: str = "") -> str:
         return found
     raise ValueError(
         f"{name}: expected a picture, a sound or a clip, found {mime or 'no known type'}"
+        + (f"; {said}" if (said := unread_by_name(name)) else "")
     )
 
 
