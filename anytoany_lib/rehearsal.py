@@ -112,7 +112,9 @@ def model_on_shapes(profile: Profile) -> AnyToAny:
             llm.resize_token_embeddings(rows, mean_resizing=False)
         if profile.llm.quantization == "nf4":
             _in_four_bits(llm)
-        return AnyToAny(profile, llm.requires_grad_(False).eval(), _words(profile.llm.chat_template or ""))
+        return AnyToAny(
+            profile, llm.requires_grad_(False).eval(), _words(profile.llm.chat_template or "")
+        )
 
 
 def _batch(profile: Profile, stage: StageConfig, tokens: int, made: int = 0) -> Batch:
