@@ -4,8 +4,8 @@
 
 Weights are counted on the meta device, exactly. What is alive while they work follows from shapes by the rules below; each
 counts what the code holds at its fullest moment, and was found by going through that code on shapes alone (`rehearsal`), which
-the tests repeat for every profile. What CUDA takes for itself is one number, `CUDA`. All of it is a plan; `run.json` has what was
-measured.
+the tests repeat for every profile. What CUDA takes for itself is one number, `CUDA`, which was measured. The rest is a plan;
+`run.json` has what a training took, and docs/memory.md what a card did beside it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ from anytoany_lib.projections import InputProjection, OutputProjection
 Plan = dict[str, dict[str, int]]
 # Half a byte, a byte for each block of 64, and four for 256 of those (double quantisation).
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-CUDA = 500 * 10**6  # bytes of the context and libraries: planned, not measured
+# Bytes of the context and libraries, the first products done: 0.72 GB on an H100. Other processes may have been on the card: at most.
+CUDA = 720 * 10**6
 CAPTIONS_FITTED = 4096
 
 
@@ -120,11 +121,12 @@ def _activations(
     rank = profile.lora.rank if "lora" in stage.learning_rates else 0
     layer = layer_kept(config, rank and len(profile.lora.targets))
     layers = config.num_hidden_layers
-    states = config.hidden_size * ACTIVE
-    kept = layers * states + layer if stage.checkpointing else layers * layer
-    largest = config.hidden_size * config.intermediate_size  # one matrix, dequantised
+    largest = config.hidden_size * config.intermediate_size * ACTIVE  # one matrix, dequantised
     logits = 3 * numbers * config.vocab_size * 4  # float32: themselves, normalised, their gradient
-    return numbers * kept + max(largest * ACTIVE, logits)
+    if not stage.checkpointing:
+        return numbers * layers * layer + max(largest, logits)
+    # A layer is computed again when the logits are gone.
+    return numbers * layers * config.hidden_size * ACTIVE + max(numbers * layer + largest, logits)
 
 
 def _weights_in(file: Path) -> int:

@@ -25,7 +25,7 @@ from anytoany_lib.pieces import Apart, Joined, Piece, Tokenizer
 IGNORED = -100
 ROLES = ("system", "user", "assistant")
 _MARKER = re.compile("\ue000(\\d+)\ue001")
-_MARK = re.compile(r"<\|[^|<>\s]+\|>")  # how special tokens are written in templates
+MARK = re.compile(r"<\|[^|<>\s]+\|>")  # how special tokens are written in templates
 
 Message = dict[str, Any]
 Part = dict[str, Any]
@@ -334,7 +334,7 @@ def _check_words(tokenizer: Tokenizer, vocabulary: Vocabulary, where: str) -> No
 def _check_marks(tokenizer: Tokenizer, template: str, where: str) -> None:
     """Raises ValueError if what looks like a special token in the template's text is none: then anybody could type it."""
     known = tokenizer.get_vocab()
-    if odd := sorted(set(_MARK.findall(template)) - known.keys()):
+    if odd := sorted(set(MARK.findall(template)) - known.keys()):
         raise ValueError(
             f"{where}: the chat template writes {', '.join(odd)}, which the tokenizer does not know as a token: they belong to "
             "different models; take the template of this one (llm.chat_template), or its tokenizer"

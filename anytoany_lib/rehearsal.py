@@ -41,6 +41,7 @@ from anytoany_lib.config import DecoderConfig, FitConfig, Profile, StageConfig
 from anytoany_lib.fitting import collect_states, fit_output_projections
 from anytoany_lib.imagebind import ImageBind
 from anytoany_lib.imagebind_inputs import FRAMES_PER_CLIP, ImageBindConfig
+from anytoany_lib.messages import MARK
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.storages import LiveStorages, as_on_a_card
 from anytoany_lib.train import total_loss, trained_parts
@@ -70,10 +71,11 @@ def _rehearsing() -> Iterator[LiveStorages]:
 # --- the language model and its bridges ---
 
 
-def _words() -> PreTrainedTokenizerFast:
-    """A tokenizer that knows bytes and no more: what is said does not matter here."""
+def _words(template: str) -> PreTrainedTokenizerFast:
+    """A tokenizer that knows bytes and a chat template's marks: what is said does not matter here."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    names = ["<s>", "</s>", "<pad>", *alphabet]
+    marks = sorted(set(MARK.findall(template)) - {"<s>", "</s>", "<pad>"})
+    names = ["<s>", "</s>", "<pad>", *marks, *alphabet]
     tokenizer = Tokenizer(models.BPE({name: n for n, name in enumerate(names)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
     return PreTrainedTokenizerFast(
@@ -110,7 +112,9 @@ def model_on_shapes(profile: Profile) -> AnyToAny:
             llm.resize_token_embeddings(rows, mean_resizing=False)
         if profile.llm.quantization == "nf4":
             _in_four_bits(llm)
-        return AnyToAny(profile, llm.requires_grad_(False).eval(), _words())
+        return AnyToAny(
+            profile, llm.requires_grad_(False).eval(), _words(profile.llm.chat_template or "")
+        )
 
 
 def _batch(profile: Profile, stage: StageConfig, tokens: int, made: int = 0) -> Batch:

@@ -3,7 +3,7 @@
     python bench/scale.py        writes the first part of docs/SCALE.md; what follows its end mark is written by hand
 
 Shapes come from the profiles, rates from bench/results, the rest from the constants below, each with its source. Nothing is
-measured here, and no weights are needed.
+measured here, and no weights are needed; what one card has measured (`RECORD`) stands beside what is planned.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ TEXT_ENCODERS = {"image": (768, 12), "audio": (768, 12), "video": (1024, 23)}
 TEXT_POSITIONS = 77
 ROWS_AT_ONCE = {1: 64, 2: 64, 3: 8}  # rows of a card and stage: some 3,000 to 4,000 tokens
 UTILISATION = 0.4  # of a card's peak while it multiplies; see the check below
+RECORD = "gpu-nextgpt-7b-nvidia-h100-80gb-hbm3.json"  # of `make gpu-check`, random weights
 CARDS_A_MACHINE = 8
 NETWORK = 50e9  # bytes a second each way between machines: one adapter of 400 Gbit/s
 CORES_A_CARD = 16  # of the host, for decoding media
@@ -106,6 +107,12 @@ def rates(machine: str = "amd-epyc-x2") -> Rates:
         reading["32 at once, a second"] * row_bytes,
         min(v["ratio to bare"] for v in features.values() if "ratio to bare" in v),
     )
+
+
+@cache
+def record() -> dict[str, dict]:
+    """What a card measured: the sections of its record."""
+    return json.loads((BENCH / "results" / RECORD).read_text())["sections"]
 
 
 @dataclass(frozen=True)
@@ -164,10 +171,62 @@ def row_operations(profile: Profile, stage: int) -> float:
     """Floating-point operations of a training row: of every matrix twice its numbers forward, as many backward (weights stand
     still, activations do not), and forward again where activations are not kept; of the head for learnt tokens alone.
     """
-    there, (every, learnt) = sizes(profile.name), tokens(profile, stage)
-    passes = 3 if profile.stages[stage].checkpointing else 2
+    return operations(profile, stage, *tokens(profile, stage))
+
+
+def operations(profile: Profile, stage: int, every: float, learnt: float) -> float:
+    """The same of so many tokens, `learnt` of which are learnt."""
+    there, passes = sizes(profile.name), _passes(profile, stage)
     adapters = 2 * (passes + 1) * there.lora if stage == 3 else 0
     return every * (2 * passes * there.matrices + adapters) + learnt * 4 * there.head
+
+
+def _passes(profile: Profile, stage: int) -> int:
+    return 3 if profile.stages[stage].checkpointing else 2
+
+
+def unpacking(profile: Profile, stage: int, card: Card) -> float:
+    """Seconds a step: every pass reads packed weights, writes them unpacked, and reads those."""
+    unpacked = sizes(profile.name).matrices * (memory.NF4_BYTES + 2 * 2)
+    return _passes(profile, stage) * unpacked / card.memory
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A step that a card was measured at: its name, tokens, and seconds planned (multiplying and unpacking) and found."""
+
+    name: str
+    tokens: int
+    planned: float
+    found: dict
+
+    @property
+    def seconds(self) -> float:
+        return self.found["step_seconds"]
+
+
+@cache
+def measured_steps() -> dict[tuple[int, int], Measured]:
+    """The steps of the record, by stage and tokens of a row as they were asked for."""
+    profile, card, steps = Profile.load(PROFILES[0]), CARDS[-1], {}
+    for name, found in record()["training"].items():
+        if not name.startswith("stage"):
+            continue
+        stage, asked = (int(word) for word in name.replace(",", "").split() if word.isdigit())
+        count = math.prod(found["batch"])
+        seconds = operations(profile, stage, count, count) / (card.operations * UTILISATION)
+        steps[stage, asked] = Measured(
+            name, count, seconds + unpacking(profile, stage, card), found
+        )
+    return steps
+
+
+def launching(stage: int) -> float:
+    """Seconds that the shortest measured step of a stage takes beyond multiplying and unpacking: the host starts every
+    small work one by one.
+    """
+    _, least = min((at, step) for at, step in measured_steps().items() if at[0] == stage)
+    return least.seconds - least.planned
 
 
 @dataclass(frozen=True)
@@ -176,6 +235,7 @@ class Step:
 
     multiplying: float
     unpacking: float
+    launching: float
     exchanging: float
     reading: float
 
@@ -199,10 +259,7 @@ def step(
 ) -> Step:
     """A step of so many cards, `at_once` rows each. Every process reads the rows of all; with `own_rows` its own alone."""
     at_once = at_once or ROWS_AT_ONCE[stage]
-    settings, there, measured = profile.stages[stage], sizes(profile.name), rates()
-    passes = 3 if settings.checkpointing else 2
-    # Every pass reads packed weights, writes them unpacked, and reads those.
-    unpacked = passes * there.matrices * (memory.NF4_BYTES + 2 * 2)
+    there, measured = sizes(profile.name), rates()
     gradients = 4 * there.trained[stage]
     near, machines = min(cards, CARDS_A_MACHINE), math.ceil(cards / CARDS_A_MACHINE)
     exchanged = 2 * gradients * ((1 - 1 / near) / card.link + (1 - 1 / machines) / NETWORK)
@@ -213,7 +270,8 @@ def step(
     read = at_once * (1 if own_rows else cards) / measured.manifest + at_once * one_row
     return Step(
         at_once * row_operations(profile, stage) / (card.operations * UTILISATION),
-        unpacked / card.memory,
+        unpacking(profile, stage, card),
+        launching(stage),
         exchanged,
         read,
     )
@@ -262,6 +320,11 @@ def card_hours(kind: str, card: Card) -> tuple[float, float]:
     return PAIRS[kind] * embedding_operations(kind) / rate, PAIRS[kind] * caption_operations(
         kind
     ) / rate
+
+
+def media_a_second(kind: str, card: Card) -> float:
+    """Media that ImageBind is planned to take in half precision."""
+    return card.operations * UTILISATION / embedding_operations(kind)
 
 
 def manifest_bytes() -> int:
@@ -358,13 +421,13 @@ def precomputing() -> Iterator[str]:
         for card, n in zip(CARDS, total, strict=True)
     )
     fast = max(CARDS, key=lambda card: card.operations)
-    clips = fast.operations * UTILISATION / embedding_operations("video")
+    clips = media_a_second("video", fast)
     yield f"In all {' / '.join(_hours(n) for n in total)} of cards, dealt out evenly ({spread}), if media are decoded as fast as the"
-    yield f"cards take them. An {fast.name} takes {clips:.0f} clips a second: with {CORES_A_CARD} cores a card, decoding must take less than"
+    yield f"cards take them. An {fast.name} takes {clips:.0f} clips a second (planned; measured: below): with {CORES_A_CARD} cores a card, decoding must take less than"
     yield f"{1000 * CORES_A_CARD / clips:.0f} ms of a core for the {2 * HUGE.video_clips} frames of a clip, or it is the bottleneck. That has not been measured at this size."
     yield f"Beside the bare models the cache was measured at {rates().beside_bare:.2f} of their rate or more (profile tiny, {rates().machine}), which is"
     yield "counted in. The encoder and the text encoders compute in half precision on a card, at whose rate they are counted; in float32 a"
-    yield f"card without TF32 multiplies {FLOAT32_SLOWER[0]} ({CARDS[0].name}) or {FLOAT32_SLOWER[1]} times ({CARDS[1].name}) slower, {_hours(total[0] * FLOAT32_SLOWER[0])} and {_hours(total[1] * FLOAT32_SLOWER[1])}."
+    yield f"card without TF32 is to multiply {FLOAT32_SLOWER[0]} ({CARDS[0].name}) or {FLOAT32_SLOWER[1]} times ({CARDS[1].name}) slower, {_hours(total[0] * FLOAT32_SLOWER[0])} and {_hours(total[1] * FLOAT32_SLOWER[1])}."
     yield ""
 
 
@@ -418,9 +481,11 @@ def parts(profile: Profile) -> Iterator[str]:
     )
     now, then = (hours(profile, 1, card, most, own_rows=own) for own in (False, True))
     machine = step(profile, 1, card, CARDS_A_MACHINE)
-    yield f"- **Rows at once.** 4-bit weights are unpacked in every pass, whatever the batch: at the profile's {few} rows a captioned pair"
-    yield f"  takes {little / much:.1f} times as long as at {ROWS_AT_ONCE[1]}. Captioned rows are short: raise `batch_size` until the memory plan"
-    yield "  (`python -m anytoany_lib.memory`) says stop."
+    yield "- **Rows at once.** 4-bit weights are unpacked in every pass and every work is launched, whatever the batch: at the"
+    yield f"  profile's {few} rows a captioned pair takes {little / much:.1f} times as long as at {ROWS_AT_ONCE[1]}. Captioned rows are short: raise `batch_size` until the"
+    yield "  memory plan (`python -m anytoany_lib.memory`) says stop."
+    yield "- **Launching.** What the shortest measured steps took beside multiplying and unpacking (below), of the same stage. It does not"
+    yield "  depend on the batch, and is the host's as much as the card's; the other profile and the A100 are given the same."
     yield "- **Reading.** All processes read the rows of a whole step, so that they agree on its order, and rows come from random"
     yield f"  places of the manifest: {rates().manifest:,.0f} a second were measured on one core, before they are tokenised. In stage 1 on {CARDS_A_MACHINE}"
     yield f"  cards that is {machine.reading / machine.multiplying:.1f} of the time of multiplying; on {most} it is the bottleneck: {_hours(now)} an epoch instead of the {_hours(then)} it"
@@ -428,6 +493,76 @@ def parts(profile: Profile) -> Iterator[str]:
     yield f"- **Exchange.** Stage 1 averages {4 * sizes(profile.name).trained[1] / 1e6:,.0f} MB of gradients a step, stages 2 and 3 {4 * sizes(profile.name).trained[2] / 1e6:,.0f} and {4 * sizes(profile.name).trained[3] / 1e6:,.0f} MB. Between machines"
     yield "  that is what `accumulation` is for: several batches a step, one exchange. DDP hides part of it behind the backward pass;"
     yield "  here nothing is hidden."
+    yield ""
+
+
+def on_a_card() -> Iterator[str]:
+    """The section on what a card measured, beside what is planned of it."""
+    card, found = CARDS[-1], record()
+    context, versions = found["four-bits"]["context"], found["four-bits"]["versions"]
+    kept = (versions[name].partition("+")[0] for name in ("torch", "transformers"))
+    yield "## What one card measured"
+    yield ""
+    yield f"One {context['card']}, `{PROFILES[0]}` with random weights in the published sizes, torch {' and transformers '.join(kept)}"
+    yield "(`make gpu-check`, `bench/results`). Medians of steps; works of ImageBind once each, after one to warm up."
+    yield ""
+    lines = []
+    for step in measured_steps().values():
+        one = step.found
+        size = " x ".join(map(str, one["batch"]))
+        beside = f"{one['ratio to bare, logits everywhere']:.2f}"
+        rate = f"{one['tokens_per_second']:,}"
+        planned, spent = (f"{1000 * seconds:,.0f} ms" for seconds in (step.planned, step.seconds))
+        lines.append((step.name.split(",")[0], size, planned, spent, rate, beside))
+    head = ("a step", "rows x tokens", "multiplying and unpacking, planned", "measured")
+    yield from _table((*head, "tokens a second", "of the bare libraries' time"), lines)
+    yield from _on_steps()
+    lines = []
+    for kind in PAIRS:
+        half, full = (
+            found["features"][f"{kind} x 32 torch.{name}"]["a second"]
+            for name in ("float16", "float32")
+        )
+        planned = media_a_second(kind, card)
+        slower = planned / FLOAT32_SLOWER[-1]
+        cells = (f"{planned:,.0f}", f"{half:,.0f}", f"{slower:,.1f}", f"{full:,.1f}")
+        lines.append((f"{kind}s", *cells))
+    head = ("fp16, planned", "fp16, measured", "float32, planned", "float32, measured")
+    yield from _table(("ImageBind, 32 at once, a second", *head), lines)
+    yield from _on_talking()
+
+
+def _on_steps() -> Iterator[str]:
+    (_, short), (_, long) = sorted(measured_steps().items())[-2:]
+    said = long.planned + launching(max(stage for stage, _ in measured_steps()))
+    half = record()["training-float16"]["stage 3, 128 tokens"]
+    yield f"A short step waits for other things than arithmetic: with {long.tokens / short.tokens:.0f} times the tokens stage 3 takes {long.seconds / short.seconds:.2f} of the time. What the"
+    yield "shortest steps took beyond the plan is counted above as launching, which fits (4-bit layers are many small works) but was not"
+    yield f"profiled; for {long.name.split(', ')[1]} a row that makes {1000 * said:,.0f} ms, {abs(said / long.seconds - 1) * 100:.0f} % {'more' if said > long.seconds else 'less'} than was measured. Larger batches have"
+    yield f"not been measured. In float16, with a scaled loss, stage 3 takes {1000 * half['step_seconds']:,.0f} ms at 4 x 129 ({half['ratio to bare, logits everywhere']:.2f} of the bare libraries' time)."
+    yield ""
+
+
+def _on_talking() -> Iterator[str]:
+    talking, chat = record()["talking"], record()["chat"]
+
+    def rates_of(what: str) -> str:
+        one = talking[f"with LoRA: {what}"]
+        kit, bare = (
+            f"{rate:,.1f}" if rate < 100 else f"{rate:,.0f}"
+            for rate in (one["tokens_per_second"], one["of bare generate"])
+        )
+        return f"{kit} tokens a second beside {bare}"
+
+    def a_step(kind: str) -> str:
+        turns = [found for name, found in chat.items() if name.endswith(f"making {kind}")]
+        low, *_, high = sorted(f"{found['a step']:.3f}" for found in turns) * 2
+        return low if low == high else f"{low} to {high}"
+
+    yield f"Talking, with LoRA, beside bare `generate`: writing {rates_of('writing 32')}, 16 conversations at once {rates_of('16 at once, writing 32')},"
+    yield f"reading a prompt of 992 tokens {rates_of('reading 992')}."
+    yield f"A diffusion step, with guidance: picture {a_step('image')} s, sound {a_step('audio')} s, clip {a_step('video')} s; 40 steps are asked for, of which"
+    yield f"the pictures' solver makes {chat['first turn: making image']['steps']} calls. The time lent ended within the second turn: its clip and the bare pipelines were not timed."
     yield ""
 
 
@@ -442,8 +577,9 @@ def certainty() -> Iterator[str]:
     yield ""
     yield f"- Measured: reading ({rates().machine}: manifests of 900,000 rows; caches in the page cache) and the cache beside bare models, all on"
     yield "  CPUs with profile `tiny`. From shapes: parameters, operations, bytes of features. Assumed: the sizes of media, tokens of a"
-    yield f"  row (a third more or less), and that cards multiply at {100 * UTILISATION:.0f} % of their published peak."
-    yield "  No card has run a full-size profile here, and nothing has run on several."
+    yield f"  row (a third more or less), and that cards multiply at {100 * UTILISATION:.0f} % of their published peak. On one H100: the steps and rates of the"
+    yield "  section before, of which launching is counted. No A100, no T4, no real weights and no training to its end; nothing has run on"
+    yield "  several cards. FSDP needs torch 2.13, the card had an older one, so that it has not run on a card."
     yield f"- The utilisation in large batches means {ours:,.0f} tokens a second on an A100 ({PROFILES[0]}, checkpointing). Published for LLaMA-2-7B, 4-bit"
     yield f"  LoRA, A100 (LLaMA-Factory): {published}; these are {100 * low:.0f} and {100 * high:.0f} %. Hours of multiplying are right within"
     yield "  a factor of 1.5 either way, no better."
@@ -461,14 +597,15 @@ def section() -> str:
         BEGIN,
         "",
         f"What training at NExT-GPT's scale takes: {sum(PAIRS.values()) / 1e6:g} M captioned pairs ({pairs}) for stages 1 and 2,",
-        f"{CONVERSATIONS / 1e6:g} M conversations for stage 3, one epoch each. It is arithmetic, not a measurement: `python bench/scale.py`",
-        "derives every number from the profiles' shapes, the rates in `bench/results` and the constants at its top, which name",
-        "their sources.",
+        f"{CONVERSATIONS / 1e6:g} M conversations for stage 3, one epoch each. It is arithmetic, not a measurement, but for",
+        "[what one card measured](#what-one-card-measured): `python bench/scale.py` derives every number from the profiles' shapes, the rates in",
+        "`bench/results` and the constants at its top, which name their sources.",
         "",
         *storage(profiles[0]),
         *precomputing(),
         *(line for profile in profiles for line in training(profile)),
         *parts(profiles[0]),
+        *on_a_card(),
         *certainty(),
         END,
     ]

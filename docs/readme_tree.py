@@ -28,6 +28,7 @@ FOLDERS = {
     "docs/demo": "what the recorded demo and conversation left",
     "docs/figures": "drawings, made by the scripts beside them",
     "bench": "how fast and how large, beside the bare libraries",
+    "bench/replicas": "published models with random weights, in exactly their layout",
     "bench/results": "what was measured, by machine",
     "tests": "unit tests, every notebook, the chat in a real browser",
 }
