@@ -109,7 +109,7 @@ _BEGINNINGS = {
 def unread_by_name(name: str | PurePath) -> str | None:
     """What to tell of a file of which nothing but the name is known, as `unread` does."""
     head = _BEGINNINGS.get(PurePath(name).suffix.lower())
-    return head and unread(head)
+    return unread(head) if head else None
 
 
 def unread(head: bytes) -> str | None:

@@ -10,12 +10,7 @@ Needs no weights: what is not on disk is built from the configuration that the p
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from functools import cache, partial, wraps
-from typing import Any
 
-import diffusers
 import torch
 from bitsandbytes.functional import create_dynamic_map, name2qmap
 from bitsandbytes.nn import Linear4bit
@@ -23,49 +18,29 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
-    ClapTextConfig,
-    ClapTextModelWithProjection,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
     DynamicCache,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    SpeechT5HifiGan,
-    SpeechT5HifiGanConfig,
 )
 
-from anytoany_lib import activations, aligned, blueprints, memory
+from anytoany_lib import aligned, memory
 from anytoany_lib.batches import Batch
-from anytoany_lib.config import DecoderConfig, FitConfig, Profile, StageConfig
+from anytoany_lib.config import FitConfig, Profile, StageConfig
 from anytoany_lib.fitting import collect_states, fit_output_projections
-from anytoany_lib.imagebind import ImageBind
-from anytoany_lib.imagebind_inputs import FRAMES_PER_CLIP, ImageBindConfig
+from anytoany_lib.frozen_rehearsal import (
+    HALF,
+    META,
+    drawing_peak,
+    features_peaks,
+    looking_peak,
+    rehearsing,
+)
 from anytoany_lib.messages import MARK
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.storages import LiveStorages, as_on_a_card
 from anytoany_lib.train import total_loss, trained_parts
 
-META = torch.device("meta")
-HALF = torch.float16  # two bytes, as bfloat16 has
+_LOOKED_AT = 256  # states of a kind, when a fit has ended
 Peaks = dict[str, dict[str, int]]
-
-
-def _on_shapes(make: Callable[..., Any]) -> Callable[..., Any]:
-    """Has a function make its modules on the meta device."""
-
-    @wraps(make)
-    def made(*told: Any) -> Any:
-        with META:
-            return make(*told)
-
-    return made
-
-
-@contextmanager
-def _rehearsing() -> Iterator[LiveStorages]:
-    with META, LiveStorages() as live, as_on_a_card():
-        yield live
 
 
 # --- the language model and its bridges ---
@@ -100,7 +75,7 @@ def _in_four_bits(model: PreTrainedModel) -> None:
             model.get_decoder().set_submodule(name, packed)
 
 
-def model_on_shapes(profile: Profile) -> AnyToAny:
+def modelon_shapes(profile: Profile) -> AnyToAny:
     """The profile's model without numbers: its language model, rows and projections, and nothing that is loaded later."""
     config = memory.llm_config(profile)
     # bitsandbytes keeps this table for all that comes after, and would make it on the meta device.
@@ -166,7 +141,7 @@ def stage_peak(model: AnyToAny, number: int, tokens: int) -> int:
     if stage.denoising_weight:
         raise ValueError(f"stage {number} has a denoising term, which is not rehearsed")
     parameters = _trained(model, stage)
-    with _rehearsing() as live:
+    with rehearsing() as live:
         moments = _moments(stage, parameters)
         live.add(model, model.llm, *moments)
         batch = _batch(profile, stage, tokens)
@@ -185,7 +160,7 @@ def fit_peak(model: AnyToAny, number: int, tokens: int) -> int:
     if not fits:
         return 0
     parameters = _trained(model, stage)
-    with _rehearsing() as live:
+    with rehearsing() as live:
         moments = _moments(stage, parameters) if "after" in fits else []
         live.add(model, model.llm, *moments)
         if "words" in fits:
@@ -195,8 +170,10 @@ def fit_peak(model: AnyToAny, number: int, tokens: int) -> int:
             del words
         for fit in fits.values():
             if fit is not None:
-                batch = _batch(profile, stage, tokens, fit.rows)
-                states = collect_states(model, [batch], fit.rows)
+                # Of each kind as many as `fit_output_projections` looks at together; the others wait on the host.
+                made = min(fit.rows, _LOOKED_AT * len(profile.decoders))
+                batch = _batch(profile, stage, tokens, made)
+                states = collect_states(model, [batch], made)
                 fit_output_projections(model, states, _short(fit), stage.alignment)
         return live.peak
 
@@ -222,94 +199,12 @@ def _read(model: AnyToAny, cache: DynamicCache, tokens: int) -> None:
 @torch.inference_mode()
 def prompt_peaks(model: AnyToAny) -> tuple[int, int]:
     """Bytes while a conversation as long as it may be is read and answered, and what stays of it."""
-    with _rehearsing() as live:
+    with rehearsing() as live:
         cache = DynamicCache()
         live.add(model, model.llm)
         _read(model, cache, model.profile.llm.context)
         _read(model, cache, 1)
         return live.peak, live.live
-
-
-@torch.inference_mode()
-def _alone(frozen: Iterable[nn.Module], work: Callable[[], None]) -> int:
-    """Bytes of frozen models at work."""
-    with _rehearsing() as live:
-        live.add(*frozen)
-        work()
-        return live.peak
-
-
-@_on_shapes
-def _encoder(config: ImageBindConfig) -> ImageBind:
-    encoder = ImageBind(config)
-    encoder.keep_senses({"vision", "audio"})
-    return encoder.to(HALF).eval()
-
-
-def _look(encoder: ImageBind, kind: str, count: int) -> None:
-    """Media of one kind through the encoder."""
-    config = encoder.config
-    if kind == "audio":
-        shape: tuple[int, ...] = (config.audio_clips, 1, config.mel_bins, config.mel_frames)
-    elif kind == "image":
-        shape = (3, config.image_size, config.image_size)
-    else:
-        looks = config.video_clips * config.video_crops
-        shape = (looks, 3, FRAMES_PER_CLIP, config.image_size, config.image_size)
-    x = torch.empty(count, *shape, dtype=HALF)
-    encoder({"audio" if kind == "audio" else "vision": x})
-
-
-@_on_shapes
-def _part(config: dict[str, Any], pooled: bool = False) -> nn.Module:
-    """A part of a pipeline by its configuration, in half precision."""
-    if "_class_name" in config:
-        cls = getattr(diffusers, config["_class_name"])
-        return cls.from_config(config).half().eval()
-    makers: dict[str, Callable[[], nn.Module]] = {
-        "clip_text_model": lambda: (CLIPTextModelWithProjection if pooled else CLIPTextModel)(
-            CLIPTextConfig(**config)
-        ),
-        "clap_text_model": lambda: ClapTextModelWithProjection(ClapTextConfig(**config)),
-        "hifigan": lambda: SpeechT5HifiGan(SpeechT5HifiGanConfig(**config)),
-    }
-    makers["speecht5_hifigan"] = makers["hifigan"]  # as today's transformers saves it
-    return makers[config["model_type"]]().half().eval()
-
-
-def _parts(config: DecoderConfig) -> dict[str, nn.Module]:
-    plans = blueprints.blueprint(config)
-    return {name: _part(plan, name.endswith("2")) for name, plan in plans.items()}
-
-
-def _draw(config: DecoderConfig, parts: dict[str, nn.Module]) -> None:
-    """A medium through a pipeline: a step with guidance, then its autoencoder, frame by frame, and its vocoder."""
-    unet: Any = parts["unet"]
-    vae: Any = parts["vae"]
-    vae.enable_slicing()
-    shape = activations.latents_of(config)
-    latents = torch.empty(1, unet.config.in_channels, *shape, dtype=HALF)
-    told = torch.empty(2, *config.condition, dtype=HALF)
-    both = torch.cat([latents] * 2)
-    noise = unet(both, torch.empty((), dtype=torch.long), **_told(config, told)).sample
-    untold, meant = noise.chunk(2)
-    latents = latents - config.guidance * (meant - untold)
-    if latents.dim() == 5:
-        latents = latents.permute(0, 2, 1, 3, 4).flatten(0, 1)
-    made = vae.decode(latents / 2).sample
-    if "vocoder" in parts:
-        parts["vocoder"](made.squeeze(1)).float()
-    elif len(latents) > 1:
-        made[None].permute(0, 2, 1, 3, 4).float()
-
-
-def _told(config: DecoderConfig, told: torch.Tensor) -> dict[str, Any]:
-    if config.pipeline == "audioldm":
-        return {"encoder_hidden_states": None, "class_labels": told}
-    if config.pipeline == "stable-diffusion-xl":
-        more = {"text_embeds": told[:, -1, :1280], "time_ids": torch.empty(2, 6, dtype=HALF)}
-        return {"encoder_hidden_states": told[:, :-1], "added_cond_kwargs": more}
-    return {"encoder_hidden_states": told}
 
 
 def chat_peaks(model: AnyToAny) -> dict[str, int]:
@@ -330,60 +225,10 @@ def chat_peaks(model: AnyToAny) -> dict[str, int]:
     }
 
 
-@cache
-def looking_peak(config: ImageBindConfig, media: tuple[tuple[str, int], ...]) -> int:
-    """Bytes of the encoder at so many media of some kinds, one kind after the other."""
-    encoder = _encoder(config)
-
-    def look() -> None:
-        for kind, count in media:
-            _look(encoder, kind, count)
-
-    return _alone([encoder], look)
-
-
-@cache
-def drawing_peak(settings: str) -> int:
-    """Bytes of a decoder at work, by its settings as JSON."""
-    config = DecoderConfig.model_validate_json(settings)
-    parts = _parts(config)
-    return _alone(parts.values(), partial(_draw, config, parts))
-
-
-@cache
-def captions_peak(settings: str) -> int:
-    """Bytes of a decoder's text encoders at a batch of captions, by its settings as JSON."""
-    config = DecoderConfig.model_validate_json(settings)
-    encoders = [part for name, part in _parts(config).items() if name.startswith("text")]
-
-    def read() -> None:
-        rows = activations.CAPTIONS_AT_ONCE
-        ids = torch.empty(rows, activations.caption_positions(config), dtype=torch.long)
-        for encoder in encoders:
-            encoder(ids, torch.empty_like(ids))
-
-    return _alone(encoders, read)
-
-
-def features_peaks(profile: Profile) -> dict[str, int]:
-    """Bytes of each of those that features are computed with, one after the other."""
-    encoder = memory.encoder_config(profile)
-    media = tuple(
-        (kind, activations.media_at_once(encoder, kind)) for kind in ("image", "audio", "video")
-    )
-    return {
-        "encoder": looking_peak(encoder, media),
-        **{
-            f"{kind} captions": captions_peak(config.model_dump_json())
-            for kind, config in profile.decoders.items()
-        },
-    }
-
-
 def rehearse(profile: Profile, tokens: int = 128) -> Peaks:
     """Bytes at most in every phase of `memory.plan`, and in each turn of those that have turns."""
     phases: Peaks = {"features": features_peaks(profile)}
-    model, fits = model_on_shapes(profile), 0
+    model, fits = modelon_shapes(profile), 0
     for number in sorted(profile.stages):
         phases[f"stage {number}"] = {"": stage_peak(model, number, tokens)}
         fits = max(fits, fit_peak(model, number, tokens))

@@ -51,7 +51,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
             "Chat": """chat bubbles markdown rendering pages uploads settings widget served serving app
                 gradio_app""",
             "Training": """train around job checkpoint fitting reading sharded stage_data ranks
-                trackers rehearsal""",
+                trackers rehearsal frozen_rehearsal""",
             "Any-to-any matrix": """evaluate judging kept_replies baselines failures similarity
                 retrieval perplexity""",
             "Toy world": """toyworld toyworld.pictures toyworld.sounds toyworld.scenes
