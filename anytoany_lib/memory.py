@@ -221,9 +221,15 @@ def _fit(
         words = CAPTIONS_FITTED * encoder.soft_tokens * hidden
         # Words in float32; in float64 once more, and their difference from the mean.
         return {"fit": 20 * words}
-    # Its gradient and its moments, and the hidden states of a batch in float32.
-    signals = max(decoder.signals for decoder in profile.decoders.values())
-    return {"fit": 12 * largest * bool(fit.steps) + 4 * 4 * fit.batch_size * signals * hidden}
+    # Its gradient and its moments, the hidden states of a batch in float32, and what its decoding layers keep of one.
+    decoders, projection = profile.decoders.values(), profile.projection
+    signals = max(decoder.signals for decoder in decoders)
+    positions = max(
+        decoder.condition[0] if len(decoder.condition) == 2 else 1 for decoder in decoders
+    )
+    widths = projection.layers * (19 * projection.width + 4 * projection.feed_forward)
+    states = 4 * fit.batch_size * (4 * signals * hidden + positions * widths)
+    return {"fit": (12 * largest) * bool(fit.steps) + states}
 
 
 def plan(profile: Profile, tokens: int = 128) -> Plan:

@@ -75,7 +75,7 @@ def _in_four_bits(model: PreTrainedModel) -> None:
             model.get_decoder().set_submodule(name, packed)
 
 
-def modelon_shapes(profile: Profile) -> AnyToAny:
+def model_on_shapes(profile: Profile) -> AnyToAny:
     """The profile's model without numbers: its language model, rows and projections, and nothing that is loaded later."""
     config = memory.llm_config(profile)
     # bitsandbytes keeps this table for all that comes after, and would make it on the meta device.
@@ -228,7 +228,7 @@ def chat_peaks(model: AnyToAny) -> dict[str, int]:
 def rehearse(profile: Profile, tokens: int = 128) -> Peaks:
     """Bytes at most in every phase of `memory.plan`, and in each turn of those that have turns."""
     phases: Peaks = {"features": features_peaks(profile)}
-    model, fits = modelon_shapes(profile), 0
+    model, fits = model_on_shapes(profile), 0
     for number in sorted(profile.stages):
         phases[f"stage {number}"] = {"": stage_peak(model, number, tokens)}
         fits = max(fits, fit_peak(model, number, tokens))
