@@ -65,6 +65,7 @@ def taught(small: Narrowed) -> Path:
     """The narrowed profile with short replies, and with enough steps for them to contain media."""
     settings = yaml.safe_load(small.profile.read_text(encoding="utf-8"))
     settings["llm"]["max_new_tokens"] = 12
+    settings["stages"][1]["steps"] = 5  # after so many a line is written
     settings["stages"][2] |= LEARNT | {"learning_rates": RATES}
     settings["stages"][3] |= LEARNT | {"learning_rates": RATES | FINER}
     file = small.profile.with_name("course.yaml")
@@ -262,10 +263,11 @@ def test_the_published_run_comes_and_goes(course: Course, tmp_path: Path):
         parts = [{"type": kind, kind: str(path)} for kind, path in SHOWN.items()] + parts
     reply = model.chat([{"role": "user", "content": parts}], 0)
     assert reply["role"] == "assistant" and reply["content"]
+    nothing = torch.zeros(0, course.profile.encoder.embedding), torch.zeros(0, 2, dtype=torch.long)
     with torch.inference_mode():
         for kind, decoder in course.profile.decoders.items():
             signals = torch.tensor([list(model.vocabulary.signals[kind])])
-            inputs = model.embed_inputs(signals)
+            inputs = model.embed_inputs(signals, *nothing)
             hidden = model.hidden_states(inputs, torch.ones_like(signals), use_cache=False)
             condition = model.project(kind, hidden)
             assert condition.shape == (1, *decoder.condition)
