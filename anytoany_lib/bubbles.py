@@ -8,6 +8,7 @@ yet. The page draws them (`static/chat.js`).
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass, field
 from typing import Any
 
 from anytoany_lib.containers import MediaError
@@ -26,6 +27,16 @@ from anytoany_lib.messages import Part, medium_of
 from anytoany_lib.rendering import MAKING, SHOWN_WIDTH, label_of, preview, text_html
 
 Piece = dict[str, Any]
+
+
+@dataclass
+class Bubble:
+    """One turn on the screen: its pieces, and the message of the session that it shows or answers."""
+
+    role: str
+    message: int
+    pieces: list[Piece] = field(default_factory=list)
+
 
 _REASON = {"stopped": "stopped", "length": "cut at the length limit"}
 _SILENT = "the model ended its turn without saying anything"

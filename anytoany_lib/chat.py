@@ -20,14 +20,11 @@ from typing import Any
 from anytoany_lib import generation, media
 from anytoany_lib.events import (
     Done,
-    Event,
     Events,
-    MediaReady,
-    MediaStarted,
-    TextDelta,
     TurnsDropped,
 )
-from anytoany_lib.files import appearing_whole
+from anytoany_lib.files import appearing_whole, keep_private, read_json, recover
+from anytoany_lib.generation import PartialReply
 from anytoany_lib.messages import Message, Part, check, medium_of, parts_of
 from anytoany_lib.modalities import MEDIA_KINDS, MODALITIES
 from anytoany_lib.model import AnyToAny
@@ -42,30 +39,6 @@ _RETRY_STRIDE = 100_003
 _PLAIN_SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
 
 Content = str | list[Part]
-
-
-class _PartialReply:
-    """The parts of a reply as its events arrive, so that an unfinished one can be kept."""
-
-    def __init__(self):
-        self._parts: list[Part] = []
-        self._media: dict[int, Part] = {}
-
-    def take(self, event: Event) -> None:
-        """Adds what an event brings: text grows, a medium gets its place and later its content."""
-        if isinstance(event, TextDelta):
-            if not self._parts or self._parts[-1]["type"] != "text":
-                self._parts.append({"type": "text", "text": ""})
-            self._parts[-1]["text"] += event.text
-        elif isinstance(event, MediaStarted):
-            self._media[event.index] = {"type": event.kind}
-            self._parts.append(self._media[event.index])
-        elif isinstance(event, MediaReady):
-            self._media[event.index].update(event.part)
-
-    def message(self) -> Message:
-        """What is finished of it."""
-        return generation.finished(self._parts)
 
 
 class Session:
@@ -239,7 +212,7 @@ class Session:
             raise RuntimeError("the conversation has gone on since this reply was asked for")
         if not self._running.acquire(blocking=False):
             raise RuntimeError("another reply is being drawn in this session")
-        events, reply = self._events(), _PartialReply()
+        events, reply = self._events(), PartialReply()
         done: Done | None = None
         try:
             for event in events:
@@ -266,13 +239,14 @@ class Session:
     def save(self, folder: str | Path) -> Path:
         """Writes the conversation: messages.json, and its media in media/, named by their content.
 
-        The folder appears whole or not at all; a conversation that was there is replaced. Returns its path. Raises
+        The folder appears whole or not at all, for its owner's eyes alone; a conversation that was there is replaced. Returns its path. Raises
         ValueError if something else is there, OSError if there is no room, MediaError if a file that a message names is
         gone.
         """
         folder = Path(folder)
         _refuse_to_replace(folder)
         with appearing_whole(folder) as work:
+            work.chmod(0o700)  # before there is anything to read
             (work / MEDIA_FOLDER).mkdir()
             messages = [
                 {**message, "content": [_save_part(part, work) for part in parts_of(message)]}
@@ -287,6 +261,7 @@ class Session:
             }
             text = json.dumps(record, ensure_ascii=False, indent=1)
             (work / CONVERSATION).write_text(text, encoding="utf-8")
+            keep_private(work)
         return folder
 
     @classmethod
@@ -297,6 +272,7 @@ class Session:
         messages.json is not what `save` writes, MediaError if a medium is missing, unreadable or outside the folder.
         """
         folder = Path(folder)
+        recover(folder)
         if not (folder / CONVERSATION).is_file():
             raise FileNotFoundError(f"no conversation in {folder} (expected {CONVERSATION})")
         try:
@@ -307,7 +283,7 @@ class Session:
             attempts = record.get("attempts", {}).items()
             session._attempts = {int(turn): int(tries) for turn, tries in attempts}
             contents = check(record["messages"]) if record["messages"] else []
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(
                 f"{folder / CONVERSATION} is not a saved conversation: {error!r}"
             ) from error
@@ -341,7 +317,7 @@ def _own(kind: str, medium: Any) -> Any:
 
 def _read_record(folder: Path) -> dict[str, Any]:
     """messages.json of a conversation. ValueError if it is something else."""
-    record = json.loads((folder / CONVERSATION).read_text(encoding="utf-8"))
+    record = read_json(folder / CONVERSATION)
     if not isinstance(record, dict) or not {"messages", "seed"} <= record.keys():
         raise ValueError("expected messages and seed in it")
     return record

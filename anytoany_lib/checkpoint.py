@@ -1,13 +1,14 @@
 """Checkpoints: all that a training needs to go on as if nothing had happened.
 
 RUN/checkpoint/000300/ stands before step 300: the weights as in a run folder, and state.pt with the optimiser, the schedule,
-the loss scaler and the settings that it belongs to. A new one appears whole beside the old one, which goes then: whenever a
-run is killed, the newest is good. Random numbers need no place: every step draws from a seed of its own. Nor has a step that
+the loss scaler and the settings that it belongs to. A new one appears whole beside the older ones, and is on the disk itself
+before one of them goes: whenever a run is killed, the newest is good, and the one before it is there too. Random numbers need no place: every step draws from a seed of its own. Nor has a step that
 is half accumulated: a checkpoint stands between two steps.
 """
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from anytoany_lib import runs
 from anytoany_lib.config import Profile
 from anytoany_lib.denoising import Denoiser
 from anytoany_lib.feature_store import DatasetFeatures
-from anytoany_lib.files import appearing_whole
+from anytoany_lib.files import appearing_whole, settle
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.phases import Phases
 from anytoany_lib.sharded import is_first, whole_state, whole_weights
@@ -32,6 +33,7 @@ CHECKPOINT = "checkpoint"
 _STATE = "state.pt"
 _BELONGS_TO = ("stage", "steps", "seed", "init")
 _BYTES_A_PARAMETER = 3 * 4  # its value and the two averages of Adam
+_KEPT = 2  # the newest, and the one before it
 _SPARE_BYTES = 200 * 2**20
 
 
@@ -56,8 +58,8 @@ def discard(run: Path) -> None:
 
 
 def check_room(run: Path, parameters: int) -> None:
-    """OSError unless the disk has room for two checkpoints of so many trained parameters, and the weights at the end."""
-    needed = _SPARE_BYTES + (2 * _BYTES_A_PARAMETER + 4) * parameters
+    """OSError unless the disk has room for three checkpoints of so many trained parameters, and the weights at the end."""
+    needed = _SPARE_BYTES + ((_KEPT + 1) * _BYTES_A_PARAMETER + 4) * parameters
     free = shutil.disk_usage(run).free
     if free < needed:
         raise OSError(
@@ -106,7 +108,7 @@ class Standing:
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
     def save(self, run: Path) -> None:
-        """Writes the checkpoint of a run, and then removes older ones.
+        """Writes the checkpoint of a run, and then removes those before the last two.
 
         Under FSDP all processes call it, each with its parts, and the first one writes. OSError (no room) says where the last
         good one is, which stays.
@@ -124,15 +126,16 @@ class Standing:
             with appearing_whole(folder) as work:
                 runs.write_tensors(work, self.model.bridges(), self.model.adapter)
                 torch.save(state, work / _STATE)
+            settle(folder)
         except OSError as error:
             raise OSError(
                 error.errno,
                 f"step {self.step}: the checkpoint cannot be written: {error.strerror or error}; the last good one is "
                 f"{newest(folder.parents[1])}. Make room and go on with --resume",
             ) from error
-        for other in folder.parent.iterdir():
-            if other != folder:
-                shutil.rmtree(other, ignore_errors=True)
+        # The one before stays: should this one turn out to be damaged, there is one to go on from.
+        for other in sorted(folder.parent.glob("[0-9]*"))[:-_KEPT]:
+            shutil.rmtree(other, ignore_errors=True)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -158,7 +161,7 @@ class Standing:
         folder = newest(run)
         if folder is None:
             raise FileNotFoundError(f"{run}: no checkpoint to go on from")
-        state = torch.load(folder / _STATE, weights_only=True, map_location="cpu")
+        state = _read_state(folder)
         _check_same(state["record"], self.record, folder)
         self.model.load(folder)
         self.optimiser.load_state_dict(state["optimiser"])
@@ -173,6 +176,17 @@ class Standing:
         self.data.cut |= set(state["cut"])
         self.data.left_out |= set(state["left out"])
         self.started = time.perf_counter() - state["seconds"]
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    """What state.pt of a checkpoint says. ValueError names it, and the checkpoint before, if it is cut or damaged."""
+    file = folder / _STATE
+    try:
+        return torch.load(file, weights_only=True, map_location="cpu")
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+        others = sorted(one for one in folder.parent.glob("[0-9]*") if one < folder)
+        left = f"delete {folder} and go on from {others[-1]}" if others else "start anew"
+        raise ValueError(f"{file} is cut or damaged ({str(error)[:120]}): {left}") from error
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from anytoany_lib import aligned, downloads, hub
+from anytoany_lib import aligned, downloads, hub, sources
 from anytoany_lib.config import Profile, Source, resolve
 from anytoany_lib.differences import check_alike, merge_difference
 from anytoany_lib.files import write_file
@@ -115,8 +115,10 @@ def _unused(profile: Profile, what: str) -> tuple[str, ...]:
     return ("safety_checker", "feature_extractor") if off else ()
 
 
-def fetch(profile: Profile) -> dict[str, Path]:
+def fetch(profile: Profile, trusted: bool = False) -> dict[str, Path]:
     """Fetches what a profile needs and is not there yet; returns the folders of what was fetched.
+
+    Places that no profile of the kit names are `trusted` only on the caller's word (see `sources`, which refuses them).
 
     A model of which files were taken away is fetched for these alone. Raises FileNotFoundError if a model is neither
     there nor has a source, or its repository or revision does not exist; ConnectionError if its source cannot be
@@ -124,10 +126,11 @@ def fetch(profile: Profile) -> dict[str, Path]:
     whole or not of one model.
     """
     needed, fetched = _needed(profile), {}
-    for folder, shown, source in needed.values():
+    for what, (folder, shown, source) in needed.items():
         path = resolve(folder)
         lacks = path.is_dir() and (hub.absent_of(path) or not (path / shown).is_file())
         if lacks and source and source.hub and not source.difference_to:
+            sources.check(profile, what, source, path, trusted)
             hub.mend(path)
     for what in missing(profile):
         folder, _, source = needed[what]
@@ -136,6 +139,7 @@ def fetch(profile: Profile) -> dict[str, Path]:
                 f"profile {profile.name}: its {what} is not in {resolve(folder)} and the profile names no source; "
                 "put it there, or clone the repository whole (ckpt/tiny is part of it)"
             )
+        sources.check(profile, what, source, resolve(folder), trusted)
         fetched[what] = resolve(folder)
         _get(profile, what, source, fetched[what])
     verify(profile)
@@ -229,9 +233,13 @@ def main() -> None:
     """Command line: fetch what a profile needs and this machine lacks."""
     parser = argparse.ArgumentParser(description="Fetch the frozen models of a profile.")
     parser.add_argument("--profile", default="tiny")
-    profile = Profile.load(parser.parse_args().profile)
+    parser.add_argument(
+        "--trust", action="store_true", help="fetch from where the profile says, whoever wrote it"
+    )
+    given = parser.parse_args()
+    profile = Profile.load(given.profile)
     print(aligned.table(plan(profile)))
-    fetched = fetch(profile)
+    fetched = fetch(profile, given.trust)
     print("fetched:", ", ".join(fetched) or "nothing, all was there")
 
 

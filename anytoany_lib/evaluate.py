@@ -28,7 +28,7 @@ from anytoany_lib.baselines import chances, evenly, text_only, upper_bounds
 from anytoany_lib.batches import collate
 from anytoany_lib.config import portable
 from anytoany_lib.data import Row, read_manifest
-from anytoany_lib.files import read_json, write_json
+from anytoany_lib.files import held, read_json, write_json
 from anytoany_lib.intervals import intervals
 from anytoany_lib.judging import (
     CELLS,
@@ -42,8 +42,7 @@ from anytoany_lib.judging import (
     request_of,
     verdicts,
 )
-from anytoany_lib.kept_replies import FOLDER as KEPT
-from anytoany_lib.kept_replies import key_of, opened, reply_to
+from anytoany_lib.kept_replies import key_of, opened, place_of, reply_to
 from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.perplexity import losses
@@ -82,12 +81,13 @@ class _Evaluation:
     run: Path
     data: Path
     how: _How
+    kept: Path
 
     def replies(self, requests: list[list[Message]]) -> tuple[Path, list[Message]]:
         """The replies to requests, and before them the folder that keeps them (see `kept_replies`)."""
         model, how = self.model, self.how
         key = key_of(self.run, model.profile, self.data, requests, sampling=Sampling(), **vars(how))
-        folder = opened(self.run / KEPT, key)
+        folder = opened(self.kept, key)
         return folder, reply_to(model, requests, folder, "replies", how.seed, None, how.batch_size)
 
 
@@ -179,24 +179,25 @@ def evaluate(
     data, started = local(data), time.perf_counter()
     model = AnyToAny.from_pretrained(run)
     measured = _by_judges if model.profile.judges else _by_similarity
-    found, results = measured(_Evaluation(model, run, data, how))
-    metrics = {
-        "profile": record["profile"]["name"],
-        "run": portable(run),
-        "seed": seed,
-        "commit": runs.provenance()["commit"],
-        **_rates(results, seed),
-        **found,
-        "seconds": round(time.perf_counter() - started, 1),
-        "peak_memory_bytes": peak_memory_bytes(),
-    }
-    if save:
-        test_rows = read_manifest(data, "test").catalogue.digest
-        failures.save(run / runs.EVALUATION, results, examples, test_rows)
-        write_json(run / runs.METRICS, metrics)
-    if not keep:
-        shutil.rmtree(run / KEPT)
-    publish(run)
+    with held(run, "trains or measures it"), place_of(run) as kept:
+        found, results = measured(_Evaluation(model, run, data, how, kept))
+        metrics = {
+            "profile": record["profile"]["name"],
+            "run": portable(run),
+            "seed": seed,
+            "commit": runs.provenance()["commit"],
+            **_rates(results, seed),
+            **found,
+            "seconds": round(time.perf_counter() - started, 1),
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        if save:
+            test_rows = read_manifest(data, "test").catalogue.digest
+            failures.save(run / runs.EVALUATION, results, examples, test_rows)
+            write_json(run / runs.METRICS, metrics)
+        if not keep:
+            shutil.rmtree(kept)
+        publish(run)
     return metrics
 
 

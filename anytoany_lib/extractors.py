@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from anytoany_lib import media
+from anytoany_lib.foreign_code import LOCAL, without_code
 from anytoany_lib.imagebind import ImageBind
 from anytoany_lib.media import MediaError
 from anytoany_lib.modalities import MEDIA_KINDS
@@ -98,7 +99,7 @@ def _texts(
     model: CLIPModel | ClapModel, folder: Path, longest: int
 ) -> Callable[[list[str]], torch.Tensor]:
     """The function from captions to their features (N, D) by a model's text tower; longer captions are cut."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(without_code(folder), **LOCAL)
 
     def texts(captions: list[str]) -> torch.Tensor:
         """Captions -> (N, D)."""
@@ -115,7 +116,7 @@ def clip(folder: str | Path, device: str = "cpu", batch_size: int = 32) -> Extra
     """CLIP from a transformers folder (CLIPModel, image processor, tokenizer): image, text (N, D), video (N, T, D)."""
     folder = model_folder(folder, "CLIP")
     model = CLIPModel.from_pretrained(folder, local_files_only=True).to(device).eval()
-    pixels = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    pixels = AutoImageProcessor.from_pretrained(folder, **LOCAL)
     texts = _texts(model, folder, model.config.text_config.max_position_embeddings)
 
     def pictures(images: list[Any]) -> torch.Tensor:
@@ -147,7 +148,7 @@ def clap(folder: str | Path, device: str = "cpu", batch_size: int = 16) -> Extra
     """
     folder = model_folder(folder, "CLAP")
     model = ClapModel.from_pretrained(folder, local_files_only=True).to(device).eval()
-    ears = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+    ears = AutoFeatureExtractor.from_pretrained(folder, **LOCAL)
     # RoBERTa numbers positions from 2.
     texts = _texts(model, folder, model.config.text_config.max_position_embeddings - 2)
 

@@ -19,10 +19,9 @@ from anytoany_lib import decoders, denoising, media, npy_folder
 from anytoany_lib.ahead import in_order
 from anytoany_lib.cache import CAPTION_BATCH, KEY, FeatureCache, places, processes
 from anytoany_lib.config import Profile, resolve
+from anytoany_lib.digests import digest_of
 from anytoany_lib.files import appearing_file
 from anytoany_lib.frozen import FrozenModels
-
-_FINGERPRINT_BYTES = 2**20
 
 
 def caption_key(caption: str) -> str:
@@ -31,18 +30,10 @@ def caption_key(caption: str) -> str:
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """A short hash of model files: names, sizes, and a MiB from either end of each.
-
-    Reading the ends alone takes milliseconds where the weights are gigabytes, and tells two trainings apart.
-    """
+    """A short hash of model files: their names, and every byte of them, which is read once (see `digests`)."""
     digest = hashlib.blake2b(digest_size=8)
     for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size} ".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(_FINGERPRINT_BYTES))
-            stream.seek(max(0, size - _FINGERPRINT_BYTES))
-            digest.update(stream.read())
+        digest.update(f"{file.name} {digest_of(file)} ".encode())
     return digest.hexdigest()
 
 

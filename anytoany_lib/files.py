@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,27 +17,126 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+# How a full disk is told by libraries that raise no OSError: safetensors, SQLite, torch.
+_FULL = (
+    *("No space left on device", "database or disk is full", "failed writing file"),
+    *("iostream error", "inline_container.cc"),
+)
+
+
+class Busy(RuntimeError):
+    """Another process writes where this one is to write; the message names it."""
+
+
+@contextmanager
+def held(folder: Path, work: str) -> Iterator[None]:
+    """Keeps a folder for this process while it works there. Busy names the process that has it and what is `work` there.
+
+    The lock is on the folder itself, so nothing is left behind, and a process that dies gives it up.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            said = f"{folder}: {_holder(handle)} {work}: wait for it to end, or name another folder"
+            raise Busy(said) from None
+        except OSError as error:
+            # A network's file system may have no locks for folders: there, whoever starts two sees to it.
+            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        if not folder.exists() or folder.stat().st_ino != os.fstat(handle).st_ino:
+            raise Busy(f"{folder}: another process {work}, and has just ended: run again")
+        yield
+        fcntl.flock(handle, fcntl.LOCK_UN)
+    finally:
+        os.close(handle)
+
+
+def _holder(handle: int) -> str:
+    """The process that has locked an open folder, as the system's list of locks has it."""
+    wanted, listed = f":{os.fstat(handle).st_ino}", Path("/proc/locks")
+    for line in listed.read_text().splitlines() if listed.is_file() else ():
+        words = line.split()
+        if "FLOCK" in words and len(words) > 5 and words[5].endswith(wanted):
+            command = Path(f"/proc/{words[4]}/cmdline")
+            told = command.read_bytes().replace(b"\0", b" ") if command.is_file() else b""
+            said = " ".join(told.decode(errors="replace").split())
+            return f"process {words[4]} ({said[:120]})"
+    return "another process"
+
 
 @contextmanager
 def appearing_whole(folder: Path) -> Iterator[Path]:
     """A folder to write into, which takes its name only when all has been written; an older one is replaced.
 
-    OSError (no space, no permission) leaves the older folder as it was and nothing half-written behind.
+    OSError (no space, no permission) leaves the older folder as it was and nothing half-written behind. Busy if another
+    process is writing it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    try:
-        yield work
+    work.mkdir(exist_ok=True)
+    with held(work, f"writes {folder}"):
+        recover(folder)
+        for left in work.iterdir():  # of a process that was killed
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        try:
+            with room_for(folder):
+                yield work
+            _take_place(work, folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _take_place(work: Path, folder: Path) -> None:
+    """Gives a folder the name of another one, which then has the first one's: at once where the system can."""
+    if not folder.exists():
+        work.replace(folder)
+        return
+    exchange = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    told = (_HERE, os.fsencode(work), _HERE, os.fsencode(folder), _EXCHANGE)
+    if exchange is None or exchange(*told) != 0:
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.replace(old)
+        folder.replace(old)
         work.replace(folder)
         shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Brings back a folder whose writer was killed after it had put the older one aside, and before the new one was there."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.is_dir() and not folder.exists():
+        old.replace(folder)
+
+
+def settle(folder: Path) -> None:
+    """Returns when all below a folder is on the disk itself, which a loss of power does not take away."""
+    for path in [*folder.rglob("*"), folder, folder.parent]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """What libraries say of a full disk, each in its words, as an OSError (ENOSPC) that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or any(
+            words in str(error) for words in _FULL
+        )
+        if not full:
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"{os.strerror(errno.ENOSPC)}: {path} could not be written, and what was there before is as it was. Make room and "
+            "run again",
+        ) from error
 
 
 @contextmanager
@@ -44,16 +147,25 @@ def appearing_file(path: Path) -> Iterator[Path]:
     """
     beside = path.with_name(f".{path.name}.part")
     try:
-        yield beside
+        with room_for(path):
+            yield beside
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
 
-def write_file(path: Path, content: str) -> None:
-    """Writes a text file that is never seen half-written (see `appearing_file`)."""
+def write_file(path: Path, content: str, private: bool = False) -> None:
+    """Writes a text file that is never seen half-written (see `appearing_file`); a `private` one only its owner reads."""
     with appearing_file(path) as beside:
+        if private:
+            beside.touch(0o600)
         beside.write_text(content, encoding="utf-8")
+
+
+def keep_private(folder: Path) -> None:
+    """Lets a folder's owner alone read what is in it."""
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def write_json(path: Path, content: Any, indent: int = 2) -> None:
@@ -62,10 +174,10 @@ def write_json(path: Path, content: Any, indent: int = 2) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file says. ValueError names the file if it is none."""
+    """What a JSON file says. ValueError names the file if it is none, or is nested deeper than Python can follow."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 

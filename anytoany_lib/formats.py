@@ -98,6 +98,20 @@ _UNREAD = (
 )
 
 
+_BEGINNINGS = {
+    ".heic": b"\0\0\0\0ftyphei",
+    ".heif": b"\0\0\0\0ftyphei",
+    ".pdf": b"%PDF",
+    ".svg": b"<svg",
+}
+
+
+def unread_by_name(name: str | PurePath) -> str | None:
+    """What to tell of a file of which nothing but the name is known, as `unread` does."""
+    head = _BEGINNINGS.get(PurePath(name).suffix.lower())
+    return head and unread(head)
+
+
 def unread(head: bytes) -> str | None:
     """What to tell of a file that begins so, if it is of a known form that is not read; None otherwise."""
     for at, begins, what, instead in _UNREAD:

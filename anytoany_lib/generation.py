@@ -90,6 +90,30 @@ def finished(parts: list[Part]) -> Message:
     return {"role": "assistant", "content": whole}
 
 
+class PartialReply:
+    """The parts of a reply as its events arrive, so that an unfinished one can be kept."""
+
+    def __init__(self):
+        self._parts: list[Part] = []
+        self._media: dict[int, Part] = {}
+
+    def take(self, event: Event) -> None:
+        """Adds what an event brings: text grows, a medium gets its place and later its content."""
+        if isinstance(event, TextDelta):
+            if not self._parts or self._parts[-1]["type"] != "text":
+                self._parts.append({"type": "text", "text": ""})
+            self._parts[-1]["text"] += event.text
+        elif isinstance(event, MediaStarted):
+            self._media[event.index] = {"type": event.kind}
+            self._parts.append(self._media[event.index])
+        elif isinstance(event, MediaReady):
+            self._media[event.index].update(event.part)
+
+    def message(self) -> Message:
+        """What is finished of it."""
+        return finished(self._parts)
+
+
 def media_seed(seed: int, index: int) -> int:
     """The seed of the medium that is part `index` of a reply with this seed."""
     return seed + _PART_STRIDE * index

@@ -1,7 +1,8 @@
 """The chat as a Gradio page: python -m anytoany_lib.gradio_app [--run RUN] [--host HOST] [--port PORT].
 
 Every browser session talks to a `chat.Session` of its own, all of them to one model, one reply at a time. The page is
-for this machine alone unless --host says otherwise, and it is never shared. Text reaches the page as the HTML that
+for this machine alone unless --host says otherwise, for whoever has the link that is printed (see `served` for what they
+may do), and it is never shared. Text reaches the page as the HTML that
 `rendering` makes, media as files of the browser session.
 """
 
@@ -12,6 +13,8 @@ import html
 import logging
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,11 +26,12 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing leaves thi
 
 import gradio as gr
 from gradio.utils import get_upload_folder
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse, RedirectResponse
 
 from anytoany_lib import media, settings
 from anytoany_lib.bubbles import Piece, Reply, problem
 from anytoany_lib.chat import Session
-from anytoany_lib.config import portable
 from anytoany_lib.containers import MediaError
 from anytoany_lib.events import Events, Loading, TextDelta
 from anytoany_lib.messages import Message, Part, medium_of
@@ -44,11 +48,13 @@ from anytoany_lib.rendering import (
     text_html,
 )
 from anytoany_lib.sampling import Sampling
-from anytoany_lib.serving import parser, run_named
+from anytoany_lib.served import Gate, Limits, bytes_below, without_places
+from anytoany_lib.serving import gate_of, parser, run_named, shown_name
 from anytoany_lib.widget import EXAMPLES, PREVIEW_EVERY
 
 REDRAW_SECONDS = 0.1
-UPLOAD_BYTES = 256 * 2**20
+UPLOAD_BYTES = Limits.file_bytes
+_STARTING = "/gradio_api/startup-events"  # which Gradio asks itself for, and nothing follows from
 _HINT = f"Write a message; attach pictures, sounds and clips of up to {UPLOAD_BYTES // 2**20} MB"
 # Beside each download Gradio puts a button that shares the medium with the world: it is taken away.
 _CSS = f"""{CONTENT_STYLE}
@@ -63,7 +69,8 @@ Turn = dict[str, Any]
 class Visitor:
     """A browser session: its conversation, and the folder with the files that its page shows."""
 
-    def __init__(self, model: AnyToAny):
+    def __init__(self, model: AnyToAny, limits: Limits | None = None):
+        self.limits = limits or Limits()
         self.session = Session(model, sampling=Sampling(preview_every=PREVIEW_EVERY))
         # Below Gradio's own folder: what lies elsewhere it would copy there, anew for every token.
         Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
@@ -120,7 +127,7 @@ def _note(piece: Piece) -> str:
 
 
 def _error(piece: Piece) -> str:
-    return _in_one_line(note_html(f"⚠ {piece['text']}", "a2a-error"))
+    return _in_one_line(note_html(f"⚠ {without_places(piece['text'])}", "a2a-error"))
 
 
 def _dots(_: Piece) -> str:
@@ -157,7 +164,7 @@ def _play(visitor: Visitor, begin: Callable[[], Events]) -> Iterator[list[Turn]]
         return [*before, {"role": "assistant", "content": [*shown, *waiting]}]
 
     try:
-        with closing(begin()) as events:
+        with closing(visitor.limits.within(begin(), visitor.session.stop)) as events:
             before = visitor.turns()
             yield turns()
             for event in events:
@@ -196,7 +203,8 @@ def _set(visitor: Visitor, values: tuple[Any, ...]) -> None:
     profile, usual = session.model.profile, session.sampling or Sampling()
     names = [one["name"] for one in settings.fields(profile, usual, session.seed)]
     told = dict(zip(names, values, strict=True))
-    session.sampling, session.seed = settings.chosen(told, profile, usual, session.seed)
+    chosen, seed = settings.chosen(told, profile, usual, session.seed)
+    session.sampling, session.seed = visitor.limits.check(chosen), seed
 
 
 def _send(visitor: Visitor, message: dict[str, Any], *values: Any) -> Iterator[Any]:
@@ -204,6 +212,7 @@ def _send(visitor: Visitor, message: dict[str, Any], *values: Any) -> Iterator[A
 
     def begin() -> Events:
         _set(visitor, values)
+        visitor.limits.check_text(message["text"], len(visitor.session.messages))
         return visitor.session.send(_content(message))
 
     said = len(visitor.session.messages)
@@ -251,7 +260,7 @@ def _save(visitor: Visitor, name: str) -> Any:
         folder = visitor.session.save(visitor.folder / "conversation")
         archive = shutil.make_archive(str(folder), "zip", folder)
     except (ValueError, OSError) as error:  # a vanished file, a full disk
-        raise gr.Error(f"not saved: {error}") from error
+        raise gr.Error(f"not saved: {without_places(str(error))}") from error
     return gr.update(value=[str(page), archive], visible=True)
 
 
@@ -269,11 +278,46 @@ def _settings(model: AnyToAny) -> list[gr.components.Component]:
     return found
 
 
-def build(model: AnyToAny, name: str = "") -> gr.Blocks:
+class Gated:
+    """What every request passes before Gradio sees it: the gate, and the room there is for uploads."""
+
+    def __init__(self, app: Any, gate: Gate, limits: Limits):
+        self._app, self._gate = app, gate
+        self._room = limits.quota_bytes * limits.visitors
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Answers a request, or has Gradio answer it."""
+        if scope["type"] not in ("http", "websocket") or scope["path"] == _STARTING:
+            return await self._app(scope, receive, send)
+        headers = {name.decode().title(): told.decode("latin-1") for name, told in scope["headers"]}
+        target = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
+        refusal = self._gate.refusal(target, headers)
+        if refusal and scope["type"] == "websocket":
+            return await send({"type": "websocket.close", "code": 1008})
+        answer: Any = None
+        if refusal:
+            answer = PlainTextResponse(refusal.why, refusal.status)
+        elif cookie := self._gate.set_cookie(target):
+            answer = RedirectResponse(self._gate.without_token(target), 302, {"Set-Cookie": cookie})
+        elif scope["path"].endswith("/upload") and self._full():
+            answer = PlainTextResponse("what visitors uploaded fills the room there is", 413)
+        return await (answer or self._app)(scope, receive, send)
+
+    def _full(self) -> bool:
+        return bytes_below(Path(get_upload_folder())) > self._room
+
+
+def build(model: AnyToAny, name: str = "", limits: Limits | None = None) -> gr.Blocks:
     """The page; `name` says below its title what talks."""
-    name = name or f"profile {model.profile.name}"
-    with gr.Blocks(title="anytoany", fill_height=True, analytics_enabled=False) as page:
-        visitor = gr.State(lambda: Visitor(model), delete_callback=Visitor.leave)
+    name, limits = name or f"profile {model.profile.name}", limits or Limits()
+    kept = (60, 3 * limits.idle_seconds)
+    options = {"title": "anytoany", "fill_height": True, "analytics_enabled": False}
+    with gr.Blocks(**options, delete_cache=kept) as page:
+        visitor = gr.State(
+            lambda: Visitor(model, limits),
+            time_to_live=3 * limits.idle_seconds,
+            delete_callback=Visitor.leave,
+        )
         gr.Markdown(f"### anytoany\n{_in_one_line(text_html(name))}", latex_delimiters=[])
         chat = gr.Chatbot(
             label="Conversation",
@@ -305,21 +349,32 @@ def build(model: AnyToAny, name: str = "") -> gr.Blocks:
         undo.click(_undo, visitor, [chat, box])
         gr.on([clear.click, chat.clear], _clear, visitor, chat)
         save.click(lambda visitor: _save(visitor, name), visitor, saved, api_name="save")
-    return page
+    return page.queue(max_size=limits.waiting)
 
 
 def serve(
-    model: AnyToAny, name: str = "", host: str = "127.0.0.1", port: int | None = 7860, **launch: Any
+    model: AnyToAny,
+    name: str = "",
+    host: str = "127.0.0.1",
+    port: int | None = 7860,
+    gate: Gate | None = None,
+    limits: Limits | None = None,
+    **launch: Any,
 ) -> gr.Blocks:
-    """Serves the page until it is interrupted; further arguments go to `launch`."""
-    page = build(model, name)
+    """Serves the page until it is interrupted, behind a gate with a token unless another one is given; further arguments go
+    to `launch`.
+    """
+    limits = limits or Limits()
+    page = build(model, name, limits)
+    gated = Middleware(Gated, gate=gate or Gate.of(None, ()), limits=limits)
     page.launch(
         server_name=host,
         server_port=port,
         share=False,
         css=_CSS,
         theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-        max_file_size=UPLOAD_BYTES,
+        max_file_size=limits.file_bytes,
+        app_kwargs={"middleware": [gated]},
         footer_links=[],
         **launch,
     )
@@ -330,7 +385,13 @@ def main() -> None:
     """Command line: serve a run, the newest one of profile tiny if none is named."""
     given = parser("Talk to a run in the browser, with Gradio.", 7860).parse_args()
     run = run_named(given.run)
-    serve(AnyToAny.from_pretrained(run), f"run `{portable(run)}`", given.host, given.port)
+    model, gate = AnyToAny.from_pretrained(run), gate_of(given)
+    with tempfile.TemporaryDirectory(prefix="anytoany-gradio-") as folder:
+        # Whatever visitors upload, and what is made for them, lies in here and goes with it.
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        print(f"the chat is at {gate.link(given.host, given.port)}", flush=True)
+        serve(model, f"run `{shown_name(run)}`", given.host, given.port, gate, quiet=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,12 @@ from anytoany_lib.messages import Message
 from anytoany_lib.modalities import KINDS
 from anytoany_lib.rows import Row, media_in
 
+# The judges there are, by the name a profile calls them; what a profile says is looked up here, never imported. Code that
+# brings judges of its own adds them: JUDGES["mine"] = "my.module", with judge() and judge_text() as toyworld.judges has them.
+JUDGES = {
+    "toyworld": "anytoany_lib.toyworld.judges",
+    "anytoany_lib.toyworld.judges": "anytoany_lib.toyworld.judges",
+}
 CELLS = tuple(f"{given}->{wanted}" for given in KINDS for wanted in KINDS)
 _SHIFTS = 5
 
@@ -50,12 +56,19 @@ class Verdict:
 
 
 def load_judges(profile: Profile) -> Any:
-    """The judges that the profile names. ValueError if it names none."""
+    """The judges that the profile names. ValueError if it names none, or some that are not in the table."""
     if profile.judges is None or profile.judges_folder is None:
         raise ValueError(
-            f"profile {profile.name} names no judges; set judges (a module) and judges_folder"
+            f"profile {profile.name} names no judges; set judges (toyworld) and judges_folder"
         )
-    return importlib.import_module(profile.judges).load_judges(resolve(profile.judges_folder))
+    if profile.judges not in JUDGES:
+        raise ValueError(
+            f"profile {profile.name} names the judges {profile.judges!r}; there are {', '.join(JUDGES)}. Code that brings more "
+            "adds them to anytoany_lib.judging.JUDGES before it evaluates"
+        )
+    return importlib.import_module(JUDGES[profile.judges]).load_judges(
+        resolve(profile.judges_folder)
+    )
 
 
 def check_expected(row: Row, meta: Sequence[str], part: Sequence[str]) -> None:

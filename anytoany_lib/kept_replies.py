@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,6 +68,16 @@ def key_of(
         "code": json.dumps(runs.provenance()),
         **{name: str(value) for name, value in settings.items()},
     }
+
+
+@contextmanager
+def place_of(run: Path) -> Iterator[Path]:
+    """Where the replies of a run are kept: in its folder, or where that cannot be written, in one that goes at the end."""
+    if os.access(run, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        yield run / FOLDER
+        return
+    with tempfile.TemporaryDirectory(prefix="anytoany-evaluation-") as folder:
+        yield Path(folder) / FOLDER
 
 
 def opened(folder: Path, key: dict[str, str]) -> Path:

@@ -80,13 +80,22 @@ class LegacyTokenizer:
             name * len(list(run)) if name else self._words.decode(list(run)) for name, run in known
         )
 
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        """The names of its special tokens, as a chat template is given them."""
+        return {
+            "bos_token": self._names[self.bos_token_id],
+            "eos_token": self._names[self.eos_token_id],
+        }
+
+    def get_chat_template(self, chat_template: str) -> str:
+        """The template that is given: it has none of its own."""
+        return chat_template
+
     def apply_chat_template(
         self, messages: list[dict[str, str]], chat_template: str, **settings: Any
     ) -> str:
         """Messages rendered by a Jinja template, which is given the settings, bos_token and eos_token."""
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        names = {
-            "bos_token": self._names[self.bos_token_id],
-            "eos_token": self._names[self.eos_token_id],
-        }
-        return environment.from_string(chat_template).render(messages=messages, **names, **settings)
+        given = self.special_tokens_map | settings
+        return environment.from_string(chat_template).render(messages=messages, **given)

@@ -26,7 +26,9 @@ from transformers import (
 )
 
 from anytoany_lib.config import Dtype, LoraSettings, Profile, resolve
+from anytoany_lib.foreign_code import LOCAL, without_code
 from anytoany_lib.runs import compare
+from anytoany_lib.sources import how_to_get
 
 COMPUTED = "rotary_emb.inv_freq"  # old checkpoints carry it; today's code computes it
 
@@ -68,9 +70,9 @@ def model_folder(profile: Profile) -> Path:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"no language model in {folder} (expected config.json, tokenizer and safetensors): "
-            "run notebooks/01_checkpoints.ipynb, or set llm.folder in the profile"
+            f"{how_to_get('llm', profile.llm.folder)}. notebooks/01_checkpoints.ipynb does so too; or set llm.folder in the profile"
         )
-    return folder
+    return without_code(folder)
 
 
 def load_llm(profile: Profile, device: torch.device | None = None) -> PreTrainedModel:
@@ -97,6 +99,7 @@ def load_llm(profile: Profile, device: torch.device | None = None) -> PreTrained
         device_map={"": device},
         ignore_mismatched_sizes=True,  # they are in the report
         output_loading_info=True,
+        **LOCAL,
     )
     _check_weights(model, report, folder)
     _trim_vocabulary(model, profile)

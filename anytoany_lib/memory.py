@@ -33,6 +33,7 @@ from anytoany_lib.activations import (
 )
 from anytoany_lib.blueprints import PARTS
 from anytoany_lib.config import DecoderConfig, FitConfig, Profile, StageConfig, resolve
+from anytoany_lib.foreign_code import LOCAL, without_code
 from anytoany_lib.imagebind import ImageBind
 from anytoany_lib.imagebind_inputs import HUGE, ImageBindConfig
 from anytoany_lib.messages import Vocabulary
@@ -49,7 +50,7 @@ def llm_config(profile: Profile) -> PretrainedConfig:
     """The language model's configuration: its own if it is on disk, else the profile's `llm.architecture`."""
     folder = resolve(profile.llm.folder)
     if (folder / "config.json").is_file():
-        return AutoConfig.from_pretrained(folder).get_text_config()
+        return AutoConfig.from_pretrained(without_code(folder), **LOCAL).get_text_config()
     if profile.llm.architecture is None:
         raise FileNotFoundError(
             f"nothing says how large the language model of {profile.name} is: fetch it with notebook 01, or give "
@@ -61,7 +62,7 @@ def llm_config(profile: Profile) -> PretrainedConfig:
 def _language_model(profile: Profile, config: PretrainedConfig) -> tuple[dict[str, int], int]:
     """Bytes of the frozen language model, and the number of its LoRA parameters."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     tables = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     layers = [m for m in model.get_decoder().modules() if isinstance(m, nn.Linear)]
     in_layers = sum(module.weight.numel() for module in layers)

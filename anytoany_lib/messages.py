@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from anytoany_lib import templates
 from anytoany_lib.config import Profile
 from anytoany_lib.legacy_tokenizer import LegacyTokenizer
 from anytoany_lib.modalities import KINDS, MEDIA_KINDS, MODALITIES, TOKEN_ORDER
@@ -171,13 +172,7 @@ class MessageEncoder:
     def _fragments(self, roles: list[str], prompt: bool) -> list[str]:
         """The template's own text before, between and after the contents: len(roles) + 1 strings."""
         marked = [{"role": role, "content": f"\ue000{n}\ue001"} for n, role in enumerate(roles)]
-        rendered = self.tokenizer.apply_chat_template(
-            marked,
-            chat_template=self.template,
-            tokenize=False,
-            add_generation_prompt=prompt,
-            enable_thinking=False,  # which some models' own templates ask for: replies here begin at once
-        )
+        rendered = templates.render(self.tokenizer, self.template, marked, prompt)
         pieces = _MARKER.split(rendered)
         if pieces[1::2] != [str(n) for n in range(len(roles))]:
             raise ValueError(

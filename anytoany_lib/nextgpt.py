@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from anytoany_lib import runs
 from anytoany_lib.config import Profile, portable, resolve
 from anytoany_lib.files import appearing_file, appearing_whole, write_json
+from anytoany_lib.foreign_code import LOCAL, without_code
 from anytoany_lib.llm import lora_config
 from anytoany_lib.messages import Vocabulary
 from anytoany_lib.projections import InputProjection, OutputProjection
@@ -244,7 +245,9 @@ def _raw(trainable: Tensors, kind: str) -> Tensors:
 
 def _own_vocabulary(profile: Profile) -> Tensors:
     """Embedding and head of the profile's language model as it was published."""
-    model = AutoModelForCausalLM.from_pretrained(resolve(profile.llm.folder), dtype=torch.float16)
+    model = AutoModelForCausalLM.from_pretrained(
+        without_code(resolve(profile.llm.folder)), dtype=torch.float16, **LOCAL
+    )
     rows = profile.llm.vocabulary
     return {
         "embedding": model.get_input_embeddings().weight.detach()[:rows],

@@ -7,6 +7,11 @@ nothing: its own policy forbids both.
 from __future__ import annotations
 
 import html
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 from anytoany_lib.containers import MediaError, video_codec
@@ -123,7 +128,7 @@ def write_page(
     """Writes `page` to a file, which appears whole or not at all; returns its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, page(messages, title, about))
+    write_file(path, page(messages, title, about), private=True)
     return path
 
 
@@ -171,3 +176,15 @@ def _shown_as_is(part: Part, mime: str) -> bool:
 def _size(count: int) -> str:
     """A number of bytes as people read it."""
     return f"{count / 2**20:.1f} MB" if count >= 2**20 else f"{max(1, count // 2**10)} KB"
+
+
+def new_folder() -> str:
+    """Where a conversation of now may be kept; another one's of the same minute is elsewhere."""
+    return f"conversations/{datetime.now():%Y-%m-%d-%H%M}-{secrets.token_hex(2)}"
+
+
+def archive(save: Callable[[Path], Path]) -> bytes:
+    """What a session's `save` writes as a zip file, which `Session.load` opens once it is unpacked. Raises as `save` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved = save(Path(folder) / "conversation")
+        return Path(shutil.make_archive(str(saved), "zip", saved)).read_bytes()

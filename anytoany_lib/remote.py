@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 from anytoany_lib.ahead import in_order
 from anytoany_lib.config import home, portable, resolve
 from anytoany_lib.files import alone, appearing_file, read_json, write_file
+from anytoany_lib.urls import check_url, opened_by, remembered, without_secrets
 
 INDEX, OBJECTS, MIRRORS = "anytoany.json", "objects", "data/.remote"
 # What drivers call the mark that tells the contents of an object from those it had before.
@@ -72,13 +73,13 @@ class Seen:
 
 
 def is_url(path: str | Path) -> bool:
-    """Whether a path is a URL, which `local` can read."""
-    return "://" in str(path)
+    """Whether a path is a URL, which `local` can read if it is one of a store (see `urls`)."""
+    return "://" in str(path) or "::" in str(path)
 
 
 def mirror_of(url: str) -> Path:
     """The folder of this machine in which a URL is read and written."""
-    return home() / MIRRORS / _named(url)
+    return home() / MIRRORS / _named(without_secrets(url))
 
 
 def local(path: str | Path, skip: Sequence[str] = (), new: bool = False) -> Path:
@@ -170,7 +171,8 @@ def upload(folder: Path, url: str) -> int:
 
 
 def _trimmed(url: str | Path) -> str:
-    return str(url).rstrip("/")
+    """A URL by the name that may be written down: records, notes and messages have it, passwords they have not."""
+    return remembered(check_url(str(url).rstrip("/")))
 
 
 def _opened(url: str) -> tuple[AbstractFileSystem, str]:
@@ -178,7 +180,7 @@ def _opened(url: str) -> tuple[AbstractFileSystem, str]:
     # Where there are folders, they are to be made; stores of objects have none.
     options = {"auto_mkdir": True} if url.startswith("file://") else {}
     try:
-        return url_to_fs(url, **options)
+        return url_to_fs(check_url(opened_by(url)), **options)
     except ImportError as error:
         raise ImportError(
             f'{url}: {error}. pip install "anytoany[remote]" (in a checkout: pip install -e ".[remote]") has the drivers '
@@ -336,7 +338,8 @@ def main() -> None:
     if is_url(given.source):
         print(f"{given.target}: {download(given.source, resolve(given.target))} files copied")
     else:
-        print(f"{given.target}: {upload(resolve(given.source), given.target)} files uploaded")
+        sent = upload(resolve(given.source), given.target)
+        print(f"{without_secrets(given.target)}: {sent} files uploaded")
 
 
 if __name__ == "__main__":

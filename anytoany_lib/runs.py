@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from anytoany_lib.config import Profile, resolve
-from anytoany_lib.files import appearing_whole, read_json
+from anytoany_lib.files import appearing_whole, read_json, recover
 
 TENSORS, RECORD, ADAPTER = "trainable.safetensors", "run.json", "adapter"
 ADAPTER_TENSORS, VOCABULARY = "adapter_model.safetensors", "vocabulary.safetensors"
@@ -32,6 +32,7 @@ _BELONGS = (
     ". A run belongs to the language model, encoder and decoders it was trained with: name its own profile, or train "
     "for the new ones (python -m anytoany_lib.features, then stages 1 to 3)"
 )
+_RECORDED = {"profile": dict, "stage": int, "data": dict}
 _PACKAGES = ("transformers", "peft", "diffusers", "bitsandbytes", "accelerate")
 
 
@@ -89,14 +90,21 @@ def newest_run(profile: str, where: str | Path = "ckpt/runs") -> Path | None:
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
-    """`run.json` of a run folder. FileNotFoundError says how to make one."""
+    """`run.json` of a run folder. FileNotFoundError says how to make one, ValueError that it is none that training writes."""
     path = resolve(folder) / RECORD
+    recover(path.parent)
     if not path.is_file():
         raise FileNotFoundError(
             f"no run in {path.parent} (expected {RECORD}): train one with notebooks 04 to 06, "
             "or python -m anytoany_lib.train"
         )
-    return read_json(path)
+    record = read_json(path)
+    for name, kind in _RECORDED.items():
+        if not isinstance(record, dict) or not isinstance(record.get(name), kind):
+            raise ValueError(f"{path}: expected {name!r} to be there as training writes it")
+    if not isinstance(record["profile"].get("name"), str):
+        raise ValueError(f"{path}: expected 'profile' to have a name")
+    return record
 
 
 def profile_of(record: dict[str, Any], where: Path) -> Profile:

@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoTokenizer
 
 from anytoany_lib.config import Profile, resolve
+from anytoany_lib.foreign_code import LOCAL
 from anytoany_lib.legacy_tokenizer import LegacyTokenizer
 from anytoany_lib.messages import MessageEncoder, Vocabulary
 from anytoany_lib.pieces import Tokenizer
@@ -28,7 +29,7 @@ def load_tokenizer(profile: Profile, folder: Path | None = None) -> Tokenizer:
             "notebooks/01_checkpoints.ipynb, or set llm.folder in the profile"
         )
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, **LOCAL)
     except Exception as error:  # a file that is cut raises whatever its parser does
         raise ValueError(
             f"the tokenizer in {folder} cannot be read: one of its files is cut, or of another model; delete "
@@ -58,7 +59,7 @@ def check_tokenizer(profile: Profile, folder: Path | None = None) -> Tokenizer:
 def _rows(folder: Path) -> int:
     """Rows of the embedding by a folder's config.json."""
     try:
-        return AutoConfig.from_pretrained(folder).get_text_config().vocab_size
+        return AutoConfig.from_pretrained(folder, **LOCAL).get_text_config().vocab_size
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{folder / 'config.json'} is no configuration of a language model: expected model_type and vocab_size; fetch it "

@@ -36,6 +36,7 @@ from anytoany_lib.checkpoint import Standing, check_room, discard, newest, place
 from anytoany_lib.config import Profile, StageConfig
 from anytoany_lib.denoising import denoiser_of, is_term
 from anytoany_lib.feature_store import DatasetFeatures
+from anytoany_lib.files import held
 from anytoany_lib.job import GO_ON, Job
 from anytoany_lib.live import LiveFeatures
 from anytoany_lib.llm import unpack
@@ -148,7 +149,8 @@ def train(
     if ranks.sharded:
         sharded.check(job.settings, ranks.accelerator)
     standing = _begun(job, ranks, on_the_fly)
-    with ranks.together(f"{job.run}: {GO_ON}, with any number of processes"):
+    alone = held(job.run, "trains in it") if ranks.first else nullcontext()
+    with alone, ranks.together(f"{job.run}: {GO_ON}, with any number of processes"):
         if resume:
             standing.load(job.run)
         elif ranks.first:

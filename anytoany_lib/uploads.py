@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import secrets
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from PIL import Image
 
 from anytoany_lib import media
 from anytoany_lib.containers import MediaError
-from anytoany_lib.formats import kind_by_name
-from anytoany_lib.messages import Part, medium_of
+from anytoany_lib.formats import kind_by_name, unread_by_name
+from anytoany_lib.messages import Message, Part, medium_of
 from anytoany_lib.modalities import MEDIA_KINDS
 from anytoany_lib.rendering import data_uri
 
@@ -50,6 +51,7 @@ def kind_of(name: str, mime: str = "") -> str:
         return found
     raise ValueError(
         f"{name}: expected a picture, a sound or a clip, found {mime or 'no known type'}"
+        + (f"; {said}" if (said := unread_by_name(name)) else "")
     )
 
 
@@ -144,11 +146,27 @@ def _thumbnail(kind: str, medium: Any) -> str:
     return data_uri("image/jpeg", file.getvalue())
 
 
-class Uploads:
-    """Files on their way from the page into a folder; a chunk that does not fit what came before is refused."""
+def delete_unused(
+    gone: list[Attachment], left: list[Attachment], messages: list[Message], folder: Path
+) -> None:
+    """Deletes the files of attachments that are gone, if they came through the page and nothing else shows them."""
+    said = [part.get(part["type"]) for message in messages for part in message["content"]]
+    media_kept = (*said, *(one.medium for one in left))
+    kept = {str(medium) for medium in media_kept if isinstance(medium, str | Path)}
+    for path in (one.medium for one in gone):
+        if isinstance(path, Path) and path.parent == folder and str(path) not in kept:
+            path.unlink(missing_ok=True)
 
-    def __init__(self) -> None:
+
+class Uploads:
+    """Files on their way from the page into a folder; a chunk that does not fit what came before is refused.
+
+    A file has `limit` bytes at most, all that lie in the folder `quota` (None: no more is asked than that there is room).
+    """
+
+    def __init__(self, limit: int = LIMIT, quota: int | None = None) -> None:
         self._paths: dict[str, Path] = {}
+        self._limit, self._quota = limit, quota
 
     def take(self, told: dict[str, Any], chunk: bytes, folder: Path) -> tuple[int, Path | None]:
         """Writes a chunk (told: id, name, at, size); bytes there by now, and the path once the file is whole.
@@ -156,13 +174,21 @@ class Uploads:
         ValueError if the file is too large or the chunk out of place, OSError if there is no room.
         """
         name, at, size = told["name"], told["at"], told["size"]
-        if size > LIMIT:
-            raise ValueError(f"{name} has {size:,} bytes, the page may send {LIMIT:,}: use a path")
+        if size > self._limit or at + len(chunk) > size:
+            raise ValueError(f"{name} has {size:,} bytes, the page may send {self._limit:,}")
+        if self._quota is not None:
+            there = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+            if there + len(chunk) > self._quota:
+                raise ValueError(
+                    f"{name}: what is attached in this conversation has {self._quota:,} bytes at most; remove something"
+                )
         if at == 0:
             # Only the ending is the user's: a name may be anything.
             suffix = Path(name).suffix[:8]
             suffix = suffix if suffix[1:].isalnum() else ""
-            self._paths[told["id"]] = folder / f"{len(list(folder.iterdir())):04d}{suffix}"
+            self.forget(told["id"])
+            # Drawn, not counted: a name is never another file's, whatever was removed meanwhile.
+            self._paths[told["id"]] = folder / f"{secrets.token_hex(8)}{suffix}"
             self._paths[told["id"]].write_bytes(b"")
         path = self._paths.get(told["id"])
         if path is None or path.stat().st_size != at:

@@ -23,6 +23,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from anytoany_lib.foreign_code import LOCAL
 from anytoany_lib.hub import INDEX, is_weights
 from anytoany_lib.imagebind import expected_shapes
 
@@ -136,7 +137,7 @@ def _tokenizer(folder: Path, rows: int | None) -> list[str]:
     if said:
         return said
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
         again = tokenizer.decode(tokenizer("a bell rings", add_special_tokens=False).input_ids)
     except Exception as error:  # what a tokenizer raises has no common class
         text = str(error).strip().split("\n")[0]

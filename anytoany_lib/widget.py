@@ -11,16 +11,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
 
-from anytoany_lib import interrupts, pages, runs, settings
-from anytoany_lib.bubbles import Piece, Reply, piece_of
+from anytoany_lib import interrupts, pages, runs, settings, uploads
+from anytoany_lib.bubbles import Bubble, Reply, piece_of
 from anytoany_lib.chat import Session
 from anytoany_lib.config import portable, resolve
 from anytoany_lib.events import Events, TextDelta
@@ -29,7 +27,9 @@ from anytoany_lib.model import AnyToAny
 from anytoany_lib.remote import local
 from anytoany_lib.rendering import CONTENT_STYLE, original
 from anytoany_lib.sampling import Sampling
-from anytoany_lib.uploads import LIMIT, Attachment, Uploads, attachment, attachments_of, pasted_path
+from anytoany_lib.served import Limits, without_places
+from anytoany_lib.uploads import Attachment
+from anytoany_lib.urls import check_page
 
 STATIC = Path(__file__).parent / "static"
 REDRAW_SECONDS = 0.08  # text grows on the page at most this often
@@ -43,21 +43,12 @@ EXAMPLES = (
 )
 
 
-@dataclass
-class _Bubble:
-    """One turn on the screen: its pieces, and the message of the session that it shows or answers."""
-
-    role: str
-    message: int
-    pieces: list[Piece] = field(default_factory=list)
-
-
 class Chat(anywidget.AnyWidget):
     """A conversation with a model in a cell: `Chat(model)` as its last line.
 
     `session` goes on with a conversation (then `seed` and `sampling` are the session's own); `name` says in the header
     what is talking. `blocking` draws replies inside the page's message, which Colab needs (and is told by itself): Stop
-    does not work then, but interrupting the kernel does. The last failure is in `error`.
+    does not work then, but interrupting the kernel does. The last failure is in `error`. `served`: pages that others visit.
     """
 
     _esm = STATIC / "chat.js"
@@ -75,19 +66,21 @@ class Chat(anywidget.AnyWidget):
         blocking: bool | None = None,
         height: str = "460px",
         examples: tuple[str, ...] = EXAMPLES,
+        served: Limits | None = None,
     ):
         chosen = sampling or Sampling(preview_every=PREVIEW_EVERY)
         self.session = session or Session(model, seed, chosen)
         self.blocking = "google.colab" in sys.modules if blocking is None else blocking
         self.error: BaseException | None = None
-        self._name = name
-        self._look = {"height": height, "examples": list(examples), "limit": LIMIT}
-        self._look["place"] = f"conversations/{datetime.now():%Y-%m-%d-%H%M}"
+        self._name, self._served = name, served
+        self._look: dict[str, Any] = {"height": height, "served": bool(served)}
+        self._look["limit"] = served.file_bytes if served else uploads.LIMIT
+        self._look |= {"examples": list(examples), "place": pages.new_folder()}
         self._status = {"state": "ready", "text": "ready"}
         self._attached: list[Attachment] = []
         self._names: dict[str, str] = {}  # of files, as the user calls them
         self._editing: int | None = None
-        self._uploads = Uploads()
+        self._uploads = uploads.Uploads(self._look["limit"], served.quota_bytes if served else None)
         self._bubbles = [self._bubble(n) for n in range(len(self.session.messages))]
         self._actions = self._make_actions()
         self._loop = interrupts.main_loop()
@@ -114,7 +107,7 @@ class Chat(anywidget.AnyWidget):
             "attached": lambda: [one.shown() for one in self._attached],
             "editing": lambda: self._editing,
             "settings": lambda: settings.fields(session.model.profile, sampling, session.seed),
-            "runs": lambda: [portable(run) for run in runs.all_runs()],
+            "runs": lambda: [] if self._served else [portable(run) for run in runs.all_runs()],
             "run": lambda: self._name,
         }
         return {name: values[name]() for name in names or values}
@@ -133,6 +126,7 @@ class Chat(anywidget.AnyWidget):
 
     def _say(self, text: str, state: str = "busy") -> None:
         """The status line; state is "ready", "busy", "loading" or "problem"."""
+        text = without_places(text) if self._served and state == "problem" else text
         self._status = {"state": state, "text": text}
         self._show("status")
 
@@ -140,11 +134,11 @@ class Chat(anywidget.AnyWidget):
         piece = dict(self._bubbles[number].pieces[at])
         self._tell("piece", piece.pop("data", None), bubble=number, at=at, piece=piece)
 
-    def _bubble(self, index: int) -> _Bubble:
+    def _bubble(self, index: int) -> Bubble:
         message = self.session.messages[index]
-        return _Bubble(message["role"], index, [piece_of(part) for part in message["content"]])
+        return Bubble(message["role"], index, [piece_of(part) for part in message["content"]])
 
-    def _append(self, bubble: _Bubble) -> None:
+    def _append(self, bubble: Bubble) -> None:
         self._bubbles.append(bubble)
         self._tell("add", role=bubble.role)
         for at in range(len(bubble.pieces)):
@@ -159,7 +153,14 @@ class Chat(anywidget.AnyWidget):
     # --- what the user does ---
 
     def _make_actions(self) -> dict[str, Callable[[dict[str, Any], list[Any]], None]]:
-        return {
+        """What the page may ask for. Whoever adds something decides whether visitors of a served page may."""
+        own = {
+            "path": lambda told, _: self._on_path(told["path"]),
+            "switch": lambda told, _: self._on_switch(told["run"]),
+            "save": lambda told, _: self._on_save(told["path"]),
+            "load": lambda told, _: self._on_load(told["path"]),
+        }
+        return ({} if self._served else own) | {
             "send": lambda told, _: self._on_send(told["text"]),
             "stop": lambda *_: self.session.stop(),
             "retry": lambda told, _: self._on_retry(told.get("bubble")),
@@ -168,12 +169,9 @@ class Chat(anywidget.AnyWidget):
             "undo": lambda *_: self._on_undo(),
             "clear": lambda *_: self._on_clear(),
             "chunk": self._on_receive,
-            "path": lambda told, _: self._on_path(told["path"]),
             "remove": lambda told, _: self._on_remove(told["id"]),
             "settings": lambda told, _: self._on_choose(told["values"]),
-            "switch": lambda told, _: self._on_switch(told["run"]),
-            "save": lambda told, _: self._on_save(told["path"]),
-            "load": lambda told, _: self._on_load(told["path"]),
+            "archive": lambda *_: self._on_archive(),
             "page": lambda *_: self._on_page(),
             "download": lambda told, _: self._on_download(told["bubble"], told["piece"]),
         }
@@ -185,8 +183,12 @@ class Chat(anywidget.AnyWidget):
             self._show("status")
         except (ValueError, RuntimeError, OSError) as error:
             self._say(str(error), "problem")
+        except (KeyError, TypeError, IndexError, AttributeError):
+            self._say("this page cannot do that: load it anew", "problem")
 
     def _on_send(self, text: str) -> None:
+        if self._served:
+            self._served.check_text(text, len(self.session.messages))
         content: list[dict[str, Any]] = []
         for one in self._attached:
             content.append({"type": one.kind, one.kind: one.medium})
@@ -230,7 +232,7 @@ class Chat(anywidget.AnyWidget):
         self._editing = editing
         texts = [part["text"] for part in content if part["type"] == "text"]
         self._tell("write", text="\n".join(texts))
-        self._attached, lost = attachments_of(content, self._names)
+        self._attached, lost = uploads.attachments_of(content, self._names)
         self._show("attached", "editing")
         if lost:
             self._say(f"{done}, but without {'; '.join(lost)}", "problem")
@@ -248,12 +250,15 @@ class Chat(anywidget.AnyWidget):
     def _on_receive(self, told: dict[str, Any], buffers: list[Any]) -> None:
         """A chunk of a file; the page sends the next one when it hears how much is there."""
         there = told["size"]  # after a failure no more of it is wanted
+        path = None
         try:
             there, path = self._uploads.take(told, bytes(buffers[0]), self.session.folder)
             if path is not None:
                 self._attach(told["id"], told["name"], path)
         except (ValueError, OSError) as error:
             self._uploads.forget(told["id"])
+            if path is not None:
+                path.unlink(missing_ok=True)
             there = told["size"] or 1
             self._say(f"not attached: {error}", "problem")
         self._tell("received", id=told["id"], bytes=there)
@@ -261,19 +266,21 @@ class Chat(anywidget.AnyWidget):
     def _on_path(self, text: str) -> None:
         if text.strip():
             try:
-                path = pasted_path(text)
+                path = uploads.pasted_path(text)
                 self._attach(f"path-{time.monotonic_ns()}", str(path), path)
             except (ValueError, OSError) as error:
                 raise ValueError(f"not attached: {error}") from error
 
     def _attach(self, id: str, name: str, path: Path) -> None:
-        self._attached.append(attachment(id, "", name, path))
+        self._attached.append(uploads.attachment(id, "", name, path))
         self._names[str(path)] = name
         self._show("attached")
 
     def _on_remove(self, id: str) -> None:
         self._uploads.forget(id)
+        gone = [one for one in self._attached if one.id == id]
         self._attached = [one for one in self._attached if one.id != id]
+        uploads.delete_unused(gone, self._attached, self.session.messages, self.session.folder)
         self._show("attached")
 
     # --- settings, runs, keeping ---
@@ -281,7 +288,9 @@ class Chat(anywidget.AnyWidget):
     def _on_choose(self, values: dict[str, Any]) -> None:
         session = self.session
         profile, sampling = session.model.profile, session.sampling or Sampling()
-        session.sampling, session.seed = settings.chosen(values, profile, sampling, session.seed)
+        chosen, seed = settings.chosen(values, profile, sampling, session.seed)
+        session.sampling = self._served.check(chosen) if self._served else chosen
+        session.seed = seed
         self._say("settings taken: they hold from the next reply on", "ready")
 
     def _on_switch(self, run: str) -> None:
@@ -292,7 +301,7 @@ class Chat(anywidget.AnyWidget):
         def load() -> None:
             """Takes the model over when it is there, or says why it is not."""
             try:
-                self.session.switch(AnyToAny.from_pretrained(run))
+                self.session.switch(AnyToAny.from_pretrained(check_page(run)))
                 self._name = run
                 self._say("ready", "ready")
             except Exception as error:  # of whatever kind: said in the page, kept in `error`
@@ -308,13 +317,18 @@ class Chat(anywidget.AnyWidget):
 
     def _on_load(self, path: str) -> None:
         self.session.refuse_if_busy()
-        self.session = Session.load(local(path), self.session.model)
+        self.session = Session.load(local(check_page(path)), self.session.model)
         self._drop(0)
         self._put_back(None, [])  # what was attached or edited belongs to the conversation before
         for index in range(len(self.session.messages)):
             self._append(self._bubble(index))
         self._show("settings")
         self._say(f"{len(self._bubbles)} messages loaded", "ready")
+
+    def _on_archive(self) -> None:
+        """Gives the page the conversation with its media, as `Session.load` opens it once it is unpacked."""
+        archive = pages.archive(self.session.save)
+        self._tell("deliver", archive, name="conversation.zip", mime="application/zip")
 
     def _on_page(self) -> None:
         page = pages.page(self.session.messages, "A conversation", self._title())
@@ -343,12 +357,14 @@ class Chat(anywidget.AnyWidget):
     def _play(self, events: Events) -> None:
         """Draws a reply."""
         reply = Reply()
-        self._append(_Bubble("assistant", len(self.session.messages), reply.pieces))
+        self._append(Bubble("assistant", len(self.session.messages), reply.pieces))
         self._say("thinking")
         self._aside(lambda: self._follow(events, reply, len(self._bubbles) - 1))
 
     def _follow(self, events: Events, reply: Reply, number: int) -> None:
         said, drawn = ("ready", "ready"), 0.0
+        if self._served:
+            events = self._served.within(events, self.session.stop)
         try:
             for event in events:
                 status = reply.take(event)
@@ -361,7 +377,7 @@ class Chat(anywidget.AnyWidget):
             reply.finish("stopped")
         except Exception as error:  # shown in the bubble, kept in `error`
             self.error = error
-            reply.fail(error)
+            reply.fail(RuntimeError(without_places(str(error))) if self._served else error)
             said = ("the last reply failed: Retry draws it anew", "problem")
         finally:
             with interrupts.noted():  # one that comes now has nothing left to stop

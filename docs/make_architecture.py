@@ -48,7 +48,7 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         "Uses",
         "what one does with a model",
         {
-            "Chat": """chat bubbles markdown rendering pages uploads settings widget serving app
+            "Chat": """chat bubbles markdown rendering pages uploads settings widget served serving app
                 gradio_app""",
             "Training": """train around job checkpoint fitting reading sharded stage_data ranks
                 trackers rehearsal""",
@@ -87,7 +87,8 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         {
             "Folders elsewhere": "remote hub downloads differences",
             "Language model": "llm projections",
-            "Conversations": "messages pieces tokenizing batches events sampling",
+            "Conversations": """messages pieces tokenizing batches events sampling templates
+                template_worker""",
             "Media files": """media containers formats sounds mixing clips animations pictures
                 orientation rows""",
         },
@@ -98,7 +99,8 @@ LAYERS: list[tuple[str, str, dict[str, str]]] = [
         {
             "Threads, time, counting": """background ahead interrupts phases residence
                 out_of_memory storages intervals aligned""",
-            "Profiles and runs": "config modalities runs files legacy_tokenizer",
+            "Profiles and runs": """config modalities runs files sources foreign_code urls digests
+                legacy_tokenizer""",
         },
     ),
 ]

@@ -147,7 +147,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _wait_until_up(process: subprocess.Popen, address: str, log: Path) -> None:
-    for _ in range(240):
+    for _ in range(960):
         assert process.poll() is None, log.read_text()
         try:
             with urllib.request.urlopen(address, timeout=5):

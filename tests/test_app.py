@@ -43,7 +43,7 @@ def test_a_visitor_talks_to_the_model(tmp_path):
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "anytoany_lib.app", "--run", str(resolve("ckpt/tiny/run"))]
-    command += ["--port", str(port), "--waiting", "0"]
+    command += ["--port", str(port), "--waiting", "0", "--no-token"]
     # What answers before a kernel is needed: the page itself starts one.
     with (
         server(command, f"{address}/voila/static/voila.js", tmp_path),

@@ -18,13 +18,12 @@ from torch.distributed.run import get_args_parser
 from anytoany_lib import stage_data
 from anytoany_lib.checkpoint import newest
 from anytoany_lib.config import Profile
-from anytoany_lib.imagebind import ImageBind
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.trackers import Log
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
-NAMES = ("random_models", "record", "steps", "chat", "gpu", "manifests", "features", "training")
+NAMES = ("record", "steps", "chat", "manifests", "features", "training")
 
 
 @pytest.fixture(scope="module")
@@ -40,61 +39,6 @@ def bench() -> dict[str, ModuleType]:
             spec.loader.exec_module(module)
             loaded[name] = module
         yield loaded
-
-
-def test_a_random_language_model_loads_as_a_published_one_does(
-    bench, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    full = Profile.load("nextgpt-7b")
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-    llm = full.llm.model_copy(update={"architecture": full.llm.architecture | sizes})
-    monkeypatch.setattr(bench["random_models"], "_SHARD_BYTES", 3_000_000)
-    small = full.model_copy(
-        update={"llm": llm, "encoder": profile.encoder, "decoders": profile.decoders}
-    )
-    filled, absent = bench["random_models"].fill(small, tmp_path)
-    assert absent == ["llm"] and len(list((tmp_path / "llm").glob("*.safetensors"))) > 1
-    model = AnyToAny.from_profile(filled)
-    assert model.causal_lm.get_input_embeddings().weight.shape == (32000, 64)
-    assert model.causal_lm.get_decoder().layers[0].mlp.up_proj.weight.dtype == torch.uint8
-    batch = bench["gpu"].batch_for(model, filled.stages[3], tokens=48)
-    assert 48 <= batch.ids.shape[1] < 60 and batch.ids.shape[0] == filled.stages[3].batch_size
-
-
-def test_the_random_pipelines_and_encoder_have_the_published_sizes(bench):
-    """Counted on the meta device: parameters in millions, as published or counted from published files."""
-    random_models = bench["random_models"]
-    tokenizer = random_models.words(300, 77)
-    with torch.device("meta"):
-        image = random_models.stable_diffusion(tokenizer)
-        video = random_models.text_to_video(tokenizer)
-        audio = random_models.audioldm(tokenizer)
-        encoder = ImageBind.huge()
-
-    def millions(module: torch.nn.Module) -> float:
-        return sum(p.numel() for p in module.parameters()) / 1e6
-
-    assert millions(image.unet) == pytest.approx(859.5, abs=0.1)
-    assert millions(image.text_encoder) == pytest.approx(123.1, abs=0.1)
-    assert millions(image.vae) == pytest.approx(83.7, abs=0.1)
-    assert millions(video.unet) == pytest.approx(1413, rel=0.01)
-    assert millions(audio.unet) == pytest.approx(739, abs=0.5)
-    assert millions(encoder) == pytest.approx(1200.8, abs=0.1)
-
-
-def test_a_stage_is_measured_beside_the_bare_step(
-    bench, profile: Profile, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(bench["gpu"], "STEPS", 1)
-    monkeypatch.setattr(bench["gpu"], "WARMUP", 0)
-    stages = {3: profile.stages[3].model_copy(update={"batch_size": 2})}
-    found = bench["gpu"].training(profile.model_copy(update={"stages": stages}), tokens=32)
-    stage = found["stage 3"]
-    assert stage["batch"][0] == 2 and 32 <= stage["batch"][1] < 40
-    assert stage["step_seconds"] > 0 and stage["bare_step_seconds"] > 0 and stage["host_gb"] > 0.1
-    assert stage["ratio"] == pytest.approx(
-        stage["step_seconds"] / stage["bare_step_seconds"], abs=1e-3
-    )
 
 
 def test_manifests_are_measured_and_their_memory_does_not_grow_with_the_rows(

@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from anytoany_lib import checkpoints, downloads
+from anytoany_lib import checkpoints, downloads, sources
 from anytoany_lib.config import Profile, Source, resolve
 from anytoany_lib.differences import merge_difference
 
@@ -131,6 +131,7 @@ def server(monkeypatch: pytest.MonkeyPatch):
     serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=serving.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{serving.server_port}"
+    monkeypatch.setenv(sources.LOOPBACK, "1")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -283,12 +284,14 @@ def test_models_that_do_not_belong_together_are_refused(vicuna: dict[str, Path],
 
 
 def test_a_profile_with_a_difference_fetches_by_adding(
-    vicuna: dict[str, Path], tmp_path: Path, profile: Profile
+    vicuna: dict[str, Path], tmp_path: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(sources, "home", lambda: tmp_path)
+    folder = tmp_path / "ckpt" / "vicuna"
     source = Source(hub=str(vicuna["difference"]), difference_to=str(vicuna["base"]))
-    llm = profile.llm.model_copy(update={"folder": str(tmp_path / "vicuna"), "source": source})
+    llm = profile.llm.model_copy(update={"folder": str(folder), "source": source})
     wanted = profile.model_copy(update={"llm": llm})
-    assert checkpoints.fetch(wanted) == {"llm": tmp_path / "vicuna"}
+    assert checkpoints.fetch(wanted, trusted=True) == {"llm": folder}
     assert checkpoints.missing(wanted) == {}
 
 

@@ -15,6 +15,7 @@ from anytoany_lib import media
 from anytoany_lib.chat import Session
 from anytoany_lib.config import resolve
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.served import Gate, Limits
 
 gradio_client = pytest.importorskip("gradio_client", reason="the extra gradio is not installed")
 gradio_app = pytest.importorskip("anytoany_lib.gradio_app", reason="the extra is not installed")
@@ -36,7 +37,11 @@ ATTACK = """<img src=x onerror="window.hacked=1"> <script>window.hacked=2</scrip
 def address() -> Iterator[str]:
     """A page served on this machine, with the shipped run."""
     model = AnyToAny.from_pretrained(resolve("ckpt/tiny/run"))
-    page = gradio_app.serve(model, "run `tiny`", port=None, prevent_thread_lock=True, quiet=True)
+    # Whoever reaches the port is let in (see test_served for tokens), and may ask for as many steps as the tests do.
+    how = {"gate": Gate.of("", ()), "limits": Limits(steps=5000, waiting=32)}
+    page = gradio_app.serve(
+        model, "run `tiny`", port=None, prevent_thread_lock=True, quiet=True, **how
+    )
     yield page.local_url
     assert page.share_url is None and page.local_url.startswith("http://127.0.0.1:")
     page.close()

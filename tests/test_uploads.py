@@ -43,6 +43,8 @@ def test_what_is_in_a_file_decides_not_its_name(tmp_path):
     assert kind_of("recording", "audio/webm") == "audio"
     with pytest.raises(ValueError, match="a.txt: expected a picture"):
         kind_of("a.txt")
+    with pytest.raises(ValueError, match="IMG_1.HEIC.*HEIC photograph.*save it as JPEG"):
+        kind_of("IMG_1.HEIC")
 
 
 def test_a_refusal_names_the_users_file_the_form_and_what_to_do(tmp_path):

@@ -137,11 +137,15 @@ class View {
     this.runs = h("select", { class: "a2a-runs", "aria-label": "Run to talk to", onchange: () => this.ask({ do: "switch", run: this.runs.value }) });
     this.place = h("input", { class: "a2a-place", type: "text", "aria-label": "Folder of a conversation", value: this.store.place });
     const at = (what) => () => this.ask({ do: what, path: this.place.value });
+    // Whoever visits a served page has no folders there: what is kept is downloaded.
+    const keeping = this.store.served
+      ? [button("a2a-archive", "Save conversation", "Download messages and media", () => this.send({ do: "archive" }))]
+      : [h("label", {}, "Conversation ", this.place),
+        button("a2a-save", "Save folder", "Write messages and media into this folder", at("save")),
+        button("a2a-load", "Load", "Go on with the conversation in this folder", at("load"))];
     this.settings = h("div", { class: "a2a-settings", hidden: true }, this.fields,
       h("div", { class: "a2a-row" }, h("label", {}, "Run ", this.runs)),
-      h("div", { class: "a2a-row" }, h("label", {}, "Conversation ", this.place),
-        button("a2a-save", "Save folder", "Write messages and media into this folder", at("save")),
-        button("a2a-load", "Load", "Go on with the conversation in this folder", at("load")),
+      h("div", { class: "a2a-row" }, ...keeping,
         button("a2a-page", "Save page", "Download the conversation as one HTML page", () => this.send({ do: "page" }))));
     return this.settings;
   }
@@ -273,7 +277,7 @@ class View {
     return h("div", { class: "a2a-inputs" }, this.editing, this.notice, this.chips,
       h("div", { class: "a2a-input" }, this.input, h("div", { class: "a2a-go" }, this.sendButton, this.stopButton)),
       h("div", { class: "a2a-tools" }, this.files, button("a2a-upload", "📎 Attach", "Attach files", () => this.files.click()),
-        this.microphone, this.path, h("span", { class: "a2a-space" }), this.retryButton, this.undoButton, this.clearButton));
+        this.microphone, this.store.served ? null : this.path, h("span", { class: "a2a-space" }), this.retryButton, this.undoButton, this.clearButton));
   }
 
   write(text) {
@@ -331,7 +335,7 @@ class View {
     for (const file of files) {
       if (file.size > this.store.limit) {
         const mb = (bytes) => `${Math.round(bytes / 2 ** 20)} MB`;
-        this.say(`${file.name} has ${mb(file.size)}, more than the ${mb(this.store.limit)} that can be sent through the page: copy it to where the kernel runs and type its path`);
+        this.say(`${file.name} has ${mb(file.size)}, more than the ${mb(this.store.limit)} that can be sent through the page${this.store.served ? "" : ": copy it to where the kernel runs and type its path"}`);
         continue;
       }
       const id = crypto.randomUUID?.() ?? String(Math.random());
