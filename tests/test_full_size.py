@@ -130,6 +130,7 @@ def test_notebook_01_fetched_all_of_it_from_the_hub(course: Course):
     shown = course.shown("01_checkpoints")
     assert "fetched: llm, encoder, image, audio, video" in shown
     assert "<audio controls" in shown and "<video controls" in shown
+    assert "An error occurred" not in shown  # of pipelines whose weights are .bin alone
     sent = [name for name, _, _ in course.small.hub.asked if name.endswith((".bin", "ors", ".pth"))]
     assert len(sent) == len(set(sent)) and ENCODER in sent
     encoder = course.home / course.profile.encoder.folder
