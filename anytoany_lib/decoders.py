@@ -232,6 +232,11 @@ def _without_checker(config: DecoderConfig) -> dict[str, Any]:
     return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 
+def _form(folder: Path) -> dict[str, Any]:
+    """Where all weights are in the older form (.bin), it is asked for: diffusers tells of an error for each part otherwise."""
+    return {} if any(folder.glob("*/*.safetensors")) else {"use_safetensors": False}
+
+
 def load_pipeline(config: DecoderConfig, dtype: torch.dtype) -> DiffusionPipeline:
     """A decoder's pipeline in host memory, its scheduler as published, the autoencoder decoding one picture or frame at a time.
 
@@ -240,7 +245,8 @@ def load_pipeline(config: DecoderConfig, dtype: torch.dtype) -> DiffusionPipelin
     # Two of the pipelines are marked deprecated in diffusers; the version is pinned for their sake.
     diffusers_logging.set_verbosity_error()
     cls, folder = ADAPTERS[config.pipeline].pipeline, decoder_folder(config)
-    pipeline = cls.from_pretrained(folder, dtype=dtype, **_without_checker(config))
+    how = _without_checker(config) | _form(folder)
+    pipeline = cls.from_pretrained(folder, dtype=dtype, **how)
     if config.safety_checker and getattr(pipeline, "safety_checker", None) is None:
         raise ValueError(
             f"{folder} has no safety checker, the profile's decoder says safety_checker: true: set it to false, or name a "

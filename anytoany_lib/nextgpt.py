@@ -124,7 +124,9 @@ def _check(profile: Profile, tensors: Tensors, stage: int, where: Path) -> None:
             f"{where} has no {_tables(stage == 3)[0]}: it is no checkpoint of NExT-GPT"
         )
     new = len(Vocabulary.of(0, profile))
-    found = [int(m[1]) for name in tensors if (m := re.search(r"\.layers\.(\d+)\.self_attn", name))]
+    # The output projections have layers too.
+    of_llm = re.compile(r"llama_model\..*\.layers\.(\d+)\.self_attn")
+    found = [int(m[1]) for name in tensors if (m := of_llm.match(name))]
     layers = max(found, default=-1) + 1
     shapes = published_shapes(profile, table.shape[1], layers, table.shape[0] - new, stage)
     expected = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}

@@ -21,7 +21,7 @@ SAMPLES = REPOSITORY.parent / "shared" / "samples" / "nextgpt"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The notebooks take longest, so they begin first, beside everything else."""
-    items.sort(key=lambda item: item.path.stem != "test_notebooks")
+    items.sort(key=lambda item: item.path.stem not in ("test_notebooks", "test_full_size"))
 
 
 @pytest.fixture(scope="session")

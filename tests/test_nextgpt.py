@@ -130,6 +130,15 @@ def test_an_imported_run_computes_what_the_published_code_does(
     assert torch.allclose(ours.flatten(), theirs.flatten(), atol=1e-4)
 
 
+def test_projections_may_have_more_layers_than_the_language_model(small: Profile, tmp_path: Path):
+    deep = small.model_copy(
+        update={"projection": small.projection.model_copy(update={"layers": LAYERS + 2})}
+    )
+    shapes = published_shapes(deep, HIDDEN, LAYERS, WORDS)
+    torch.save({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "deep.pt")
+    assert import_nextgpt(tmp_path / "deep.pt", deep, tmp_path / "run").is_dir()
+
+
 def test_export_gives_the_published_file_back(published: Path, imported: Path, tmp_path: Path):
     again = torch.load(export_nextgpt(imported, tmp_path / "again.pt"))
     original = torch.load(published)

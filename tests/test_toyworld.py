@@ -28,7 +28,7 @@ from anytoany_lib.toyworld import (
     render,
     sound,
 )
-from anytoany_lib.toyworld.dataset import write
+from anytoany_lib.toyworld.dataset import plain_rows, write
 from anytoany_lib.toyworld.talks import Maker, phrases
 from anytoany_lib.toyworld.tasks import BEYOND, CELLS
 
@@ -231,3 +231,9 @@ def test_the_report_says_what_opening_every_file_would(toy_data: Path):
             report.kept(row, [inspect(kind, toy_data / name) for kind, name in new])
         report.splits[split] = len(read_manifest(toy_data, split))
     assert json.loads((toy_data / "report.json").read_text()) == report.as_dict()
+
+
+def test_a_model_that_answers_nothing_whole_gives_no_plain_talk():
+    questions = phrases()["plain"]["train"]
+    assert plain_rows("train", 5, dict.fromkeys(questions, "")) == []
+    assert len(plain_rows("train", 5, dict.fromkeys(questions, "Yes."))) == max(5, len(questions))

@@ -145,9 +145,12 @@ def plain_rows(
 ) -> list[Row]:
     """Plain questions with the untouched LLM's answers, each repeated until there are `count`.
 
-    With `around` a third of them follow what it returns, another conversation, and a third go before one.
+    With `around` a third of them follow what it returns, another conversation, and a third go before one. No rows if it
+    answered none of them whole.
     """
     questions = [question for question in phrases()["plain"][split] if answers[question]]
+    if not questions:
+        return []
     rows = []
     for number in range(max(count, len(questions))):
         question = questions[number % len(questions)]
