@@ -138,6 +138,7 @@ def narrowed(
         (folder / "home" / "ckpt").mkdir(parents=True, exist_ok=True)
         environment = {
             "HF_ENDPOINT": hub.url,
+            "ANYTOANY_LOOPBACK_HTTP": "1",
             "HF_HOME": str(folder / "hf"),
             "HF_HUB_DISABLE_XET": "1",
             "ANYTOANY_HOME": str(folder / "home"),

@@ -40,6 +40,15 @@ def _point(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("ANYTOANY_LOOPBACK_HTTP", "1")
+
+
+def _at_home(monkeypatch: pytest.MonkeyPatch, profile: Profile, home: Path) -> Profile:
+    """The profile with its language model in a home of its own, where it is to be fetched to."""
+    (home / "ckpt").mkdir(parents=True)
+    monkeypatch.setenv("ANYTOANY_HOME", str(home))
+    llm = profile.llm.model_copy(update={"folder": str(home / "ckpt" / "vicuna")})
+    return profile.model_copy(update={"llm": llm})
 
 
 @pytest.fixture
@@ -53,6 +62,7 @@ def served(monkeypatch: pytest.MonkeyPatch, small: Narrowed):
 
 def _fetched(small: Narrowed, *more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "anytoany_lib.checkpoints", "--profile", str(small.profile)]
+    command.append("--trust")  # no profile of the kit names the encoder's place
     environment = os.environ | small.environment | {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
         [*command, *more], env=environment, capture_output=True, text=True, check=False
@@ -277,12 +287,11 @@ def test_a_language_model_is_looked_at_before_its_weights_come(
     if content is not None:
         (folder / file).write_bytes(content)
     repositories = {DELTA: folder, BASE: small.replicas[BASE]}
-    profile = Profile.load(small.profile)
-    llm = profile.llm.model_copy(update={"folder": str(tmp_path / "home" / "vicuna")})
+    profile = _at_home(monkeypatch, Profile.load(small.profile), tmp_path / "home")
     with Hub(repositories) as served:
         _point(monkeypatch, served.url)
         with pytest.raises((ValueError, FileNotFoundError), match=message):
-            checkpoints.fetch(profile.model_copy(update={"llm": llm}))
+            checkpoints.fetch(profile)
         assert _weights(list(served.sent())) == []
 
 
@@ -290,14 +299,13 @@ def test_a_base_of_another_size_is_refused_before_any_weights(
     small: Narrowed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     other = replica(BASE, tmp_path / "other", 16)
-    profile = Profile.load(small.profile)
-    llm = profile.llm.model_copy(update={"folder": str(tmp_path / "home" / "vicuna")})
+    profile = _at_home(monkeypatch, Profile.load(small.profile), tmp_path / "home")
     with Hub({DELTA: small.replicas[DELTA], BASE: other}) as served:
         _point(monkeypatch, served.url)
         with pytest.raises(
             ValueError, match="do not belong together.*hidden_size is 256 in the base and 128"
         ):
-            checkpoints.fetch(profile.model_copy(update={"llm": llm}))
+            checkpoints.fetch(profile)
         assert _weights(list(served.sent())) == []
 
 
