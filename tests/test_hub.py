@@ -332,7 +332,10 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path):
 # --- single files ---
 
 
-def test_a_file_that_changed_since_it_broke_off_begins_anew(tmp_path: Path):
+def test_a_file_that_changed_since_it_broke_off_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ANYTOANY_LOOPBACK_HTTP", "1")
     source, target = tmp_path / "w.pth", tmp_path / "here" / "w.pth"
     source.write_bytes(bytes(3_000_000))
     with Hub({}, {"w.pth": source}) as served:
@@ -345,7 +348,8 @@ def test_a_file_that_changed_since_it_broke_off_begins_anew(tmp_path: Path):
     assert [path.name for path in target.parent.iterdir()] == ["w.pth"]
 
 
-def test_a_file_of_another_checksum_is_not_kept(tmp_path: Path):
+def test_a_file_of_another_checksum_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ANYTOANY_LOOPBACK_HTTP", "1")
     source, target = tmp_path / "w.pth", tmp_path / "here" / "w.pth"
     source.write_bytes(b"abc")
     with (
