@@ -86,7 +86,7 @@ def _language_model(profile: Profile, config: PretrainedConfig) -> tuple[dict[st
 def llm_parameters(profile: Profile) -> int:
     """How many numbers a language model has, its embedding and head included."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(llm_config(profile))
+        model = AutoModelForCausalLM.from_config(llm_config(profile), trust_remote_code=False)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

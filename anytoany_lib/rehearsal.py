@@ -81,7 +81,7 @@ def model_on_shapes(profile: Profile) -> AnyToAny:
     # bitsandbytes keeps this table for all that comes after, and would make it on the meta device.
     name2qmap.setdefault("dynamic", create_dynamic_map())
     with META:
-        llm = AutoModelForCausalLM.from_config(config, dtype=HALF)
+        llm = AutoModelForCausalLM.from_config(config, dtype=HALF, trust_remote_code=False)
         rows = profile.llm.vocabulary
         if rows and rows != config.vocab_size:
             llm.resize_token_embeddings(rows, mean_resizing=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoTokenizer
 
 from anytoany_lib.config import Profile, resolve
-from anytoany_lib.foreign_code import LOCAL
+from anytoany_lib.foreign_code import LOCAL, without_code
 from anytoany_lib.legacy_tokenizer import LegacyTokenizer
 from anytoany_lib.messages import MessageEncoder, Vocabulary
 from anytoany_lib.pieces import Tokenizer
@@ -20,7 +20,7 @@ def load_tokenizer(profile: Profile, folder: Path | None = None) -> Tokenizer:
 
     FileNotFoundError if there is none, ValueError if it cannot be read.
     """
-    folder = folder or resolve(profile.llm.folder)
+    folder = without_code(folder or resolve(profile.llm.folder))
     if profile.llm.tokenizer == "sentencepiece-legacy":
         return LegacyTokenizer(folder)
     if not any((folder / name).is_file() for name in _FILES):

@@ -175,7 +175,8 @@ class Uploads:
         """
         name, at, size = told["name"], told["at"], told["size"]
         if size > self._limit or at + len(chunk) > size:
-            raise ValueError(f"{name} has {size:,} bytes, the page may send {self._limit:,}")
+            other = "; use a path instead" if self._quota is None else ""
+            raise ValueError(f"{name} has {size:,} bytes, the page may send {self._limit:,}{other}")
         if self._quota is not None:
             there = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
             if there + len(chunk) > self._quota:

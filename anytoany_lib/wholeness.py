@@ -226,7 +226,8 @@ def _expected(cls: str, said: str) -> Shapes:
     with torch.device("meta"):
         if cls == "causal":
             kind = config.pop("model_type")
-            model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **config))
+            settings = AutoConfig.for_model(kind, **config)
+            model: Any = AutoModelForCausalLM.from_config(settings, trust_remote_code=False)
         elif hasattr(diffusers, cls):
             model = getattr(diffusers, cls).from_config(config)
         elif hasattr(transformers, cls):

@@ -51,6 +51,9 @@ class Painter:
     def __init__(self):
         self.allowed, self.begun = threading.Event(), []
 
+    def working_bytes(self, *lengths):
+        return 0
+
     def generate(self, conditions, seeds, steps, guidance, on_step, *more):
         on_step(1, 1, None)
         self.begun.append(len(self.begun))
@@ -149,6 +152,9 @@ def test_a_failing_decoder_costs_its_medium_only(model, scripted, monkeypatch):
     scripted(["Look", "image", " and", "audio", "STOP"], ["image", "STOP"], ["Fine", "STOP"])
 
     class Broken:
+        def working_bytes(self, *lengths):
+            return 0
+
         def generate(self, *arguments):
             raise ValueError("out of paint")
 

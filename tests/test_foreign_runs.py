@@ -27,6 +27,7 @@ from anytoany_lib import (
     files,
     foreign_code,
     judging,
+    llm,
     memory,
     runs,
     serving,
@@ -34,6 +35,7 @@ from anytoany_lib import (
     templates,
 )
 from anytoany_lib.config import PROFILE_FOLDER, Profile, Source, resolve
+from anytoany_lib.tokenizing import load_tokenizer
 
 LIBRARY = Path(__file__).resolve().parents[1] / "anytoany_lib"
 SHIPPED = json.loads((resolve("ckpt/tiny/run") / "run.json").read_text())
@@ -126,8 +128,8 @@ def test_pip_builds_nothing_and_looks_at_the_checksum_first(tmp_path: Path, monk
 )
 def test_only_what_the_kits_profiles_name_is_fetched(source: dict, tmp_path: Path, monkeypatch):
     asked: list[Any] = []
-    for name in ("from_wheel", "from_hub", "from_url"):
-        monkeypatch.setattr(downloads, name, lambda *told: asked.append(told))
+    for name in ("downloads.from_wheel", "hub.from_hub", "downloads.from_url"):
+        monkeypatch.setattr(f"anytoany_lib.{name}", lambda *told: asked.append(told))
     monkeypatch.setattr(sources, "home", lambda: tmp_path)
     run = hostile_run(
         tmp_path / "run", llm__source=source, llm__folder=str(tmp_path / "ckpt" / "model")
@@ -252,11 +254,9 @@ def test_a_model_folder_that_brings_code_is_refused_without_a_question(
     (folder / file).write_text(json.dumps(own | settings))
     (folder / "evil.py").write_text("raise SystemExit('it ran')")
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
-    from anytoany_lib import llm
-
     changed = profile.llm.model_copy(update={"folder": str(folder)})
     foreign = profile.model_copy(update={"llm": changed})
-    for load in (llm.load_tokenizer, llm.load_llm, memory.llm_config):
+    for load in (load_tokenizer, llm.load_llm, memory.llm_config):
         with pytest.raises(ValueError, match="code of its own"):
             load(foreign)
 

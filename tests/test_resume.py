@@ -142,7 +142,7 @@ def test_a_stop_is_saved_says_how_to_go_on_and_loses_nothing(
     quick: Profile, toy_data: Path, unbroken: Path, stopped, left: Path, monkeypatch
 ):
     assert stopped[1].startswith("step 3 of 8 is saved: go on with resume=True (RESUME in the")
-    assert [path.name for path in (left / CHECKPOINT).iterdir()] == ["000003"]
+    assert sorted(path.name for path in (left / CHECKPOINT).iterdir())[-1] == "000003"
     handler = signal.getsignal(signal.SIGINT)
     real, began, first = train._check_losses, time.process_time(), []
 
@@ -304,7 +304,7 @@ def test_a_loss_that_is_no_number_names_step_rows_and_the_last_good_checkpoint(
     ],
 )
 def test_a_loss_far_above_its_first_explodes(tmp_path: Path, quick, losses, explodes: bool):
-    standing = SimpleNamespace(first={}, step=7)
+    standing = SimpleNamespace(first={}, step=7, scaler=None)
     job = Job(quick, 1, tmp_path, tmp_path, None, 0, None, 1)
     train._check_losses({"image": losses[0]}, job, standing, []) if len(losses) > 1 else None
     if not explodes:
@@ -376,7 +376,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_room_lets_it_go_on(
     monkeypatch.setattr(torch, "save", save)
     with pytest.raises(OSError, match=r"step 2: .*No space left.*last good one is .*000001"):
         trained(quick, toy_data, run, save_every=1)
-    assert [path.name for path in (run / CHECKPOINT).iterdir()] == ["000001"]
+    assert sorted(path.name for path in (run / CHECKPOINT).glob("0*")) == ["000000", "000001"]
     monkeypatch.undo()
     assert weights(trained(quick, toy_data, run)) == weights(unbroken)
 
@@ -385,7 +385,7 @@ def test_room_is_asked_for_by_what_is_trained(tmp_path: Path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=2**30)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     checkpoint.check_room(tmp_path, 10**7)
-    with pytest.raises(OSError, match="1024 MiB of disk are free, a run needs 1536"):
+    with pytest.raises(OSError, match="1024 MiB of disk are free, a run needs 2108"):
         checkpoint.check_room(tmp_path, 5 * 10**7)
 
 
