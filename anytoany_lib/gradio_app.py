@@ -50,6 +50,7 @@ from anytoany_lib.rendering import (
 from anytoany_lib.sampling import Sampling
 from anytoany_lib.served import Gate, Limits, bytes_below, without_places
 from anytoany_lib.serving import gate_of, parser, run_named, shown_name
+from anytoany_lib.uploads import kind_of
 from anytoany_lib.widget import EXAMPLES, PREVIEW_EVERY
 
 REDRAW_SECONDS = 0.1
@@ -191,6 +192,7 @@ def _content(message: dict[str, Any]) -> list[Part]:
         try:
             kind = media.kind_in(path)
         except MediaError as error:
+            kind_of(path.name)  # one that is no medium by its name either is told what is expected
             raise MediaError(error.reason, error.detail, path.name) from error
         parts.append({"type": kind, kind: path})
     text = message["text"].strip()
