@@ -14,15 +14,14 @@ from transformers import PretrainedConfig
 from anytoany_lib import mels
 from anytoany_lib.blueprints import blueprint, factor
 from anytoany_lib.config import DecoderConfig
-from anytoany_lib.imagebind_inputs import ImageBindConfig
+from anytoany_lib.imagebind import AT_ONCE_BYTES, LIVE_WIDTHS
+from anytoany_lib.imagebind_inputs import SENSE_OF_KIND, ImageBindConfig, tokens_of
 
 ACTIVE = 2  # bytes of an activation, and of a weight that is not quantised
 CAPTIONS_AT_ONCE, MEDIA_AT_ONCE = 128, 32  # when features are computed
-AT_ONCE_BYTES = 2**30  # of activations then
 POSITIONS = 77  # of a caption; AudioLDM would read up to 512, and captions are shorter
 _WITH_ATTENTION = {"UNet2DConditionModel": 26, "UNet3DConditionModel": 33}
 _WITHOUT = {"UNet2DConditionModel": 16, "UNet3DConditionModel": 20}
-_BLOCK_WIDTHS = 13  # of ImageBind's blocks: their two norms, and an MLP four times as wide
 _TEXT_WIDTHS = {"quick_gelu": 16, "gelu": 12}
 _VAE_MAPS = 6
 _VOCODER_MAPS = 5
@@ -84,17 +83,8 @@ def denoising_kept(config: DecoderConfig, checkpointing: bool) -> int:
 
 def _look(config: ImageBindConfig, kind: str) -> int:
     """Bytes that a medium takes in ImageBind: all its clips and crops in one block."""
-    if kind == "audio":
-        sides = [
-            (n - config.audio_patch) // config.audio_stride + 1
-            for n in (config.mel_bins, config.mel_frames)
-        ]
-        looks, tokens, width = config.audio_clips, math.prod(sides) + 1, config.audio.width
-    else:
-        looks = config.video_clips * config.video_crops if kind == "video" else 1
-        tokens = (config.image_size // config.vision_patch) ** 2 + 1
-        width = config.vision.width
-    return _BLOCK_WIDTHS * looks * tokens * width * ACTIVE
+    width = config.senses()[SENSE_OF_KIND[kind]].width
+    return LIVE_WIDTHS * tokens_of(config, kind) * width * ACTIVE
 
 
 def media_at_once(config: ImageBindConfig, kind: str) -> int:

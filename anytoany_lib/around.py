@@ -24,12 +24,12 @@ from anytoany_lib.fitting import (
     fit_output_projections,
 )
 from anytoany_lib.job import GO_ON, Job
+from anytoany_lib.memory import CAPTIONS_FITTED
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.reading import with_room
 from anytoany_lib.stage_data import StageData
 
 _ABOUT_OLD_WEIGHTS = (runs.EVALUATION, "conversation")
-_CAPTIONS_FITTED = 4096
 
 
 def _fit_projections(job: Job, standing: Standing, fit: FitConfig, when: str) -> dict[str, float]:
@@ -54,7 +54,7 @@ def fit_before(job: Job, standing: Standing) -> None:
     torch.manual_seed(job.seed + job.stage)
     with standing.phases.phase("fits before"):
         if "input_projection" in settings.learning_rates and job.init is None:
-            embeddings, captions = standing.data.captioned_media(_CAPTIONS_FITTED)
+            embeddings, captions = standing.data.captioned_media(CAPTIONS_FITTED)
             if captions:
                 explained = fit_input_projection(model, embeddings, captions)
                 fitted["words explained by soft tokens"] = explained

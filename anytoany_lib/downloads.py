@@ -7,7 +7,6 @@ a large one before it broke off lies beside it under `.NAME.part` and is gone on
 from __future__ import annotations
 
 import errno
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -155,8 +154,7 @@ def _download(source: Source, target: Path) -> Path:
 
 
 def _verify(file: Path, expected: str) -> None:
-    with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    found = sha256_of(file)
     if found != expected:
         file.unlink()
         raise ValueError(

@@ -40,7 +40,7 @@ from anytoany_lib.out_of_memory import Portions
 from anytoany_lib.residence import bytes_of
 
 AT_ONCE_BYTES = 2**30  # of activations: ViT-H keeps a card busy with that, a CPU has it to spare
-_LIVE_WIDTHS = 13  # of a token: what a block holds at once, counted layer by layer
+LIVE_WIDTHS = 13  # of a token: what a block holds at once, counted layer by layer
 PARTS = ("modality_preprocessors", "modality_trunks", "modality_heads", "modality_postprocessors")
 GET_IT = "run notebooks/01_checkpoints.ipynb, which gets the models a profile needs"
 
@@ -205,7 +205,7 @@ class ImageBind(nn.Module):
         """Bytes that the activations of one medium of a kind take, in the type of the weights."""
         config, each = self.config, next(self.parameters()).dtype.itemsize
         sense, tokens = config.senses()[SENSE_OF_KIND[kind]], tokens_of(config, kind)
-        return tokens * sense.width * _LIVE_WIDTHS * each
+        return tokens * sense.width * LIVE_WIDTHS * each
 
     def working_bytes(self, kind: str, count: int) -> int:
         """Bytes that `embed` takes beside the weights for so many media of a kind."""
