@@ -10,7 +10,7 @@ from bitsandbytes.nn import Linear4bit
 from torch import nn
 from torch.nn import functional as F
 
-from anytoany_lib import activations, around, cache, memory, rehearsal
+from anytoany_lib import activations, cache, memory, rehearsal
 from anytoany_lib.config import Profile
 from anytoany_lib.storages import LiveStorages, as_on_a_card
 
@@ -137,4 +137,3 @@ def test_what_is_drawn_follows_the_size_of_the_media():
 def test_the_plan_counts_the_batches_that_are_taken():
     assert activations.MEDIA_AT_ONCE == cache.BATCH
     assert activations.CAPTIONS_AT_ONCE == cache.CAPTION_BATCH
-    assert memory.CAPTIONS_FITTED == around._CAPTIONS_FITTED
