@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anytoany_lib.chat import Session
+    from anytoany_lib.chat.session import Session
+    from anytoany_lib.chat.widget import Chat
     from anytoany_lib.config import Profile
     from anytoany_lib.model import AnyToAny
-    from anytoany_lib.widget import Chat
 
 _HOMES = {"AnyToAny": "model", "Chat": "widget", "Profile": "config", "Session": "chat"}
 

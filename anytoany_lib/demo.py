@@ -25,7 +25,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from anytoany_lib.config import Profile, resolve
-from anytoany_lib.files import write_json
+from anytoany_lib.system.files import write_json
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = CHECKOUT / "notebooks"
@@ -172,8 +172,8 @@ def run(options: argparse.Namespace) -> Path:
 def summary(folder: Path, out: Path) -> str:
     """The matrix of a run, and where everything lies."""
     # Not before the end: what it imports would count into the memory of every notebook.
-    from anytoany_lib.evaluate import table
-    from anytoany_lib.runs import METRICS
+    from anytoany_lib.evaluation.matrix import table
+    from anytoany_lib.system.runs import METRICS
 
     metrics = json.loads((folder / METRICS).read_text())
     return (

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from anytoany_lib import templates
 from anytoany_lib.config import Profile
-from anytoany_lib.legacy_tokenizer import LegacyTokenizer
+from anytoany_lib.gates import templates
 from anytoany_lib.modalities import KINDS, MEDIA_KINDS, MODALITIES, TOKEN_ORDER
-from anytoany_lib.pieces import Apart, Joined, Piece, Tokenizer
+from anytoany_lib.tokenizer.pieces import Apart, Joined, Piece, Tokenizer
+from anytoany_lib.tokenizer.sentencepiece_legacy import LegacyTokenizer
 
 IGNORED = -100
 ROLES = ("system", "user", "assistant")

@@ -18,29 +18,31 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from anytoany_lib import generation, media, runs
-from anytoany_lib.background import Worker
 from anytoany_lib.batches import Batch
 from anytoany_lib.config import Alignment, Dtype, Profile, resolve
-from anytoany_lib.decoders import Decoder, OnStep
-from anytoany_lib.denoising import Denoiser, term
-from anytoany_lib.events import Done, Events, MediaFailed
-from anytoany_lib.imagebind import ImageBind
+from anytoany_lib.decoders.adapters import Decoder, OnStep
+from anytoany_lib.decoders.denoising import Denoiser, term
+from anytoany_lib.encoders.imagebind import ImageBind
+from anytoany_lib.generation import replies
+from anytoany_lib.generation.events import Done, Events, MediaFailed
+from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.llm import (
     TokenRows,
     add_lora,
+    check_tokenizer,
     load_llm,
     model_folder,
     replace_vocabulary,
     unpack,
 )
+from anytoany_lib.media import media_files
 from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Vocabulary
-from anytoany_lib.pieces import Tokenizer
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
-from anytoany_lib.remote import local
-from anytoany_lib.residence import HOST, Residence, frozen_dtype
-from anytoany_lib.sampling import Sampling
-from anytoany_lib.tokenizing import check_tokenizer
+from anytoany_lib.system import runs
+from anytoany_lib.system.background import Worker
+from anytoany_lib.system.offloading import HOST, Residence, frozen_dtype
+from anytoany_lib.system.remote import local
+from anytoany_lib.tokenizer.pieces import Tokenizer
 
 _EMBEDDINGS_KEPT = 512
 
@@ -193,7 +195,7 @@ class AnyToAny(nn.Module):
         if not items:
             return torch.empty(0, self.profile.encoder.embedding)
         if keys is None:
-            keys = [media.content_key(kind, item) for kind, item in items]
+            keys = [media_files.content_key(kind, item) for kind, item in items]
         known = {key: self._embeddings[key] for key in keys if key in self._embeddings}
         for kind in dict.fromkeys(kind for kind, _ in items):
             new = {
@@ -210,7 +212,7 @@ class AnyToAny(nn.Module):
 
     def _encode(self, kind: str, items: Iterable[Any]) -> torch.Tensor:
         """Media of one kind through the encoder: (M, D)."""
-        read = [media.as_media(kind, item) for item in items]
+        read = [media_files.as_media(kind, item) for item in items]
         with self._frozen_work:
             encoder = self.encoder
             working = encoder.working_bytes(kind, len(read))
@@ -321,8 +323,8 @@ class AnyToAny(nn.Module):
     def stream(
         self, messages: list[Message], seed: int = 0, sampling: Sampling | None = None
     ) -> Events:
-        """The reply to a conversation as events; see `generation.stream`."""
-        return generation.stream(self, messages, seed, sampling)
+        """The reply to a conversation as events; see `replies.stream`."""
+        return replies.stream(self, messages, seed, sampling)
 
     def chat(
         self, messages: list[Message], seed: int = 0, sampling: Sampling | None = None

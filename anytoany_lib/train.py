@@ -6,7 +6,7 @@ A stage is a row of the profile's table: what it reads, which parts it trains an
 only: no encoder is in memory, and of the diffusion models the UNets alone, in a stage with a denoising term. With
 `--on-the-fly` the encoder and the decoders' text encoders are, and compute what the caches lack.
 
-`accelerate launch --multi_gpu --num_processes N -m anytoany_lib.train ...` (or torchrun, see `ranks`) spreads it over cards
+`accelerate launch --multi_gpu --num_processes N -m anytoany_lib.train ...` (or torchrun, see `distributed`) spreads it over cards
 and machines that share a disk: the rows of every step are divided, so neither the steps nor what is learnt in them depend on
 N. Only the first process writes. A run that was killed goes on with `--resume`, with any N.
 """
@@ -30,24 +30,25 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
-from anytoany_lib import interrupts, runs, sharded
-from anytoany_lib.around import conclude, fit_before
-from anytoany_lib.checkpoint import Standing, check_room, discard, newest, place
 from anytoany_lib.config import Profile, StageConfig
-from anytoany_lib.denoising import denoiser_of, is_term
-from anytoany_lib.feature_store import DatasetFeatures
-from anytoany_lib.files import held
-from anytoany_lib.job import GO_ON, Job
-from anytoany_lib.live import LiveFeatures
+from anytoany_lib.decoders.denoising import denoiser_of, is_term
+from anytoany_lib.features.dataset_features import DatasetFeatures
+from anytoany_lib.features.on_the_fly import LiveFeatures
 from anytoany_lib.llm import unpack
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.out_of_memory import is_out_of_memory
-from anytoany_lib.phases import Phases
-from anytoany_lib.ranks import Ranks
-from anytoany_lib.reading import Reading
-from anytoany_lib.remote import local, publish
-from anytoany_lib.stage_data import StageData, Step
-from anytoany_lib.trackers import TRACKERS, Log, named, reporting
+from anytoany_lib.system import interrupts, runs
+from anytoany_lib.system.files import held
+from anytoany_lib.system.out_of_memory import is_out_of_memory
+from anytoany_lib.system.peak_memory import Phases
+from anytoany_lib.system.remote import local, publish
+from anytoany_lib.training import fsdp
+from anytoany_lib.training.checkpoint import Standing, check_room, discard, newest, place
+from anytoany_lib.training.distributed import Ranks
+from anytoany_lib.training.finish import conclude, fit_before
+from anytoany_lib.training.setup import GO_ON, Job
+from anytoany_lib.training.stage_data import StageData, Step
+from anytoany_lib.training.steps import Reading
+from anytoany_lib.training.trackers import TRACKERS, Log, named, reporting
 
 Loss = TypeVar("Loss", float, torch.Tensor)
 _LEAST_SCALE = 1.0  # of the loss: below, gradients would vanish rather than overflow
@@ -147,7 +148,7 @@ def train(
         job.check_writable()
     job.check_share(ranks.world)
     if ranks.sharded:
-        sharded.check(job.settings, ranks.accelerator)
+        fsdp.check(job.settings, ranks.accelerator)
     standing = _begun(job, ranks, on_the_fly)
     alone = held(job.run, "trains in it") if ranks.first else nullcontext()
     with alone, ranks.together(f"{job.run}: {GO_ON}, with any number of processes"):
@@ -336,11 +337,11 @@ def _update(
         standing.empty += 1
         return
     trained = [p for group in optimiser.param_groups for p in group["params"]]
-    sharded.forget_unused(standing.model)
+    fsdp.forget_unused(standing.model)
     scaler = standing.scaler
     if scaler is not None:
         scaler.unscale_(optimiser.optimizer)
-    norm = sharded.whole(accelerator.clip_grad_norm_(trained, job.settings.clip))
+    norm = fsdp.whole(accelerator.clip_grad_norm_(trained, job.settings.clip))
     if scaler is None and not torch.isfinite(norm):
         raise _diverged(f"the gradient is {norm.item()}", job, standing, read.names)
     before = scaler.get_scale() if scaler else 1.0

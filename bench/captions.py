@@ -37,7 +37,13 @@ def drawn(captions: int, seed: int) -> tuple[dict[str, str], dict[str, list[str]
 
 def measure(captions: int, seed: int) -> dict:
     """Seconds of each part and of all."""
-    from anytoany_lib.caption_metrics import bleu, caption_scores, cider_d, rouge_l, tokenize_all
+    from anytoany_lib.benchmarks.caption_metrics import (
+        bleu,
+        caption_scores,
+        cider_d,
+        rouge_l,
+        tokenize_all,
+    )
 
     predictions, references = drawn(captions, seed)
     seconds = {}

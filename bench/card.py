@@ -21,14 +21,15 @@ from record import synchronise
 from replicas import fill
 from steps import Kit
 
-from anytoany_lib import llm, ranks
+from anytoany_lib import llm
 from anytoany_lib.batches import Batch, collate
-from anytoany_lib.checkpoint import Standing
 from anytoany_lib.config import Profile, StageConfig
-from anytoany_lib.job import Job
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.stage_data import Step
 from anytoany_lib.train import optimiser_and_schedule, trained_parts
+from anytoany_lib.training import distributed
+from anytoany_lib.training.checkpoint import Standing
+from anytoany_lib.training.setup import Job
+from anytoany_lib.training.stage_data import Step
 
 DEVICE = llm.pick_device()
 WORDS = "A small red bell rings twice in the tower of the old church while the birds sing. "
@@ -156,7 +157,7 @@ def batch_for(
 def kit_on(model: AnyToAny, number: int, batch: Batch, run: Path = Path()) -> tuple[Kit, Step]:
     """The kit's training of a stage, and the step that has the batch in it alone."""
     job = Job(model.profile, number, Path(), run, None, 0, None, 1)
-    joined = ranks.Ranks(job.run, [], model.profile.llm.dtype)
+    joined = distributed.Ranks(job.run, [], model.profile.llm.dtype)
     optimiser, schedule = optimiser_and_schedule(
         trained_parts(model, job.settings), job.settings, 1000
     )

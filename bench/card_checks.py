@@ -31,12 +31,12 @@ from record import machine, medians
 from torch.nn import functional as F
 
 from anytoany_lib.config import Profile, resolve
-from anytoany_lib.decoders import Decoder
-from anytoany_lib.decoding import decode, read_prompts
-from anytoany_lib.imagebind import ImageBind
+from anytoany_lib.decoders.adapters import Decoder
+from anytoany_lib.encoders.imagebind import ImageBind
+from anytoany_lib.generation.decoding import decode, read_prompts
+from anytoany_lib.generation.kv_cache import Memory
+from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.recall import Memory
-from anytoany_lib.sampling import Sampling
 from anytoany_lib.toyworld import draw
 from anytoany_lib.train import trained_parts
 
@@ -378,8 +378,8 @@ sys.path.insert(0, {bench!r})
 from pathlib import Path
 from card import batch_for, kit_on, small_profile
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.recall import Memory
-from anytoany_lib.ranks import Ranks
+from anytoany_lib.generation.kv_cache import Memory
+from anytoany_lib.training.distributed import Ranks
 joined = Ranks(Path(), [], "auto")
 model = AnyToAny.from_profile(small_profile(Path({scratch!r}), "nf4"), seed=0)
 kit, read = kit_on(model, 3, batch_for(model, model.profile.stages[3], 64))

@@ -22,13 +22,13 @@ from card import (
 from record import medians, synchronise
 from steps import bare_step
 
-from anytoany_lib import media
 from anytoany_lib.config import resolve
-from anytoany_lib.decoding import decode
-from anytoany_lib.imagebind import ImageBind
-from anytoany_lib.imagebind_inputs import prepare
+from anytoany_lib.encoders.imagebind import ImageBind
+from anytoany_lib.encoders.imagebind_inputs import prepare
+from anytoany_lib.generation.decoding import decode
+from anytoany_lib.generation.sampling import Sampling
+from anytoany_lib.media import media_files
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.sampling import Sampling
 from anytoany_lib.toyworld import draw, film, sound
 
 CUDA = DEVICE.type == "cuda"
@@ -176,7 +176,7 @@ def features(options: Options) -> None:
         options.note(f"loading {dtype}", loading)
         kept = {}
         for kind, medium in _media().items():
-            one = prepare(encoder.config, kind, media.as_media(kind, medium))
+            one = prepare(encoder.config, kind, media_files.as_media(kind, medium))
             for batch in (1, 8, 32) if CUDA else (1,):
                 stacked = torch.stack([one] * batch)
                 found: dict[str, Any] = {}

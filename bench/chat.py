@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from record import keep, machine, medians, verdicts
 
-from anytoany_lib import decoding, generation
-from anytoany_lib.chat import Session
-from anytoany_lib.decoders import CaptionEncoder
-from anytoany_lib.events import Event, MediaProgress, TextDelta
+from anytoany_lib.chat.session import Session
+from anytoany_lib.chat.widget import PREVIEW_EVERY
+from anytoany_lib.decoders.adapters import CaptionEncoder
+from anytoany_lib.generation import decoding, replies
+from anytoany_lib.generation.events import Event, MediaProgress, TextDelta
+from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.sampling import Sampling
-from anytoany_lib.widget import PREVIEW_EVERY
 
 AT_LEAST = {"text: ratio to bare": 0.9}
 AT_MOST = {
@@ -56,7 +56,7 @@ def text_rates(model: AnyToAny, tokens: int, rounds: int) -> dict[str, float]:
     """Tokens a second of a streamed reply, and of `generate` with the same prompt and number of tokens."""
     sampling = Sampling(kinds=(), max_new_tokens=tokens)
     message = {"role": "user", "content": STORY}
-    prompt, _ = generation.prepare(model, [message], sampling)
+    prompt, _ = replies.prepare(model, [message], sampling)
     *_, (_, draft, _) = decoding.decode(model, [prompt], sampling, [0])
     drawn = draft.length
     ids = torch.tensor([prompt.ids], device=model.device)
@@ -135,7 +135,7 @@ def diffusion(model: AnyToAny, kind: str, rounds: int, seed: int = 0) -> dict[st
     def streamed() -> None:
         # From inside the stream: only there is the condition known, and where the words before the medium end.
         draft = decoding.Draft([{"type": kind, "condition": condition[0]}])
-        for _ in generation._make(model, draft, 0, seed, sampling, lambda: False):
+        for _ in replies._make(model, draft, 0, seed, sampling, lambda: False):
             pass
         assert kind in draft.parts[0]
 

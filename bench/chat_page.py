@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 BENCH = Path(__file__).resolve().parent
-sys.path.append(str(BENCH.parent / "tests"))
+sys.path.append(str(BENCH.parent / "tests" / "support"))
 
 from browser import CHROMIUM, IDLE, browser_page, lab, open_notebook, write_notebook  # noqa: E402
 
@@ -83,7 +83,7 @@ WATCH = """() => {
 
 def long_conversation(model: Any, turns: int = TURNS, media: int = MEDIA) -> Any:
     """A session of so many questions and answers, with media of every kind spread over it."""
-    from anytoany_lib.chat import Session
+    from anytoany_lib.chat.session import Session
 
     random, session = np.random.default_rng(0), Session(model)
     tone = (np.sin(np.arange(5 * 16_000) / 8) / 2).astype(np.float32)

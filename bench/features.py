@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from record import keep, machine, medians
 
-from anytoany_lib import media
-from anytoany_lib.ahead import WORKERS
-from anytoany_lib.cache import BATCH, CAPTION_BATCH, FeatureCache
 from anytoany_lib.config import Profile
-from anytoany_lib.decoders import CaptionEncoder
-from anytoany_lib.feature_store import caption_key
-from anytoany_lib.frozen import FrozenModels
-from anytoany_lib.imagebind_inputs import prepare
+from anytoany_lib.decoders.adapters import CaptionEncoder
+from anytoany_lib.encoders.imagebind_inputs import prepare
+from anytoany_lib.features.cache import BATCH, CAPTION_BATCH, FeatureCache
+from anytoany_lib.features.dataset_features import caption_key
+from anytoany_lib.features.frozen_models import FrozenModels
 from anytoany_lib.llm import pick_device
+from anytoany_lib.media import media_files
+from anytoany_lib.system.prefetch import WORKERS
 from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.pictures import FPS
 from anytoany_lib.toyworld.scenes import random_scene, render
@@ -102,13 +102,15 @@ def media_rates(profile: Profile, kind: str, count: int, rounds: int, work: Path
     folder.mkdir()
     for number in range(count):
         made = render(kind, random_scene(kind, rng), rng)
-        path = folder / f"{number}{media.SUFFIX[kind]}"
-        paths.append(media.save(kind, path, (made, RATE) if kind == "audio" else made, fps=FPS))
+        path = folder / f"{number}{media_files.SUFFIX[kind]}"
+        paths.append(
+            media_files.save(kind, path, (made, RATE) if kind == "audio" else made, fps=FPS)
+        )
     models = FrozenModels(profile, pick_device())
     encoder = models.encoder
 
     def decoded(path: Path) -> torch.Tensor:
-        return prepare(encoder.config, kind, media.as_media(kind, path))
+        return prepare(encoder.config, kind, media_files.as_media(kind, path))
 
     def bare() -> None:
         with ThreadPoolExecutor(WORKERS) as pool:

@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 from record import keep, machine
 
-from anytoany_lib.data import build, dataset_fingerprint, read_manifest
+from anytoany_lib.data.building import build
+from anytoany_lib.data.manifests import dataset_fingerprint, read_manifest
 
 FEW = 10_000
 RANDOM_READS = 5_000

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from anytoany_lib import memory
-from anytoany_lib.cache import KEY
 from anytoany_lib.config import Profile
-from anytoany_lib.data import DESCRIBE, PRODUCE
-from anytoany_lib.imagebind_inputs import HUGE, SenseConfig
+from anytoany_lib.data.records import record_of
+from anytoany_lib.data.rows import Row
+from anytoany_lib.data.wording import DESCRIBE, PRODUCE
+from anytoany_lib.encoders.imagebind_inputs import HUGE, SenseConfig
+from anytoany_lib.features.cache import KEY
+from anytoany_lib.memory import planning as memory
 from anytoany_lib.messages import Vocabulary
-from anytoany_lib.records import record_of
-from anytoany_lib.rows import Row
 
 BENCH = Path(__file__).resolve().parent
 DOCUMENT = BENCH.parent / "docs" / "SCALE.md"
@@ -483,7 +483,7 @@ def parts(profile: Profile) -> Iterator[str]:
     machine = step(profile, 1, card, CARDS_A_MACHINE)
     yield "- **Rows at once.** 4-bit weights are unpacked in every pass and every work is launched, whatever the batch: at the"
     yield f"  profile's {few} rows a captioned pair takes {little / much:.1f} times as long as at {ROWS_AT_ONCE[1]}. Captioned rows are short: raise `batch_size` until the"
-    yield "  memory plan (`python -m anytoany_lib.memory`) says stop."
+    yield "  memory plan (`python -m anytoany_lib.memory.planning`) says stop."
     yield "- **Launching.** What the shortest measured steps took beside multiplying and unpacking (below), of the same stage. It does not"
     yield "  depend on the batch, and is the host's as much as the card's; the other profile and the A100 are given the same."
     yield "- **Reading.** All processes read the rows of a whole step, so that they agree on its order, and rows come from random"

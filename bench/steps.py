@@ -14,11 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from anytoany_lib import train
-from anytoany_lib.checkpoint import Standing
-from anytoany_lib.job import Job
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.stage_data import StageData, Step
+from anytoany_lib.training.checkpoint import Standing
+from anytoany_lib.training.setup import Job
+from anytoany_lib.training.stage_data import StageData, Step
 
 
 class Kit:

@@ -36,16 +36,18 @@ import torch
 from record import keep, machine, synchronise, turns, verdicts
 from steps import Kit, bare_step, over
 
-from anytoany_lib import features, stage_data
 from anytoany_lib.config import Profile
-from anytoany_lib.job import Job
-from anytoany_lib.live import LiveFeatures
-from anytoany_lib.ranks import Ranks
-from anytoany_lib.runs import CURVES
-from anytoany_lib.stage_data import Read, StageData, Step
+from anytoany_lib.features import precomputing
+from anytoany_lib.features.dataset_features import DatasetFeatures
+from anytoany_lib.features.on_the_fly import LiveFeatures
+from anytoany_lib.system.runs import CURVES
 from anytoany_lib.toyworld import dataset
-from anytoany_lib.trackers import Log
 from anytoany_lib.train import _begun
+from anytoany_lib.training import stage_data
+from anytoany_lib.training.distributed import Ranks
+from anytoany_lib.training.setup import Job
+from anytoany_lib.training.stage_data import Read, StageData, Step
+from anytoany_lib.training.trackers import Log
 
 AT_MOST = {
     "step: ratio to bare": 1.05,
@@ -101,7 +103,7 @@ def everywhere(read: Step) -> Step:
 def toy_world(profile: Profile, folder: Path) -> Path:
     """A small toy world with its features."""
     dataset.write(folder, dataset.untouched(profile), MEDIA, CONVERSATIONS, per_task=1)
-    features.precompute(profile, folder)
+    precomputing.precompute(profile, folder)
     return folder
 
 
@@ -118,7 +120,7 @@ def readings(kit: Kit) -> dict[str, StageData]:
     job, standing, settings = kit.job, kit.standing, kit.job.settings
     live = Uncached(job.profile, job.data)
 
-    def of(kind: type[StageData], cached: features.DatasetFeatures) -> StageData:
+    def of(kind: type[StageData], cached: DatasetFeatures) -> StageData:
         read = (settings.reads, standing.model.messages, cached, job.seed, settings.mixture)
         return kind(job.data, "train", *read)
 
@@ -192,7 +194,7 @@ def clocked(calls: dict[str, list[tuple[Any, str]]]) -> Iterator[dict[str, float
 
 
 def where_time_goes(kit: Kit, steps: Sequence[Step], reading: float) -> dict[str, float]:
-    """Seconds a step, by what they go into; `reading` is what a step waits for its rows."""
+    """Seconds a step, by what they go into; `steps` is what a step waits for its rows."""
     model, accelerator, optimiser = kit.standing.model, kit.accelerator, kit.optimiser
     calls = {
         "LLM forward": [(model, "hidden_states"), (model, "logits")],

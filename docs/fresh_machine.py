@@ -25,7 +25,7 @@ from pathlib import Path
 
 import readme_results
 
-from anytoany_lib.files import write_json
+from anytoany_lib.system.files import write_json
 
 PAGES = {"lab": "api", "app": ""}  # what is asked of a command that serves, below its address
 _LIMIT = 2 * 3600.0  # seconds

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from anytoany_lib import ablations
+from anytoany_lib.evaluation import ablations
 
 FOLDER = Path(__file__).resolve().parent / "ablations"
 REPORT = FOLDER / "README.md"

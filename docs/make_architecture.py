@@ -2,9 +2,9 @@
 
     python docs/make_architecture.py
 
-`LAYERS` says by hand where a module belongs; who imports whom is read from the code. `problems` says where the two
-disagree: a module without a place, an import that goes up or sideways, a circle, an import of the toy world from outside.
-tests/test_docs.py wants none.
+Both are read from the folders and the imports in the code: a wing of the library is one door, and so is every module on
+the ground floor. `problems` says what breaks the rules of the house: a circle, a full wing, an import of the toy world
+from outside. tests/project/test_docs.py wants none.
 """
 
 from __future__ import annotations
@@ -24,88 +24,8 @@ DOCUMENT = REPOSITORY / "docs" / "ARCHITECTURE.md"
 BEGIN = "<!-- modules: written by docs/make_architecture.py, do not edit -->"
 END = "<!-- end of modules -->"
 
-# From the top down: layer, what it is for, and its boxes. A module may import from the layers below its own and from
-# its own box; not from a layer above, nor from another box beside it.
-LAYERS: list[tuple[str, str, dict[str, str]]] = [
-    (
-        "Entry",
-        "what users import",
-        {"The package: AnyToAny, Chat, Profile, Session": "anytoany_lib"},
-    ),
-    (
-        "Whole jobs",
-        "many runs, many notebooks",
-        {
-            "Demo, ablations, comparing": "demo ablations comparison figures charts diagrams anatomy",
-            "How the tiny models were trained": """toyworld.pace toyworld.training toyworld.captions
-                toyworld.autoencoder toyworld.image_training toyworld.video_training
-                toyworld.audio_models toyworld.audio_training toyworld.encoder_data
-                toyworld.encoder_probes toyworld.encoder_training toyworld.judge_training
-                toyworld.decoder_checks toyworld.cards""",
-        },
-    ),
-    (
-        "Uses",
-        "what one does with a model",
-        {
-            "Chat": """chat bubbles markdown rendering pages uploads settings widget served serving app
-                gradio_app""",
-            "Training": """train around job checkpoint fitting reading sharded stage_data ranks
-                trackers rehearsal frozen_rehearsal""",
-            "Any-to-any matrix": """evaluate judging kept_replies baselines failures similarity
-                retrieval perplexity""",
-            "Toy world": """toyworld toyworld.pictures toyworld.sounds toyworld.scenes
-                toyworld.language toyworld.talks toyworld.tasks toyworld.dataset toyworld.mels toyworld.text_judge
-                toyworld.judges""",
-            "Published benchmarks": "benchmarks benchmark_media benchmark_files",
-        },
-    ),
-    (
-        "System",
-        "the parts put together",
-        {
-            "Fetching and planning": "checkpoints wholeness nextgpt memory room activations",
-            "The any-to-any model": "model generation decoding recall",
-            "Features of frozen models": "features feature_store contents cache live frozen costs npy_folder",
-            "Metrics": "caption_metrics caption_tokens java_metrics vqa distances extractors",
-        },
-    ),
-    (
-        "Sources",
-        "what goes in, what comes out",
-        {
-            "Decoders": """decoders conditions decoder_memory broken_media denoising mels
-                previews blueprints""",
-            "Encoder": "imagebind imagebind_layers imagebind_inputs clip_words",
-            "Datasets": """data readers published instructions placing turns named_media marks folders captions shards
-                parquet_folder json_files segments reports inspection records manifests ledger""",
-        },
-    ),
-    (
-        "Forms",
-        "media, words, weights, places",
-        {
-            "Folders elsewhere": "remote hub downloads differences",
-            "Language model": "llm projections",
-            "Conversations": """messages pieces tokenizing batches events sampling templates
-                template_worker""",
-            "Media files": """media containers formats sounds mixing clips animations pictures
-                orientation rows""",
-        },
-    ),
-    (
-        "Ground",
-        "stands on nothing else",
-        {
-            "Threads, time, counting": """background ahead interrupts phases residence
-                out_of_memory storages intervals aligned""",
-            "Profiles and runs": """config modalities runs files sources foreign_code urls digests
-                legacy_tokenizer""",
-        },
-    ),
-]
-
-TOYS = "toyworld"
+TOYS = "toyworld"  # the data of profile `tiny`: for notebooks and tests, unknown to the rest
+DOZEN = 12  # files of a folder at most: more is another wing
 
 Imports = dict[str, dict[str, bool]]
 
@@ -168,41 +88,51 @@ def read_imports() -> Imports:
     return imports
 
 
-# --- where the table and the code disagree ---
+# --- the rules of the house ---
 
 
-def places() -> dict[str, tuple[int, str]]:
-    """module -> (its layer, counted from the top; its box)."""
-    return {
-        module: (layer, box)
-        for layer, (_, _, boxes) in enumerate(LAYERS)
-        for box, modules in boxes.items()
-        for module in modules.split()
-    }
+def door(module: str) -> str:
+    """What stands for a module in the picture: its wing, or itself if it is on the ground floor."""
+    return module.split(".")[0]
+
+
+def running(imports: Imports) -> dict[str, set[str]]:
+    """module -> the modules that it imports when it runs: not those that only type checkers read."""
+    return {name: {one for one, runs in found.items() if runs} for name, found in imports.items()}
+
+
+def doors(imports: Imports) -> dict[str, set[str]]:
+    """door -> the doors that it imports from. The package itself, which loads all names late, has none."""
+    graph: dict[str, set[str]] = {door(name): set() for name in imports if name != PACKAGE}
+    for name, found in running(imports).items():
+        if name != PACKAGE:
+            graph[door(name)] |= {door(one) for one in found} - {door(name), PACKAGE}
+    return graph
 
 
 def problems(imports: Imports) -> list[str]:
-    """What is wrong, a sentence each; nothing if the table is true of the code."""
-    place = places()
-    said = [f"{name} has no place in LAYERS" for name in imports if name not in place]
-    said += [f"{name} has a place in LAYERS, but no file" for name in place if name not in imports]
-    for name, imported in imports.items():
-        for other in sorted(imported):
-            if name not in place or other not in place or place[name] == place[other]:
-                continue
-            if place[other][0] <= place[name][0]:
-                way = "up" if place[other][0] < place[name][0] else "sideways"
-                said.append(f"{name} imports {other}: {way}")
-            if other.startswith(TOYS) and not name.startswith(TOYS):
-                said.append(f"{name} imports {other}: the toy world is for notebooks and tests")
-    running = {
-        name: {other for other, runs in imported.items() if runs}
-        for name, imported in imports.items()
-    }
+    """What breaks the rules, a sentence each; nothing if the house stands."""
+    said = [
+        f"{name} imports {one}: the toy world is for notebooks and tests"
+        for name, found in imports.items()
+        for one in sorted(found)
+        if door(one) == TOYS and door(name) != TOYS
+    ]
+    for graph in (running(imports), doors(imports)):
+        said += [
+            f"{name} imports itself by way of others"
+            for name in graph
+            if name in _reached(name, graph)
+        ]
+    folders: dict[str, int] = {}
+    for name in imports:
+        if sources().get(name, Path()).name != "__init__.py":
+            folder = name.rpartition(".")[0]
+            folders[folder] = folders.get(folder, 0) + 1
     said += [
-        f"{name} imports itself by way of others"
-        for name in imports
-        if name in _reached(name, running)
+        f"{folder or 'the ground floor'} holds {count} files, {DOZEN} at most"
+        for folder, count in folders.items()
+        if count > DOZEN
     ]
     return said
 
@@ -219,36 +149,44 @@ def _reached(start: str, graph: dict[str, set[str]]) -> set[str]:
 
 
 def arrows(imports: Imports) -> list[tuple[str, str]]:
-    """(box, box that it imports from), without those that a way over other boxes implies."""
-    place = places()
-    graph: dict[str, set[str]] = {box: set() for _, _, boxes in LAYERS for box in boxes}
-    for name, imported in imports.items():
-        graph[place[name][1]] |= {place[other][1] for other in imported} - {place[name][1]}
+    """(door, door that it imports from), without those that a way over other doors implies."""
+    graph = doors(imports)
     return [
-        (box, other)
-        for box, others in graph.items()
+        (name, other)
+        for name, others in graph.items()
         for other in sorted(others)
         if not any(other in _reached(between, graph) for between in others - {other})
     ]
 
 
+def floors(imports: Imports) -> list[list[str]]:
+    """The doors from the top floor down: each one floor above the highest that it imports from."""
+    graph = doors(imports)
+    height: dict[str, int] = {}
+    while len(height) < len(graph):
+        for name, others in graph.items():
+            if name not in height and all(other in height for other in others):
+                height[name] = 1 + max((height[other] for other in others), default=-1)
+    top = max(height.values())
+    return [[name for name in graph if height[name] == floor] for floor in range(top, -1, -1)]
+
+
 # --- the picture ---
 
-WIDTH, MARGIN, TITLES = 1180, 12, 132
-GAP, BAND_GAP, PADDING = 30, 44, 12
+WIDTH, MARGIN = 1180, 12
+GAP, FLOOR_GAP, PADDING = 30, 34, 12
 LINE, TITLE_LINE = 17, 20
 CHARACTER, TITLE_CHARACTER = 7.25, 7.8
-HUES = [275, 335, 20, 50, 150, 205, 240]  # of the layers, in degrees
-SHADES = [34, 44, 22, 38, 52]  # of the boxes beside each other in one, in % of lightness
+SHADES = [34, 44, 22, 38, 52]  # of the doors beside each other on a floor, in % of lightness
 
 
 @dataclass
 class Box:
-    """A group of modules as it is drawn: its lines of text, its layer, its colour, and its place."""
+    """A door as it is drawn: its lines of text, its floor counted from the top, its colour, and its place."""
 
     title: str
     lines: list[str]
-    layer: int
+    floor: int
     colour: str
     x: float = 0
     y: float = 0
@@ -260,48 +198,57 @@ class Box:
         return self.x + self.width / 2
 
 
-def _widths(boxes: dict[str, list[str]]) -> list[float]:
-    """Of boxes side by side: none narrower than its longest words, and wider where there is more to say."""
-    least = [
-        max(TITLE_CHARACTER * len(title), *(CHARACTER * len(_short(one)) for one in modules))
-        + 2 * PADDING
-        for title, modules in boxes.items()
+def _text(name: str, files: dict[str, Path]) -> tuple[str, str]:
+    """What a door says: its title, and the modules behind it or, on the ground floor, what the module is."""
+    inside = [
+        module.partition(".")[2]
+        for module, file in files.items()
+        if module.startswith(f"{name}.") and not file.name.startswith("__")
     ]
-    wanted = [sum(len(_short(module)) + 1 for module in modules) for modules in boxes.values()]
-    left = WIDTH - 2 * MARGIN - TITLES - GAP * (len(boxes) + 1) - sum(least)
-    return [width + left * more / sum(wanted) for width, more in zip(least, wanted, strict=True)]
+    if inside:
+        return f"{name}/", " ".join(inside)
+    return f"{name}.py", _first_sentence(files[name])
 
 
-def _short(module: str) -> str:
-    return module.replace(f"{TOYS}.", "")
+def _widths(texts: list[tuple[str, str]]) -> list[float]:
+    """Of doors side by side: none narrower than its longest word, and wider where there is more to say."""
+    least = [
+        max(TITLE_CHARACTER * len(title), *(CHARACTER * len(word) for word in said.split()))
+        + 2 * PADDING
+        for title, said in texts
+    ]
+    left = WIDTH - 2 * MARGIN - GAP * (len(texts) + 1) - sum(least)
+    every = sum(len(said) for _, said in texts)
+    return [width + left * len(said) / every for width, (_, said) in zip(least, texts, strict=True)]
 
 
-def _boxes() -> tuple[list[list[Box]], float]:
-    """The boxes of every layer at their places, and the height of the picture."""
-    drawn, y = [], float(MARGIN)
-    for number, (_, _, boxes) in enumerate(LAYERS):
-        modules_of = {title: modules.split() for title, modules in boxes.items()}
-        x, layer = MARGIN + TITLES + GAP, []
-        for at, width in enumerate(_widths(modules_of)):
-            title, modules = list(modules_of.items())[at]
-            shown = " ".join(map(_short, modules))
-            lines = wrap(shown, int((width - 2 * PADDING) / CHARACTER), break_long_words=False)
-            # Boxes of a layer differ in shade, so that their arrows can be told apart.
-            colour = f"hsl({HUES[number] + 9 * (at % 3)}, 50%, {SHADES[at]}%)"
-            layer.append(Box(title, lines, number, colour, x, y + PADDING, width))
+def _boxes(imports: Imports) -> tuple[list[list[Box]], float]:
+    """The doors of every floor at their places, and the height of the picture."""
+    files, drawn, y = sources(), [], float(MARGIN)
+    plan = floors(imports)
+    for number, names in enumerate(plan):
+        texts = [_text(name, files) for name in names]
+        x, floor = float(MARGIN + GAP), []
+        for at, width in enumerate(_widths(texts)):
+            title, said = texts[at]
+            lines = wrap(said, int((width - 2 * PADDING) / CHARACTER), break_long_words=False)
+            # Doors of a floor differ in shade, so that their arrows can be told apart.
+            hue = 360 * number / len(plan)
+            colour = f"hsl({hue:.0f}, 50%, {SHADES[at % len(SHADES)]}%)"
+            floor.append(Box(title, lines, number, colour, x, y + PADDING, width))
             x += width + GAP
-        height = max(len(box.lines) for box in layer) * LINE + TITLE_LINE + 2 * PADDING - 4
-        for box in layer:
+        height = max(len(box.lines) for box in floor) * LINE + TITLE_LINE + 2 * PADDING - 4
+        for box in floor:
             box.height = height
-        drawn.append(layer)
-        y += height + 2 * PADDING + BAND_GAP
-    return drawn, y - BAND_GAP + MARGIN
+        drawn.append(floor)
+        y += height + 2 * PADDING + FLOOR_GAP
+    return drawn, y - FLOOR_GAP + MARGIN
 
 
 def _ways(drawn: list[list[Box]], pairs: list[tuple[str, str]]) -> list[tuple[Box, list]]:
-    """Each arrow as the box it leaves and the points it passes, through gaps between the boxes of layers on its way."""
-    by_title = {box.title: box for layer in drawn for box in layer}
-    ends = [(by_title[a], by_title[b]) for a, b in pairs]
+    """Each arrow as the box it leaves and the points it passes, through gaps between the boxes of the floors on its way."""
+    by_name = {re.sub(r"/$|\.py$", "", box.title): box for floor in drawn for box in floor}
+    ends = [(by_name[a], by_name[b]) for a, b in pairs]
     taken: dict[tuple[int, float], int] = {}
     ways = []
     for upper, lower in ends:
@@ -309,15 +256,15 @@ def _ways(drawn: list[list[Box]], pairs: list[tuple[str, str]]) -> list[tuple[Bo
         coming = sorted((a.middle for a, b in ends if b is lower))
         points = [(_port(upper, leaving.index(lower.middle), len(leaving)), upper.y + upper.height)]
         end = _port(lower, coming.index(upper.middle), len(coming))
-        for layer in drawn[upper.layer + 1 : lower.layer]:
-            share = (layer[0].y - points[0][1]) / (lower.y - points[0][1])
+        for floor in drawn[upper.floor + 1 : lower.floor]:
+            share = (floor[0].y - points[0][1]) / (lower.y - points[0][1])
             straight = points[0][0] + share * (end - points[0][0])
-            gaps = [layer[0].x - GAP / 2, *(box.x + box.width + GAP / 2 for box in layer)]
+            gaps = [floor[0].x - GAP / 2, *(box.x + box.width + GAP / 2 for box in floor)]
             gap = min(gaps, key=lambda x: abs(x - straight))
-            lane = taken.get((layer[0].layer, gap), 0)
-            taken[layer[0].layer, gap] = lane + 1
+            lane = taken.get((floor[0].floor, gap), 0)
+            taken[floor[0].floor, gap] = lane + 1
             x = gap + 5 * (-1) ** lane * ((lane + 1) // 2)
-            points += [(x, layer[0].y - PADDING), (x, layer[0].y + layer[0].height + PADDING)]
+            points += [(x, floor[0].y - PADDING), (x, floor[0].y + floor[0].height + PADDING)]
         ways.append((upper, [*points, (end, lower.y - 1)]))
     return ways
 
@@ -336,21 +283,11 @@ def _curve(points: list) -> str:
     return " ".join(steps)
 
 
-def _drawn_band(layer: list[Box], name: str, about: str) -> list[str]:
-    colour = f"hsl({HUES[layer[0].layer]}, 50%, 36%)"
-    top, height = layer[0].y - PADDING, layer[0].height + 2 * PADDING
-    middle, x = top + height / 2, MARGIN + 14
-    lines = wrap(about, 18)
-    first = middle - (len(lines) * 15) / 2
-    return [
-        f'<rect x="{MARGIN}" y="{top:.1f}" width="{WIDTH - 2 * MARGIN}" height="{height:.1f}" rx="10" '
-        f'fill="{colour}" fill-opacity="0.10"/>',
-        f'<text x="{x}" y="{first:.1f}" class="layer" fill="{colour}">{escape(name)}</text>',
-        *(
-            f'<text x="{x}" y="{first + 17 + 15 * n:.1f}" class="about">{escape(line)}</text>'
-            for n, line in enumerate(lines)
-        ),
-    ]
+def _drawn_floor(floor: list[Box]) -> str:
+    return (
+        f'<rect x="{MARGIN}" y="{floor[0].y - PADDING:.1f}" width="{WIDTH - 2 * MARGIN}" '
+        f'height="{floor[0].height + 2 * PADDING:.1f}" rx="10" fill="{floor[0].colour}" fill-opacity="0.10"/>'
+    )
 
 
 def _drawn_box(box: Box) -> list[str]:
@@ -368,26 +305,25 @@ def _drawn_box(box: Box) -> list[str]:
 
 def picture(imports: Imports) -> str:
     """The whole picture as SVG."""
-    drawn, height = _boxes()
-    said = "An arrow means: imports. Where boxes between two already lead from one to the other, it is left out."
+    drawn, height = _boxes(imports)
+    said = "An arrow means: imports. Where doors between two already lead from one to the other, it is left out."
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height + 26:.0f}" '
         f'font-family="Helvetica, Arial, sans-serif">',
-        "<title>The modules of anytoany_lib in layers, and which import which</title>",
-        "<style>.layer{font-size:16px;font-weight:bold}.about{font-size:12px;fill:#444}"
+        "<title>The wings of anytoany_lib and the modules on its ground floor, and which import which</title>",
+        "<style>.about{font-size:12px;fill:#444}"
         ".box{font-size:14px;font-weight:bold;fill:#222}"
         ".module{font-size:12px;font-family:Menlo,Consolas,'DejaVu Sans Mono',monospace;fill:#333}</style>",
         f'<rect width="{WIDTH}" height="{height + 26:.0f}" fill="#ffffff"/>',
     ]
-    for layer, (name, about, _) in zip(drawn, LAYERS, strict=True):
-        parts += _drawn_band(layer, name, about)
+    parts += [_drawn_floor(floor) for floor in drawn]
     for box, points in _ways(drawn, arrows(imports)):
         (x, y), colour = points[-1], box.colour
         parts += [
             f'<path d="{_curve(points)}" fill="none" stroke="{colour}" stroke-width="1.5"/>',
             f'<path d="M{x - 4:.1f},{y - 7:.1f} h8 l-4,7 z" fill="{colour}"/>',
         ]
-    parts += [line for layer in drawn for box in layer for line in _drawn_box(box)]
+    parts += [line for floor in drawn for box in floor for line in _drawn_box(box)]
     parts.append(f'<text x="{MARGIN + 14}" y="{height + 14:.0f}" class="about">{said}</text>')
     return "\n".join([*parts, "</svg>", ""])
 
@@ -402,26 +338,27 @@ def _first_sentence(file: Path) -> str:
 
 
 def section() -> str:
-    """The list of modules in markdown: every layer from the bottom up, a line for each module."""
-    files, lines = sources(), [BEGIN, ""]
-    for name, about, boxes in reversed(LAYERS):
-        lines += [f"### {name}: {about}", ""]
-        for box, modules in boxes.items():
-            lines += [f"**{box}**", ""]
-            lines += [
-                f"- `{module}`: {_first_sentence(files[module])}" for module in modules.split()
-            ]
-            lines.append("")
-    return "\n".join([*lines, END])
+    """The list of modules in markdown: the ground floor, then wing by wing, a line for each module."""
+    files = sources()
+    ground = [name for name in files if "." not in name and files[name].name != "__init__.py"]
+    wings = [name for name in files if name != PACKAGE and files[name].name == "__init__.py"]
+    lines = [BEGIN, "", "### The ground floor", ""]
+    lines += [f"- `{name}`: {_first_sentence(files[name])}" for name in ground]
+    for wing in wings:
+        lines += ["", f"### `{wing}`: {_first_sentence(files[wing])}", ""]
+        lines += [
+            f"- `{name}`: {_first_sentence(files[name])}"
+            for name in files
+            if name.rpartition(".")[0] == wing and name not in wings and name != f"{wing}.__main__"
+        ]
+    return "\n".join([*lines, "", END])
 
 
 def main() -> None:
-    """Draws the picture and writes the list, unless the table is not true."""
+    """Draws the picture and writes the list, unless a rule of the house is broken."""
     imports = read_imports()
     if wrong := problems(imports):
-        raise SystemExit(
-            "\n".join([*wrong, "mend LAYERS in docs/make_architecture.py, or the import"])
-        )
+        raise SystemExit("\n".join(wrong))
     FIGURE.parent.mkdir(exist_ok=True)
     FIGURE.write_text(picture(imports), encoding="utf-8")
     text = DOCUMENT.read_text(encoding="utf-8")

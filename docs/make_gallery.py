@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
 
-from anytoany_lib.files import appearing_file
+from anytoany_lib.system.files import appearing_file
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "gallery.ipynb"
 RAN = "ran"  # in the notebook's metadata: the digest of the code that made the outputs

@@ -18,11 +18,11 @@ import soundfile
 from matplotlib.figure import Figure
 from PIL import Image
 
-from anytoany_lib import AnyToAny, Session, media
-from anytoany_lib.chat import medium_of
+from anytoany_lib import AnyToAny, Session
 from anytoany_lib.config import portable
-from anytoany_lib.messages import Message, Part
-from anytoany_lib.runs import provenance
+from anytoany_lib.media import media_files
+from anytoany_lib.messages import Message, Part, medium_of
+from anytoany_lib.system.runs import provenance
 from anytoany_lib.toyworld import FPS, draw, film, sound
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,16 +75,16 @@ def _kept(part: Part, numbers: Iterator[int], folder: Path) -> dict[str, str]:
     number, medium = next(numbers), medium_of(part)
     if kind == "image":
         name = f"{number}.png"
-        media.as_image(medium).save(folder / name, optimize=True)
+        media_files.as_image(medium).save(folder / name, optimize=True)
     elif kind == "audio":
         name = f"{number}.flac"
-        samples, rate = media.as_audio(medium)
+        samples, rate = media_files.as_audio(medium)
         soundfile.write(folder / name, samples, rate)
         _draw_waveform(samples, rate, folder / f"{number}.png")
     else:
         name = f"{number}.gif"
         fps = medium[1] if isinstance(medium, tuple) else FPS
-        frames = [Image.fromarray(frame) for frame in media.as_video(medium)]
+        frames = [Image.fromarray(frame) for frame in media_files.as_video(medium)]
         options = {"save_all": True, "append_images": frames[1:], "duration": round(1000 / fps)}
         frames[0].save(folder / name, loop=0, **options)
     return {"type": kind, kind: name}

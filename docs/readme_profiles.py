@@ -1,6 +1,6 @@
 """The profiles and the models they name, for the README: what each needs, how it is licensed, what its stages train.
 
-Everything comes from anytoany_lib/profiles/*.yaml and from `anytoany_lib.memory`, as on a machine that has fetched nothing.
+Everything comes from anytoany_lib/profiles/*.yaml and from `anytoany_lib.memory.planning`, as on a machine that has fetched nothing.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 import readme_results
 import yaml
 
-from anytoany_lib import memory
 from anytoany_lib.config import PROFILE_FOLDER, DecoderConfig, Profile, Source
+from anytoany_lib.memory import planning
 
 _NOWHERE = "ckpt/nowhere"
 
@@ -36,7 +36,7 @@ def _comment(profile: Profile) -> str:
 
 def peak(profile: Profile) -> int:
     """Bytes that a profile is planned to take on its device at most, whichever phase that is."""
-    return max(memory.peak(phase) for phase in memory.plan(_unfetched(profile)).values())
+    return max(planning.peak(phase) for phase in planning.plan(_unfetched(profile)).values())
 
 
 def _unfetched(profile: Profile) -> Profile:

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from anytoany_lib import media
+from anytoany_lib.media import media_files
 from anytoany_lib.modalities import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -197,10 +197,10 @@ def sheet(run: Path, target: Path, columns: int = 4) -> None:
 def _show(axes: Axes, part: dict, folder: Path) -> None:
     kind = part["type"]
     if kind == "image":
-        axes.imshow(media.load_image(folder / part[kind]))
+        axes.imshow(media_files.load_image(folder / part[kind]))
     elif kind == "video":
-        frames, _ = media.load_video(folder / part[kind])
+        frames, _ = media_files.load_video(folder / part[kind])
         axes.imshow(np.concatenate(frames[:: max(1, len(frames) // 4)][:4], axis=1))
     else:
-        samples, rate = media.load_audio(folder / part[kind])
+        samples, rate = media_files.load_audio(folder / part[kind])
         axes.specgram(samples + 1e-6, NFFT=512, Fs=rate, noverlap=384, vmin=-120)

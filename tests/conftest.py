@@ -10,8 +10,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 from scripts import script
 
-from anytoany_lib import checkpoints, features
+from anytoany_lib.checkpoints import fetching
 from anytoany_lib.config import Profile
+from anytoany_lib.features import precomputing
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.toyworld import dataset
 
@@ -28,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def profile() -> Profile:
     """Profile `tiny`, with its language model fetched if this machine does not have it yet."""
     profile = Profile.load("tiny")
-    checkpoints.fetch(profile)
+    fetching.fetch(profile)
     return profile
 
 
@@ -45,7 +46,7 @@ def toy_data(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Path
     dataset.write(
         folder, lambda questions: ["That is a good question."] * len(questions), 24, 40, 4, seed=1
     )
-    features.precompute(profile, folder)
+    precomputing.precompute(profile, folder)
     return folder
 
 

@@ -12,11 +12,11 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from torch.nn import functional as F
 
-from anytoany_lib import media
 from anytoany_lib.batches import collate
 from anytoany_lib.config import ProjectionConfig
-from anytoany_lib.events import Done, MediaFailed
+from anytoany_lib.generation.events import Done, MediaFailed
 from anytoany_lib.llm import add_lora, load_llm, unpack
+from anytoany_lib.media import media_files
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
@@ -219,9 +219,9 @@ def test_a_medium_whose_embedding_is_known_is_not_read_again(model: AnyToAny, tm
     files = []
     for name in ("a.png", "b.png"):
         picture = draw("bell", "red", np.random.default_rng(len(files)))
-        files.append(media.save_image(tmp_path / name, picture))
+        files.append(media_files.save_image(tmp_path / name, picture))
     items = [("image", file) for file in files]
-    keys = [media.content_key(*item) for item in items]
+    keys = [media_files.content_key(*item) for item in items]
     assert not any(model.knows(key) for key in keys)
     first = model.embed_media(items)
     assert all(model.knows(key) for key in keys) and model.loaded("encoder")

@@ -9,9 +9,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from anytoany_lib.batches import collate
 from anytoany_lib.config import PROFILE_FOLDER, Profile, resolve
+from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.sampling import Sampling
 from anytoany_lib.toyworld import draw
 from anytoany_lib.train import total_loss, trained_parts
 

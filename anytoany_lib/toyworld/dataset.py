@@ -19,15 +19,16 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from anytoany_lib import media
 from anytoany_lib.config import Profile
-from anytoany_lib.data import Report, Row, check_target, write_manifest
-from anytoany_lib.files import appearing_whole
-from anytoany_lib.generation import reply_all
+from anytoany_lib.data.building import check_target
+from anytoany_lib.data.manifests import write_manifest
+from anytoany_lib.data.reports import Measured, Report
+from anytoany_lib.data.rows import Row, captioned_row, media_in
+from anytoany_lib.generation.replies import reply_all
+from anytoany_lib.generation.sampling import Sampling
+from anytoany_lib.media import media_files
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.reports import Measured
-from anytoany_lib.rows import captioned_row, media_in
-from anytoany_lib.sampling import Sampling
+from anytoany_lib.system.files import appearing_whole
 from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.pictures import FPS, FRAMES, PIXELS
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render
@@ -63,11 +64,13 @@ class _Pictures:
         there = self.made.setdefault((kind, scene), [])
         if len(there) >= self.pool:
             return there[int(self.rng.integers(len(there)))]
-        name = f"media/{self.split}/{kind}/{self.count:06d}{media.SUFFIX[kind]}"
+        name = f"media/{self.split}/{kind}/{self.count:06d}{media_files.SUFFIX[kind]}"
         self.count += 1
         (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
         made = render(kind, scene, self.rng)
-        media.save(kind, self.folder / name, (made, RATE) if kind == "audio" else made, fps=FPS)
+        media_files.save(
+            kind, self.folder / name, (made, RATE) if kind == "audio" else made, fps=FPS
+        )
         size, side = (self.folder / name).stat().st_size, 0 if kind == "audio" else PIXELS
         self.untold[name] = Measured(kind, size, side, _SECONDS.get(kind, 0.0))
         there.append(name)
@@ -145,7 +148,7 @@ def plain_rows(
 ) -> list[Row]:
     """Plain questions with the untouched LLM's answers, each repeated until there are `count`.
 
-    With `around` a third of them follow what it returns, another conversation, and a third go before one. No rows if it
+    With `finish` a third of them follow what it returns, another conversation, and a third go before one. No rows if it
     answered none of them whole.
     """
     questions = [question for question in phrases()["plain"][split] if answers[question]]

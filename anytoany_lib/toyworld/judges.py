@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from anytoany_lib.files import appearing_file, write_json
+from anytoany_lib.system.files import appearing_file, write_json
 from anytoany_lib.toyworld.mels import SAMPLES, log_mel
 from anytoany_lib.toyworld.pictures import COLOURS, FRAMES, MOTIONS, PIXELS
 from anytoany_lib.toyworld.scenes import ATTRIBUTES, THINGS, Scene

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from anytoany_lib.toyworld.scenes import COUNTED, Scene, pick
+from anytoany_lib.toyworld.scenes import Scene, pick
+from anytoany_lib.toyworld.sounds import COUNTED
 
 DOING = {
     "bell": "ringing",

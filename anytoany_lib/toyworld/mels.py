@@ -1,13 +1,13 @@
 """The log-mel picture of a sound, as the tiny audio decoder and the audio judge see it.
 
-It is AudioLDM's (`anytoany_lib.mels`) minus the mean of the toy world's sounds, over their spread. Silence is about -1.5 and
+It is AudioLDM's (`anytoany_lib.decoders.mels`) minus the mean of the toy world's sounds, over their spread. Silence is about -1.5 and
 a loud tone about 2.3. The autoencoder codes these numbers and the vocoder reads them as they are.
 """
 
 import torch
 from torch import Tensor
 
-from anytoany_lib.mels import RATE, WINDOW, Levels, filters
+from anytoany_lib.decoders.mels import RATE, WINDOW, Levels, filters
 
 SAMPLES = 32_000
 LEVELS = Levels(peak=None, mean=-6.0, spread=3.6)

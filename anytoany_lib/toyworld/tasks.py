@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from anytoany_lib.toyworld.language import DOES, TIMES, caption, moving, times
-from anytoany_lib.toyworld.scenes import COUNTED, HELD_OUT_PAIRS, THINGS, Scene
+from anytoany_lib.toyworld.scenes import HELD_OUT_PAIRS, THINGS, Scene
+from anytoany_lib.toyworld.sounds import COUNTED
 from anytoany_lib.toyworld.talks import Maker, Talk, phrases
 
 _MAKE = {"image": "draw", "audio": "play", "video": "film"}

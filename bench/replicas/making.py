@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from anytoany_lib.checkpoints import missing
+from anytoany_lib.checkpoints.fetching import missing
 from anytoany_lib.config import Profile
 
 from . import tables, words

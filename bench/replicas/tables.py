@@ -25,10 +25,10 @@ from transformers import (
     SpeechT5HifiGanConfig,
 )
 
+from anytoany_lib.checkpoints.nextgpt import published_shapes
 from anytoany_lib.config import Profile
-from anytoany_lib.imagebind import ImageBind
-from anytoany_lib.imagebind_inputs import ImageBindConfig
-from anytoany_lib.nextgpt import published_shapes
+from anytoany_lib.encoders.imagebind import ImageBind
+from anytoany_lib.encoders.imagebind_inputs import ImageBindConfig
 
 from .layout import Config, Part
 

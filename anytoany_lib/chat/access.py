@@ -1,0 +1,174 @@
+"""The gate of chats that are served to others: who comes in, what a visitor may do, and how much of it.
+
+A visitor talks, attaches files through the page, and downloads. There are no paths, no runs to switch to, and nothing is
+saved on the server. `Gate` looks at every request before anything else does, `Limits` at everything a visitor asks for.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+import secrets
+import socket
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from time import monotonic
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+
+from anytoany_lib.generation.events import Event
+from anytoany_lib.generation.sampling import Sampling
+
+_PLACE = re.compile(r"(?<![\w:/])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:'\"]+)+[/\\]?")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one visitor of a served chat may ask for, and how many there may be."""
+
+    steps: int = 100
+    max_new_tokens: int = 1024
+    frames: int = 64
+    seconds: float = 30.0
+    characters: int = 20_000
+    turns: int = 200
+    reply_seconds: float = 300.0
+    file_bytes: int = 64 * 2**20
+    quota_bytes: int = 256 * 2**20
+    visitors: int = 4
+    waiting: int = 8
+    idle_seconds: int = 1200
+
+    def check(self, sampling: Sampling) -> Sampling:
+        """The sampling, if it asks for no more than is allowed. ValueError names what does."""
+        for name in ("steps", "max_new_tokens", "frames", "seconds"):
+            value, most = getattr(sampling, name), getattr(self, name)
+            if value is not None and value > most:
+                raise ValueError(f"{name} may be {most:g} at most on this page, found {value:g}")
+        return sampling
+
+    def check_text(self, text: str, turns: int) -> None:
+        """ValueError if a message is too long, or the conversation before it."""
+        if len(text) > self.characters:
+            raise ValueError(
+                f"the message has {len(text):,} characters, {self.characters:,} may be sent"
+            )
+        if turns >= 2 * self.turns:
+            raise ValueError(f"the conversation has {self.turns} turns: Clear begins another one")
+
+    def within(
+        self, events: Generator[Event, None, None], stop: Callable[[], None]
+    ) -> Generator[Event, None, None]:
+        """The events of a reply, which is stopped when its time is over."""
+        end, stopped = monotonic() + self.reply_seconds, False
+        try:
+            for event in events:
+                yield event
+                if not stopped and monotonic() > end:
+                    stopped = True
+                    stop()
+        finally:
+            events.close()
+
+
+def without_places(text: str) -> str:
+    """What is said to a visitor: paths of the server as their last name alone."""
+    return _PLACE.sub(lambda found: re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], text)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request is not let in: an HTTP status, and words."""
+
+    status: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Who is let in: the Hosts a request may be for, and the token it has to bring, "" if there is none.
+
+    The token comes in the printed link; a cookie of this page alone brings it from then on. Names have to be on the list of
+    hosts, since a name can be made to lead here by anybody (DNS rebinding); an address cannot.
+    """
+
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    hosts: frozenset[str] = frozenset()
+    cookie: str = field(default_factory=lambda: f"anytoany-{secrets.token_hex(4)}")
+
+    @classmethod
+    def of(cls, token: str | None, hosts: Iterable[str]) -> Gate:
+        """A gate for these names beside the machine's own; a token of None is drawn."""
+        own = {"localhost", socket.gethostname().lower(), *(host.lower() for host in hosts)}
+        return cls(hosts=frozenset(own)) if token is None else cls(token, frozenset(own))
+
+    def knows(self, host: str) -> bool:
+        """Whether a Host, or the host of an Origin, is this server."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name.lower() in self.hosts
+        return True
+
+    def refusal(self, target: str, headers: Mapping[str, str]) -> Refusal | None:
+        """Why a request for `target` (path?query) with these headers is not let in, None if it is."""
+        if not self.knows(headers.get("Host", "")):
+            return Refusal(403, "this page is not served under that name: see --allow-host")
+        origin = headers.get("Origin")
+        if origin and origin != "null" and not self.knows(urlsplit(origin).netloc):
+            return Refusal(403, "another site's page may not use this one")
+        if origin == "null":
+            return Refusal(403, "a page without an origin may not use this one")
+        if self.token and not any(map(self._is_token, self._told(target, headers))):
+            return Refusal(401, "open the link that the server printed: it ends with its token")
+        return None
+
+    def _is_token(self, told: str) -> bool:
+        return hmac.compare_digest(told.encode(), self.token.encode())
+
+    def _told(self, target: str, headers: Mapping[str, str]) -> Iterable[str]:
+        yield from parse_qs(urlsplit(target).query).get("token", [])
+        yield headers.get("Authorization", "").removeprefix("Bearer ")
+        try:
+            kept = SimpleCookie(headers.get("Cookie", "")).get(self.cookie)
+        except CookieError:
+            kept = None
+        if kept:
+            yield kept.value
+
+    def set_cookie(self, target: str) -> str | None:
+        """The Set-Cookie header for whoever came by the link, None for others."""
+        parts = urlsplit(target)
+        if not self.token or parts.path != "/" or "token" not in parse_qs(parts.query):
+            return None
+        return f"{self.cookie}={self.token}; Path=/; HttpOnly; SameSite=Lax"
+
+    @staticmethod
+    def without_token(target: str) -> str:
+        """Where who came by the link goes on: the same page, and no token in the address."""
+        parts = urlsplit(target)
+        kept = [(name, told) for name, told in parse_qsl(parts.query) if name != "token"]
+        return parts.path + (f"?{urlencode(kept)}" if kept else "")
+
+    def link(self, host: str, port: int) -> str:
+        """The link to print."""
+        shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
+        shown = f"[{shown}]" if ":" in shown else shown
+        return f"http://{shown}:{port}/" + (f"?token={self.token}" if self.token else "")
+
+
+def bytes_below(folder: Path) -> int:
+    """Bytes of all files below a folder, those that vanish meanwhile aside."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:
+            continue
+    return total

@@ -1,0 +1,401 @@
+"""The chat as a Gradio page: python -m anytoany_lib.chat.gradio_app [--run RUN] [--host HOST] [--port PORT].
+
+Every browser session talks to a `session.Session` of its own, all of them to one model, one reply at a time. The page is
+for this machine alone unless --host says otherwise, for whoever has the link that is printed (see `access` for what they
+may do), and it is never shared. Text reaches the page as the HTML that
+`html` makes, media as files of the browser session.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing leaves this machine
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse, RedirectResponse
+
+from anytoany_lib.chat import settings
+from anytoany_lib.chat.access import Gate, Limits, bytes_below, without_places
+from anytoany_lib.chat.export import write_page
+from anytoany_lib.chat.html import (
+    CONTENT_STYLE,
+    ICON,
+    data_uri,
+    label_of,
+    note_html,
+    original,
+    part_html,
+    text_html,
+)
+from anytoany_lib.chat.serving_options import gate_of, parser, run_named, shown_name
+from anytoany_lib.chat.session import Session
+from anytoany_lib.chat.uploads import kind_of
+from anytoany_lib.chat.view import Piece, Reply, problem
+from anytoany_lib.chat.widget import EXAMPLES, PREVIEW_EVERY
+from anytoany_lib.generation.events import Events, Loading, TextDelta
+from anytoany_lib.generation.sampling import Sampling
+from anytoany_lib.media import media_files
+from anytoany_lib.media.containers import MediaError
+from anytoany_lib.messages import Message, Part, medium_of
+from anytoany_lib.model import AnyToAny
+
+REDRAW_SECONDS = 0.1
+UPLOAD_BYTES = Limits.file_bytes
+_STARTING = "/gradio_api/startup-events"  # which Gradio asks itself for, and nothing follows from
+_HINT = f"Write a message; attach pictures, sounds and clips of up to {UPLOAD_BYTES // 2**20} MB"
+# Beside each download Gradio puts a button that shares the medium with the world: it is taken away.
+_CSS = f"""{CONTENT_STYLE}
+.message-buttons a[download] + button {{ display: none; }}
+.message .image-frame img {{ min-width: 192px; }}
+"""
+
+Shown = str | dict[str, str]  # as Gradio's chatbot takes it: HTML, or a file by its path
+Turn = dict[str, Any]
+
+
+class Visitor:
+    """A browser session: its conversation, and the folder with the files that its page shows."""
+
+    def __init__(self, model: AnyToAny, limits: Limits | None = None):
+        self.limits = limits or Limits()
+        self.session = Session(model, sampling=Sampling(preview_every=PREVIEW_EVERY))
+        # Below Gradio's own folder: what lies elsewhere it would copy there, anew for every token.
+        Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="anytoany-", dir=get_upload_folder())
+        self.folder = Path(self._folder.name)
+
+    def __deepcopy__(self, memo: dict) -> Visitor:
+        """Itself: Gradio copies the state it has just had made for a browser session."""
+        return self
+
+    def leave(self) -> None:
+        """Ends what is being drawn, and removes the files."""
+        self.session.stop()
+        self._folder.cleanup()
+
+    def turns(self) -> list[Turn]:
+        """The conversation so far."""
+        return list(map(self._turn, self.session.messages))
+
+    def _turn(self, message: Message) -> Turn:
+        return {"role": message["role"], "content": list(map(self._part, message["content"]))}
+
+    def _part(self, part: Part) -> Shown:
+        kind, medium = part["type"], medium_of(part)
+        if kind == "text" or medium is None:
+            return _in_one_line(part_html(part))
+        if isinstance(medium, str | Path):
+            return {"path": str(medium), "alt_text": label_of(part)}
+        path = self.folder / f"{media_files.content_key(kind, medium)}{media_files.SUFFIX[kind]}"
+        if not path.exists():
+            path.write_bytes(original(part)[2])
+        return {"path": str(path), "alt_text": label_of(part)}
+
+    def piece(self, piece: Piece) -> Shown:
+        """A piece of a reply that grows."""
+        kind = piece["kind"]
+        if kind == "text":
+            return _in_one_line(piece["html"])
+        if kind in media_files.SUFFIX:
+            key = hashlib.blake2b(piece["data"], digest_size=16).hexdigest()
+            path = self.folder / f"{key}{media_files.SUFFIX[kind]}"
+            path.write_bytes(piece["data"])
+            return {"path": str(path), "alt_text": piece["label"]}
+        return {"making": _making, "note": _note, "error": _error, "dots": _dots}[kind](piece)
+
+
+def _in_one_line(text: str) -> str:
+    """The same HTML without line ends: to Gradio's markdown, a blank line would end it and begin markdown."""
+    return text.replace("\n", "&#10;")
+
+
+def _note(piece: Piece) -> str:
+    return _in_one_line(note_html(piece["text"]))
+
+
+def _error(piece: Piece) -> str:
+    return _in_one_line(note_html(f"⚠ {without_places(piece['text'])}", "a2a-error"))
+
+
+def _dots(_: Piece) -> str:
+    return '<span class="a2a-note" aria-label="waiting">•••</span>'
+
+
+def _making(piece: Piece) -> str:
+    """How far a medium is, with a first look at it if there is one."""
+    steps, at, look = "", "", ""
+    if "total" in piece:
+        steps = f" {piece['done']}/{piece['total']}"
+        at = f' max="{piece["total"]}" value="{piece["done"]}"'
+    if "data" in piece:
+        look = f'<br><img src="{data_uri(piece["mime"], piece["data"])}" alt="what it looks like so far">'
+    text = html.escape(piece["text"])
+    bar = f'<progress aria-label="{text}"{at}></progress>'
+    return f'<div class="a2a-note">{ICON[piece["medium"]]} {text} …{steps} {bar}{look}</div>'
+
+
+def _play(visitor: Visitor, begin: Callable[[], Events]) -> Iterator[list[Turn]]:
+    """The conversation while a reply is drawn; what goes wrong stands in it with its cause."""
+    reply, before, drawn = Reply(), visitor.turns(), time.monotonic()
+    shown: list[Shown] = [_dots({})]
+    making: dict[int, Piece] = {}
+
+    def turns(*waiting: Shown) -> list[Turn]:
+        """The conversation with what has come of the reply by now."""
+        for at in sorted(reply.changed):
+            piece = reply.pieces[at]
+            if piece["kind"] == "making":  # a look at it stays until the next one
+                piece = making[at] = making.get(at, {}) | piece
+            shown[at : at + 1] = [visitor.piece(piece)]
+        reply.changed.clear()
+        return [*before, {"role": "assistant", "content": [*shown, *waiting]}]
+
+    try:
+        with closing(visitor.limits.within(begin(), visitor.session.stop)) as events:
+            before = visitor.turns()
+            yield turns()
+            for event in events:
+                status = reply.take(event)
+                if isinstance(event, TextDelta) and time.monotonic() - drawn < REDRAW_SECONDS:
+                    continue
+                yield turns(*([_note({"text": status})] if isinstance(event, Loading) else []))
+                drawn = time.monotonic()
+    except Exception as error:  # told to the visitor, and to whoever runs the page
+        logging.getLogger(__name__).warning("a reply failed", exc_info=error)
+        reply.fail(error)
+        yield turns()
+
+
+def _refusal(visitor: Visitor, error: Exception) -> list[Turn]:
+    """The conversation, and below it why something cannot be done."""
+    return [*visitor.turns(), {"role": "assistant", "content": [_error(problem(error))]}]
+
+
+def _content(message: dict[str, Any]) -> list[Part]:
+    """What was written and attached, as parts: media first. ValueError if a file is no medium."""
+    parts: list[Part] = []
+    for path in map(Path, message["files"]):
+        try:
+            kind = media_files.kind_in(path)
+        except MediaError as error:
+            kind_of(path.name)  # one that is no medium by its name either is told what is expected
+            raise MediaError(error.reason, error.detail, path.name) from error
+        parts.append({"type": kind, kind: path})
+    text = message["text"].strip()
+    return [*parts, {"type": "text", "text": text}] if text else parts
+
+
+def _set(visitor: Visitor, values: tuple[Any, ...]) -> None:
+    """Takes over what the fields of the settings say, in the order of `_settings`."""
+    session = visitor.session
+    profile, usual = session.model.profile, session.sampling or Sampling()
+    names = [one["name"] for one in settings.fields(profile, usual, session.seed)]
+    told = dict(zip(names, values, strict=True))
+    chosen, seed = settings.chosen(told, profile, usual, session.seed)
+    session.sampling, session.seed = visitor.limits.check(chosen), seed
+
+
+def _send(visitor: Visitor, message: dict[str, Any], *values: Any) -> Iterator[Any]:
+    """Sends what is in the box, which is emptied only if that was accepted."""
+
+    def begin() -> Events:
+        _set(visitor, values)
+        visitor.limits.check_text(message["text"], len(visitor.session.messages))
+        return visitor.session.send(_content(message))
+
+    said = len(visitor.session.messages)
+    for number, turns in enumerate(_play(visitor, begin)):
+        accepted = number == 0 and len(visitor.session.messages) > said
+        yield turns, gr.update(value=None) if accepted else gr.skip()
+
+
+def _retry(visitor: Visitor, *values: Any) -> Iterator[list[Turn]]:
+    def begin() -> Events:
+        _set(visitor, values)
+        return visitor.session.retry()
+
+    yield from _play(visitor, begin)
+
+
+def _stop(visitor: Visitor) -> None:
+    visitor.session.stop()
+
+
+def _undo(visitor: Visitor) -> tuple[list[Turn], Any]:
+    """Takes the last message back into the box, with its files."""
+    try:
+        parts = visitor.session.undo()["content"]
+    except (ValueError, RuntimeError) as error:
+        return _refusal(visitor, error), gr.skip()
+    text = "\n".join(part["text"] for part in parts if part["type"] == "text")
+    files = [str(part[part["type"]]) for part in parts if part["type"] != "text"]
+    return visitor.turns(), {"text": text, "files": files}
+
+
+def _clear(visitor: Visitor) -> list[Turn]:
+    try:
+        visitor.session.clear()
+    except RuntimeError as error:
+        return _refusal(visitor, error)
+    return []
+
+
+def _save(visitor: Visitor, name: str) -> Any:
+    """The conversation as a page and as an archive that `Session.load` opens once it is unpacked."""
+    messages = visitor.session.messages
+    try:
+        page = write_page(messages, visitor.folder / "conversation.html", about=name)
+        folder = visitor.session.save(visitor.folder / "conversation")
+        archive = shutil.make_archive(str(folder), "zip", folder)
+    except (ValueError, OSError) as error:  # a vanished file, a full disk
+        raise gr.Error(f"not saved: {without_places(str(error))}") from error
+    return gr.update(value=[str(page), archive], visible=True)
+
+
+def _settings(model: AnyToAny) -> list[gr.components.Component]:
+    """The fields of the settings. Numbers are text, since Gradio makes 0 of an empty number."""
+    found: list[gr.components.Component] = []
+    with gr.Accordion("Settings", open=False), gr.Row():
+        for one in settings.fields(model.profile, Sampling(), 0):
+            common = {"label": one["label"], "info": one["tip"], "min_width": 150}
+            if one["type"] == "checkbox":
+                found.append(gr.Checkbox(one["value"], **common))
+            else:
+                value = "" if one["value"] is None else str(one["value"])
+                found.append(gr.Textbox(value, placeholder=one.get("placeholder"), **common))
+    return found
+
+
+class Gated:
+    """What every request passes before Gradio sees it: the gate, and the room there is for uploads."""
+
+    def __init__(self, app: Any, gate: Gate, limits: Limits):
+        self._app, self._gate = app, gate
+        self._room = limits.quota_bytes * limits.visitors
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Answers a request, or has Gradio answer it."""
+        if scope["type"] not in ("http", "websocket") or scope["path"] == _STARTING:
+            return await self._app(scope, receive, send)
+        headers = {name.decode().title(): told.decode("latin-1") for name, told in scope["headers"]}
+        target = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
+        refusal = self._gate.refusal(target, headers)
+        if refusal and scope["type"] == "websocket":
+            return await send({"type": "websocket.close", "code": 1008})
+        answer: Any = None
+        if refusal:
+            answer = PlainTextResponse(refusal.why, refusal.status)
+        elif cookie := self._gate.set_cookie(target):
+            answer = RedirectResponse(self._gate.without_token(target), 302, {"Set-Cookie": cookie})
+        elif scope["path"].endswith("/upload") and self._full():
+            answer = PlainTextResponse("what visitors uploaded fills the room there is", 413)
+        return await (answer or self._app)(scope, receive, send)
+
+    def _full(self) -> bool:
+        return bytes_below(Path(get_upload_folder())) > self._room
+
+
+def build(model: AnyToAny, name: str = "", limits: Limits | None = None) -> gr.Blocks:
+    """The page; `name` says below its title what talks."""
+    name, limits = name or f"profile {model.profile.name}", limits or Limits()
+    kept = (60, 3 * limits.idle_seconds)
+    options = {"title": "anytoany", "fill_height": True, "analytics_enabled": False}
+    with gr.Blocks(**options, delete_cache=kept) as page:
+        visitor = gr.State(
+            lambda: Visitor(model, limits),
+            time_to_live=3 * limits.idle_seconds,
+            delete_callback=Visitor.leave,
+        )
+        gr.Markdown(f"### anytoany\n{_in_one_line(text_html(name))}", latex_delimiters=[])
+        chat = gr.Chatbot(
+            label="Conversation",
+            height="60vh",
+            buttons=[],
+            latex_delimiters=[],
+            allow_tags=False,
+            feedback_options=None,
+        )
+        box = gr.MultimodalTextbox(
+            placeholder=_HINT,
+            show_label=False,
+            label="Message",
+            file_count="multiple",
+            sources=["upload", "microphone"],
+            autofocus=True,
+        )
+        with gr.Row():
+            stop, retry, undo, clear, save = map(
+                gr.Button, ("Stop", "Retry", "Undo", "Clear", "Save")
+            )
+        saved = gr.File(label="The conversation", visible=False, file_count="multiple")
+        gr.Examples([[{"text": text, "files": []}] for text in EXAMPLES], box, label="Try")
+        values = _settings(model)
+        one_at_a_time = {"concurrency_id": "model", "concurrency_limit": 1}
+        box.submit(_send, [visitor, box, *values], [chat, box], **one_at_a_time)
+        retry.click(_retry, [visitor, *values], chat, **one_at_a_time)
+        stop.click(_stop, visitor, queue=False)
+        undo.click(_undo, visitor, [chat, box])
+        gr.on([clear.click, chat.clear], _clear, visitor, chat)
+        save.click(lambda visitor: _save(visitor, name), visitor, saved, api_name="save")
+    return page.queue(max_size=limits.waiting)
+
+
+def serve(
+    model: AnyToAny,
+    name: str = "",
+    host: str = "127.0.0.1",
+    port: int | None = 7860,
+    gate: Gate | None = None,
+    limits: Limits | None = None,
+    **launch: Any,
+) -> gr.Blocks:
+    """Serves the page until it is interrupted, behind a gate with a token unless another one is given; further arguments go
+    to `launch`.
+    """
+    limits = limits or Limits()
+    page = build(model, name, limits)
+    gated = Middleware(Gated, gate=gate or Gate.of(None, ()), limits=limits)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        css=_CSS,
+        theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        max_file_size=limits.file_bytes,
+        app_kwargs={"middleware": [gated]},
+        footer_links=[],
+        **launch,
+    )
+    return page
+
+
+def main() -> None:
+    """Command line: serve a run, the newest one of profile tiny if none is named."""
+    given = parser("Talk to a run in the browser, with Gradio.", 7860).parse_args()
+    run = run_named(given.run)
+    model, gate = AnyToAny.from_pretrained(run), gate_of(given)
+    with tempfile.TemporaryDirectory(prefix="anytoany-gradio-") as folder:
+        # Whatever visitors upload, and what is made for them, lies in here and goes with it.
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        print(f"the chat is at {gate.link(given.host, given.port)}", flush=True)
+        serve(model, f"run `{shown_name(run)}`", given.host, given.port, gate, quiet=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The chat's settings drawer: which fields it has, and what they say as `Sampling` and a seed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from anytoany_lib.config import Profile
+from anytoany_lib.generation.sampling import Sampling
+
+# (name, label, tip, further attributes of the input)
+_NUMBERS = (
+    ("temperature", "Temperature", "0 takes the likeliest word", {"min": 0, "max": 2, "step": 0.1}),
+    (
+        "top_p",
+        "Top-p",
+        "share of the probable words drawn from",
+        {"min": 0.05, "max": 1, "step": 0.05},
+    ),
+    ("max_new_tokens", "Max tokens", "length of a reply", {"min": 1, "step": 1}),
+    ("seed", "Seed", "the same seed gives the same conversation", {"step": 1}),
+    ("guidance", "Guidance", "how closely media follow what was said", {"min": 1, "step": 0.5}),
+    ("steps", "Steps", "diffusion steps of a medium", {"min": 1, "step": 1}),
+    ("frames", "Frames", "length of a clip", {"min": 2, "step": 1}),
+    ("seconds", "Seconds", "length of a sound", {"min": 0.1, "step": 0.1}),
+)
+_PLURAL = {"image": "Pictures", "audio": "Sounds", "video": "Clips"}
+_WHOLE = ("max_new_tokens", "seed", "steps", "frames")
+
+
+def fields(profile: Profile, sampling: Sampling, seed: int) -> list[dict[str, Any]]:
+    """The drawer's inputs with their present values; an empty number is the profile's own."""
+    values = {"seed": seed} | vars(sampling)
+    found = [
+        {"name": name, "label": label, "tip": tip, "type": "number", "value": values[name], **more}
+        | ({} if name in ("temperature", "top_p", "seed") else {"placeholder": "auto"})
+        for name, label, tip, more in _NUMBERS
+    ]
+    return found + [
+        {
+            "name": kind,
+            "label": _PLURAL[kind],
+            "tip": "whether replies may have them",
+            "type": "checkbox",
+            "value": kind in sampling.kinds,
+        }
+        for kind in profile.decoders
+    ]
+
+
+def chosen(
+    values: dict[str, Any], profile: Profile, sampling: Sampling, seed: int
+) -> tuple[Sampling, int]:
+    """What the inputs say. ValueError that names the input which is out of its range or no number."""
+    numbers: dict[str, Any] = {}
+    for name, label, *_ in _NUMBERS:
+        text = str(values[name]).strip()
+        try:
+            whole = name in _WHOLE
+            numbers[name] = None if not text else int(text) if whole else float(text)
+        except ValueError as error:
+            raise ValueError(f"{label}: expected a number, found {text!r}") from error
+    told = numbers.pop("seed")
+    for name in ("temperature", "top_p"):
+        if numbers[name] is None:
+            numbers[name] = getattr(Sampling(), name)
+    kinds = tuple(kind for kind in profile.decoders if values[kind])
+    return replace(sampling, **numbers, kinds=kinds), seed if told is None else told

@@ -1,0 +1,167 @@
+"""What stands in the chat's bubbles, as data: one piece for every text, medium, placeholder or note.
+
+A piece is a dict with a "kind": "text" (html made safe, and the text itself), "image", "audio" or "video" (bytes and MIME
+type), "making" (how far a medium is, perhaps with a first look at it), "note", "error", or "dots" while nothing was said
+yet. The page draws them (`static/chat.js`).
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+from anytoany_lib.chat.html import MAKING, SHOWN_WIDTH, label_of, preview, text_html
+from anytoany_lib.generation.events import (
+    Done,
+    Event,
+    Loading,
+    MediaFailed,
+    MediaProgress,
+    MediaReady,
+    MediaStarted,
+    TextDelta,
+    TurnsDropped,
+)
+from anytoany_lib.media.containers import MediaError
+from anytoany_lib.messages import Part, medium_of
+
+Piece = dict[str, Any]
+
+
+@dataclass
+class Bubble:
+    """One turn on the screen: its pieces, and the message of the session that it shows or answers."""
+
+    role: str
+    message: int
+    pieces: list[Piece] = field(default_factory=list)
+
+
+_REASON = {"stopped": "stopped", "length": "cut at the length limit"}
+_SILENT = "the model ended its turn without saying anything"
+
+
+def text_piece(text: str) -> Piece:
+    """Markdown that somebody wrote."""
+    return {"kind": "text", "html": text_html(text), "text": text}
+
+
+def note(text: str) -> Piece:
+    """A plain sentence of the chat's own."""
+    return {"kind": "note", "text": text}
+
+
+def problem(error: BaseException) -> Piece:
+    """An error with its cause; the page offers a retry beside it."""
+    return {"kind": "error", "text": f"{type(error).__name__}: {error}"}
+
+
+def piece_of(part: Part) -> Piece:
+    """A part of a message; a medium that cannot be read any more is a note of that."""
+    kind = part["type"]
+    if kind == "text":
+        return text_piece(part["text"])
+    label = label_of(part)
+    if medium_of(part) is None:
+        return note(f"[{label}]")
+    try:
+        mime, data = preview(part)
+    except MediaError as error:
+        return note(f"[{label} cannot be shown: {error}]")
+    width = SHOWN_WIDTH[kind]
+    return {"kind": kind, "mime": mime, "data": data, "label": label, "width": width}
+
+
+def _making(kind: str, event: MediaProgress | None = None) -> Piece:
+    """The placeholder of a medium that is being made."""
+    piece: Piece = {"kind": "making", "medium": kind, "text": MAKING[kind]}
+    if event is None:
+        return piece
+    piece |= {"done": event.done, "total": event.total}
+    if event.preview is not None:
+        file = io.BytesIO()
+        event.preview.save(file, "JPEG")
+        piece |= {"mime": "image/jpeg", "data": file.getvalue()}
+    return piece
+
+
+class Reply:
+    """The pieces of a reply while its events arrive; `changed` are the numbers of those to be drawn anew."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Piece] = [{"kind": "dots"}]
+        self.changed: set[int] = set()
+        self._text: int | None = None
+        self._media: dict[int, int] = {}
+        self._unfinished: set[int] = set()
+
+    def take(self, event: Event) -> str:
+        """Takes an event in; returns what the status line is to say."""
+        match event:
+            case TextDelta(text=text):
+                self._write(text)
+            case MediaStarted(index=index, kind=kind):
+                self._text = None
+                self._media[index] = self._add(_making(kind))
+                self._unfinished.add(index)
+            case MediaProgress(index=index):
+                kind = self.pieces[self._media[index]]["medium"]
+                self._put(self._media[index], _making(kind, event))
+                return MAKING[kind]
+            case MediaReady(index=index, part=part):
+                self._end(index, piece_of(part))
+                return f"{part['type']} ready"
+            case MediaFailed(index=index, error=error):
+                self._end(index, problem(error))
+            case TurnsDropped(count=count):
+                self._add(note(f"too long for the model: its first {count} messages are not read"))
+            case Loading(what=what):
+                return f"loading the {what} {'model' if what == 'encoder' else 'decoder'}"
+            case Done(finish_reason=reason):
+                self.finish(reason)
+                return reason
+        return "writing"
+
+    def finish(self, reason: str) -> None:
+        """Ends the reply: what is still unfinished is called so, and a reason worth telling is told."""
+        self._give_up("not made")
+        if reason in _REASON:
+            self._add(note(_REASON[reason]))
+        elif all(piece["kind"] in ("dots", "note") for piece in self.pieces):
+            self._add(note(_SILENT))
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the reply with an error."""
+        self._give_up("not made")
+        self._add(problem(error))
+
+    def _write(self, delta: str) -> None:
+        if self._text is None:
+            if not delta.strip():
+                return
+            self._text = self._add(text_piece(""))
+        written = self.pieces[self._text]["text"] + delta
+        self._put(self._text, text_piece(written.lstrip()))
+
+    def _add(self, piece: Piece) -> int:
+        """Puts a piece at the end, in place of the dots if there is nothing else."""
+        if self.pieces[-1]["kind"] == "dots":
+            self.pieces.pop()
+        self.pieces.append(piece)
+        self.changed.add(len(self.pieces) - 1)
+        return len(self.pieces) - 1
+
+    def _put(self, at: int, piece: Piece) -> None:
+        self.pieces[at] = piece
+        self.changed.add(at)
+
+    def _end(self, index: int, piece: Piece) -> None:
+        self._unfinished.discard(index)
+        self._put(self._media[index], piece)
+
+    def _give_up(self, why: str) -> None:
+        for index in sorted(self._unfinished):
+            kind = self.pieces[self._media[index]]["medium"]
+            self._put(self._media[index], note(f"{kind} {why}"))
+        self._unfinished.clear()

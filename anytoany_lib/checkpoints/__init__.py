@@ -1,0 +1,17 @@
+"""Frozen models on disk: fetched (`fetching`, `hub`, `downloads`), put together (`delta_weights`), looked at (`integrity`).
+
+`nextgpt` takes over the weights that NExT-GPT published, and writes them.
+"""
+
+from anytoany_lib.checkpoints.fetching import disk_use, fetch, missing, plan, verify
+from anytoany_lib.checkpoints.nextgpt import export_nextgpt, import_nextgpt
+
+__all__ = [
+    "disk_use",
+    "export_nextgpt",
+    "fetch",
+    "import_nextgpt",
+    "missing",
+    "plan",
+    "verify",
+]

@@ -1,0 +1,36 @@
+"""Datasets: from files as they are published to a manifest with its media, and back to rows.
+
+`building` is the whole way; `formats` holds the readers of the published forms, a format each. On disk a dataset is a
+manifest (`manifests`, `records`) and a report (`reports`); in memory it is `rows`, which `wording` turns into
+conversations.
+"""
+
+from anytoany_lib.data.building import build
+from anytoany_lib.data.manifests import (
+    SPLITS,
+    Manifest,
+    dataset_fingerprint,
+    read_manifest,
+    splits_in,
+    write_manifest,
+)
+from anytoany_lib.data.readers import READERS
+from anytoany_lib.data.reports import Report
+from anytoany_lib.data.rows import DataError, Row
+from anytoany_lib.data.wording import as_comprehension, as_generation
+
+__all__ = [
+    "READERS",
+    "SPLITS",
+    "DataError",
+    "Manifest",
+    "Report",
+    "Row",
+    "as_comprehension",
+    "as_generation",
+    "build",
+    "dataset_fingerprint",
+    "read_manifest",
+    "splits_in",
+    "write_manifest",
+]

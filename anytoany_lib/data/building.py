@@ -1,0 +1,346 @@
+"""Datasets: from a source folder to a manifest with its media, and the command that does it.
+
+Readers give rows of a source folder; `build` checks and copies their media, drops what cannot be used,
+splits by content and writes a manifest folder with its report. A raw row holds one medium and its
+caption: `as_comprehension` and `as_generation` word it for stages 1 and 2.
+Run as `python -m anytoany_lib.data.building READER SOURCE OUT`; SOURCE and OUT may be URLs (see `remote`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from anytoany_lib.data.formats.folders import read_folder, read_shards
+from anytoany_lib.data.formats.instructions import is_file
+from anytoany_lib.data.formats.parquet import read_parquet
+from anytoany_lib.data.formats.webdataset import unpacked
+from anytoany_lib.data.inspection import inspect
+from anytoany_lib.data.ledger import DiskSet, Files, Splits
+from anytoany_lib.data.manifests import (
+    SPLITS,
+    read_manifest,
+    splits_in,
+)
+from anytoany_lib.data.readers import READERS
+from anytoany_lib.data.records import SCHEMA, Record, RecordWriter, record_of
+from anytoany_lib.data.reports import Measured, Report
+from anytoany_lib.data.rows import DataError, Row, map_media, media_in, media_path
+from anytoany_lib.media import media_files
+from anytoany_lib.media.containers import MediaError
+from anytoany_lib.media.segments import cut, name_of_cut, segment_in
+from anytoany_lib.system.files import appearing_whole
+from anytoany_lib.system.prefetch import in_order
+from anytoany_lib.system.remote import is_url, local, published
+
+MEDIA_FOLDER = "media"
+SEGMENTS = "segments"  # of scratch: where the cut ones lie until they are placed
+# Kept rows until the splits are drawn: a record, and of its first medium the number of its source and its rank there.
+_SPOOL = pa.schema(
+    [*SCHEMA, ("captioned", pa.bool_()), ("number", pa.int32()), ("rank", pa.int64())]
+)
+_SPOOL_ROWS = 4096
+
+
+class Seen(NamedTuple):
+    """What a row's medium is: where its file lies, its path below MEDIA_FOLDER, its content key, and what it measures."""
+
+    path: Path
+    name: str
+    key: str
+    measured: Measured
+
+
+Found = (
+    dict[str, Seen] | MediaError
+)  # by the names that the row has for them; or which cannot be used, and why
+
+
+def _read_webdataset(source: Path, target: Path, report: Report) -> Iterator[Row]:
+    return read_shards(unpacked(source, target, report), report)
+
+
+# Readers of media that are no files of their own: they write them into a folder, to which the rows' paths are relative.
+UNPACKING: dict[str, Callable[[Path, Path, Report], Iterator[Row]]] = {
+    "webdataset": _read_webdataset,
+    "parquet": read_parquet,
+}
+ALL_READERS = READERS | dict.fromkeys(UNPACKING, read_folder)
+
+
+def build(
+    reader: str,
+    source: str | Path,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    validation_fraction: float = 0.05,
+    test_fraction: float = 0.05,
+    link: bool = False,
+    overwrite: bool = False,
+) -> Report:
+    """Read a source folder into the manifest folder OUT, whole or not at all, and return its report.
+
+    Media are copied (with `link` hard-linked where the disk allows) below OUT/media. The fractions
+    go to validation and test, of every source at least one medium; rows of one medium stay together.
+    DataError if nothing can be kept, or if OUT holds anything (`overwrite` replaces a manifest).
+    """
+    source, out, started = Path(source), Path(out).resolve(), time.perf_counter()
+    fractions = (validation_fraction, test_fraction)
+    _check_given(reader, source, out, fractions)
+    check_target(out, overwrite)
+    with appearing_whole(out) as work:
+        scratch = work / "scratch"
+        scratch.mkdir()
+        with Files(scratch / "files") as files, Splits(scratch / "splits", seed) as splits:
+            report, folder = Report(files), source
+            if reader in UNPACKING:
+                # What was unpacked is nobody else's: its files can be linked.
+                folder, link = scratch / "unpacked" / source.resolve().name, True
+                folder.mkdir(parents=True)
+                rows = UNPACKING[reader](source, folder, report)
+            else:
+                rows = ALL_READERS[reader](source, report)
+            _spool(_kept(rows, folder, work, link, report, splits), scratch / "rows")
+            report.count_files(source, without=work)
+            if reader == "webdataset":
+                report.count_files(folder)  # the members of its shards
+            if not report.kept_rows:
+                raise DataError(f"{source}: nothing could be kept. {report}")
+            splits.choose(*fractions)
+            report.splits = _distribute(scratch / "rows", splits, work)
+        shutil.rmtree(scratch)
+        report.files, report.seconds = None, time.perf_counter() - started
+        report.save(work / "report.json")
+    return report
+
+
+def _check_given(reader: str, source: Path, out: Path, fractions: tuple[float, float]) -> None:
+    if reader not in ALL_READERS:
+        raise DataError(f"unknown reader {reader!r}: expected one of {', '.join(ALL_READERS)}")
+    if min(fractions) < 0 or sum(fractions) >= 1:
+        raise DataError("validation and test fractions are at least 0 and add up to less than 1")
+    if not source.is_dir():
+        raise DataError(f"{source}: no such folder")
+    if source.resolve().is_relative_to(out):
+        raise DataError(f"{out}: holds the source {source}; choose another OUT")
+
+
+def check_target(out: Path, overwrite: bool) -> None:
+    """DataError unless a manifest may be put at OUT: nothing is there, or a manifest that may be replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / "report.json").is_file() or not splits_in(out):
+        raise DataError(f"{out}: exists and is not a manifest folder; choose another OUT")
+    if not overwrite:
+        raise DataError(f"{out}: exists; choose another OUT, or overwrite it (--overwrite)")
+
+
+def _kept(
+    rows: Iterable[Row], source: Path, work: Path, link: bool, report: Report, splits: Splits
+) -> Iterator[tuple]:
+    """Rows whose media are usable, not seen before and now below `work`, as the spool has them."""
+    scratch, media_folder = work / "scratch", work / MEDIA_FOLDER
+    look = partial(_examine, source=source, cuts=scratch / SEGMENTS)
+    examined = in_order(lambda row: (row, look(row)), rows, worth=_shows_media)
+    with DiskSet(scratch / "contents") as seen, DiskSet(scratch / "ids") as ids:
+        for row, found in tqdm(examined, desc="rows", unit="row"):
+            files = [source / _file_of(name) for _, name in media_in(row.messages)]
+            if isinstance(found, MediaError):
+                report.drop(found.reason, str(found.path), files)
+                continue
+            first = next(iter(found.values()), None)
+            record = record_of(_moved(row, found))
+            if not seen.add(_content(row, record, found)):
+                report.drop("duplicate", next(iter(found), row.id), files)
+                continue
+            try:
+                added = [
+                    one
+                    for one in found.values()
+                    if _placed(one.path, media_folder / one.name, link)
+                ]
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                report.drop("name too long", row.id, files)
+                continue
+            for file in files:
+                report.read_file(file)
+            report.kept(row, [one.measured for one in added])
+            place = splits.add(
+                row.source, first.key if first else row.id, row.meta.get("split", "")
+            )
+            yield _unused(row.id, ids), *record[1:], *place
+
+
+def _file_of(name: str) -> str:
+    """The file that a medium is, or is a segment of."""
+    segment = segment_in(name)
+    return segment[0] if segment else name
+
+
+def _content(row: Row, record: Record, found: dict[str, Seen]) -> bytes:
+    """What the row says and shows, wherever its media lie: 16 bytes."""
+    text = record.messages
+    if found:
+        text = json.dumps(map_media(row.messages, lambda _, name: found[name].key))
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _spool(kept: Iterator[tuple], path: Path) -> None:
+    """Writes kept rows to a file, some thousand at a time."""
+    with pq.ParquetWriter(path, _SPOOL, compression="zstd", write_statistics=False) as writer:
+        while some := list(islice(kept, _SPOOL_ROWS)):
+            columns = zip(zip(*some, strict=True), _SPOOL, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in columns]
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=_SPOOL))
+
+
+def _distribute(spool: Path, splits: Splits, folder: Path) -> dict[str, int]:
+    """Writes every spooled row to the file of its split, in the order they came; the rows of each."""
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(RecordWriter(folder / f"{split}.parquet"))
+            for split in SPLITS
+        }
+        file = stack.enter_context(pq.ParquetFile(spool))
+        # One group at a time: an iterator over batches keeps what it has read.
+        for group in range(file.num_row_groups):
+            columns = (column.to_pylist() for column in file.read_row_group(group).columns)
+            for *record, number, rank in zip(*columns, strict=True):
+                writers[splits.of(number, rank)].add(Record(*record))
+    for split, writer in writers.items():
+        if not writer.rows:
+            (folder / f"{split}.parquet").unlink()
+    return {split: writer.rows for split, writer in writers.items()}
+
+
+def _shows_media(row: Row) -> bool:
+    return bool(media_in(row.messages))
+
+
+def _examine(row: Row, source: Path, cuts: Path) -> Found:
+    """Opens every medium of a row; a segment is cut first, into a file in `cuts`."""
+    found = {}
+    for kind, name in media_in(row.messages):
+        segment = None
+        try:
+            path, stored = source, name
+            segment = segment_in(name) if isinstance(name, str) else None
+            if segment is None or is_file(source / name):
+                path = media_path(source, name)
+            else:
+                stored = name_of_cut(name, kind)
+                path = cuts / PurePosixPath(stored).name
+                cut(kind, media_path(source, segment[0]), *segment[1:], path)
+            measured = inspect(kind, path)
+            found[name] = Seen(path, stored, media_files.content_key(kind, path), measured)
+        except MediaError as error:
+            return MediaError(error.reason, error.detail, name)
+    return found
+
+
+def _placed(path: Path, target: Path, link: bool) -> bool:
+    """Copies or hard-links one medium; False if another row did."""
+    if target.exists():
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not (link and _linked(path, target)):
+        shutil.copyfile(path, target)
+    return True
+
+
+def _linked(path: Path, target: Path) -> bool:
+    """Whether a hard link could be made: disks differ, and some have none."""
+    try:
+        os.link(path.resolve(), target)
+    except OSError:
+        return False
+    return True
+
+
+def _unused(name: str, used: DiskSet) -> str:
+    """`name`, numbered if it is among the used ones; it is used from now on."""
+    number, unused = 1, name
+    while not used.add(unused):
+        number += 1
+        unused = f"{name}#{number}"
+    return unused
+
+
+def _moved(row: Row, found: dict[str, Seen]) -> Row:
+    """The row as the manifest has it: media below MEDIA_FOLDER, their content keys in its meta."""
+    messages = row.messages
+    if found:
+        messages = map_media(messages, lambda _, name: f"{MEDIA_FOLDER}/{found[name].name}")
+    content = {f"{MEDIA_FOLDER}/{one.name}": one.key for one in found.values()}
+    return Row(row.id, row.source, messages, {**row.meta, "content": content})
+
+
+def _place(text: str) -> str | Path:
+    """A folder or URL on the command line."""
+    return text if is_url(text) else Path(text).absolute()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m anytoany_lib.data.building",
+        description="Turn a dataset's own files into a manifest.",
+    )
+    parser.add_argument(
+        "reader", metavar="READER", choices=ALL_READERS, help=", ".join(ALL_READERS)
+    )
+    parser.add_argument(
+        "source", metavar="SOURCE", type=_place, help="folder or URL with the dataset's files"
+    )
+    parser.add_argument("out", metavar="OUT", type=_place, help="folder or URL to make")
+    parser.add_argument("--seed", type=int, default=0, help="draws the splits (default: 0)")
+    parser.add_argument("--validation", type=float, default=0.05, help="its part (default: 0.05)")
+    parser.add_argument("--test", type=float, default=0.05, help="its part (default: 0.05)")
+    parser.add_argument("--link", action="store_true", help="hard-link media instead of copying")
+    parser.add_argument("--overwrite", action="store_true", help="replace the manifest in OUT")
+    given = parser.parse_args(arguments)
+    # Ends through `build`'s own clearing up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with published(given.out) as out:
+            report = build(
+                given.reader,
+                local(given.source),
+                out,
+                seed=given.seed,
+                validation_fraction=given.validation,
+                test_fraction=given.test,
+                link=given.link,
+                overwrite=given.overwrite,
+            )
+    except (DataError, MediaError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(report)
+    sizes = (f"{split} {len(read_manifest(out, split))}" for split in splits_in(out))
+    print(f"{given.out}: {', '.join(sizes)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Instruction data in its published JSON forms: a record becomes a conversation, or is unusable for a reason.
+
+Covers LLaVA-Instruct, ShareGPT4V, the LLaVA-665K mix, LLaVA-Video, VideoChat and VideoChat2-IT, Alpaca, chat messages, T2M and
+MosIT as they are published and as NExT-GPT (legacy and v1.5) prepares them, and its `*_comprehension.json` and
+`*_generation.json`. Who speaks is for `turns` to say, what is named for `named_media`, where it stands for `marks` and `placing`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from anytoany_lib.data.formats.named_media import Unusable, is_text
+from anytoany_lib.data.formats.placing import MAX_CAPTION, Message, Talk, places
+from anytoany_lib.data.formats.turns import Record, turns_of
+from anytoany_lib.modalities import MEDIA_KINDS
+
+__all__ = ["MAX_CAPTION", "Unusable", "conversation_of", "embedding_files", "is_text", "located"]
+
+
+def conversation_of(record: Any) -> list[Message]:
+    """A record as messages of this kit, [system,] user, assistant and so on; media by the names that the record gives them.
+
+    Turns of one speaker are joined, a reply before the first question and a question without a reply left out. Raises
+    Unusable with the reason if that gives no conversation, or one that lacks anything that the record names.
+    """
+    if not isinstance(record, dict):
+        raise Unusable("no record")
+    turns, keys = turns_of(record)
+    talk = Talk(record, turns, keys)
+    messages: list[Message] = []
+    for number, turn in enumerate(turns):
+        parts = talk.parts(number)
+        if messages and messages[-1]["role"] == turn.role:
+            _join(messages[-1]["content"], parts)
+        elif turn.role == "system" and messages:
+            raise Unusable("a system turn in the middle")
+        else:
+            messages.append({"role": turn.role, "content": parts})
+    talk.check_all_there()
+    return _alternating(messages)
+
+
+def _join(parts: list[Message], more: list[Message]) -> None:
+    """Adds the parts of the same speaker's next turn."""
+    if parts and more and parts[-1]["type"] == more[0]["type"] == "text":
+        parts[-1] = {"type": "text", "text": f"{parts[-1]['text']}\n{more[0]['text']}"}
+        more = more[1:]
+    parts += more
+
+
+def _alternating(messages: list[Message]) -> list[Message]:
+    """The messages from a system's or the first question on to the last reply."""
+    system = [one for one in messages if one["role"] == "system" and one["content"]]
+    talk = [one for one in messages if one["role"] != "system"]
+    left_out = []
+    if talk and talk[0]["role"] == "assistant":
+        left_out.append(talk.pop(0))  # nobody asked for it
+    if talk and talk[-1]["role"] == "user":
+        left_out.append(talk.pop())  # nobody answered it
+    for message in left_out:
+        if lost := [part["type"] for part in message["content"] if part["type"] != "text"]:
+            where = (
+                "question without a reply" if message["role"] == "user" else "reply at the start"
+            )
+            raise Unusable(f"a {where} holds {lost[0]}")
+    if not talk:
+        raise Unusable("no conversation")
+    if not all(message["content"] for message in talk):
+        raise Unusable("a turn is empty")
+    return system + talk
+
+
+def embedding_files(record: Record) -> list[list[str]]:
+    """[kind, caption, file] of each caption whose embedding a record names (`image_caption_embeddings` and the like)."""
+    found = []
+    for kind in MEDIA_KINDS:
+        captions = places(record.get(f"{kind}_captions"))
+        files = places(record.get(f"{kind}_caption_embeddings"))
+        for caption, file in zip(captions, files, strict=False):
+            if is_text(caption) and is_text(file):
+                found.append([kind, " ".join(caption.split()), file])
+    return found
+
+
+def located(source: Path, kind: str, name: str, below: str = "") -> str:
+    """A medium's path below the source: as named, beside the file that names it, or where the datasets keep their media.
+
+    `below` is the folder of that file, relative to the source. A segment (`#t=12,15.5`) is kept.
+    """
+    path, mark, span = name.rpartition("#t=")
+    if not mark or is_file(source / name):
+        path, mark, span = name, "", ""
+    beside = [f"{below}/{path}"] if below else []
+    tries = (path, *beside, f"{kind}s/{path}", f"{kind}/{path}")
+    found = next((one for one in tries if is_file(source / one)), f"{kind}s/{path}")
+    return found + mark + span
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; there is none of a name that no disk can hold."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,95 @@
+"""Rows: what every dataset consists of here, and the media and captions that a row holds.
+
+A row is a conversation in the form of `messages`; its media are POSIX paths relative to a folder that the row does not
+know. A path is trusted only through `media_path`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from anytoany_lib.media.containers import MediaError
+
+
+class DataError(ValueError):
+    """A dataset that cannot be read or written; the message names the file, the place and what to do."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One conversation: `messages` as DESIGN's contract has them, `meta` anything that JSON can hold."""
+
+    id: str
+    source: str
+    messages: list[dict[str, Any]]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def captioned_row(name: str, source: str, kind: str, path: str, caption: str) -> Row:
+    """A medium and its caption as a row; runs of blanks and line ends become single blanks."""
+    caption = " ".join(caption.split())
+    messages = [
+        {"role": "user", "content": [{"type": kind, kind: path}]},
+        {"role": "assistant", "content": [{"type": "text", "text": caption}]},
+    ]
+    return Row(name, source, messages, {"caption": caption, "kind": kind})
+
+
+def map_media(
+    messages: list[dict[str, Any]], change: Callable[[str, str], Any]
+) -> list[dict[str, Any]]:
+    """The same messages with `change(kind, medium)` in place of every medium."""
+
+    def part(old: Any) -> Any:
+        kind = old["type"]
+        return {**old, kind: change(kind, old[kind])} if kind != "text" and kind in old else old
+
+    return [
+        message
+        if isinstance(message["content"], str)
+        else {**message, "content": [part(old) for old in message["content"]]}
+        for message in messages
+    ]
+
+
+def media_in(messages: list[dict[str, Any]]) -> list[tuple[str, Any]]:
+    """(kind, medium) of every medium that the messages hold, in order."""
+    return [
+        (part["type"], part[part["type"]])
+        for message in messages
+        if not isinstance(message["content"], str)
+        for part in message["content"]
+        if part["type"] != "text" and part["type"] in part
+    ]
+
+
+def captions_in(row: Row) -> Iterator[tuple[str, str]]:
+    """(kind, caption): what a captioned medium is said to show, or what each medium to be made is told by."""
+    if "caption" in row.meta:
+        yield row.meta["kind"], row.meta["caption"]
+        return
+    for message in row.messages:
+        for part in message["content"] if isinstance(message["content"], list) else ():
+            if message["role"] == "assistant" and "caption" in part:
+                yield part["type"], part["caption"]
+
+
+def media_path(folder: Path, name: Any) -> Path:
+    """Where a named file lies; MediaError "outside the folder" unless it stays below `folder`."""
+    portable = isinstance(name, str) and name and not set(name) & {"\\", "\0"}
+    if not portable or PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
+        raise MediaError("outside the folder", "expected a relative POSIX path", str(name))
+    try:
+        path = folder / name
+        inside = ".." not in path.parts[len(folder.parts) :] and path.resolve().is_relative_to(
+            folder.resolve()
+        )
+    # A loop of links, a name too long, half of a character that needs two.
+    except (OSError, RuntimeError, ValueError) as error:
+        raise MediaError("unreadable", str(error), ascii(name)) from error
+    if not inside:
+        raise MediaError("outside the folder", f"it leads out of {folder}", name)
+    return path

@@ -1,0 +1,125 @@
+"""What to hold a cell's rates against: guessing, a decoder that is told the true caption, and words in place of media.
+
+The last two cost as much a row as the cell itself, so they are given some of its rows (`evenly`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from anytoany_lib.data.rows import Row, media_in
+from anytoany_lib.data.wording import DESCRIBE
+from anytoany_lib.decoders.adapters import CaptionEncoder
+from anytoany_lib.evaluation.judging import chance, means, rates, request_of, text_of, verdicts
+from anytoany_lib.evaluation.stored_replies import render_to, reply_to
+from anytoany_lib.generation.sampling import Sampling
+from anytoany_lib.messages import Message, Part, parts_of
+from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.model import AnyToAny
+
+# How a caption says what it stands for.
+_SHOWN = {
+    "image": "The picture shows {}.",
+    "audio": "The sound is {}.",
+    "video": "The film shows {}.",
+}
+
+Item = TypeVar("Item")
+Cells = Mapping[str, Sequence[Row]]
+Rates = dict[str, dict[str, Any]]
+
+
+def evenly(rows: Sequence[Item], limit: int | None) -> list[Item]:
+    """At most `limit` rows, evenly spread, so that held-out pairs keep their share; None takes all."""
+    count = len(rows) if limit is None else min(limit, len(rows))
+    return [rows[n] for n in np.linspace(0, len(rows) - 1, count).round().astype(int)]
+
+
+def chances(judges: Any, rows: Sequence[Row], replies: Sequence[Message]) -> dict[str, float]:
+    """How often a cell's replies are judged right about the scenes of its other rows."""
+    return {a: v for found in chance(judges, rows, replies).values() for a, v in found.items()}
+
+
+def upper_bounds(
+    model: AnyToAny, judges: Any, cells: Cells, folder: Path, seed: int, batch_size: int
+) -> tuple[Rates, Rates]:
+    """What the decoders reach when they are told the true captions: rates by kind of medium, and by cell that gives media.
+
+    A caption is rendered once, whichever cells ask for it.
+    """
+    cells = {name: rows for name, rows in cells.items() if _gives_media(rows[0])}
+    expected = [part for rows in cells.values() for row in rows for part in row.meta["expect"]]
+    made: dict[tuple[str, str], Message] = {}
+    by_kind = {}
+    for kind in MEDIA_KINDS:
+        scenes = {part["caption"]: part["scene"] for part in expected if part["kind"] == kind}
+        if not scenes:
+            continue
+        conditions = CaptionEncoder(model.profile.decoders[kind], model.device)(list(scenes))
+        name = f"{kind}s from true captions"
+        replies = render_to(model, kind, conditions.cpu(), folder, name, seed, batch_size)
+        made |= {(kind, caption): r for caption, r in zip(scenes, replies, strict=True)}
+        media = [next((part[kind] for part in r["content"]), None) for r in replies]
+        by_kind[kind] = {"n": len(scenes)} | means(judges.judge(kind, media, list(scenes.values())))
+    by_cell = {
+        name: rates(verdicts(judges, rows, [_told(row, made) for row in rows]))
+        for name, rows in cells.items()
+    }
+    return by_kind, by_cell
+
+
+def _gives_media(row: Row) -> bool:
+    """Whether the reply to a row is media alone, so that captions say all that is to be right about it."""
+    return all(part["kind"] != "text" for part in row.meta["expect"])
+
+
+def _told(row: Row, made: Mapping[tuple[str, str], Message]) -> Message:
+    """The reply that consists of the media which a row's true captions gave."""
+    of_parts = [made[part["kind"], part["caption"]]["content"] for part in row.meta["expect"]]
+    return {"role": "assistant", "content": [part for content in of_parts for part in content]}
+
+
+def _text(words: str) -> Part:
+    return {"type": "text", "text": words}
+
+
+def in_words(messages: Sequence[Message], captions: Iterable[str]) -> list[Message]:
+    """Messages with a sentence in place of each medium, of its caption; the captions are in the media's order."""
+    said = iter(captions)
+
+    def worded(part: Part) -> Part:
+        if part["type"] == "text":
+            return part
+        return _text(_SHOWN[part["type"]].format(next(said).strip().rstrip(".")) + " ")
+
+    return [{**m, "content": [worded(part) for part in parts_of(m)]} for m in messages]
+
+
+def text_only(
+    model: AnyToAny, judges: Any, cells: Cells, folder: Path, seed: int, batch_size: int
+) -> Rates:
+    """The rates of cells that are shown media when the model reads its own captions of them instead: caption, rewrite, generate.
+
+    What it loses beside the cell is what embeddings carry and words do not.
+    """
+    cells = {name: rows for name, rows in cells.items() if media_in(request_of(rows[0]))}
+    requests = [request_of(row) for rows in cells.values() for row in rows]
+    asked = [
+        [{"role": "user", "content": [{"type": kind, kind: medium}, _text(DESCRIBE[kind][0])]}]
+        for request in requests
+        for kind, medium in media_in(request)
+    ]
+    how = (seed, Sampling(kinds=()), batch_size)
+    captions = map(text_of, reply_to(model, asked, folder, "captions", *how))
+    requests = [
+        in_words(request, [next(captions) for _ in media_in(request)]) for request in requests
+    ]
+    replies = iter(reply_to(model, requests, folder, "text only", seed, None, batch_size))
+    return {
+        name: rates(verdicts(judges, rows, [next(replies) for _ in rows]))
+        for name, rows in cells.items()
+    }

@@ -1,0 +1,346 @@
+"""The any-to-any matrix: a run's replies to unseen requests, judged by models that it was not trained to please.
+
+    python -m anytoany_lib.evaluation.matrix --run RUN [--data DATA --per-task N]
+
+Test rows say what their reply should contain: `meta["expect"]` lists for each part its kind, the attributes a judge
+should find, and for media the caption a decoder would be told. The profile names the judges; one without them is measured
+by `similarity`. Results go to RUN/metrics.json, what came of each row and media to look at to RUN/evaluation. "matrix",
+"combinations" (several media in a message) and "more" hold {cell: {"n", rates}}, "intervals" {cell: {rate: {"n", "low",
+"high"}}} around them, "baselines" {cell: {"chance", "upper_bound", "text_only"}} of what to hold them against.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from anytoany_lib.batches import collate
+from anytoany_lib.config import portable
+from anytoany_lib.data.manifests import read_manifest
+from anytoany_lib.data.rows import Row
+from anytoany_lib.evaluation import failures, similarity
+from anytoany_lib.evaluation.baselines import chances, evenly, text_only, upper_bounds
+from anytoany_lib.evaluation.intervals import intervals
+from anytoany_lib.evaluation.judging import (
+    CELLS,
+    Verdict,
+    chance,
+    check_expected,
+    grouped,
+    load_judges,
+    outcomes,
+    rates,
+    request_of,
+    verdicts,
+)
+from anytoany_lib.evaluation.perplexity import losses
+from anytoany_lib.evaluation.retrieval import measure as measure_retrieval
+from anytoany_lib.evaluation.stored_replies import key_of, opened, place_of, reply_to
+from anytoany_lib.generation.sampling import Sampling
+from anytoany_lib.messages import Message
+from anytoany_lib.model import AnyToAny
+from anytoany_lib.system import runs
+from anytoany_lib.system.files import held, read_json, write_json
+from anytoany_lib.system.peak_memory import peak_memory_bytes
+from anytoany_lib.system.remote import local, publish
+
+_SPARSE = 4  # an attribute may be asked of a quarter of a cell's rows only
+
+
+@dataclass(frozen=True)
+class _How:
+    """Test rows of each task (None: all), rows of each cell whose baselines are measured, the seed, requests at once.
+
+    ValueError names the value that cannot be used.
+    """
+
+    per_task: int | None
+    bound: int
+    seed: int
+    batch_size: int
+
+    def __post_init__(self):
+        for name, least in (("per_task", 1), ("bound", 0), ("batch_size", 1)):
+            value = getattr(self, name)
+            if not (value is None and name == "per_task") and value < least:
+                raise ValueError(f"{name} has to be a whole number from {least} up, found {value}")
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """The model of a run folder, the dataset it is measured on, and how."""
+
+    model: AnyToAny
+    run: Path
+    data: Path
+    how: _How
+    kept: Path
+
+    def replies(self, requests: list[list[Message]]) -> tuple[Path, list[Message]]:
+        """The replies to requests, and before them the folder that keeps them (see `stored_replies`)."""
+        model, how = self.model, self.how
+        key = key_of(self.run, model.profile, self.data, requests, sampling=Sampling(), **vars(how))
+        folder = opened(self.kept, key)
+        return folder, reply_to(model, requests, folder, "replies", how.seed, None, how.batch_size)
+
+
+@torch.no_grad()
+def language_loss_ratio(model: AnyToAny, rows: Sequence[Row]) -> float | None:
+    """Cross entropy on held-out plain answers, relative to the LLM as it was before any training.
+
+    None if no row has its answer with it.
+    """
+    own = untouched = 0.0
+    for row in rows:
+        if row.messages[-1]["role"] == "assistant":
+            batch = collate([model.messages.encode(row.messages)], lambda *_: None, None, 1)
+            _, loss, before = losses(model, batch.to(model.device))
+            own, untouched = own + loss, untouched + before
+    return round(own / untouched, 4) if untouched else None
+
+
+def test_set(data: Path, per_task: int | None) -> list[Row]:
+    """The test rows that say what to expect, `per_task` of each task at most, held-out pairs in their share.
+
+    ValueError if there are none, or if one does not say enough.
+    """
+    manifest = read_manifest(data, "test")
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in manifest:
+        if "expect" in row.meta:
+            check_expected(row, ("task", "unseen"), ("kind", "scene", "caption"))
+            groups[row.meta["task"]].append(manifest.resolved(row))
+    if not groups:
+        raise ValueError(
+            f"{data}: no test row says what its reply should contain (meta['expect']); python -m anytoany_lib.evaluation.retrieval "
+            "measures captioned media without judges"
+        )
+    return [row for rows in groups.values() for row in evenly(rows, per_task)]
+
+
+def _combines(cell: str) -> bool:
+    """Whether a cell is beyond the matrix, for several media in one message."""
+    return "->" in cell and cell not in CELLS
+
+
+def _baselines(
+    model: AnyToAny, judges: Any, results: Sequence[Verdict], folder: Path, how: _How
+) -> dict[str, Any]:
+    """The metrics "upper_bound" and "chance" by kind of part, and "baselines" by cell."""
+    cells = {name: found for name, found in grouped(results).items() if "->" in name}
+    few = {name: evenly([v.row for v in found], how.bound) for name, found in cells.items()}
+    few = few if how.bound else {}
+    by_kind, bounds = upper_bounds(model, judges, few, folder, how.seed, how.batch_size)
+    worded = text_only(model, judges, few, folder, how.seed, how.batch_size)
+    baselines = {
+        name: {"chance": chances(judges, [v.row for v in found], [v.reply for v in found])}
+        | ({"upper_bound": bounds[name]} if name in bounds else {})
+        | ({"text_only": worded[name]} if name in worded else {})
+        for name, found in cells.items()
+    }
+    guessed = chance(judges, [v.row for v in results], [v.reply for v in results])
+    return {"upper_bound": by_kind, "chance": guessed, "baselines": baselines}
+
+
+def evaluate(
+    run: str | Path,
+    data: str | Path | None = None,
+    per_task: int | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    examples: int = 2,
+    bound: int = 8,
+    save: bool = True,
+    keep: bool = False,
+) -> dict[str, Any]:
+    """Measures a run on the test rows of a dataset (its own if none is named); returns its metrics.
+
+    With `save` they are written to the run folder, what came of each row beside them (see `failures`).
+
+    `bound` is the number of rows of a cell whose baselines are measured (0: of none), `examples` how many right and wrong replies of
+    each task are kept with their media. Replies are kept in RUN/.evaluation while it lasts, with `keep` for good: the same
+    evaluation, interrupted, goes on there and comes to the same numbers.
+    """
+    how = _How(per_task, bound, seed, batch_size)
+    run = local(run)
+    record = runs.read_record(run)
+    data = data or next(iter(record["data"]), None)
+    if data is None:
+        raise ValueError(
+            f"{run} was trained on no dataset here: name one (--data, or DATA in notebook 08)"
+        )
+    data, started = local(data), time.perf_counter()
+    model = AnyToAny.from_pretrained(run)
+    measured = _by_judges if model.profile.judges else _by_similarity
+    with held(run, "trains or measures it"), place_of(run) as kept:
+        found, results = measured(_Evaluation(model, run, data, how, kept))
+        metrics = {
+            "profile": record["profile"]["name"],
+            "run": portable(run),
+            "seed": seed,
+            "commit": runs.provenance()["commit"],
+            **_rates(results, seed),
+            **found,
+            "seconds": round(time.perf_counter() - started, 1),
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        if save:
+            test_rows = read_manifest(data, "test").catalogue.digest
+            failures.save(run / runs.EVALUATION, results, examples, test_rows)
+            write_json(run / runs.METRICS, metrics)
+        if not keep:
+            shutil.rmtree(kept)
+        publish(run)
+    return metrics
+
+
+def _by_judges(this: _Evaluation) -> tuple[dict[str, Any], list[Verdict]]:
+    """What the profile's judges make of each reply, and the metrics beside."""
+    judges, rows = load_judges(this.model.profile), test_set(this.data, this.how.per_task)
+    folder, replies = this.replies(list(map(request_of, rows)))
+    results = verdicts(judges, rows, replies)
+    found = _baselines(this.model, judges, results, folder, this.how)
+    return found | {"language_loss_ratio": language_loss_ratio(this.model, rows)}, results
+
+
+def _by_similarity(this: _Evaluation) -> tuple[dict[str, Any], list[Verdict]]:
+    """What `similarity` makes of each reply where the profile names no judges, and the metrics beside (see `retrieval`)."""
+    model, how = this.model, this.how
+    similarity.check(model.profile)
+    asked = similarity.wishes(this.data, how.per_task, how.seed)
+    _, replies = this.replies([wish.request for wish in asked])
+    model.make_room()  # for the models that the media are compared with
+    found, results = similarity.measure(model.profile, asked, replies, how.seed, str(model.device))
+    manifest, chosen = read_manifest(this.data, "test"), {wish.id for wish in asked}
+    rows = list(map(manifest.resolved, manifest))
+    captioned = [row for row in rows if "caption" in row.meta and row.id in chosen]
+    plain = [row for row in rows if row.meta.get("task") == "plain"]
+    return {
+        **found,
+        "retrieval": measure_retrieval(model, captioned, how.seed, how.batch_size),
+        "language_loss_ratio": language_loss_ratio(model, plain),
+    }, results
+
+
+def _rates(results: Sequence[Verdict], seed: int) -> dict[str, Any]:
+    """The metrics "matrix" in its own order, "combinations" of media and "more", {cell: rates}, and "intervals" of them all.
+
+    With them the share of all replies that have the right kinds of media.
+    """
+    groups = grouped(results)
+    cells = {name: rates(found) for name, found in groups.items()}
+    return {
+        "matrix": {name: cells[name] for name in CELLS if name in cells},
+        "combinations": {name: cell for name, cell in cells.items() if _combines(name)},
+        "more": {n: cell for n, cell in cells.items() if n not in CELLS and not _combines(n)},
+        "intervals": {name: intervals(outcomes(found), seed) for name, found in groups.items()},
+        "modality_accuracy": round(float(np.mean([v.modality for v in results])), 4),
+    }
+
+
+def differences(recorded: dict[str, Any], found: dict[str, Any], rows: int = 2) -> list[str]:
+    """Rates that differ from a record by more than `rows` test rows, one line each.
+
+    On one machine the same seed gives the same rates; another one rounds otherwise, and a reply may tip over.
+    """
+    lines = []
+    for name, cell in recorded["matrix"].items():
+        again = found["matrix"].get(name, {"n": 0})
+        if again["n"] != cell["n"]:
+            lines.append(f"{name}: {cell['n']} rows were recorded, {again['n']} measured")
+            continue
+        for rate in cell.keys() - {"n"}:
+            asked_of = cell["n"] if rate == "modality" else cell["n"] / _SPARSE
+            if abs(cell[rate] - again[rate]) * asked_of > rows:
+                lines.append(f"{name} {rate}: {cell[rate]} was recorded, {again[rate]} measured")
+    return lines
+
+
+def beside(metrics: dict[str, Any], cell: str, rate: str) -> str:
+    """A rate in percent with its 95 % interval, then upper bound / text only / chance: "96 (88-100) of 98 / 90 / 8".
+
+    What was not measured is a dash; metrics recorded before there were intervals and baselines by cell have dashes only.
+    """
+    value = {**metrics["matrix"], **metrics.get("combinations", {})}[cell][rate]
+    around = metrics.get("intervals", {}).get(cell, {}).get(rate)
+    shown = f"{100 * value:.0f}"
+    if around:
+        shown += f" ({100 * around['low']:.0f}-{100 * around['high']:.0f})"
+    others = metrics.get("baselines", {}).get(cell, {})
+    found = [others.get(kind, {}).get(rate) for kind in ("upper_bound", "text_only", "chance")]
+    return f"{shown} of " + " / ".join("–" if f is None else f"{100 * f:.0f}" for f in found)
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """The matrix as text: a line for each cell with its rates, their 95 % intervals and baselines."""
+    cells = {**metrics["matrix"], **metrics.get("combinations", {})}
+    lines = [
+        "rate % (95 % interval) of upper bound / text only / chance",
+        f"{'cell':<20}{'n':>4}  modality  what was asked for",
+    ]
+    for name, cell in cells.items():
+        asked = ", ".join(
+            f"{rate} {beside(metrics, name, rate)}" + _count(metrics, name, rate)
+            for rate in cell
+            if rate not in ("n", "modality")
+        )
+        lines.append(f"{name:<20}{cell['n']:>4}  {100 * cell['modality']:>7.0f}%  {asked}")
+    ratio = metrics["language_loss_ratio"]
+    lines.append(
+        f"right modalities {100 * metrics['modality_accuracy']:.1f}%, language loss ratio {ratio}"
+    )
+    return "\n".join(lines)
+
+
+def _count(metrics: dict[str, Any], cell: str, rate: str) -> str:
+    """ " (n 12)" where a rate was asked of fewer rows than the cell has."""
+    asked = metrics.get("intervals", {}).get(cell, {}).get(rate, {}).get("n")
+    of_cell = {**metrics["matrix"], **metrics.get("combinations", {})}[cell]["n"]
+    return f" (n {asked})" if asked not in (None, of_cell) else ""
+
+
+def main() -> None:
+    """Command line: evaluate a run and print its matrix."""
+    parser = argparse.ArgumentParser(
+        description="Measure a run on every direction of the any-to-any matrix."
+    )
+    parser.add_argument("--run", required=True, help="folder or URL")
+    parser.add_argument(
+        "--data", help="dataset whose test rows to use (default: what the run was trained on)"
+    )
+    parser.add_argument("--per-task", type=int, help="test rows of each task (default: all)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument(
+        "--bound", type=int, default=8, help="rows of each cell whose baselines are measured"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the replies in RUN/.evaluation when finished"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; exit with 1 if the run's metrics.json says otherwise",
+    )
+    given = vars(parser.parse_args())
+    check = given.pop("check")
+    metrics = evaluate(**given, save=not check)
+    print(table(metrics))
+    if check:
+        recorded = read_json(local(given["run"]) / runs.METRICS)
+        wrong = differences(recorded, metrics)
+        print("\n".join(wrong) or f"as recorded in {given['run']}/{runs.METRICS}")
+        raise SystemExit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

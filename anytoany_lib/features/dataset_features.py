@@ -1,0 +1,249 @@
+"""The caches of a dataset (see `cache`), by what its rows name: media by their paths, captions by their texts.
+
+DATA/features/encoder           encoder embeddings, by the content of the medium
+DATA/features/captions-KIND     what a decoder's own text encoder gives, by the text
+DATA/features/latents-KIND      what a decoder's autoencoder gives, if a stage of the profile has a denoising term
+DATA/features/media.npy         which content each path has
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from anytoany_lib.config import Profile, resolve
+from anytoany_lib.decoders import adapters, denoising
+from anytoany_lib.features import npy_folder
+from anytoany_lib.features.cache import CAPTION_BATCH, KEY, FeatureCache, places, processes
+from anytoany_lib.features.frozen_models import FrozenModels
+from anytoany_lib.media import media_files as media
+from anytoany_lib.system.digests import digest_of
+from anytoany_lib.system.files import appearing_file
+from anytoany_lib.system.prefetch import in_order
+
+
+def caption_key(caption: str) -> str:
+    """The cache key of a caption: 32 hex digits of its text."""
+    return hashlib.blake2b(caption.encode("utf-8"), digest_size=16).hexdigest()
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """A short hash of model files: their names, and every byte of them, which is read once (see `digests`)."""
+    digest = hashlib.blake2b(digest_size=8)
+    for file in files:
+        digest.update(f"{file.name} {digest_of(file)} ".encode())
+    return digest.hexdigest()
+
+
+def _encoder_files(profile: Profile) -> list[Path]:
+    path = resolve(profile.encoder.folder)
+    files = (
+        sorted(path.glob("*.safetensors")) + sorted(path.glob("config.json"))
+        if path.is_dir()
+        else [path]
+    )
+    if not files or not files[0].is_file():
+        raise FileNotFoundError(
+            f"no ImageBind in {path}: run notebooks/01_checkpoints.ipynb, or set encoder.folder in the profile"
+        )
+    return files
+
+
+class MediaKeys:
+    """Which content each media path of a dataset has: two sorted columns in a file, memory-mapped."""
+
+    def __init__(self, file: Path):
+        self._file = file
+        self.look()
+
+    def look(self) -> None:
+        """Reads what the file has by now."""
+        there = self._file.is_file()
+        # (2, paths): keys of the paths, sorted, above the keys of their contents.
+        self._keys = np.load(self._file, mmap_mode="r") if there else np.empty((2, 0), KEY)
+
+    def of(self, paths: Sequence[str]) -> list[str]:
+        """The content key of each path, "" where it is not known."""
+        if not self._keys.shape[1]:
+            return [""] * len(paths)
+        at = places(self._keys[0], [caption_key(path) for path in paths])
+        found = np.where(at < 0, b"", self._keys[1][at])
+        return [key.decode() for key in found]
+
+    def add(self, keys: dict[str, str]) -> None:
+        """Notes the content keys of paths, in place of what was known of them."""
+        new = np.array([[caption_key(path) for path in keys], list(keys.values())], dtype=KEY)
+        both = np.concatenate([new, self._keys], axis=1)
+        _, first = np.unique(both[0], return_index=True)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with appearing_file(self._file) as beside, beside.open("wb") as stream:
+            np.save(stream, both[:, first])
+        self.look()
+
+
+class DatasetFeatures:
+    """The caches of one dataset folder, below its `features/`, and which row each media path has."""
+
+    def __init__(self, profile: Profile, data: str | Path, repair: bool = False):
+        self.profile, self.data = profile, resolve(data)
+        folder = self.data / "features"
+        self._rebuild = (
+            f"python -m anytoany_lib.features --profile {profile.name} --data {self.data} "
+            "(or notebooks/03_embeddings.ipynb)"
+        )
+        self._media_keys = MediaKeys(folder / "media.npy")
+        self.encoder = FeatureCache(
+            folder / "encoder",
+            fingerprint(_encoder_files(profile)),
+            (profile.encoder.embedding,),
+            self._rebuild,
+            repair,
+        )
+        self.captions: dict[str, FeatureCache] = {
+            kind: FeatureCache(
+                folder / f"captions-{kind}",
+                fingerprint(adapters.caption_model_files(config)),
+                config.condition,
+                self._rebuild,
+                repair,
+            )
+            for kind, config in profile.decoders.items()
+        }
+        self.latents: dict[str, FeatureCache] = {
+            kind: FeatureCache(
+                folder / f"latents-{kind}",
+                # The rate says which frames of a clip are taken.
+                f"{fingerprint(denoising.latent_model_files(config))} {config.fps or ''}".strip(),
+                denoising.latent_shape(kind, config),
+                self._rebuild,
+                repair,
+            )
+            for kind, config in (profile.decoders.items() if profile.denoises else ())
+        }
+
+    def ready(
+        self,
+        media: Sequence[tuple[str, str]],
+        captions: Sequence[tuple[str, str]],
+        targets: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Told of every batch's media (kind, path), captions (kind, caption) and media whose latents it wants, before it
+        asks for them one by one.
+
+        Here all of them are on disk; `on_the_fly.LiveFeatures` computes what is not.
+        """
+
+    def media(self, path: str) -> np.ndarray:
+        """The encoder's embedding (D,) of a medium, by its path in the manifest."""
+        return self.encoder.get([self._key(path)])[0]
+
+    def _key(self, path: str) -> str:
+        key = self._media_keys.of([path])[0]
+        if not key:
+            raise KeyError(f"{self.data}: no embedding of {path}; run {self._rebuild}")
+        return key
+
+    def latent(self, kind: str, path: str) -> np.ndarray:
+        """The decoder's latents (*latent shape) of a medium that is to be generated, by its path in the manifest."""
+        return self.latents[kind].get([self._key(path)])[0]
+
+    def caption(self, kind: str, caption: str) -> np.ndarray:
+        """The decoder's condition for a caption, (*condition)."""
+        return self.captions[kind].get([caption_key(caption)])[0]
+
+    def lacking_media(self, paths: Sequence[str]) -> list[str]:
+        """Those of the media paths whose embedding is not cached."""
+        return self._lacking(self.encoder, paths)
+
+    def lacking_latents(self, kind: str, paths: Sequence[str]) -> list[str]:
+        """Those of the media paths whose latents are not cached."""
+        return self._lacking(self.latents[kind], paths) if paths else []
+
+    def _lacking(self, cache: FeatureCache, paths: Sequence[str]) -> list[str]:
+        keys = self._media_keys.of(paths)
+        lacking = set(cache.lacking(keys))
+        return [path for path, key in zip(paths, keys, strict=True) if key in lacking]
+
+    def lacking_captions(self, kind: str, captions: Sequence[str]) -> list[str]:
+        """Those of the captions whose condition is not cached."""
+        by_key = {caption_key(caption): caption for caption in captions}
+        if not by_key:
+            return []  # of a kind, perhaps, that the profile has no decoder for
+        return [by_key[key] for key in self.captions[kind].lacking(list(by_key))]
+
+    def fill_media(
+        self, kind: str, paths: dict[str, str | None], models: FrozenModels, save_every: float
+    ) -> int:
+        """Embeds media of a kind (path -> content key if known); returns how many were new."""
+        self._note_keys(kind, paths)
+        keys = self._media_keys.of(list(paths))
+        return self.encoder.fill(
+            ((key, self.data / path) for key, path in zip(keys, paths, strict=True)),
+            lambda prepared: models.media(kind, prepared),
+            f"{kind}s embedded",
+            lambda path: models.prepared(kind, path),
+            save_every,
+        )
+
+    def fill_latents(
+        self, kind: str, paths: dict[str, str | None], models: FrozenModels, save_every: float
+    ) -> int:
+        """Encodes media of a kind (path -> content key if known) as its decoder's latents; returns how many were new."""
+        self._note_keys(kind, paths)
+        keys = self._media_keys.of(list(paths))
+        return self.latents[kind].fill(
+            ((key, self.data / path) for key, path in zip(keys, paths, strict=True)),
+            lambda prepared: models.latents(kind, prepared),
+            f"{kind}s as latents",
+            lambda path: models.autoencoder(kind).prepared(path),
+            save_every,
+            denoising.LATENT_BATCH,
+        )
+
+    def _note_keys(self, kind: str, paths: dict[str, str | None]) -> None:
+        """Sees to it that the content key of every path is known; files of which no one knows it are read."""
+        state = processes()
+        if state.is_main_process:
+            noted = self._media_keys.of(list(paths))
+            found = {p: known or old for (p, known), old in zip(paths.items(), noted, strict=True)}
+            unread = [path for path, key in found.items() if not key]
+            read = in_order(lambda path: media.content_key(kind, self.data / path), unread)
+            bar = tqdm(read, desc=f"{kind}s read", total=len(unread), disable=not unread)
+            found |= dict(zip(unread, bar, strict=True))
+            if list(found.values()) != noted:
+                self._media_keys.add(found)
+        state.wait_for_everyone()
+        self._media_keys.look()
+
+    def fill_captions(
+        self, kind: str, captions: Iterable[str], models: FrozenModels, save_every: float
+    ) -> int:
+        """Embeds captions for the decoder of a kind; returns how many were new."""
+        return self.captions[kind].fill(
+            ((caption_key(text), text) for text in captions),
+            lambda batch: models.captions(kind, batch),
+            f"{kind} captions embedded",
+            save_every=save_every,
+            batch_size=CAPTION_BATCH,
+        )
+
+    def take_over(
+        self, kind: str, files: dict[str, Path], models: FrozenModels, save_every: float
+    ) -> int:
+        """Takes caption embeddings of a kind (caption -> .npy file) from elsewhere; returns how many were new.
+
+        ValueError if one has another shape than the decoder's, or if they are another model's.
+        """
+        shape = self.captions[kind].shape
+        npy_folder.check_model(files, shape, lambda captions: models.captions(kind, captions))
+        return self.captions[kind].fill(
+            ((caption_key(text), file) for text, file in files.items()),
+            np.stack,
+            f"{kind} captions taken over",
+            lambda file: npy_folder.read(file, shape),
+            save_every,
+        )

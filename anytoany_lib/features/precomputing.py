@@ -1,0 +1,135 @@
+"""What the frozen models make of a dataset, computed once: encoder embeddings of its media, of each caption the condition
+that a decoder's own text encoder gives, and, if a stage of the profile has a denoising term, the decoders' latents of the
+media that are to be generated.
+
+    python -m anytoany_lib.features --profile P --data OUT [--plan] [--npy FOLDER]
+
+fills the caches (see `cache`) below OUT/features, `accelerate launch -m anytoany_lib.features ...` with several processes;
+begun again it goes on where it was. `--plan` only says what that would cost. OUT may be a URL (see `remote`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from anytoany_lib.config import Profile, resolve
+from anytoany_lib.data.manifests import read_manifest, splits_in
+from anytoany_lib.data.rows import Row
+from anytoany_lib.features import costs, npy_folder
+from anytoany_lib.features.cache import SAVE_EVERY, processes
+from anytoany_lib.features.contents import Contents, contents
+from anytoany_lib.features.dataset_features import DatasetFeatures
+from anytoany_lib.features.frozen_models import FrozenModels
+from anytoany_lib.llm import pick_device
+from anytoany_lib.system.files import alone
+from anytoany_lib.system.remote import local, published
+
+
+def rows_to_embed(data: Path) -> Iterator[Row]:
+    """The rows of a dataset whose features training reads: all but those of the test split, which are for generating."""
+    manifests = [read_manifest(data, split) for split in splits_in(data) if split != "test"]
+    rows = (row for manifest in manifests for row in manifest)
+    # Only a manifest of very many rows takes long enough to look at.
+    return iter(tqdm(rows, "rows looked through", sum(map(len, manifests)), leave=False, delay=2))
+
+
+def needed(profile: Profile, data: Path) -> Contents:
+    """What training on a dataset needs embedded. ValueError if it generates what the profile has no decoder for."""
+    found = contents(rows_to_embed(data))
+    unknown = {kind for kind, texts in found.captions.items() if texts} - set(profile.decoders)
+    if unknown:
+        raise ValueError(
+            f"the data generates {', '.join(unknown)}, profile {profile.name} has no decoder for it"
+        )
+    return found
+
+
+def plan(profile: Profile, data: str | Path) -> costs.Costs:
+    """What the features of a dataset cost on disk, to fill, and on the fly, by a short measured sample."""
+    store = DatasetFeatures(profile, local(data))
+    models = FrozenModels(profile, pick_device())
+    return costs.measure(store, needed(profile, store.data), rows_to_embed(store.data), models)
+
+
+def precompute(
+    profile: Profile,
+    data: str | Path,
+    npy: str | Path | None = None,
+    save_every: float = SAVE_EVERY,
+) -> dict[str, int]:
+    """Fills the caches of a dataset for its training and validation rows; returns the number of new rows of each sort.
+
+    Interrupted work goes on where it was: what is cached is not computed again, and a kill loses `save_every` seconds.
+    `npy` is a folder of caption embeddings that NExT-GPT made: those are taken over, and the others computed. A second
+    call from elsewhere waits for the first. What `data` names by a URL is uploaded at the end, however it ends.
+    """
+    with published(data) as folder, _alone(folder):
+        return _precomputed(profile, folder, npy, save_every)
+
+
+def _alone(data: Path) -> AbstractContextManager[None]:
+    """Waits until no other run fills the features of a dataset; the processes of one launch share the work."""
+    if not processes().is_main_process or not data.is_dir():
+        return nullcontext()
+    return alone(data / "features.lock", f"computes the features of {data}")
+
+
+def _precomputed(
+    profile: Profile, data: Path, npy: str | Path | None, save_every: float
+) -> dict[str, int]:
+    state = processes()
+    with state.main_process_first():
+        store = DatasetFeatures(profile, data, repair=state.is_main_process)
+    found = needed(profile, store.data)
+    models = FrozenModels(profile, pick_device())
+    added = {"media": 0, "captions": 0}
+    if npy is not None:
+        files = npy_folder.files_of(rows_to_embed(store.data), resolve(npy))
+        added["npy"] = sum(
+            store.take_over(kind, named, models, save_every)
+            for kind, named in files.items()
+            if named
+        )
+    for kind, paths in found.media.items():
+        added["media"] += store.fill_media(kind, paths, models, save_every)
+    for kind, texts in found.captions.items():
+        models.release()  # one after the other: together they fill a card
+        if texts:
+            added["captions"] += store.fill_captions(kind, texts, models, save_every)
+    for kind in store.latents:
+        models.release()
+        new = store.fill_latents(kind, found.targets[kind], models, save_every)
+        added["latents"] = added.get("latents", 0) + new
+    return added
+
+
+def main() -> None:
+    """Command line: fill the caches of a dataset, or say what that would cost."""
+    parser = argparse.ArgumentParser(
+        description="Fill the caches of a dataset, or say what that would cost."
+    )
+    parser.add_argument("--profile", default="tiny")
+    parser.add_argument("--data", required=True, help="folder or URL with the manifests")
+    parser.add_argument("--plan", action="store_true", help="only print what it would cost")
+    parser.add_argument("--npy", help="folder of caption embeddings (MEDIUM.npy) to take over")
+    parser.add_argument(
+        "--save-every", type=float, default=SAVE_EVERY, help="seconds of work that a kill may lose"
+    )
+    given = parser.parse_args()
+    profile = Profile.load(given.profile)
+    if given.plan:
+        print(plan(profile, given.data))
+        return
+    added = precompute(profile, given.data, given.npy, save_every=given.save_every)
+    if processes().is_main_process:
+        print(json.dumps(added))
+
+
+if __name__ == "__main__":
+    main()

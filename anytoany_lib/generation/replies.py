@@ -1,0 +1,270 @@
+"""Replies: what `decoding` draws, with the media made from it.
+
+`stream` tells of one reply as it comes, `reply_all` makes many at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from anytoany_lib.decoders.broken_media import BrokenMedia
+from anytoany_lib.generation.decoding import Draft, decode, never, read_prompts
+from anytoany_lib.generation.events import (
+    Done,
+    Event,
+    Events,
+    Loading,
+    MediaFailed,
+    MediaProgress,
+    MediaReady,
+    MediaStarted,
+    TextDelta,
+    TurnsDropped,
+)
+from anytoany_lib.generation.kv_cache import Memory
+from anytoany_lib.generation.sampling import Sampling
+from anytoany_lib.messages import Encoded, Message, Part
+from anytoany_lib.system.background import Stopped, followed
+from anytoany_lib.system.out_of_memory import is_out_of_memory
+
+if TYPE_CHECKING:  # the model builds on this module
+    from anytoany_lib.model import AnyToAny
+
+# Of the room for a history that has outgrown it: what is kept, so that the next turns find the same beginning.
+_KEPT = 0.75
+# Between the seeds of a reply's media: more than an evaluation has rows, whose seeds follow one another.
+_PART_STRIDE = 1_000_003
+
+
+def _room(model: AnyToAny, sampling: Sampling | None) -> int:
+    """How many tokens of a history leave room for the reply."""
+    reply = (sampling or Sampling()).max_new_tokens or model.profile.llm.max_new_tokens
+    return model.profile.llm.context - reply
+
+
+def prepare(
+    model: AnyToAny, messages: list[Message], sampling: Sampling | None = None
+) -> tuple[Encoded, int]:
+    """A conversation as a prompt that leaves room for the reply, and how many of its oldest messages that cost.
+
+    Raises ValueError if the last turn alone leaves none.
+    """
+    room = _room(model, sampling)
+    return model.messages.encode_within(messages, room, prompt=True, keep=_KEPT)
+
+
+@torch.inference_mode()
+def read_on(
+    model: AnyToAny, messages: list[Message], sampling: Sampling | None, memory: Memory
+) -> None:
+    """Reads the end of a conversation's last reply, which was not needed to draw it: the next turn finds it read.
+
+    One that has outgrown its room is left alone, as the next turn drops some of it.
+    """
+    encoded = model.messages.encode(messages)
+    if len(encoded.ids) > _room(model, sampling):
+        return
+    try:
+        read_prompts(model, [encoded], memory)
+    except BaseException as error:
+        memory.forget()
+        if not is_out_of_memory(error):
+            raise
+        # The next turn reads all of it, and says what can be done if it cannot.
+
+
+def finished(parts: list[Part]) -> Message:
+    """The parts of a reply as an assistant message: without outer blanks, empty text, and media that were not made."""
+    whole = [
+        {key: value for key, value in part.items() if key != "condition"}
+        for part in parts
+        if (part["text"].strip() if part["type"] == "text" else part["type"] in part)
+    ]
+    # Blanks around media are kept: the next turn then reads the tokens that were drawn.
+    for part, strip in [(whole[0], str.lstrip), (whole[-1], str.rstrip)] if whole else []:
+        if part["type"] == "text":
+            part["text"] = strip(part["text"])
+    return {"role": "assistant", "content": whole}
+
+
+class PartialReply:
+    """The parts of a reply as its events arrive, so that an unfinished one can be kept."""
+
+    def __init__(self):
+        self._parts: list[Part] = []
+        self._media: dict[int, Part] = {}
+
+    def take(self, event: Event) -> None:
+        """Adds what an event brings: text grows, a medium gets its place and later its content."""
+        if isinstance(event, TextDelta):
+            if not self._parts or self._parts[-1]["type"] != "text":
+                self._parts.append({"type": "text", "text": ""})
+            self._parts[-1]["text"] += event.text
+        elif isinstance(event, MediaStarted):
+            self._media[event.index] = {"type": event.kind}
+            self._parts.append(self._media[event.index])
+        elif isinstance(event, MediaReady):
+            self._media[event.index].update(event.part)
+
+    def message(self) -> Message:
+        """What is finished of it."""
+        return finished(self._parts)
+
+
+def media_seed(seed: int, index: int) -> int:
+    """The seed of the medium that is part `index` of a reply with this seed."""
+    return seed + _PART_STRIDE * index
+
+
+def _look(
+    model: AnyToAny, prompt: Encoded, memory: Memory, stopping: Callable[[], bool]
+) -> Iterator[Event]:
+    """Has the encoder see what it has not seen yet, so that `decode` finds all embeddings at hand."""
+    media = [(kind, medium) for kind, medium, _ in prompt.media]
+    keys = memory.keys(media)
+    if all(model.knows(key) for key in keys):
+        return
+    if not model.loaded("encoder"):
+        yield Loading("encoder")
+    yield from followed(model.worker, lambda report: model.embed_media(media, keys), stopping)
+
+
+def _make(
+    model: AnyToAny,
+    draft: Draft,
+    index: int,
+    seed: int,
+    sampling: Sampling,
+    stopping: Callable[[], bool],
+) -> Iterator[Event]:
+    """Makes a medium from its condition and puts it into its part; one that cannot be made ends nothing else."""
+    part = draft.parts[index]
+    if not model.loaded(part["type"]):
+        yield Loading(part["type"])
+
+    def work(report: Callable[[Event], None]) -> Part:
+        """The medium, on the model's worker; its steps are reported."""
+
+        def on_step(*step: Any) -> None:
+            report(MediaProgress(index, *step))
+
+        how = (sampling.steps, sampling.guidance, on_step)
+        more = (sampling.frames, sampling.seconds, sampling.preview_every)
+        return model.render(part["type"], part["condition"][None], [seed], *how, *more)[0]
+
+    try:
+        part.update((yield from followed(model.worker, work, stopping)))
+    except Stopped:
+        raise
+    except Exception as error:
+        yield MediaFailed(index, error)
+    else:
+        yield MediaReady(index, {key: value for key, value in part.items() if key != "condition"})
+
+
+def stream(
+    model: AnyToAny,
+    messages: list[Message],
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    memory: Memory | None = None,
+    stopping: Callable[[], bool] = never,
+) -> Events:
+    """The reply to a conversation, event by event: its text first, then the media in order.
+
+    The same seed gives the same reply. What a `memory` holds of the conversation is not read again. Once `stopping()`,
+    which is asked between tokens and while encoder and decoders work, the reply is Done with what is finished of it.
+    Closing the iterator ends it as well.
+    """
+    sampling, memory = sampling or Sampling(), memory or Memory()
+    prompt, dropped = prepare(model, messages, sampling)
+    if dropped:
+        yield TurnsDropped(dropped)
+    draft = Draft()
+    try:
+        yield from _look(model, prompt, memory, stopping)
+        for _, draft, delta in decode(model, [prompt], sampling, [seed], memory, stopping):
+            if delta:
+                yield TextDelta(delta)
+            elif draft.parts[-1]["type"] != "text":
+                yield MediaStarted(len(draft.parts) - 1, draft.parts[-1]["type"])
+        if draft.finish_reason is None:
+            raise Stopped
+        for index, part in enumerate(draft.parts):
+            if part["type"] != "text":
+                yield from _make(model, draft, index, media_seed(seed, index), sampling, stopping)
+    except Stopped:
+        draft.finish_reason = "stopped"
+    yield Done(finished(draft.parts), draft.finish_reason)
+
+
+def draw_all(
+    model: AnyToAny,
+    conversations: Sequence[list[Message]],
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    batch_size: int = 16,
+) -> list[Draft]:
+    """The replies to many conversations as drafts, in batches of like length: a medium's part has its condition only."""
+    sampling = sampling or Sampling()
+    prompts = [prepare(model, messages, sampling)[0] for messages in conversations]
+    drafts: dict[int, Draft] = {}
+    by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row].ids))
+    for start in range(0, len(by_length), batch_size):
+        rows = by_length[start : start + batch_size]
+        for at, draft, _ in decode(
+            model, [prompts[r] for r in rows], sampling, [seed + r for r in rows]
+        ):
+            drafts[rows[at]] = draft
+    return [drafts[row] for row in range(len(conversations))]
+
+
+def render_all(
+    model: AnyToAny,
+    drafts: Sequence[Draft],
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    batch_size: int = 16,
+) -> None:
+    """Makes the media of drafts from their conditions, a kind at a time; the seed is the one that drew the drafts.
+
+    A medium that comes out broken has "failed", why, in its part and ends nothing else.
+    """
+    sampling = sampling or Sampling()
+    wanted = [
+        (media_seed(seed + row, index), part)
+        for row, draft in enumerate(drafts)
+        for index, part in enumerate(draft.parts)
+        if part["type"] != "text"
+    ]
+    how = (sampling.steps, sampling.guidance, None, sampling.frames, sampling.seconds)
+    for kind in dict.fromkeys(part["type"] for _, part in wanted):
+        of_kind = [item for item in wanted if item[1]["type"] == kind]
+        for start in range(0, len(of_kind), batch_size):
+            seeds, parts = zip(*of_kind[start : start + batch_size], strict=True)
+            conditions = torch.stack([part["condition"] for part in parts])
+            try:
+                made, reasons = model.render(kind, conditions, seeds, *how), [""] * len(parts)
+            except BrokenMedia as error:
+                made, reasons = error.made, error.reasons
+            for part, payload, reason in zip(parts, made, reasons, strict=True):
+                part.update(payload or {"failed": reason})
+
+
+def reply_all(
+    model: AnyToAny,
+    conversations: Sequence[list[Message]],
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    batch_size: int = 16,
+) -> list[Message]:
+    """The replies to many conversations, text and media each in batches; media that cannot be made are missing.
+
+    A row's seeds are its own, `seed` and its number. What else is in its batch changes how sums are rounded, and nothing more.
+    """
+    drafts = draw_all(model, conversations, seed, sampling, batch_size)
+    render_all(model, drafts, seed, sampling, batch_size)
+    return [finished(draft.parts) for draft in drafts]

@@ -1,0 +1,180 @@
+"""Encoder and decoders gone through on shapes alone, at full size: what each would have alive on a card (see `rehearsal`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial, wraps
+from typing import Any
+
+import diffusers
+import torch
+from torch import nn
+from transformers import (
+    ClapTextConfig,
+    ClapTextModelWithProjection,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    SpeechT5HifiGan,
+    SpeechT5HifiGanConfig,
+)
+
+from anytoany_lib.config import DecoderConfig, Profile
+from anytoany_lib.encoders.imagebind import ImageBind
+from anytoany_lib.encoders.imagebind_inputs import FRAMES_PER_CLIP, ImageBindConfig
+from anytoany_lib.memory import activations, blueprints, planning
+from anytoany_lib.memory.live_storages import LiveStorages, as_on_a_card
+
+META = torch.device("meta")
+HALF = torch.float16  # two bytes, as bfloat16 has
+
+
+def on_shapes(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Has a function make its modules on the meta device."""
+
+    @wraps(make)
+    def made(*told: Any) -> Any:
+        with META:
+            return make(*told)
+
+    return made
+
+
+@contextmanager
+def rehearsing() -> Iterator[LiveStorages]:
+    """Tensors that are made in it are on the card that is rehearsed, and counted."""
+    with META, LiveStorages() as live, as_on_a_card():
+        yield live
+
+
+@torch.inference_mode()
+def _alone(frozen: Iterable[nn.Module], work: Callable[[], None]) -> int:
+    """Bytes of frozen models at work."""
+    with rehearsing() as live:
+        live.add(*frozen)
+        work()
+        return live.peak
+
+
+@on_shapes
+def _encoder(config: ImageBindConfig) -> ImageBind:
+    encoder = ImageBind(config)
+    encoder.keep_senses({"vision", "audio"})
+    return encoder.to(HALF).eval()
+
+
+def _look(encoder: ImageBind, kind: str, count: int) -> None:
+    """Media of one kind through the encoder."""
+    config = encoder.config
+    if kind == "audio":
+        shape: tuple[int, ...] = (config.audio_clips, 1, config.mel_bins, config.mel_frames)
+    elif kind == "image":
+        shape = (3, config.image_size, config.image_size)
+    else:
+        looks = config.video_clips * config.video_crops
+        shape = (looks, 3, FRAMES_PER_CLIP, config.image_size, config.image_size)
+    x = torch.empty(count, *shape, dtype=HALF)
+    encoder({"audio" if kind == "audio" else "vision": x})
+
+
+@on_shapes
+def _part(config: dict[str, Any], pooled: bool = False) -> nn.Module:
+    """A part of a pipeline by its configuration, in half precision."""
+    if "_class_name" in config:
+        cls = getattr(diffusers, config["_class_name"])
+        return cls.from_config(config).half().eval()
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "clip_text_model": lambda: (CLIPTextModelWithProjection if pooled else CLIPTextModel)(
+            CLIPTextConfig(**config)
+        ),
+        "clap_text_model": lambda: ClapTextModelWithProjection(ClapTextConfig(**config)),
+        "hifigan": lambda: SpeechT5HifiGan(SpeechT5HifiGanConfig(**config)),
+    }
+    makers["speecht5_hifigan"] = makers["hifigan"]  # as today's transformers saves it
+    return makers[config["model_type"]]().half().eval()
+
+
+def _parts(config: DecoderConfig) -> dict[str, nn.Module]:
+    plans = blueprints.blueprint(config)
+    return {name: _part(plan, name.endswith("2")) for name, plan in plans.items()}
+
+
+def _draw(config: DecoderConfig, parts: dict[str, nn.Module]) -> None:
+    """A medium through a pipeline: a step with guidance, then its autoencoder, frame by frame, and its vocoder."""
+    unet: Any = parts["unet"]
+    vae: Any = parts["vae"]
+    vae.enable_slicing()
+    shape = activations.latents_of(config)
+    latents = torch.empty(1, unet.config.in_channels, *shape, dtype=HALF)
+    told = torch.empty(2, *config.condition, dtype=HALF)
+    both = torch.cat([latents] * 2)
+    noise = unet(both, torch.empty((), dtype=torch.long), **_told(config, told)).sample
+    untold, meant = noise.chunk(2)
+    latents = latents - config.guidance * (meant - untold)
+    if latents.dim() == 5:
+        latents = latents.permute(0, 2, 1, 3, 4).flatten(0, 1)
+    made = vae.decode(latents / 2).sample
+    if "vocoder" in parts:
+        parts["vocoder"](made.squeeze(1)).float()
+    elif len(latents) > 1:
+        made[None].permute(0, 2, 1, 3, 4).float()
+
+
+def _told(config: DecoderConfig, told: torch.Tensor) -> dict[str, Any]:
+    if config.pipeline == "audioldm":
+        return {"encoder_hidden_states": None, "class_labels": told}
+    if config.pipeline == "stable-diffusion-xl":
+        more = {"text_embeds": told[:, -1, :1280], "time_ids": torch.empty(2, 6, dtype=HALF)}
+        return {"encoder_hidden_states": told[:, :-1], "added_cond_kwargs": more}
+    return {"encoder_hidden_states": told}
+
+
+@cache
+def looking_peak(config: ImageBindConfig, media: tuple[tuple[str, int], ...]) -> int:
+    """Bytes of the encoder at so many media of some kinds, one kind after the other."""
+    encoder = _encoder(config)
+
+    def look() -> None:
+        for kind, count in media:
+            _look(encoder, kind, count)
+
+    return _alone([encoder], look)
+
+
+@cache
+def drawing_peak(settings: str) -> int:
+    """Bytes of a decoder at work, by its settings as JSON."""
+    config = DecoderConfig.model_validate_json(settings)
+    parts = _parts(config)
+    return _alone(parts.values(), partial(_draw, config, parts))
+
+
+@cache
+def captions_peak(settings: str) -> int:
+    """Bytes of a decoder's text encoders at a batch of captions, by its settings as JSON."""
+    config = DecoderConfig.model_validate_json(settings)
+    encoders = [part for name, part in _parts(config).items() if name.startswith("text")]
+
+    def read() -> None:
+        rows = activations.CAPTIONS_AT_ONCE
+        ids = torch.empty(rows, activations.caption_positions(config), dtype=torch.long)
+        for encoder in encoders:
+            encoder(ids, torch.empty_like(ids))
+
+    return _alone(encoders, read)
+
+
+def features_peaks(profile: Profile) -> dict[str, int]:
+    """Bytes of each of those that features are computed with, one after the other."""
+    encoder = planning.encoder_config(profile)
+    media = tuple(
+        (kind, activations.media_at_once(encoder, kind)) for kind in ("image", "audio", "video")
+    )
+    return {
+        "encoder": looking_peak(encoder, media),
+        **{
+            f"{kind} captions": captions_peak(config.model_dump_json())
+            for kind, config in profile.decoders.items()
+        },
+    }

@@ -1,0 +1,104 @@
+"""Whether a machine has room for a profile, before anything is fetched: disk, host memory, and the card.
+
+A model that is published as a difference takes its base, the difference and their sum on the disk at once. In host memory lie,
+beside the process itself, the encoder and the decoders that are not at work. All of it is planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anytoany_lib.checkpoints.fetching import missing
+from anytoany_lib.config import Profile, Source
+from anytoany_lib.memory import planning
+
+COLAB_T4 = {"disk": 58 * 10**9, "host": 12_700_000_000, "card": 15 * 10**9}
+"""What a free Colab machine with a T4 has, in bytes; of the card's 16 GB, 15 can be used."""
+FULL_SIZE = ("qwen2.5-1.5b", "qwen3-8b", "nextgpt-7b")
+"""The profiles with published models, the one to take first first."""
+_PROCESS = 2_500_000_000  # Python, PyTorch and its CUDA libraries: planned
+_MERGING = 4 * 2**30  # a shard and the largest tensors; measured
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a profile takes of a machine, in bytes: `disk` while it is fetched, `kept` after that, `host` at its peak."""
+
+    disk: int
+    kept: int
+    host: int
+
+
+def _fetched(source: Source | None) -> int:
+    return round(1e9 * ((source and source.gigabytes) or 0))
+
+
+def needed(profile: Profile, on_card: bool = True) -> Room:
+    """What a profile takes, of models that are not there yet. Without a card everything is host memory."""
+    absent = missing(profile)
+    sources = {"llm": profile.llm.source, "encoder": profile.encoder.source}
+    sources |= {kind: decoder.source for kind, decoder in profile.decoders.items()}
+    kept = sum(_fetched(source) for what, source in sources.items() if what in absent)
+    source, merged = profile.llm.source, 0
+    if "llm" in absent and source and source.difference_to:
+        merged = 2 * planning.llm_parameters(profile)  # as large as the base, in 16 bits
+    chat = planning.plan(profile)["chat"]
+    if on_card:
+        host = _PROCESS + sum(planning.weights(profile).values())
+    else:
+        # In 32 bits, what is not packed.
+        host = (
+            _PROCESS + chat["language model"] + 2 * (planning.peak(chat) - chat["language model"])
+        )
+    return Room(kept + merged, kept + merged, max(host, _MERGING if merged else 0))
+
+
+def advice(profile: Profile, disk: int, host: int, card: int | None) -> list[str]:
+    """What a machine lacks for a profile, its free disk, its memory and its card in bytes; empty if it has all."""
+    room, lines = needed(profile, card is not None), []
+    if room.disk > disk:
+        parts = ""
+        if profile.llm.source and profile.llm.source.difference_to:
+            parts = " (the language model's base, the difference and their sum among it)"
+        lines.append(
+            f"{profile.name} takes {room.disk / 1e9:.1f} GB of disk{parts}, {disk / 1e9:.1f} are free: make room, mount another "
+            "disk as ckpt, or take a smaller profile"
+        )
+    if room.host > host:
+        lines.append(
+            f"{profile.name} takes {room.host / 1e9:.1f} GB of host memory in a chat with all media, the machine has "
+            f"{host / 1e9:.1f}: ask for fewer kinds of media, or take a smaller profile"
+        )
+    if card is not None:
+        lines += planning.advice(profile, planning.plan(profile), card)
+    return lines
+
+
+def first(disk: int, host: int, card: int | None, names: Sequence[str] = FULL_SIZE) -> str:
+    """The profile that a machine should take first: of those with published models the smallest, if it has room for it."""
+    if card is not None:
+        for name in names:
+            if not advice(Profile.load(name), disk, host, card):
+                return name
+    return "tiny"
+
+
+def rows(disk: int, host: int, card: int | None) -> list[dict[str, Any]]:
+    """For the table of notebook 00: what each full-size profile takes, and whether the machine has room for it."""
+    found = []
+    for name in FULL_SIZE:
+        profile = Profile.load(name)
+        room, phases = needed(profile, card is not None), planning.plan(profile)
+        most = max(planning.peak(phase) for phase in phases.values())
+        found.append(
+            {
+                "profile": name,
+                "disk, GB": f"{room.disk / 1e9:.1f}",
+                "host memory, GB": f"{room.host / 1e9:.1f}",
+                "card, GB": f"{most / 1e9:.1f}",
+                "here": "has room" if not advice(profile, disk, host, card) and card else "no",
+            }
+        )
+    return found

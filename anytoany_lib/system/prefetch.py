@@ -1,0 +1,37 @@
+"""Work done ahead of its turn: threads decode what comes next while the caller works on what came before."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+WORKERS = min(8, os.cpu_count() or 1)
+
+
+def in_order(
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
+    ahead: int = 4 * WORKERS,
+    worth: Callable[[Any], bool] | None = None,
+) -> Iterator[Any]:
+    """`function` of each item, in order, `prefetch` items early on WORKERS threads (decoders release Python's lock).
+
+    An item that is not `worth` what a thread costs waits for its turn. What `function` raises is raised here, at that
+    item's turn; what waits behind it is not begun.
+    """
+    waiting: deque[Callable[[], Any]] = deque()
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        for item in items:
+            early = worth is None or worth(item)
+            waiting.append(pool.submit(function, item).result if early else partial(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft()()
+        while waiting:
+            yield waiting.popleft()()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,1 @@
+"""How the frozen tiny models of the toy world were trained: ImageBind, three diffusion decoders, the judges."""

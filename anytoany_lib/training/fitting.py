@@ -1,0 +1,145 @@
+"""Bridges fitted to the frozen models alone, before and after the language model has a part in their training.
+
+A soft token reads as a word, so the input projection starts as the linear map from encoder embeddings to the words of
+the captions, in closed form. What an output projection reads does not move while the language model stands still:
+its hidden states are computed once and the projection alone takes hundreds of steps on them, at a thousandth of the
+cost of steps through the language model. docs/LOG.md has what both bring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import get_scheduler
+
+from anytoany_lib.batches import Batch
+from anytoany_lib.config import Alignment, FitConfig
+from anytoany_lib.model import AnyToAny
+from anytoany_lib.projections import OutputProjection, alignment_loss
+
+_WARMUP = 0.05
+CAPTIONS_FITTED = 4096  # at most, of the captions that an input projection is fitted to
+
+
+@torch.no_grad()
+def caption_words(model: AnyToAny, captions: Sequence[str]) -> torch.Tensor:
+    """Captions -> (N, K, H): each cut into K runs of tokens, as the mean embedding of every run.
+
+    A caption of fewer than K tokens repeats its mean where a run is empty.
+    """
+    embedding = model.causal_lm.get_input_embeddings().weight
+    count = model.input_projection.soft_tokens
+    rows = []
+    for caption in captions:
+        words = embedding[model.messages.inner_ids(caption)].float()  # (T, H)
+        runs = np.array_split(np.arange(len(words)), count)
+        rows.append(torch.stack([(words[run] if len(run) else words).mean(0) for run in runs]))
+    return torch.stack(rows)
+
+
+def fit_input_projection(
+    model: AnyToAny, embeddings: torch.Tensor, captions: Sequence[str]
+) -> float:
+    """Least squares from encoder embeddings (N, D) to the words of their captions; returns the explained variance."""
+    words = caption_words(model, captions).flatten(1)
+    model.input_projection.fit(embeddings.to(words.device), words)
+    with torch.no_grad():
+        found = model.input_projection(embeddings.to(words.device)).flatten(1)
+    return 1 - ((found - words).var(0).sum() / words.var(0).sum()).item()
+
+
+States = dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+@torch.no_grad()
+def collect_states(model: AnyToAny, batches: Iterable[Batch], rows: int) -> States:
+    """What each output projection reads (S, N, H) and should give (S, *condition), from about `rows` conversations.
+
+    Both stay on the host: states in the type that the language model computes in, conditions in the float16 of the caches.
+    """
+    was_training = model.training
+    model.eval()
+    states: dict[str, list[torch.Tensor]] = {}
+    targets: dict[str, list[torch.Tensor]] = {}
+    seen = 0  # a bar that is switched off counts nothing
+    with tqdm(total=rows, desc="hidden states at signals") as bar:
+        for batch in batches:
+            there = batch.to(model.device)
+            inputs = model.embed_inputs(there.ids, there.media, there.media_at)
+            hidden = model.hidden_states(inputs, there.mask, use_cache=False)
+            for kind, at in there.signals_at.items():
+                states.setdefault(kind, []).append(model.signal_states(hidden, kind, at).cpu())
+                targets.setdefault(kind, []).append(batch.targets[kind].half())
+            bar.update(len(batch.ids))
+            seen += len(batch.ids)
+            if seen >= rows:
+                break
+    model.train(was_training)
+    return {kind: (torch.cat(states[kind]), torch.cat(targets[kind])) for kind in sorted(states)}
+
+
+def _fit(
+    projection: OutputProjection,
+    read: torch.Tensor,
+    signals: torch.Tensor,
+    targets: torch.Tensor,
+    settings: FitConfig,
+    alignment: Alignment,
+    title: str,
+) -> float:
+    """AdamW on saved states, in an order fixed by torch's seed; returns the loss on all of them after it.
+
+    States and targets come from the host a batch at a time.
+    """
+    parameters = list(projection.parameters())
+    device = parameters[0].device
+
+    def loss_of(some: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        projected = projection(some.to(device).float(), signals)
+        return alignment_loss(projected, wanted.to(device).float(), alignment)
+
+    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.95))
+    warmup = round(_WARMUP * settings.steps)
+    schedule = get_scheduler("cosine", optimiser, warmup, settings.steps)
+    for _ in tqdm(range(settings.steps), desc=title, mininterval=1, disable=not settings.steps):
+        picked = torch.randint(len(read), (settings.batch_size,))
+        loss = loss_of(read[picked], targets[picked])
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        schedule.step()
+    optimiser.zero_grad()
+    with torch.no_grad():
+        losses = [
+            loss_of(some, wanted) * len(some)
+            for some, wanted in zip(read.split(256), targets.split(256), strict=True)
+        ]
+    return float(sum(losses)) / len(read)
+
+
+def fit_output_projections(
+    model: AnyToAny,
+    states: States,
+    settings: FitConfig,
+    alignment: Alignment = "l2",
+) -> dict[str, float]:
+    """Fits every output projection to what `collect_states` found of the language model as it stands; returns each kind's
+    loss after it.
+
+    A projection that was never trained first measures what it will read (`OutputProjection.calibrate`).
+    """
+    losses = {}
+    for kind, (read, targets) in states.items():
+        projection = cast(OutputProjection, model.output_projections[kind])
+        signals = model.signal_embeddings(kind).detach()
+        if model.profile.projection.standardise and not projection.calibrated:
+            projection.calibrate(read.float() + signals.cpu())
+        losses[kind] = _fit(
+            projection, read, signals, targets, settings, alignment, f"fitting {kind}"
+        )
+    return losses

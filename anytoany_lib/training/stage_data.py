@@ -1,0 +1,282 @@
+"""What a stage reads of a dataset: its rows as encoded conversations, in batches of like length.
+
+Stages 1 and 2 read captioned media, each in its direction; stage 3 reads conversations, or captioned media in both
+directions if there is nothing else. A mixture says how often an epoch shows the rows of each source. Rows are known by
+their indices in numpy arrays, and read when their batch is due.
+
+Several processes share the rows of every step. All of them encode all rows, which is quick, and so know the same order and
+how much there is to learn in a step; each looks up features for its own rows alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from anytoany_lib.batches import Batch, collate
+from anytoany_lib.data.manifests import read_manifest
+from anytoany_lib.data.rows import media_in
+from anytoany_lib.data.wording import as_comprehension, as_generation
+from anytoany_lib.features.dataset_features import DatasetFeatures
+from anytoany_lib.messages import IGNORED, Encoded, MessageEncoder, TooLong
+
+_WINDOW_BATCHES = 50
+
+
+@dataclass(frozen=True)
+class Read:
+    """A row as it is read: its id, and its conversation."""
+
+    name: str
+    encoded: Encoded
+
+    @cached_property
+    def learnt(self) -> Counter[str]:
+        """What there is to learn from it: tokens of "text", media of each kind."""
+        found = Counter(kind for kind, _, _ in self.encoded.signals)
+        found["text"] = sum(label != IGNORED for label in self.encoded.labels[1:])
+        return +found
+
+
+@dataclass
+class Step:
+    """What one step of the optimiser reads.
+
+    `names` are the ids of all its rows, `tokens` counts theirs. `parts` are what this process computes, one after the other:
+    a batch, and of everything that the step has to learn the share that is in it ({"text": 0.5, "image": 1.0}). A loss that
+    is a mean over a batch, times its share, adds up to the mean over the step. A step in which nothing is to be learnt has
+    no parts.
+    """
+
+    names: list[str]
+    tokens: int
+    parts: list[tuple[Batch, dict[str, float]]]
+
+
+class StageData:
+    """The rows of a dataset's split that a stage reads, as batches of encoded conversations in a fixed order.
+
+    With `mixture` {source: weight} an epoch holds round(weight * n) of the n rows of a source; of a source that it does
+    not name, and without a mixture, every row once. ValueError if there are no rows to read, or no such source.
+
+    Of the rows read so far, `cut` holds the indices of those that lost their oldest turns to the context, `left_out` of
+    those whose last turn alone is longer than it, which are not shown at all.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        split: str,
+        reads: str,
+        encoder: MessageEncoder,
+        features: DatasetFeatures,
+        seed: int,
+        mixture: Mapping[str, float] | None = None,
+    ):
+        self._rows = read_manifest(data, split)
+        self._reads, self._encoder, self._features, self._seed = reads, encoder, features, seed
+        self.cut: set[int] = set()
+        self.left_out: set[int] = set()
+        weights = self._weights(mixture or {}, f"{data}, {split}")
+        kinds = self._rows.catalogue.kinds
+        captioned = [with_caption for _, with_caption in kinds]
+        read = [with_caption != (reads == "instructions") for with_caption in captioned]
+        if reads == "instructions" and not any(read):
+            read = captioned  # captioned media alone: asked about in both directions
+        if not any(read):
+            raise ValueError(
+                f"{data}: its {split} split has no rows for {reads}; expected media with captions"
+            )
+        shown = [one and weights[source] > 0 for one, (source, _) in zip(read, kinds, strict=True)]
+        self._indices = self._rows.catalogue.rows_where(shown)
+        self._pools = (
+            self._pools_of(weights, shown) if mixture else [(len(self._indices), self._indices)]
+        )
+        if not len(self):
+            raise ValueError(
+                f"{data}: the mixture leaves nothing of the {split} split for {reads}: raise a weight"
+            )
+
+    def _weights(self, mixture: Mapping[str, float], where: str) -> dict[str, float]:
+        """The weight of every source that the split has."""
+        sources = self._rows.catalogue.sources()
+        if unknown := sorted(set(mixture) - set(sources)):
+            raise ValueError(
+                f"{where}: the stage's mixture names {', '.join(unknown)}, but the sources there are "
+                f"{', '.join(sources)}; correct stages.N.mixture in the profile"
+            )
+        return dict.fromkeys(sources, 1.0) | dict(mixture)
+
+    def _pools_of(
+        self, weights: dict[str, float], shown: list[bool]
+    ) -> list[tuple[int, np.ndarray]]:
+        """(rows in an epoch, indices (n,) of the rows they are drawn from) of every source."""
+        catalogue, pools = self._rows.catalogue, []
+        for source, weight in weights.items():
+            own = [
+                one and kind[0] == source for one, kind in zip(shown, catalogue.kinds, strict=True)
+            ]
+            indices = catalogue.rows_where(own)
+            pools.append((round(weight * len(indices)), indices))
+        return [(wanted, indices) for wanted, indices in pools if wanted]
+
+    def __len__(self) -> int:
+        """Rows in an epoch."""
+        return sum(wanted for wanted, _ in self._pools)
+
+    def _encode(self, index: int, epoch: int) -> Read | None:
+        """A row as it is shown in an epoch, None if it is too long to be shown."""
+        row = self._rows[index]
+        rng = np.random.default_rng([self._seed, epoch, index])
+        if "caption" not in row.meta:
+            messages = self._encoder.as_learnt(row.messages, rng)
+        elif self._reads == "comprehension" or (
+            self._reads == "instructions" and rng.random() < 0.5
+        ):
+            messages = as_comprehension(row, rng)
+        else:
+            messages = as_generation(row, rng)
+        try:
+            encoded, dropped = self._encoder.encode_within(messages, self._encoder.context)
+        except TooLong:
+            self.left_out.add(index)
+            return None
+        if dropped:
+            self.cut.add(index)
+        return Read(row.id, encoded)
+
+    def _encoded(self, indices: np.ndarray, epoch: int) -> list[Read]:
+        rows = (self._encode(int(index), epoch) for index in indices)
+        return [row for row in rows if row is not None]
+
+    def _collate(self, rows: Sequence[Read], latents: bool) -> Batch:
+        encoded = [row.encoded for row in rows]
+        self._features.ready(
+            [(kind, path) for one in encoded for kind, path, _ in one.media],
+            [(kind, caption) for one in encoded for kind, caption, _ in one.signals],
+            [
+                (kind, made)
+                for one in encoded
+                for (kind, *_), made in zip(one.signals, one.made, strict=True)
+                if latents and made is not None
+            ],
+        )
+        width = self._features.profile.encoder.embedding
+        return collate(
+            encoded,
+            lambda _, path: self._features.media(path),
+            self._features.caption,
+            width,
+            latent=self._features.latent if latents else None,
+        )
+
+    def captioned_media(self, most: int) -> tuple[torch.Tensor, list[str]]:
+        """Encoder embeddings (N, D) of the stage's captioned media and their captions; of more than `most`, as many
+        from all over the split.
+        """
+        kinds = np.array([captioned for _, captioned in self._rows.catalogue.kinds])
+        indices = self._indices[kinds[self._rows.catalogue.of_row[self._indices]]]
+        if len(indices) > most:
+            indices = indices[np.arange(most) * len(indices) // most]
+        rows = [self._rows[int(index)] for index in indices]
+        shown = [media_in(row.messages)[0] for row in rows]
+        self._features.ready(shown, [])
+        vectors = [self._features.media(path) for _, path in shown]
+        embeddings = torch.from_numpy(np.stack(vectors)) if vectors else torch.empty(0)
+        return embeddings, [row.meta["caption"] for row in rows]
+
+    def _epoch(self, rng: np.random.Generator) -> np.ndarray:
+        """The indices of an epoch's rows, in its order. A row comes again only when all of its source have come."""
+        drawn = []
+        for wanted, indices in self._pools:
+            times, rest = divmod(wanted, len(indices))
+            drawn += [indices] * times
+            if rest:
+                drawn.append(rng.permutation(indices)[:rest])
+        return rng.permutation(np.concatenate(drawn))
+
+    def _groups(self, size: int, start: int) -> Iterator[list[Read]]:
+        """Endless groups of rows of like length, epoch after epoch, from number `start` on.
+
+        An epoch's last group may be smaller: every row of the epoch comes once. The order depends on the seed alone, so a
+        resumed run begins where it was: rows before are not read. ValueError once all rows have proved too long.
+        """
+        in_epoch = -(-len(self) // size)
+        for epoch in count(start // in_epoch):
+            rng = np.random.default_rng([self._seed, epoch])
+            order = self._epoch(rng)
+            for first in range(0, in_epoch, _WINDOW_BATCHES):
+                window = order[first * size : (first + _WINDOW_BATCHES) * size]
+                groups = rng.permutation(-(-len(window) // size))
+                wanted = groups[max(0, start - (epoch * in_epoch + first)) :]
+                if not len(wanted):
+                    continue
+                rows = self._encoded(window, epoch)
+                rows.sort(key=lambda row: len(row.encoded.ids))
+                for number in wanted:
+                    yield rows[number * size : (number + 1) * size]
+            if self.left_out.issuperset(order.tolist()):
+                raise ValueError(
+                    f"no row fits into {self._encoder.context} tokens: shorten them, or raise llm.context in the profile"
+                )
+
+    def batches(
+        self, size: int, start: int = 0, together: int | None = None, latents: bool = False
+    ) -> Iterator[tuple[list[str], Batch]]:
+        """Endless (row ids, batch) of groups of `size` rows (see `_groups`), of which at most `together` share a batch.
+
+        With `latents` batches hold those of the media that are to be generated.
+        """
+        for rows in self._groups(size, start):
+            for part in _parts(rows, together or size):
+                yield [row.name for row in part], self._collate(part, latents)
+
+    def steps(
+        self,
+        size: int,
+        together: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        latents: bool = False,
+    ) -> Iterator[Step]:
+        """Endless steps of `size` rows from number `start` on, as process `rank` of `world` reads them: its share of the
+        rows, at most `together` in a batch; `latents` as for `batches`.
+        """
+        for rows in self._groups(size, start):
+            names, tokens = [row.name for row in rows], sum(len(row.encoded.ids) for row in rows)
+            taught = [row for row in rows if row.learnt]
+            whole = sum((row.learnt for row in taught), Counter())
+            own = taught[rank::world]
+            parts = _parts(own, together)
+            shares = [_shares(part, whole) for part in parts]
+            if taught and not own:
+                # It computes another's row, for nothing: all processes meet in every step.
+                parts, shares = [taught[:1]], [dict.fromkeys(whole, 0.0)]
+            batches = [self._collate(part, latents) for part in parts]
+            yield Step(names, tokens, list(zip(batches, shares, strict=True)))
+
+    def once(self, size: int, latents: bool = False) -> Iterator[Batch]:
+        """Every row once, in order of the manifest; `latents` as for `batches`."""
+        for start in range(0, len(self._indices), size):
+            rows = self._encoded(self._indices[start : start + size], 0)
+            if rows:
+                yield self._collate(rows, latents)
+
+
+def _parts(rows: list[Read], together: int) -> list[list[Read]]:
+    """The rows in pieces of at most `together`."""
+    return [rows[at : at + together] for at in range(0, len(rows), together)]
+
+
+def _shares(part: Sequence[Read], whole: Counter[str]) -> dict[str, float]:
+    """Of everything to be learnt, by what it is, how much is in a part of the rows."""
+    own = sum((row.learnt for row in part), Counter())
+    return {what: own[what] / total for what, total in whole.items()}

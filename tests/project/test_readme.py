@@ -1,0 +1,188 @@
+"""What the README and docs say was measured is what was measured; what they show and link to is there."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from anytoany_lib.config import Profile
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+README = REPOSITORY / "README.md"
+LARGEST_PICTURE = 400_000
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    """Imports a script of docs by its name."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "docs"))
+    return importlib.import_module
+
+
+def test_every_part_of_the_readme_is_what_the_script_writes_today(script):
+    make, text = script("make_readme"), README.read_text(encoding="utf-8")
+    stale = [name for name in make.PARTS if make.part(name) not in text]
+    assert not stale, "run make readme"
+
+
+def test_the_drawings_show_the_profile_as_it_is(script):
+    figures, profile = script("readme_figures"), Profile.load(script("make_readme").DRAWN)
+    stale = [
+        name
+        for name, drawn in figures.drawings(profile).items()
+        if (figures.FOLDER / name).read_text(encoding="utf-8") != drawn
+    ]
+    assert not stale, "run make readme"
+
+
+def test_the_drawing_of_the_stages_has_their_rates_steps_and_losses(script):
+    figures, profile = script("readme_figures"), Profile.load("tiny")
+    changed = profile.model_dump(mode="json")
+    changed["stages"]["2"] |= {"steps": 77, "alignment": "mse", "denoising_weight": 0.5}
+    changed["stages"]["2"]["learning_rates"]["output_projections"] = 0.0123
+    drawn = figures.stages(Profile.parse(changed, "changed"))
+    for words in ("77 steps of 16 rows", ">0.0123<", "× mse distance", "0.5 × the decoder"):
+        assert words in drawn and words not in figures.stages(profile), words
+
+
+def test_the_tree_names_every_folder(script):
+    tree = script("readme_tree")
+    assert set(tree.FOLDERS) == tree.folders_there(), "docs/readme_tree.py: FOLDERS"
+
+
+def test_every_address_within_the_repository_exists():
+    text = README.read_text(encoding="utf-8")
+    named = re.findall(r'\]\(([^)\s]+)\)|(?:src|href)="([^"]+)"', text)
+    paths = [a or b for a, b in named if not (a or b).startswith(("http", "#"))]
+    assert len(paths) > 20
+    missing = [path for path in paths if not (REPOSITORY / path.partition("#")[0]).exists()]
+    assert not missing
+
+
+def test_pictures_are_small(script):
+    folders = (script("readme_results").DEMO, script("readme_figures").FOLDER)
+    files = [path for folder in folders for path in folder.rglob("*.*")]
+    assert {".png", ".gif", ".flac", ".svg"} <= {path.suffix for path in files}
+    assert not [path for path in files if path.stat().st_size > LARGEST_PICTURE]
+
+
+def test_the_recorded_conversation_has_every_kind_both_ways(script):
+    conversation = script("readme_conversation")
+    told = json.loads((conversation.FOLDER / conversation.RECORD).read_text(encoding="utf-8"))
+    kinds = {
+        role: {part["type"] for m in told["messages"] if m["role"] == role for part in m["content"]}
+        for role in ("user", "assistant")
+    }
+    everything = {"text", "image", "audio", "video"}
+    assert kinds == {"user": everything, "assistant": everything}
+
+
+@pytest.mark.long
+def test_the_shipped_run_still_says_what_was_recorded(script, tmp_path):
+    conversation = script("readme_conversation")
+
+    def told(folder: Path) -> list[list[str]]:
+        """Texts as they are, media by their kinds: their pixels may differ a little from one machine to another."""
+        record = json.loads((folder / conversation.RECORD).read_text(encoding="utf-8"))
+        return [[p.get("text", p["type"]) for p in m["content"]] for m in record["messages"]]
+
+    conversation.record(REPOSITORY / "ckpt" / "tiny" / "run", tmp_path / "again")
+    assert told(tmp_path / "again") == told(conversation.FOLDER)
+
+
+def test_a_new_demo_is_taken_over_with_a_sheet_of_its_replies(script, monkeypatch, tmp_path):
+    results, conversation = script("readme_results"), script("readme_conversation")
+    kept = json.loads((conversation.FOLDER / conversation.RECORD).read_text(encoding="utf-8"))
+    turns = [kept["messages"][at : at + 2] for at in range(0, len(kept["messages"]), 2)]
+    examples = [{"task": f"turn {n}", "messages": turn} for n, turn in enumerate(turns)]
+    run, out, demo = tmp_path / "run", tmp_path / "out", tmp_path / "demo"
+    shutil.copytree(conversation.FOLDER, run / "evaluation")
+    (run / "evaluation" / "examples.json").write_text(json.dumps(examples), encoding="utf-8")
+    shutil.copy(results.SHIPPED / "metrics.json", run)
+    out.mkdir()
+    shutil.copy(results.DEMO / "demo.json", out)
+    monkeypatch.setattr(results, "DEMO", demo)
+    results.take_over(run, out)
+    assert (demo / "demo.json").read_bytes() == (out / "demo.json").read_bytes()
+    shipped = json.loads((results.SHIPPED / "metrics.json").read_text(encoding="utf-8"))
+    assert json.loads((demo / "metrics.json").read_text(encoding="utf-8")) == shipped
+    with Image.open(demo / results.SHEET) as sheet:
+        colours = np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)
+        assert sheet.width > 1000 and len(colours) > 50  # it shows something
+
+
+def test_the_gallery_alone_is_kept_with_its_outputs_which_are_those_of_its_code(script):
+    make = script("make_gallery")
+    read = {
+        path: nbformat.read(path, as_version=4) for path in make.NOTEBOOK.parent.glob("*.ipynb")
+    }
+    assert [path for path, notebook in read.items() if make.RAN in notebook.metadata] == [
+        make.NOTEBOOK
+    ]
+    gallery = read[make.NOTEBOOK]
+    assert gallery.metadata[make.RAN] == make.digest(gallery), "stale: run docs/make_gallery.py"
+    assert all(cell.outputs for cell in make.code_of(gallery)[2:])
+    assert not any(cell.outputs for cell in make.code_of(gallery)[:2])  # not of this machine
+    assert str(REPOSITORY) not in make.NOTEBOOK.read_text(encoding="utf-8")
+
+
+def test_the_gallery_keeps_pictures_and_words_but_no_progress_bars(script):
+    make = script("make_gallery")
+    drawn = io.BytesIO()
+    Image.new("RGB", (40, 30), (12, 140, 40)).save(drawn, "png")
+    picture = {"image/png": base64.b64encode(drawn.getvalue()).decode()}
+    bar = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
+    outputs = [nbformat.v4.new_output("display_data", data=data) for data in (bar, picture)]
+    said = nbformat.v4.new_output("stream", text="16 requests")
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell("1", outputs=[said], metadata={"tags": ["colab"]}),
+            nbformat.v4.new_code_cell("2", outputs=[*outputs, said]),
+        ],
+        metadata={"widgets": {}},
+    )
+    make.tidy(notebook)
+    first, second = notebook.cells
+    assert first.outputs == [] and "widgets" not in notebook.metadata
+    kept, words = second.outputs
+    assert words == said
+    with Image.open(io.BytesIO(base64.b64decode(kept.data["image/png"]))) as image:
+        assert image.mode == "P" and image.size == (40, 30)
+        assert np.abs(np.asarray(image.convert("RGB"), int) - (12, 140, 40)).max() <= 8
+    before = notebook.metadata[make.RAN]
+    second.source += "0"
+    assert make.digest(notebook) != before
+
+
+def test_times_on_fresh_machines_become_a_table(script, monkeypatch, tmp_path):
+    results = script("readme_results")
+    monkeypatch.setattr(results, "DEMO", tmp_path)
+    assert results.fresh() == ""
+    demo = {"seconds": 1805, "bytes": 2_340_000_000, "torch": "2.13.0+cpu"}
+    app = {"seconds": 125, "bytes": 7_100_000_000, "torch": "2.13.0+cu130"}
+    told = {"3.11": {"make demo": demo}, "3.13": {"make app": app}}
+    (tmp_path / results.FRESH).write_text(json.dumps({"python": told}), encoding="utf-8")
+    assert results.fresh().splitlines()[-3:] == [
+        "| --- | --- | --- | --- |",
+        "| 3.11 | 2.13.0+cpu | 30 min 05 s, 2.3 GB | – |",
+        "| 3.13 | 2.13.0+cu130 | – | 2 min 05 s, 7.1 GB |",
+    ]
+
+
+def test_the_report_on_ablations_has_their_results(script):
+    module = script("make_ablations")
+    names = [path.stem for path in module.FOLDER.glob("*.json")]
+    report = module.REPORT.read_text(encoding="utf-8")
+    assert names and all(module.section(name) in report for name in names), (
+        "stale: run docs/make_ablations.py"
+    )

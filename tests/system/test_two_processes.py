@@ -1,0 +1,255 @@
+"""Two processes that meet in one folder, disks that are full, and kills between two names."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from anytoany_lib.chat import export
+from anytoany_lib.chat.session import Session
+from anytoany_lib.evaluation import stored_replies
+from anytoany_lib.system import files, runs
+from anytoany_lib.system.files import Busy, appearing_file, appearing_whole, held, room_for
+from anytoany_lib.training import checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def another(code: str) -> Iterator[subprocess.Popen]:
+    """A process that runs this code and then waits for its end, begun when it has printed a line."""
+    whole = f"from pathlib import Path\nfrom anytoany_lib.system.files import *\n{code}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", whole], stdout=subprocess.PIPE, env=environment, text=True
+    )
+    try:
+        assert process.stdout and process.stdout.readline() == "there\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+WRITING = """
+with appearing_whole(Path({0!r})) as work:
+    (work / "theirs").write_text("half")
+    print("there", flush=True); input()
+"""
+HOLDING = """
+with held(Path({0!r}), "trains in it"):
+    print("there", flush=True); import time; time.sleep(600)
+"""
+
+
+def test_two_builds_of_one_folder_and_the_second_names_the_first(tmp_path: Path):
+    out = tmp_path / "out"
+    code = WRITING.format(str(out)).replace("input()", "import time; time.sleep(600)")
+    with another(code) as other:
+        with (
+            pytest.raises(Busy, match=rf"process {other.pid} \(.*\) writes .*out"),
+            appearing_whole(out),
+        ):
+            pass
+        assert (tmp_path / ".out.part" / "theirs").exists()
+    with appearing_whole(out) as work:  # who was killed holds nothing, and leaves nothing
+        assert list(work.iterdir()) == []
+        (work / "ours").write_text("whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"] and [p.name for p in out.iterdir()] == [
+        "ours"
+    ]
+
+
+def test_a_training_in_a_run_that_another_trains_in_is_refused(tmp_path: Path):
+    with (
+        another(HOLDING.format(str(tmp_path))) as other,
+        pytest.raises(Busy, match=f"process {other.pid} .*trains in it.*another folder"),
+        held(tmp_path, "trains in it"),
+    ):
+        pass
+    with held(tmp_path, "trains in it"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_and_evaluate_hold_the_run_folder():
+    """Where the gates stand: taken out, two trainings of one run would overwrite each other in silence."""
+    for module, line in (
+        ("train.py", 'held(job.run, "trains in it")'),
+        ("evaluate.py", "held(run, "),
+    ):
+        assert line in (ROOT / "anytoany_lib" / module).read_text()
+
+
+def test_conversations_of_one_minute_are_kept_apart():
+    assert len({export.new_folder() for _ in range(20)}) == 20
+
+
+def test_a_reader_in_another_process_never_finds_nothing(tmp_path: Path):
+    """Old and new change places at once: there is no moment in which the folder is not there."""
+    out = tmp_path / "out"
+    with appearing_whole(out) as work:
+        (work / "n").write_text("0")
+    code = f"""
+print("there", flush=True)
+missing = 0
+for _ in range(20000):
+    missing += not Path({str(out / "n")!r}).exists()
+print(missing, flush=True)
+"""
+    with another(code) as other:
+        for n in range(200):
+            with appearing_whole(out) as work:
+                (work / "n").write_text(str(n))
+        assert other.stdout and other.stdout.readline() == "0\n"
+
+
+def test_a_kill_between_two_names_is_mended_by_who_reads_or_writes_next(tmp_path: Path, model):
+    record = (ROOT / "ckpt" / "tiny" / "run" / "run.json").read_text()
+    (tmp_path / ".run.old").mkdir()
+    (tmp_path / ".run.old" / "run.json").write_text(record)
+    assert runs.read_record(tmp_path / "run")["stage"] == 3
+    session = Session(model)
+    saved = session.save(tmp_path / "talk")
+    saved.rename(tmp_path / ".talk.old")
+    assert Session.load(tmp_path / "talk", model).messages == []
+    (tmp_path / "talk").rename(tmp_path / ".talk.old")
+    with pytest.raises(OSError, match="stopped"), appearing_whole(tmp_path / "talk"):
+        raise OSError("stopped")
+    assert (tmp_path / "talk" / "messages.json").is_file()
+
+
+def test_without_an_exchange_of_names_two_renames_do(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(files.ctypes, "CDLL", lambda *_, **__: object())
+    for n in range(2):
+        with appearing_whole(tmp_path / "out") as work:
+            (work / "n").write_text(str(n))
+    assert (tmp_path / "out" / "n").read_text() == "1"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of a MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", place], check=False
+    ).returncode:
+        pytest.skip("this machine lets nobody mount a small disk")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_full_disk_is_told_as_one_by_whatever_meets_it(small_disk: Path):
+    tensors = {"a": torch.zeros(2**20)}
+
+    def writes(work: Path) -> None:
+        (work / "x").write_bytes(b"x" * 2**21)
+
+    ways = (
+        writes,
+        lambda w: save_file(tensors, w / "x"),
+        lambda w: torch.save(tensors, w / "x.pt"),
+    )
+    with appearing_whole(small_disk / "out") as work:
+        (work / "before").write_text("as it was")
+    for way in ways:
+        with (
+            pytest.raises(OSError, match="No space left.*as it was. Make room") as said,
+            appearing_whole(small_disk / "out") as work,
+        ):
+            way(work)
+        assert said.value.errno == errno.ENOSPC
+        assert (small_disk / "out" / "before").read_text() == "as it was"
+        assert [p.name for p in small_disk.iterdir()] == ["out"]
+    with pytest.raises(OSError, match="Make room"), appearing_file(small_disk / "y") as beside:
+        beside.write_bytes(b"x" * 2**21)
+    with pytest.raises(ValueError, match="no room is not meant"), room_for(small_disk):
+        raise ValueError("no room is not meant")
+
+
+def standing(folder: Path, step: int) -> Path:
+    """A checkpoint's folder."""
+    made = checkpoint.place(folder, step)
+    made.mkdir(parents=True)
+    torch.save({"record": {}, "step": step}, made / "state.pt")
+    return made
+
+
+def test_a_cut_state_names_itself_and_the_checkpoint_before(tmp_path: Path):
+    before, last = standing(tmp_path, 100), standing(tmp_path, 200)
+    whole = (last / "state.pt").read_bytes()
+    for cut in (b"", whole[:10], whole[: len(whole) // 2], b"no checkpoint" * 50):
+        (last / "state.pt").write_bytes(cut)
+        with pytest.raises(
+            ValueError, match=rf"{last / 'state.pt'} is cut or damaged.*go on from {before}"
+        ):
+            checkpoint._read_state(last)
+    assert checkpoint._read_state(before)["step"] == 100
+
+
+def test_the_checkpoint_before_stays_and_the_new_one_is_on_the_disk_first(
+    tmp_path: Path, monkeypatch, model
+):
+    seen: list[tuple[str, int]] = []
+    real = files.settle
+
+    def settled(folder: Path) -> None:
+        real(folder)
+        seen.append((folder.name, len(list(folder.parent.glob("[0-9]*")))))
+
+    monkeypatch.setattr(checkpoint, "settle", settled)
+    monkeypatch.setattr(runs, "write_tensors", lambda work, *_: (work / "x").write_text("x"))
+
+    class Half(checkpoint.Standing):
+        def __init__(self):
+            self.step, self.model = 0, model
+
+    half = Half()
+    for half.step in (1, 2, 3, 4):
+        half._write(checkpoint.place(tmp_path, half.step), {"step": half.step})
+    assert [p.name for p in sorted((tmp_path / "checkpoint").iterdir())] == ["000003", "000004"]
+    assert seen == [("000001", 1), ("000002", 2), ("000003", 3), ("000004", 3)]
+
+
+def test_replies_of_a_run_that_cannot_be_written_are_kept_elsewhere(tmp_path: Path):
+    with stored_replies.place_of(tmp_path) as place:
+        assert place == tmp_path / ".evaluation"
+    tmp_path.chmod(0o555)
+    user = os.geteuid()
+    try:
+        if user == 0:  # to whom every folder is open
+            os.seteuid(65534)
+        with stored_replies.place_of(tmp_path) as place:
+            assert not place.is_relative_to(tmp_path)
+            stored_replies.opened(place, {"a": "b"})
+            assert json.loads((place / "key.json").read_text()) == {"a": "b"}
+    finally:
+        if user == 0:
+            os.seteuid(0)
+        tmp_path.chmod(0o755)
+    assert not place.exists()
+
+
+def test_conversations_are_for_their_owner_alone(tmp_path: Path, model):
+    session = Session(model)
+    folder = session.save(tmp_path / "talk")
+    page = export.write_page([{"role": "user", "content": "Hello"}], tmp_path / "page.html")
+    assert [oct(p.stat().st_mode & 0o777) for p in (folder, folder / "messages.json", page)] == [
+        "0o700",
+        "0o600",
+        "0o600",
+    ]
