@@ -19,19 +19,19 @@ CPU_TORCH := https://download.pytorch.org/whl/cpu
 .PHONY: demo test test-long coverage lab app gradio chat-check bench gpu-check tiny lint readme browser clean
 
 demo: $(VENV)/installed
-	$(BIN)/python -m anytoany_lib.demo
+	$(BIN)/anytoany demo
 
 # Two processes of one thread each take half the time of one with two; what both need is fetched before.
 test: $(VENV)/installed browser
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	$(BIN)/python -m anytoany_lib.checkpoints.fetching
+	$(BIN)/anytoany fetch
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/installed
 	$(BIN)/python -m pytest -m long
 
 coverage: $(VENV)/installed browser
-	$(BIN)/python -m anytoany_lib.checkpoints.fetching
+	$(BIN)/anytoany fetch
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/coverage combine -q && $(BIN)/coverage report
 
@@ -39,7 +39,7 @@ coverage: $(VENV)/installed browser
 AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 lab: $(VENV)/installed
-	$(BIN)/python -m anytoany_lib.checkpoints.fetching
+	$(BIN)/anytoany fetch
 	$(BIN)/jupyter lab notebooks/07_chat.ipynb $(AS_ROOT)
 
 # Both are for this machine alone unless HOST says otherwise, and talk to the newest run unless RUN names one.
@@ -47,24 +47,24 @@ SERVED = $(if $(RUN),--run $(RUN)) $(if $(PORT),--port $(PORT)) $(if $(HOST),--h
 
 app: $(VENV)/installed
 	$(BIN)/pip install -q -e ".[app]"
-	$(BIN)/python -m anytoany_lib.chat.voila_app $(SERVED)
+	$(BIN)/anytoany app $(SERVED)
 
 gradio: $(VENV)/installed
 	$(BIN)/pip install -q -e ".[gradio]"
-	$(BIN)/python -m anytoany_lib.chat.gradio_app $(SERVED)
+	$(BIN)/anytoany gradio $(SERVED)
 
 tiny: $(VENV)/installed
 	set -e; for n in notebooks/tiny_*.ipynb; do $(BIN)/papermill --cwd notebooks $$n out/$$(basename $$n); done
 
 # Measures the shipped run anew, on test rows drawn anew, and compares with what its metrics.json says.
 chat-check: $(VENV)/installed
-	$(BIN)/python -m anytoany_lib.checkpoints.fetching --profile tiny
+	$(BIN)/anytoany fetch --profile tiny
 	$(BIN)/python -m anytoany_lib.toyworld.dataset data/toy-check --media 0 --conversations 0 --per-text-task 96
-	$(BIN)/python -m anytoany_lib.evaluation.matrix --run ckpt/tiny/run --data data/toy-check --check
+	$(BIN)/anytoany evaluate --run ckpt/tiny/run --data data/toy-check --check
 
 # It times what it runs: let nothing else run beside it.
 bench: $(VENV)/installed
-	$(BIN)/python -m anytoany_lib.checkpoints.fetching --profile $(or $(PROFILE),tiny)
+	$(BIN)/anytoany fetch --profile $(or $(PROFILE),tiny)
 	$(BIN)/python bench/training.py --profile $(or $(PROFILE),tiny)
 
 # Random weights stand in for models that are not there; PROFILE=tiny runs on a CPU.

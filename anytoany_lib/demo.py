@@ -1,6 +1,6 @@
 """The whole job in one command: the numbered notebooks in order, each in a kernel of its own, through papermill.
 
-    python -m anytoany_lib.demo [--profile tiny --from 04 --steps-scale 0.1 --media 600 ...]
+    anytoany demo [--profile tiny --from 04 --steps-scale 0.1 --media 600 ...]
 
 Executed notebooks go to OUT, run folders to RUNS. A notebook that fails ends it, with its name and its last lines;
 `--from` goes on there. It ends with the any-to-any matrix and where everything lies.
@@ -25,6 +25,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from anytoany_lib.config import Profile, resolve
+from anytoany_lib.system import terminal
 from anytoany_lib.system.files import write_json
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -185,7 +186,9 @@ def summary(folder: Path, out: Path) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; its defaults are the whole job."""
-    made = argparse.ArgumentParser(description="Run the numbered notebooks in order.")
+    made = terminal.parser(
+        "demo", "Run the numbered notebooks in order.", "--profile tiny --steps-scale 0.1"
+    )
     made.add_argument("--profile", default="tiny")
     made.add_argument("--data", default="data/toy", help="dataset to make and to train on")
     made.add_argument("--runs", help="folder of the run folders (default: ckpt/runs/PROFILE)")
@@ -212,7 +215,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(summary(folder, resolve(options.out)))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

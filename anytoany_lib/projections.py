@@ -126,6 +126,6 @@ def alignment_loss(
         raise ValueError(
             f"the output projection gives {tuple(projected.shape[1:])} but the cached caption embeddings are "
             f"{tuple(targets.shape[1:])}: the decoder was swapped; rebuild them with "
-            "python -m anytoany_lib.features"
+            "anytoany features"
         )
     return _ALIGNMENTS[alignment](projected, targets)

@@ -1,6 +1,6 @@
 """Training: one entry, one collator and one loss for all three stages.
 
-    python -m anytoany_lib.train --profile P --stage 1 --data OUT --run DIR [--init RUN --max-steps N --resume]
+    anytoany train --profile P --stage 1 --data OUT --run DIR [--init RUN --max-steps N --resume]
 
 A stage is a row of the profile's table: what it reads, which parts it trains and how fast. It reads cached features
 only: no encoder is in memory, and of the diffusion models the UNets alone, in a stage with a denoising term. With
@@ -13,9 +13,8 @@ N. Only the first process writes. A run that was killed goes on with `--resume`,
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -36,7 +35,7 @@ from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.features.on_the_fly import LiveFeatures
 from anytoany_lib.llm import unpack
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.system import interrupts, runs
+from anytoany_lib.system import interrupts, runs, terminal
 from anytoany_lib.system.files import held
 from anytoany_lib.system.out_of_memory import is_out_of_memory
 from anytoany_lib.system.peak_memory import Phases
@@ -363,10 +362,13 @@ def _note_skipped(job: Job, standing: Standing, names: list[str]) -> None:
         raise _diverged(said, job, standing, names)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: train one stage."""
-    parser = argparse.ArgumentParser(
-        description="Train one stage on a dataset with cached features."
+    parser = terminal.parser(
+        "train",
+        "Train one stage on a dataset with cached features.",
+        "--stage 1 --data data/toy --run ckpt/runs/mine/stage1",
+        "--stage 2 --data data/toy --run ckpt/runs/mine/stage2 --init ckpt/runs/mine/stage1",
     )
     parser.add_argument("--profile", default="tiny")
     parser.add_argument("--stage", type=int, required=True, choices=(1, 2, 3))
@@ -383,7 +385,7 @@ def main() -> None:
     parser.add_argument(
         "--report-to", default="", help=f"one or more of {', '.join(TRACKERS)}, with commas"
     )
-    given = vars(parser.parse_args())
+    given = vars(parser.parse_args(arguments))
     try:
         run = train(Profile.load(given.pop("profile")), **given)
     except KeyboardInterrupt as interrupt:

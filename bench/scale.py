@@ -483,7 +483,7 @@ def parts(profile: Profile) -> Iterator[str]:
     machine = step(profile, 1, card, CARDS_A_MACHINE)
     yield "- **Rows at once.** 4-bit weights are unpacked in every pass and every work is launched, whatever the batch: at the"
     yield f"  profile's {few} rows a captioned pair takes {little / much:.1f} times as long as at {ROWS_AT_ONCE[1]}. Captioned rows are short: raise `batch_size` until the"
-    yield "  memory plan (`python -m anytoany_lib.memory.planning`) says stop."
+    yield "  memory plan (`anytoany memory`) says stop."
     yield "- **Launching.** What the shortest measured steps took beside multiplying and unpacking (below), of the same stage. It does not"
     yield "  depend on the batch, and is the host's as much as the card's; the other profile and the A100 are given the same."
     yield "- **Reading.** All processes read the rows of a whole step, so that they agree on its order, and rows come from random"

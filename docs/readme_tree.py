@@ -1,11 +1,12 @@
 """What is where, for the README: the commands, the notebooks and the folders.
 
-Commands come from the Makefile's first lines, notebooks from their titles. Folders have no docstring: `FOLDERS` says by
-hand what they hold, and has to name all of them.
+Commands come from the Makefile's first lines, notebooks from their titles, the library's wings from their docstrings.
+The other folders have none: `FOLDERS` says by hand what they hold, and has to name all of them.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -14,10 +15,8 @@ import readme_results
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {
-    "anytoany_lib": "the library: flat, one idea a module",
+    "anytoany_lib": "the library: the story on the ground floor, a wing behind each door",
     "anytoany_lib/profiles": "everything that differs by size, a YAML file each",
-    "anytoany_lib/toyworld": "a small world to see, hear and film: data, training and judges of tiny",
-    "anytoany_lib/static": "the chat's JavaScript and style sheet",
     "anytoany_lib/accelerate": "configurations for many cards: DDP, FSDP, ZeRO-2",
     "notebooks": "the whole job, in numbered steps",
     "ckpt": "models and runs; README.md says which",
@@ -73,10 +72,21 @@ def folders_there() -> set[str]:
     }
 
 
+def wings() -> dict[str, str]:
+    """The library's wings, each with what its docstring begins with."""
+    found = {}
+    for door in sorted((ROOT / "anytoany_lib").glob("*/__init__.py")):
+        said = ast.get_docstring(ast.parse(door.read_text(encoding="utf-8"))) or ""
+        found[door.parent.relative_to(ROOT).as_posix()] = re.split(r"[.:;,] ?", said)[0]
+    return found
+
+
 def tree() -> str:
     """The folders, each with what it holds."""
     lines = []
-    for path, what in FOLDERS.items():
+    folders = list(FOLDERS.items())
+    after = [path for path, _ in folders].index("anytoany_lib") + 1
+    for path, what in [*folders[:after], *wings().items(), *folders[after:]]:
         depth, name = path.count("/"), path.rpartition("/")[2]
         lines.append(f"{'  ' * depth}{name}/".ljust(20) + what)
     return "\n".join(["```", *lines, "```"])

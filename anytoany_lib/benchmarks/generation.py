@@ -1,7 +1,7 @@
 """Published benchmarks of generating: media made from captions, and the papers' distances to the real ones.
 
-    python -m anytoany_lib.benchmarks.generation generate --run RUN --benchmark coco --annotations FILE --made FOLDER
-    python -m anytoany_lib.benchmarks.generation compare --benchmark coco --annotations FILE --made FOLDER --media REAL \\
+    anytoany benchmark generate --run RUN --benchmark coco --annotations FILE --made FOLDER
+    anytoany benchmark compare --benchmark coco --annotations FILE --made FOLDER --media REAL \\
         --features inception-2015-12-05.pt --option return_features=true --clip CLIP_FOLDER
 
 `generate` asks for one caption of every item and goes on where FOLDER/made.jsonl ends; an item without a medium in its reply
@@ -35,6 +35,7 @@ from anytoany_lib.media import media_files
 from anytoany_lib.media.containers import MediaError
 from anytoany_lib.messages import Message, medium_of
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.system import terminal
 from anytoany_lib.system.files import write_json
 from anytoany_lib.system.remote import local
 
@@ -164,8 +165,11 @@ def _option(text: str) -> tuple[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m anytoany_lib.benchmarks.generation", description=__doc__.splitlines()[0]
+    parser = terminal.parser(
+        "benchmark",
+        __doc__.splitlines()[0],
+        "generate --run RUN --benchmark coco --annotations FILE --made FOLDER",
+        "compare --benchmark coco --annotations FILE --made FOLDER --media REAL",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, does in (("generate", "make media of captions"), ("compare", "measure them")):
@@ -246,7 +250,7 @@ def _compare(given: argparse.Namespace, items: Sequence[Item]) -> None:
         write_json(given.out, result)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     given = _parser().parse_args(arguments)
     try:
@@ -256,7 +260,3 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 """Published benchmarks of describing and answering: a run's predictions, and the papers' numbers from them.
 
-    python -m anytoany_lib.benchmarks.understanding predict --run RUN --benchmark coco --annotations FILE --media FOLDER --predictions P.jsonl
-    python -m anytoany_lib.benchmarks.understanding score --benchmark coco --annotations FILE --predictions P.jsonl
+    anytoany benchmark predict --run RUN --benchmark coco --annotations FILE --media FOLDER --predictions P.jsonl
+    anytoany benchmark score --benchmark coco --annotations FILE --predictions P.jsonl
 
 Predictions are JSON lines {"id", "text"}, of whatever program; `predict` goes on where a file ends. A medium that cannot be
 read is an empty prediction with the reason under "failed": it scores 0 and is counted. `annotations` lists the
@@ -32,6 +32,7 @@ from anytoany_lib.media import media_files
 from anytoany_lib.media.containers import MediaError
 from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.system import terminal
 from anytoany_lib.system.files import write_file, write_json
 from anytoany_lib.system.remote import local
 
@@ -205,8 +206,11 @@ def settle(predictions: Path, settings: dict[str, Any]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m anytoany_lib.benchmarks.understanding", description=__doc__.splitlines()[0]
+    parser = terminal.parser(
+        "benchmark",
+        __doc__.splitlines()[0],
+        "predict --run RUN --benchmark vqav2 --annotations FILE --media FOLDER --predictions P.jsonl",
+        "score --benchmark vqav2 --annotations FILE --predictions P.jsonl",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, does in (("predict", "describe or answer"), ("score", "score predictions")):
@@ -254,7 +258,7 @@ def _score(given: argparse.Namespace, items: Sequence[Item], corpus: Sequence[It
         write_json(given.out, result)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     given = _parser().parse_args(arguments)
     try:
@@ -270,7 +274,3 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,6 +6,7 @@ saved on the server. `Gate` looks at every request before anything else does, `L
 
 from __future__ import annotations
 
+import argparse
 import hmac
 import ipaddress
 import re
@@ -18,8 +19,14 @@ from pathlib import Path
 from time import monotonic
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
+from anytoany_lib.checkpoints import fetching
+from anytoany_lib.config import Profile, portable, resolve
+from anytoany_lib.gates.sources import how_to_get
 from anytoany_lib.generation.events import Event
 from anytoany_lib.generation.sampling import Sampling
+from anytoany_lib.system import terminal
+from anytoany_lib.system.remote import local
+from anytoany_lib.system.runs import newest_run, profile_of, read_record
 
 _PLACE = re.compile(r"(?<![\w:/])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:'\"]+)+[/\\]?")
 
@@ -172,3 +179,59 @@ def bytes_below(folder: Path) -> int:
         except FileNotFoundError:
             continue
     return total
+
+
+# --- the command line of a page: which run, and whom it is served to ---
+
+
+def parser(command: str, description: str, port: int) -> argparse.ArgumentParser:
+    """--run, --host and --port, for this machine alone unless the host says otherwise."""
+    options = terminal.parser(command, description, "--run ckpt/runs/tiny/stage3")
+    options.add_argument("--run", help="a run folder (default: the newest of profile tiny)")
+    options.add_argument(
+        "--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: this one)"
+    )
+    options.add_argument("--port", type=int, default=port)
+    options.add_argument("--token", help="what the link ends with (default: drawn anew)")
+    options.add_argument(
+        "--no-token", action="store_true", help="let in whoever reaches the port, without a token"
+    )
+    options.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that this page is visited under, beside localhost and this machine's own",
+    )
+    return options
+
+
+def gate_of(given: argparse.Namespace) -> Gate:
+    """The gate that the command line asks for."""
+    return Gate.of("" if given.no_token else given.token, given.allow_host)
+
+
+def shown_name(run: Path) -> str:
+    """What visitors are told of where a run lies: not the folders of this machine."""
+    name = portable(run)
+    return run.name if Path(name).is_absolute() else name
+
+
+def run_named(name: str | None) -> Path:
+    """The folder of the run that was named, else the newest of profile tiny, whose models are fetched.
+
+    Of a run that was named nothing is fetched: whoever wrote it may be anybody. FileNotFoundError if there is none, or says
+    which of its models are missing and what fetches them.
+    """
+    if name is None:
+        fetching.fetch(Profile.load("tiny"))
+    run = local(name) if name else newest_run("tiny")
+    run = run or resolve("ckpt/runs")  # of which it is said what is missing, and how to make it
+    profile = profile_of(read_record(run), run)
+    if absent := fetching.missing(profile):
+        said = "; ".join(
+            f"{what} in {folder}: {how_to_get(what, folder)}" for what, folder in absent.items()
+        )
+        raise FileNotFoundError(f"{run} needs models that are not there: {said}")
+    fetching.verify(profile)
+    return run

@@ -1,9 +1,8 @@
-"""The chat as a Gradio page: python -m anytoany_lib.chat.gradio_app [--run RUN] [--host HOST] [--port PORT].
+"""The chat as a Gradio page: anytoany gradio [--run RUN] [--host HOST] [--port PORT].
 
 Every browser session talks to a `session.Session` of its own, all of them to one model, one reply at a time. The page is
 for this machine alone unless --host says otherwise, for whoever has the link that is printed (see `access` for what they
-may do), and it is never shared. Text reaches the page as the HTML that
-`html` makes, media as files of the browser session.
+may do), and it is never shared. Text reaches the page as the HTML that `html` makes, media as files of the browser session.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,8 @@ from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, RedirectResponse
 
-from anytoany_lib.chat import settings
-from anytoany_lib.chat.access import Gate, Limits, bytes_below, without_places
+from anytoany_lib.chat import access, settings
+from anytoany_lib.chat.access import Gate, Limits, bytes_below, parser, without_places
 from anytoany_lib.chat.export import write_page
 from anytoany_lib.chat.html import (
     CONTENT_STYLE,
@@ -42,7 +41,6 @@ from anytoany_lib.chat.html import (
     part_html,
     text_html,
 )
-from anytoany_lib.chat.serving_options import gate_of, parser, run_named, shown_name
 from anytoany_lib.chat.session import Session
 from anytoany_lib.chat.uploads import kind_of
 from anytoany_lib.chat.view import Piece, Reply, problem
@@ -384,18 +382,15 @@ def serve(
     return page
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: serve a run, the newest one of profile tiny if none is named."""
-    given = parser("Talk to a run in the browser, with Gradio.", 7860).parse_args()
-    run = run_named(given.run)
-    model, gate = AnyToAny.from_pretrained(run), gate_of(given)
+    options = parser("gradio", "Talk to a run in the browser, with Gradio.", 7860)
+    given = options.parse_args(arguments)
+    run = access.run_named(given.run)
+    model, gate = AnyToAny.from_pretrained(run), access.gate_of(given)
     with tempfile.TemporaryDirectory(prefix="anytoany-gradio-") as folder:
         # Whatever visitors upload, and what is made for them, lies in here and goes with it.
         os.environ["GRADIO_TEMP_DIR"] = folder
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         print(f"the chat is at {gate.link(given.host, given.port)}", flush=True)
-        serve(model, f"run `{shown_name(run)}`", given.host, given.port, gate, quiet=True)
-
-
-if __name__ == "__main__":
-    main()
+        serve(model, f"run `{access.shown_name(run)}`", given.host, given.port, gate, quiet=True)

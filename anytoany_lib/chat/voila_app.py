@@ -1,4 +1,4 @@
-"""The chat as a page of its own, by Voila: python -m anytoany_lib.chat.voila_app [--run RUN] [--port PORT] [--theme dark].
+"""The chat as a page of its own, by Voila: anytoany app [--run RUN] [--port PORT] [--theme dark].
 
 Voila runs a notebook of two cells, made here, in a kernel of its own for each visitor; the first one waits, its model
 loaded, before anybody comes. ?theme=dark or ?theme=light in the address overrides the theme. The page is for this machine
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ from jupyter_server._tz import utcnow
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from voila.app import Voila
 
-from anytoany_lib.chat.access import Gate, Limits, Refusal
-from anytoany_lib.chat.serving_options import gate_of, parser, run_named, shown_name
+from anytoany_lib.chat.access import Gate, Limits, Refusal, gate_of, parser, run_named, shown_name
 from anytoany_lib.config import home
 
 _CELLS = (
@@ -128,9 +128,9 @@ def options(notebook: Path, host: str, port: int, theme: str, waiting: int) -> l
     ]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: serve a run, the newest one of profile tiny if none is named."""
-    wanted = parser("The chat as a page of its own, by Voila.", 8866)
+    wanted = parser("app", "The chat as a page of its own, by Voila.", 8866)
     wanted.add_argument("--theme", choices=("light", "dark"), default="light")
     wanted.add_argument(
         "--waiting", type=int, default=1, help="kernels that wait with a loaded model (default: 1)"
@@ -141,7 +141,7 @@ def main() -> None:
         default=Limits.visitors,
         help=f"at most so many at once, each with a model of its own (default: {Limits.visitors})",
     )
-    given = wanted.parse_args()
+    given = wanted.parse_args(arguments)
     run = run_named(given.run)
     Served.gate, Served.places = gate_of(given), given.visitors + given.waiting
     with tempfile.TemporaryDirectory(prefix="anytoany-app-") as folder:
@@ -154,7 +154,3 @@ def main() -> None:
         serve = options(notebook, given.host, given.port, given.theme, given.waiting)
         os.chdir(home())
         Served.launch_instance(serve)
-
-
-if __name__ == "__main__":
-    main()

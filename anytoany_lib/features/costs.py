@@ -19,7 +19,7 @@ from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.features.frozen_models import FrozenModels
 from anytoany_lib.messages import parts_of
 from anytoany_lib.modalities import MEDIA_KINDS
-from anytoany_lib.system import text_table
+from anytoany_lib.system import terminal
 
 SAMPLED = 16
 
@@ -32,7 +32,7 @@ class Costs:
     stages: list[dict[str, Any]]
 
     def __str__(self) -> str:
-        return f"{text_table.table(self.caches)}\n\n{text_table.table(self.stages)}"
+        return f"{terminal.table(self.caches)}\n\n{terminal.table(self.stages)}"
 
 
 def measure(

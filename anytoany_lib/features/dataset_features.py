@@ -92,7 +92,7 @@ class DatasetFeatures:
         self.profile, self.data = profile, resolve(data)
         folder = self.data / "features"
         self._rebuild = (
-            f"python -m anytoany_lib.features --profile {profile.name} --data {self.data} "
+            f"anytoany features --profile {profile.name} --data {self.data} "
             "(or notebooks/03_embeddings.ipynb)"
         )
         self._media_keys = MediaKeys(folder / "media.npy")

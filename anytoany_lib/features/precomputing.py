@@ -2,7 +2,7 @@
 that a decoder's own text encoder gives, and, if a stage of the profile has a denoising term, the decoders' latents of the
 media that are to be generated.
 
-    python -m anytoany_lib.features --profile P --data OUT [--plan] [--npy FOLDER]
+    anytoany features --profile P --data OUT [--plan] [--npy FOLDER]
 
 fills the caches (see `cache`) below OUT/features, `accelerate launch -m anytoany_lib.features ...` with several processes;
 begun again it goes on where it was. `--plan` only says what that would cost. OUT may be a URL (see `remote`).
@@ -10,9 +10,8 @@ begun again it goes on where it was. `--plan` only says what that would cost. OU
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from anytoany_lib.features.contents import Contents, contents
 from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.features.frozen_models import FrozenModels
 from anytoany_lib.llm import pick_device
+from anytoany_lib.system import terminal
 from anytoany_lib.system.files import alone
 from anytoany_lib.system.remote import local, published
 
@@ -109,10 +109,12 @@ def _precomputed(
     return added
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: fill the caches of a dataset, or say what that would cost."""
-    parser = argparse.ArgumentParser(
-        description="Fill the caches of a dataset, or say what that would cost."
+    parser = terminal.parser(
+        "features",
+        "Fill the caches of a dataset, or say what that would cost.",
+        "--profile tiny --data data/toy --plan",
     )
     parser.add_argument("--profile", default="tiny")
     parser.add_argument("--data", required=True, help="folder or URL with the manifests")
@@ -121,7 +123,7 @@ def main() -> None:
     parser.add_argument(
         "--save-every", type=float, default=SAVE_EVERY, help="seconds of work that a kill may lose"
     )
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     profile = Profile.load(given.profile)
     if given.plan:
         print(plan(profile, given.data))
@@ -129,7 +131,3 @@ def main() -> None:
     added = precompute(profile, given.data, given.npy, save_every=given.save_every)
     if processes().is_main_process:
         print(json.dumps(added))
-
-
-if __name__ == "__main__":
-    main()

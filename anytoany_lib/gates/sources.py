@@ -36,7 +36,7 @@ def check(profile: Profile, what: str, source: Source, target: Path, trusted: bo
         place = source.wheel or source.hub or source.url
         raise NotTrusted(
             f"profile {profile.name}: its {what} would be fetched from {place}, which no profile of the kit names. If you "
-            "trust who wrote the profile, allow it: python -m anytoany_lib.checkpoints.fetching --profile FILE.yaml --trust"
+            "trust who wrote the profile, allow it: anytoany fetch --profile FILE.yaml --trust"
         )
     check_target(target)
     for name in filter(None, (source.hub, source.difference_to)):
@@ -94,9 +94,7 @@ def how_to_get(what: str, folder: str) -> str:
     for profile in _profiles():
         there = _parts(profile).get(what)
         if there and there[0] == folder and there[1]:
-            return (
-                f"python -m anytoany_lib.checkpoints.fetching --profile {profile.name} fetches it"
-            )
+            return f"anytoany fetch --profile {profile.name} fetches it"
     return (
         "no profile of the kit says where it is had: put it there yourself, or see docs/security.md for how a profile of "
         "somebody else is allowed to fetch"

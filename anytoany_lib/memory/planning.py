@@ -1,6 +1,6 @@
 """How much device memory a profile takes, part by part and phase by phase, before anything is loaded.
 
-    python -m anytoany_lib.memory.planning --profile P [--gigabytes 16]
+    anytoany memory --profile P [--gigabytes 16]
 
 Weights are counted on the meta device, exactly. What is alive while they work follows from shapes by the rules below; each
 counts what the code holds at its fullest moment, and was found by going through that code on shapes alone (`rehearsal`), which
@@ -10,8 +10,8 @@ the tests repeat for every profile. What CUDA takes for itself is one number, `C
 
 from __future__ import annotations
 
-import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from anytoany_lib.memory.activations import (
 from anytoany_lib.memory.blueprints import PARTS
 from anytoany_lib.messages import Vocabulary
 from anytoany_lib.projections import InputProjection, OutputProjection
-from anytoany_lib.system import text_table
+from anytoany_lib.system import terminal
 from anytoany_lib.training.fitting import CAPTIONS_FITTED
 
 Plan = dict[str, dict[str, int]]
@@ -338,19 +338,17 @@ def table(phases: Plan) -> list[dict[str, Any]]:
     return [*rows, at_once]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: print the plan, and what to change for a card."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = terminal.parser(
+        "memory", __doc__.splitlines()[0], "--profile nextgpt-7b --gigabytes 16"
+    )
     parser.add_argument("--profile", default="tiny")
     parser.add_argument("--tokens", type=int, default=128, help="of a training row")
     parser.add_argument("--gigabytes", type=float, default=16, help="memory of the card")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     profile = Profile.load(options.profile)
     phases = plan(profile, options.tokens)
-    print(f"planned GiB\n{text_table.table(table(phases))}")
+    print(f"planned GiB\n{terminal.table(table(phases))}")
     lines = advice(profile, phases, round(options.gigabytes * 1e9))
     print("\n".join(lines) or f"all phases fit a card of {options.gigabytes:g} GB")
-
-
-if __name__ == "__main__":
-    main()

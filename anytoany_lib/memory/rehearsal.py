@@ -1,6 +1,6 @@
 """Every phase of a profile gone through on shapes alone, at full size, for the peak of what would be alive on a card.
 
-    python -m anytoany_lib.memory.rehearsal --profile P
+    anytoany rehearse --profile P
 
 The plan (`memory`) is arithmetic; this runs the code that it plans for: PyTorch's meta device stands for the card, bitsandbytes'
 own 4-bit layers and autograd for themselves (see `live_storages`). It takes about a minute a profile and no memory to speak of.
@@ -9,7 +9,7 @@ Needs no weights: what is not on disk is built from the configuration that the p
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 
 import torch
 from bitsandbytes.functional import create_dynamic_map, name2qmap
@@ -36,7 +36,7 @@ from anytoany_lib.memory.frozen_rehearsal import (
 )
 from anytoany_lib.messages import MARK
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.system import text_table
+from anytoany_lib.system import terminal
 from anytoany_lib.train import total_loss, trained_parts
 from anytoany_lib.training.fitting import CAPTIONS_FITTED, collect_states, fit_output_projections
 
@@ -239,12 +239,12 @@ def rehearse(profile: Profile, tokens: int = 128) -> Peaks:
     return phases
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: the plan of a profile beside its rehearsal."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = terminal.parser("rehearse", __doc__.splitlines()[0], "--profile nextgpt-7b")
     parser.add_argument("--profile", default="tiny")
     parser.add_argument("--tokens", type=int, default=128, help="of a training row")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     profile = Profile.load(options.profile)
     phases = planning.plan(profile, options.tokens)
     rows = []
@@ -259,8 +259,4 @@ def main() -> None:
                     "ratio": f"{planned / found:.3f}",
                 }
             )
-    print(f"without the CUDA context\n{text_table.table(rows)}")
-
-
-if __name__ == "__main__":
-    main()
+    print(f"without the CUDA context\n{terminal.table(rows)}")

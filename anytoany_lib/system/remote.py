@@ -1,6 +1,6 @@
 """Datasets and runs at URLs: s3://, gs://, and whatever else fsspec has a driver for.
 
-    python -m anytoany_lib.system.remote FROM TO     copies a folder; one of the two is a URL
+    anytoany copy FROM TO     copies a folder; one of the two is a URL
 
 A URL is worked on in its mirror, a folder of this machine: `local` brings it up to date, `publish` uploads what changed in
 it, and only differences travel. What the kit uploads is never seen half-written:
@@ -13,7 +13,6 @@ Files that other tools copied to a URL are read as they lie; one that the kit re
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
@@ -29,6 +28,7 @@ from fsspec.core import url_to_fs
 from tqdm.auto import tqdm
 
 from anytoany_lib.config import home, portable, resolve
+from anytoany_lib.system import terminal
 from anytoany_lib.system.files import alone, appearing_file, read_json, write_file
 from anytoany_lib.system.prefetch import in_order
 from anytoany_lib.system.urls import check_url, opened_by, remembered, without_secrets
@@ -327,12 +327,14 @@ def _seen(folder: Path, url: str) -> dict[str, Seen]:
     return {n: Seen(*file) for n, file in note["files"].items()} if note["url"] == url else {}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: copy a folder to a URL, or from one."""
-    parser = argparse.ArgumentParser(description="Copy a folder to a URL, or from one.")
+    parser = terminal.parser(
+        "copy", "Copy a folder to a URL, or from one.", "data/pairs s3://bucket/pairs"
+    )
     parser.add_argument("source", metavar="FROM")
     parser.add_argument("target", metavar="TO")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if is_url(given.source) == is_url(given.target):
         parser.error("one of FROM and TO is a URL (s3://..., gs://...), the other a folder")
     if is_url(given.source):
@@ -340,7 +342,3 @@ def main() -> None:
     else:
         sent = upload(resolve(given.source), given.target)
         print(f"{without_secrets(given.target)}: {sent} files uploaded")
-
-
-if __name__ == "__main__":
-    main()

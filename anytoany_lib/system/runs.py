@@ -30,7 +30,7 @@ ADAPTER_TENSORS, VOCABULARY = "adapter_model.safetensors", "vocabulary.safetenso
 CURVES, METRICS, EVALUATION = "metrics.jsonl", "metrics.json", "evaluation"
 _BELONGS = (
     ". A run belongs to the language model, encoder and decoders it was trained with: name its own profile, or train "
-    "for the new ones (python -m anytoany_lib.features, then stages 1 to 3)"
+    "for the new ones (anytoany features, then stages 1 to 3)"
 )
 _RECORDED = {"profile": dict, "stage": int, "data": dict}
 _PACKAGES = ("transformers", "peft", "diffusers", "bitsandbytes", "accelerate")
@@ -96,7 +96,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(
             f"no run in {path.parent} (expected {RECORD}): train one with notebooks 04 to 06, "
-            "or python -m anytoany_lib.train"
+            "or anytoany train"
         )
     record = read_json(path)
     for name, kind in _RECORDED.items():

@@ -252,7 +252,8 @@ def voila(tmp_path_factory):
     command = [
         sys.executable,
         "-m",
-        "anytoany_lib.chat.voila_app",
+        "anytoany_lib",
+        "app",
         "--run",
         str(resolve("ckpt/tiny/run")),
     ]
@@ -332,7 +333,8 @@ def test_nothing_is_left_when_the_server_ends(tmp_path: Path):
     command = [
         sys.executable,
         "-m",
-        "anytoany_lib.chat.voila_app",
+        "anytoany_lib",
+        "app",
         "--run",
         str(resolve("ckpt/tiny/run")),
     ]
@@ -354,7 +356,7 @@ def gradio(tmp_path_factory):
     folder, port = tmp_path_factory.mktemp("gradio"), free_port()
     own = folder / "tmp"
     own.mkdir()
-    command = ["env", f"TMPDIR={own}", sys.executable, "-m", "anytoany_lib.chat.gradio_app"]
+    command = ["env", f"TMPDIR={own}", sys.executable, "-m", "anytoany_lib", "gradio"]
     command += ["--run", str(resolve("ckpt/tiny/run")), "--port", str(port), "--token", TOKEN]
     with server(command, f"http://127.0.0.1:{port}/config?token={TOKEN}", folder):
         yield port, own

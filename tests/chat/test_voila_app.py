@@ -8,10 +8,10 @@ import nbformat
 import pytest
 from browser import browser_page, free_port, needs_chromium, screenshot, server
 
-from anytoany_lib.chat.serving_options import parser, run_named
+from anytoany_lib.chat.access import parser, run_named
 from anytoany_lib.config import resolve
 
-app = pytest.importorskip("anytoany_lib.chat.voila_app", reason="the extra app is not installed")
+app = pytest.importorskip("anytoany_lib", "app", reason="the extra app is not installed")
 INPUT = ".a2a-chat .a2a-input textarea"
 
 
@@ -45,7 +45,8 @@ def test_a_visitor_talks_to_the_model(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "anytoany_lib.chat.voila_app",
+        "anytoany_lib",
+        "app",
         "--run",
         str(resolve("ckpt/tiny/run")),
     ]

@@ -97,7 +97,7 @@ def test_missing_models_name_the_notebook_that_gets_them(profile: Profile):
 
 
 def test_a_folder_that_is_no_run_says_how_to_make_one(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="no run in .*anytoany_lib.train"):
+    with pytest.raises(FileNotFoundError, match="no run in .*anytoany train"):
         AnyToAny.from_pretrained(tmp_path)
 
 

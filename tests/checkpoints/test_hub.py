@@ -64,7 +64,8 @@ def _fetched(small: Narrowed, *more: str) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,
         "-m",
-        "anytoany_lib.checkpoints.fetching",
+        "anytoany_lib",
+        "fetch",
         "--profile",
         str(small.profile),
     ]

@@ -332,7 +332,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capsys):
 
 def test_a_killed_build_leaves_nothing(tmp_path):
     make_source(tmp_path / "source", count=3000)
-    command = [sys.executable, "-m", "anytoany_lib.data.building", "cc3m", "source", "out"]
+    command = [sys.executable, "-m", "anytoany_lib", "data", "cc3m", "source", "out"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
     while not (found := list(tmp_path.glob(".out.*/media/images/*.png"))):
@@ -433,7 +433,7 @@ def test_a_raw_row_is_worded_for_both_stages(kind):
 
 def run_command(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "anytoany_lib.data.building", *map(str, arguments)],
+        [sys.executable, "-m", "anytoany_lib", "data", *map(str, arguments)],
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
 

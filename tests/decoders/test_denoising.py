@@ -386,7 +386,7 @@ def test_what_has_no_such_term_or_no_latents_is_refused(
         Denoiser({"image": image}, 0, CPU)
     store = DatasetFeatures(denoised, toy_data)
     (path, _), *_ = shown(toy_data, "image", 1)
-    with pytest.raises(KeyError, match="run python -m anytoany_lib.features"):
+    with pytest.raises(KeyError, match="run anytoany features"):
         store.latent("image", path)
     faster = denoised.decoders["video"].model_copy(update={"fps": 8})
     other = denoised.model_copy(update={"decoders": denoised.decoders | {"video": faster}})

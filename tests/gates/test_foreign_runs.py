@@ -22,7 +22,7 @@ from odd_json import variants
 from transformers import AutoTokenizer
 
 from anytoany_lib import llm
-from anytoany_lib.chat import serving_options
+from anytoany_lib.chat import access
 from anytoany_lib.checkpoints import downloads, fetching
 from anytoany_lib.config import PROFILE_FOLDER, Profile, Source, resolve
 from anytoany_lib.evaluation import judging
@@ -203,12 +203,10 @@ def test_opening_a_foreign_run_fetches_nothing_and_says_what_does(tmp_path: Path
         monkeypatch.setattr(downloads, name, fetched)
     run = hostile_run(tmp_path / "run", llm__folder="ckpt/not-there")
     with pytest.raises(FileNotFoundError, match=r"llm in ckpt/not-there: no profile of the kit"):
-        serving_options.run_named(str(run))
+        access.run_named(str(run))
     monkeypatch.setattr(fetching, "missing", lambda profile: {"llm": profile.llm.folder})
-    with pytest.raises(
-        FileNotFoundError, match=r"anytoany_lib.checkpoints.fetching --profile tiny fetches"
-    ):
-        serving_options.run_named(str(hostile_run(tmp_path / "other")))
+    with pytest.raises(FileNotFoundError, match=r"anytoany fetch --profile tiny fetches"):
+        access.run_named(str(hostile_run(tmp_path / "other")))
 
 
 # --- code ---

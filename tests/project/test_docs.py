@@ -19,6 +19,7 @@ import yaml
 from test_other_llms import SMALL, talk
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from anytoany_lib import cli
 from anytoany_lib.batches import collate
 from anytoany_lib.config import Profile, StageConfig, _merged, resolve
 from anytoany_lib.data import building
@@ -188,6 +189,10 @@ def members(file: Path) -> dict[str, set[str]]:
                 for one in ast.walk(node)
                 if isinstance(one, ast.Attribute) and ast.unparse(one.value) == "self"
             }
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("anytoany_lib."):
+            there = SOURCES.get(node.module.removeprefix("anytoany_lib."))
+            inside = members(there) if there and file.name == "__init__.py" else {}
+            found |= {name: inside.get(name, set()) for name in defined(node)}
         else:
             found |= {name: set() for name in defined(node)}
     return found
@@ -225,6 +230,8 @@ def unknown_name(code: str) -> bool:
     if not dotted or (parts := dotted[1].split("."))[-1] in FILES:
         return False
     files = SOURCES
+    if parts[-1] == "model" and parts[0] == "tokenizer":  # a file of SentencePiece
+        return False
     if parts[0] not in files and parts[0] not in Profile.model_fields:
         return False
     if is_setting(parts):
@@ -269,27 +276,39 @@ def options_of(file: Path) -> frozenset[str]:
 
 
 COMMAND = re.compile(
-    r"(?:-m (?:-- )?(anytoany_lib[\w.]*)|python ((?:bench|docs)/\w+\.py))([^`\n#]*)"
+    r"(?:(?<![\w/.-])anytoany ([a-z]+)(?= |`|$)|-m (?:-- )?(anytoany_lib[\w.]*)|python ((?:bench|docs)/\w+\.py))"
+    r"([^`\n#]*)",
+    re.MULTILINE,
 )
 
 
+def file_of(command: str, module: str, path: str) -> Path | None:
+    """The file whose parser reads a command line."""
+    if command:
+        module = (
+            f"anytoany_lib.{cli.COMMANDS[command].module}" if command in cli.COMMANDS else command
+        )
+    name = module.removeprefix("anytoany_lib").lstrip(".") or "anytoany_lib"
+    name = {"features": "features.precomputing"}.get(name, name)
+    return ROOT / path if path else SOURCES.get(name)
+
+
 def wrong_commands(text: str) -> list[str]:
-    """What is wrong with a text's command lines of the kit: modules, options, make targets, notebooks' parameters."""
+    """What is wrong with a text's command lines of the kit: commands, options, make targets, notebooks' parameters."""
     text, wrong = text.replace("\\\n", " "), []
-    files, targets = (
-        SOURCES,
-        set(re.findall(r"^([a-z-]+):", read(ROOT / "Makefile"), re.MULTILINE)),
-    )
-    for module, path, rest in COMMAND.findall(text):
-        name = module.removeprefix("anytoany_lib").lstrip(".") or "anytoany_lib"
-        file = ROOT / path if path else files.get(name)
+    targets = set(re.findall(r"^([a-z-]+):", read(ROOT / "Makefile"), re.MULTILINE))
+    for command, module, path, rest in COMMAND.findall(text):
+        file, said = file_of(command, module, path), command or module or path
         if file is None or not file.is_file():
-            wrong.append(module or path)
+            wrong.append(said)
             continue
+        known = options_of(file)
+        if command == "benchmark":
+            known |= options_of(SOURCES["benchmarks.generation"])
         wrong += [
-            f"{module or path} {option}"
+            f"{said} {option}"
             for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest)
-            if option not in options_of(file)
+            if option not in known
         ]
     wrong += [
         f"make {t}"
@@ -315,11 +334,13 @@ def test_commands_are_accepted(page: Path):
 
 
 def test_commands_that_are_not_accepted_are_seen():
-    text = "`make tset`\npython -m anytoany_lib.train --stages 1 \\\n  --resume --sed\n`python bench/scale.py --x`\n"
+    text = (
+        "`make tset`\nanytoany train --stages 1 \\\n  --resume --sed\n`python bench/scale.py --x`\n"
+    )
     text += "papermill notebooks/07_chat.ipynb out.ipynb -p RUNS x\n-m -- anytoany_lib.trian ...\n"
     assert wrong_commands(text) == [
-        "anytoany_lib.train --stages",
-        "anytoany_lib.train --sed",
+        "train --stages",
+        "train --sed",
         "bench/scale.py --x",
         "anytoany_lib.trian",
         "make tset",
@@ -396,8 +417,8 @@ def test_the_decoder_of_the_document_is_the_one_that_ships():
     (code,) = blocks(DOCS / "adding_a_decoder.md", "python")
     exec(code, dict(vars(adapters), ADAPTERS={}))
     *functions, row = ast.parse(code).body
-    ships = ast.parse(read(ROOT / "anytoany_lib" / "decoders.py")).body
-    conditions = ast.parse(read(ROOT / "anytoany_lib" / "conditions.py")).body
+    ships = ast.parse(read(ROOT / "anytoany_lib" / "decoders" / "adapters.py")).body
+    conditions = ast.parse(read(ROOT / "anytoany_lib" / "decoders" / "conditions.py")).body
     defined_there = [one for one in (*ships, *conditions) if isinstance(one, ast.FunctionDef)]
     theirs = {one.name: bare(one) for one in defined_there}
     assert [bare(one) for one in functions] == [theirs[one.name] for one in functions]
@@ -425,7 +446,8 @@ def test_the_readers_of_the_document_read(tmp_path: Path, monkeypatch, capsys):
     ]
     (riddles / "riddles.jsonl").write_text("\n".join(map(json.dumps, told)))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(building, "ALL_READERS", dict(building.ALL_READERS))
+    for name in ("birds", "riddles"):  # which the document enters into the table
+        monkeypatch.setitem(building.ALL_READERS, name, None)
     written: dict = {}
     for code in blocks(DOCS / "adding_a_dataset.md", "python"):
         exec(code, written)
@@ -495,10 +517,9 @@ def test_the_language_model_of_the_document_talks(phi: AnyToAny):
 # --- memory ---
 
 
-def printed(arguments: str, monkeypatch, capsys) -> str:
+def printed(arguments: str, capsys) -> str:
     """What the memory plan's command prints."""
-    monkeypatch.setattr(sys, "argv", ["memory", *shlex.split(arguments)])
-    planning.main()
+    planning.main(shlex.split(arguments))
     return capsys.readouterr().out
 
 
@@ -515,15 +536,15 @@ def same(said: str, found: str) -> bool:
     return len(ours) == len(theirs) and all(map(alike, ours, theirs))
 
 
-def test_the_memory_plans_in_the_document_are_what_is_planned(monkeypatch, capsys):
+def test_the_memory_plans_in_the_document_are_what_is_planned(capsys):
     shown = re.findall(
-        r"^\$ python -m anytoany_lib\.memory(.*)\n((?:(?!```).+\n)+)",
+        r"^\$ anytoany memory(.*)\n((?:(?!```).+\n)+)",
         read(DOCS / "memory.md"),
         re.MULTILINE,
     )
     assert len(shown) == 2
     for arguments, output in shown:
-        assert same(output, printed(arguments, monkeypatch, capsys)), arguments
+        assert same(output, printed(arguments, capsys)), arguments
 
 
 def changed(profile: Profile, changes: dict) -> Profile:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from anytoany_lib.system import text_table
+from anytoany_lib.system import terminal
 from anytoany_lib.system.files import alone, appearing_file, appearing_whole, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,10 +89,10 @@ def test_numbers_stand_on_the_right_of_a_table_and_words_on_the_left():
         {"model": "encoder", "gigabytes": 12, "from": None},
         {"model": "image", "gigabytes": None, "from": ""},
     ]
-    assert text_table.table(rows).splitlines() == [
+    assert terminal.table(rows).splitlines() == [
         "model    gigabytes  from",
         "llm           0.27  a wheel",
         "encoder         12  –",
         "image            –",
     ]
-    assert text_table.table([]) == "no rows"
+    assert terminal.table([]) == "no rows"

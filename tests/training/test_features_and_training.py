@@ -328,9 +328,9 @@ def test_captioned_media_come_from_all_over_the_split(small, toy_data, model: An
 
 def test_missing_features_name_the_command_that_makes_them(small: Profile, toy_data: Path):
     store = DatasetFeatures(small, toy_data)
-    with pytest.raises(KeyError, match="media/none.png.*anytoany_lib.features"):
+    with pytest.raises(KeyError, match="media/none.png.*anytoany features"):
         store.media("media/none.png")
-    with pytest.raises(KeyError, match="anytoany_lib.features"):
+    with pytest.raises(KeyError, match="anytoany features"):
         store.caption("image", "a caption that nobody wrote")
 
 
@@ -384,7 +384,7 @@ def test_on_the_fly_the_losses_are_those_of_cached_features(
 def test_training_on_the_fly_needs_no_features_and_writes_none(
     small: Profile, bare: Path, tmp_path: Path
 ):
-    with pytest.raises(KeyError, match="anytoany_lib.features --profile tiny --data"):
+    with pytest.raises(KeyError, match="anytoany features --profile tiny --data"):
         train.train(small, 1, bare, tmp_path / "refused", max_steps=1)
     run = train.train(small, 1, bare, tmp_path / "live", max_steps=1, on_the_fly=True)
     assert runs.read_record(run)["steps"] == 1

@@ -1,9 +1,21 @@
-"""Tables for a terminal (`display.table` shows the same rows in a notebook)."""
+"""The terminal: parsers of command lines, and tables (`display.table` shows the same rows in a notebook)."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+
+def parser(command: str, description: str, *examples: str) -> argparse.ArgumentParser:
+    """The parser of `anytoany COMMAND`, whose help ends with examples: what stands behind the command in each."""
+    shown = "\n".join(" ".join(["  anytoany", *filter(None, (command, one))]) for one in examples)
+    return argparse.ArgumentParser(
+        prog=f"anytoany {command}",
+        description=description,
+        epilog=f"for example:\n{shown}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,69 @@
+"""`anytoany COMMAND ...`: one command line for everything, over the same functions that the notebooks call.
+
+Each command is the `main` of a module, loaded when it is asked for: `anytoany --help` costs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from anytoany_lib.system import terminal
+
+
+class Command(NamedTuple):
+    """A command: the module whose `main` it is, and what it does."""
+
+    module: str
+    does: str
+
+
+COMMANDS = {
+    "demo": Command("demo", "the whole job for real: data, features, three stages, the matrix"),
+    "fetch": Command("checkpoints.fetching", "fetch the frozen models of a profile"),
+    "memory": Command("memory.planning", "plan the memory of every phase of a profile"),
+    "rehearse": Command("memory.rehearsal", "hold that plan against a rehearsal on shapes alone"),
+    "data": Command("data.building", "a dataset's own files -> a manifest with its media"),
+    "features": Command("features.precomputing", "what the frozen models make of a dataset"),
+    "train": Command("train", "train one stage"),
+    "evaluate": Command("evaluation.matrix", "the any-to-any matrix of a run"),
+    "retrieval": Command("evaluation.retrieval", "how well a run tells captioned media apart"),
+    "perplexity": Command("evaluation.perplexity", "whether a run still talks as its LLM did"),
+    "benchmark": Command("benchmarks.understanding", "the numbers of papers, by their own rules"),
+    "chat": Command("chat.console", "talk to a run in the terminal"),
+    "app": Command("chat.voila_app", "serve the chat as a page, by Voila"),
+    "gradio": Command("chat.gradio_app", "serve the chat as a page, by Gradio"),
+    "copy": Command("system.remote", "copy a folder to a URL, or from one"),
+}
+# `benchmark` has four steps: two of understanding, two of generation.
+_OF_GENERATION = ("generate", "compare")
+
+
+def _module(command: str, rest: Sequence[str]) -> str:
+    """The module that runs a command with what follows it on the line."""
+    if command == "benchmark" and rest[:1] and rest[0] in _OF_GENERATION:
+        return "benchmarks.generation"
+    return COMMANDS[command].module
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; the exit status is its own."""
+    width = max(map(len, COMMANDS))
+    parser = terminal.parser("", __doc__.splitlines()[0], "train --help", "chat")
+    parser.prog = "anytoany"
+    parser.usage = "anytoany COMMAND ..."
+    listed = "\n".join(f"  {name:{width}}  {one.does}" for name, one in COMMANDS.items())
+    parser.description = f"{parser.description}\n\ncommands (each has a --help):\n{listed}"
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] not in COMMANDS:
+        parser.parse_args(given[:1] if given[:1] in (["-h"], ["--help"]) else [])
+        found = repr(given[0]) if given else "nothing"
+        parser.error(f"expected one of {', '.join(COMMANDS)}; found {found}")
+    command, *rest = given
+    return import_module(f"anytoany_lib.{_module(command, rest)}").main(rest) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
