@@ -27,7 +27,7 @@ from anytoany_lib.config import portable
 from anytoany_lib.data import PRODUCE
 from anytoany_lib.distances import Score
 from anytoany_lib.extractors import Extractor
-from anytoany_lib.files import write_json
+from anytoany_lib.files import room_for, write_json
 from anytoany_lib.generation import reply_all
 from anytoany_lib.llm import pick_device
 from anytoany_lib.media import MediaError
@@ -55,7 +55,7 @@ def generate(
     """
     done = made_lines(folder) if (folder / MADE).is_file() else []
     counts = {"already there": len(done), "made": 0, "failed": 0}
-    with (folder / MADE).open("a", encoding="utf-8") as file:
+    with room_for(folder / MADE), (folder / MADE).open("a", encoding="utf-8") as file:
         for start in tqdm(range(len(done), len(items), batch_size), desc="media", unit="batch"):
             batch = items[start : start + batch_size]
             captions = [caption_of(item, n, seed) for n, item in enumerate(batch, start)]

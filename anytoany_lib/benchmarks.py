@@ -24,7 +24,7 @@ from anytoany_lib.benchmark_files import BENCHMARKS, Item, read_items
 from anytoany_lib.caption_metrics import caption_scores, tokenize_all
 from anytoany_lib.config import portable
 from anytoany_lib.data import DESCRIBE
-from anytoany_lib.files import write_file, write_json
+from anytoany_lib.files import room_for, write_file, write_json
 from anytoany_lib.generation import draw_all
 from anytoany_lib.media import MediaError
 from anytoany_lib.messages import Message
@@ -76,7 +76,7 @@ def predict(
         raise DataError(
             f"{folder}: none of the {len(items)} media is there, as {items[0].names[0]}"
         )
-    with predictions.open("a", encoding="utf-8") as file:
+    with room_for(predictions), predictions.open("a", encoding="utf-8") as file:
         for start in tqdm(range(0, len(left), batch_size), desc="predictions", unit="batch"):
             for line in _batch(model, left[start : start + batch_size], folder, prompt):
                 counts["failed" if "failed" in line else "described"] += 1

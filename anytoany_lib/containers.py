@@ -17,6 +17,7 @@ import numpy as np
 from av.stream import Disposition
 from PIL import Image, UnidentifiedImageError
 
+from anytoany_lib.files import DiskFull
 from anytoany_lib.formats import unread
 
 MAX_PIXELS = 64_000_000
@@ -69,9 +70,11 @@ def existing_file(path: str | Path) -> Path:
 
 @contextmanager
 def decoding(path: Path | None) -> Iterator[None]:
-    """Turns whatever the decoders raise into MediaError, with the path."""
+    """Turns whatever the decoders raise into MediaError, with the path. DiskFull is of no medium, and stays."""
     try:
         yield
+    except DiskFull:
+        raise
     except MediaError as error:
         if error.path is None:
             error.path = path

@@ -16,7 +16,6 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -27,7 +26,7 @@ from transformers import (
 
 from anytoany_lib.config import Dtype, LoraSettings, Profile, resolve
 from anytoany_lib.foreign_code import LOCAL, without_code
-from anytoany_lib.runs import compare
+from anytoany_lib.runs import compare, tensors_in
 from anytoany_lib.sources import how_to_get
 
 COMPUTED = "rotary_emb.inv_freq"  # old checkpoints carry it; today's code computes it
@@ -189,7 +188,7 @@ def replace_vocabulary(model: PreTrainedModel, file: Path) -> None:
         "embedding": model.get_input_embeddings().weight,
         "head": model.get_output_embeddings().weight,
     }
-    found = load_file(file)
+    found = tensors_in(file)
     compare(tables, found, file)
     for name, table in tables.items():
         table.copy_(found[name])
