@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import logging
 import re
 import secrets
 import socket
@@ -16,12 +17,14 @@ from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from time import monotonic
+from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 from anytoany_lib.events import Event
 from anytoany_lib.sampling import Sampling
 
 _PLACE = re.compile(r"(?<![\w:/])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:'\"]+)+[/\\]?")
+_TOKEN_IN_URL = re.compile(r"([?&]token=)(?!\[hidden\])[^&\s'\"()]+")
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,33 @@ class Gate:
         parts = urlsplit(target)
         kept = [(name, told) for name, told in parse_qsl(parts.query) if name != "token"]
         return parts.path + (f"?{urlencode(kept)}" if kept else "")
+
+    def keep_out_of_logs(self) -> None:
+        """From now on no log of this process says the token, which servers write with the address of what was refused or broke."""
+        make = logging.getLogRecordFactory()
+
+        def made(*given: Any, **more: Any) -> logging.LogRecord:
+            """A record without the token, in what it says and in its traceback."""
+            record = make(*given, **more)
+            if isinstance(record.args, tuple):  # which some formatters read one by one
+                record.args = tuple(
+                    self._hidden(a) if isinstance(a, str) else a for a in record.args
+                )
+            try:
+                said = record.getMessage()
+            except (TypeError, ValueError):  # words and arguments do not fit
+                said = f"{record.msg} {record.args}"
+            if said != self._hidden(said):
+                record.msg, record.args = self._hidden(said), ()
+            if record.exc_info and record.exc_info[0]:
+                record.exc_text = self._hidden(logging.Formatter().formatException(record.exc_info))
+            return record
+
+        logging.setLogRecordFactory(made)
+
+    def _hidden(self, text: str) -> str:
+        kept = _TOKEN_IN_URL.sub(r"\1[hidden]", text)
+        return kept.replace(self.token, "[hidden]") if self.token else kept
 
     def link(self, host: str, port: int) -> str:
         """The link to print."""

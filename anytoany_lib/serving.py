@@ -36,8 +36,10 @@ def parser(description: str, port: int) -> argparse.ArgumentParser:
 
 
 def gate_of(given: argparse.Namespace) -> Gate:
-    """The gate that the command line asks for."""
-    return Gate.of("" if given.no_token else given.token, given.allow_host)
+    """The gate that the command line asks for, whose token no log says."""
+    gate = Gate.of("" if given.no_token else given.token, given.allow_host)
+    gate.keep_out_of_logs()
+    return gate
 
 
 def shown_name(run: Path) -> str:
