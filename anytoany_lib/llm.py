@@ -16,7 +16,6 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -31,7 +30,7 @@ from anytoany_lib.config import Dtype, LoraSettings, Profile, resolve
 from anytoany_lib.gates.foreign_code import LOCAL, without_code
 from anytoany_lib.gates.sources import how_to_get
 from anytoany_lib.messages import MessageEncoder, Vocabulary
-from anytoany_lib.system.runs import compare
+from anytoany_lib.system.runs import compare, tensors_in
 from anytoany_lib.tokenizer.pieces import Tokenizer
 from anytoany_lib.tokenizer.sentencepiece_legacy import LegacyTokenizer
 
@@ -195,7 +194,7 @@ def replace_vocabulary(model: PreTrainedModel, file: Path) -> None:
         "embedding": model.get_input_embeddings().weight,
         "head": model.get_output_embeddings().weight,
     }
-    found = load_file(file)
+    found = tensors_in(file)
     compare(tables, found, file)
     for name, table in tables.items():
         table.copy_(found[name])

@@ -36,7 +36,7 @@ from anytoany_lib.media.containers import MediaError
 from anytoany_lib.messages import Message, medium_of
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import terminal
-from anytoany_lib.system.files import write_json
+from anytoany_lib.system.files import room_for, write_json
 from anytoany_lib.system.remote import local
 
 MADE = "made.jsonl"
@@ -57,7 +57,7 @@ def generate(
     """
     done = made_lines(folder) if (folder / MADE).is_file() else []
     counts = {"already there": len(done), "made": 0, "failed": 0}
-    with (folder / MADE).open("a", encoding="utf-8") as file:
+    with room_for(folder / MADE), (folder / MADE).open("a", encoding="utf-8") as file:
         for start in tqdm(range(len(done), len(items), batch_size), desc="media", unit="batch"):
             batch = items[start : start + batch_size]
             captions = [caption_of(item, n, seed) for n, item in enumerate(batch, start)]

@@ -33,7 +33,7 @@ from anytoany_lib.media.containers import MediaError
 from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import terminal
-from anytoany_lib.system.files import write_file, write_json
+from anytoany_lib.system.files import room_for, write_file, write_json
 from anytoany_lib.system.remote import local
 
 # The wording of LLaVA-1.5 (Liu et al. 2023): without it a chat model answers in sentences, none of which is right.
@@ -78,7 +78,7 @@ def predict(
         raise DataError(
             f"{folder}: none of the {len(items)} media is there, as {items[0].names[0]}"
         )
-    with predictions.open("a", encoding="utf-8") as file:
+    with room_for(predictions), predictions.open("a", encoding="utf-8") as file:
         for start in tqdm(range(0, len(left), batch_size), desc="predictions", unit="batch"):
             for line in _batch(model, left[start : start + batch_size], folder, prompt):
                 counts["failed" if "failed" in line else "described"] += 1

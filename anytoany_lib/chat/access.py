@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hmac
 import ipaddress
+import logging
 import re
 import secrets
 import socket
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from time import monotonic
+from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 from anytoany_lib.checkpoints import fetching
@@ -29,6 +31,7 @@ from anytoany_lib.system.remote import local
 from anytoany_lib.system.runs import newest_run, profile_of, read_record
 
 _PLACE = re.compile(r"(?<![\w:/])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:'\"]+)+[/\\]?")
+_TOKEN_IN_URL = re.compile(r"([?&]token=)(?!\[hidden\])[^&\s'\"()]+")
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,33 @@ class Gate:
         kept = [(name, told) for name, told in parse_qsl(parts.query) if name != "token"]
         return parts.path + (f"?{urlencode(kept)}" if kept else "")
 
+    def keep_out_of_logs(self) -> None:
+        """From now on no log of this process says the token, which servers write with the address of what was refused or broke."""
+        make = logging.getLogRecordFactory()
+
+        def made(*given: Any, **more: Any) -> logging.LogRecord:
+            """A record without the token, in what it says and in its traceback."""
+            record = make(*given, **more)
+            if isinstance(record.args, tuple):  # which some formatters read one by one
+                record.args = tuple(
+                    self._hidden(a) if isinstance(a, str) else a for a in record.args
+                )
+            try:
+                said = record.getMessage()
+            except (TypeError, ValueError):  # words and arguments do not fit
+                said = f"{record.msg} {record.args}"
+            if said != self._hidden(said):
+                record.msg, record.args = self._hidden(said), ()
+            if record.exc_info and record.exc_info[0]:
+                record.exc_text = self._hidden(logging.Formatter().formatException(record.exc_info))
+            return record
+
+        logging.setLogRecordFactory(made)
+
+    def _hidden(self, text: str) -> str:
+        kept = _TOKEN_IN_URL.sub(r"\1[hidden]", text)
+        return kept.replace(self.token, "[hidden]") if self.token else kept
+
     def link(self, host: str, port: int) -> str:
         """The link to print."""
         shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
@@ -207,8 +237,10 @@ def parser(command: str, description: str, port: int) -> argparse.ArgumentParser
 
 
 def gate_of(given: argparse.Namespace) -> Gate:
-    """The gate that the command line asks for."""
-    return Gate.of("" if given.no_token else given.token, given.allow_host)
+    """The gate that the command line asks for, whose token no log says."""
+    gate = Gate.of("" if given.no_token else given.token, given.allow_host)
+    gate.keep_out_of_logs()
+    return gate
 
 
 def shown_name(run: Path) -> str:

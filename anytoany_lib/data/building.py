@@ -16,8 +16,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -68,9 +68,8 @@ class Seen(NamedTuple):
     measured: Measured
 
 
-Found = (
-    dict[str, Seen] | MediaError
-)  # by the names that the row has for them; or which cannot be used, and why
+# By the names that the row has for them; or which cannot be used, and why.
+Found = dict[str, Seen] | MediaError
 
 
 def _read_webdataset(source: Path, target: Path, report: Report) -> Iterator[Row]:
@@ -155,12 +154,12 @@ def check_target(out: Path, overwrite: bool) -> None:
 
 def _kept(
     rows: Iterable[Row], source: Path, work: Path, link: bool, report: Report, splits: Splits
-) -> Iterator[tuple]:
+) -> Generator[tuple, None, None]:
     """Rows whose media are usable, not seen before and now below `work`, as the spool has them."""
-    scratch, media_folder = work / "scratch", work / MEDIA_FOLDER
+    scratch, copies = work / "scratch", work / MEDIA_FOLDER
     look = partial(_examine, source=source, cuts=scratch / SEGMENTS)
     examined = in_order(lambda row: (row, look(row)), rows, worth=_shows_media)
-    with DiskSet(scratch / "contents") as seen, DiskSet(scratch / "ids") as ids:
+    with DiskSet(scratch / "contents") as seen, DiskSet(scratch / "ids") as ids, closing(examined):
         for row, found in tqdm(examined, desc="rows", unit="row"):
             files = [source / _file_of(name) for _, name in media_in(row.messages)]
             if isinstance(found, MediaError):
@@ -172,11 +171,8 @@ def _kept(
                 report.drop("duplicate", next(iter(found), row.id), files)
                 continue
             try:
-                added = [
-                    one
-                    for one in found.values()
-                    if _placed(one.path, media_folder / one.name, link)
-                ]
+                shown = found.values()
+                added = [one for one in shown if _placed(one.path, copies / one.name, link)]
             except OSError as error:
                 if error.errno != errno.ENAMETOOLONG:
                     raise
@@ -205,9 +201,12 @@ def _content(row: Row, record: Record, found: dict[str, Seen]) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def _spool(kept: Iterator[tuple], path: Path) -> None:
+def _spool(kept: Generator[tuple, None, None], path: Path) -> None:
     """Writes kept rows to a file, some thousand at a time."""
-    with pq.ParquetWriter(path, _SPOOL, compression="zstd", write_statistics=False) as writer:
+    with (
+        closing(kept),  # the threads behind it end before the folder that they write into goes
+        pq.ParquetWriter(path, _SPOOL, compression="zstd", write_statistics=False) as writer,
+    ):
         while some := list(islice(kept, _SPOOL_ROWS)):
             columns = zip(zip(*some, strict=True), _SPOOL, strict=True)
             arrays = [pa.array(column, field.type) for column, field in columns]

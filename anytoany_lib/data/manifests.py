@@ -36,6 +36,7 @@ from anytoany_lib.data.records import (
     record_of,
 )
 from anytoany_lib.data.rows import DataError, Row, map_media, media_in, media_path
+from anytoany_lib.system.files import recover, room_for
 
 SPLITS = ("train", "validation", "test")
 CACHED_GROUPS = 16
@@ -45,7 +46,7 @@ LARGEST_GROUP = 2**31  # bytes of text that are decoded at once
 def write_manifest(rows: Iterable[Row], out: str | Path, split: str) -> int:
     """Write OUT/split.parquet, whole or not at all, and return the number of rows.
 
-    Rows are checked and streamed; ids must differ. No rows, no file: one from before is removed.
+    Rows are checked and streamed; ids must differ. No rows, no file: one from before is removed. DiskFull leaves that one.
     """
     _check_split(split)
     out = Path(out)
@@ -53,7 +54,7 @@ def write_manifest(rows: Iterable[Row], out: str | Path, split: str) -> int:
     work, path = out / f".{split}.{os.getpid()}", out / f"{split}.parquet"
     work.mkdir()
     try:
-        with RecordWriter(work / "rows") as writer, DiskSet(work / "ids") as ids:
+        with room_for(path), RecordWriter(work / "rows") as writer, DiskSet(work / "ids") as ids:
             for row in rows:
                 record = record_of(row)
                 if not ids.add(row.id):
@@ -182,6 +183,7 @@ def read_manifest(folder: str | Path, split: str = "train") -> Manifest:
     """The rows of a split. DataError if the folder has no such split or the file is not a manifest."""
     folder = Path(folder)
     _check_split(split)
+    recover(folder)
     if not (folder / f"{split}.parquet").is_file():
         held = ", ".join(splits_in(folder)) or "none"
         raise DataError(
@@ -193,6 +195,7 @@ def read_manifest(folder: str | Path, split: str = "train") -> Manifest:
 
 def splits_in(folder: str | Path) -> list[str]:
     """The splits that a manifest folder has."""
+    recover(Path(folder))
     return [split for split in SPLITS if (Path(folder) / f"{split}.parquet").is_file()]
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -239,10 +240,10 @@ class FeatureCache:
             write_file(path.with_suffix(".keys"), "\n".join(keys))
         except OSError as error:
             file.unlink(missing_ok=True)
-            size = math.prod(shape) * 2
+            size, why = math.prod(shape) * 2, os.strerror(error.errno) if error.errno else error
             raise OSError(
                 error.errno,
-                f"{error.strerror}: {file} takes {size / 2**20:.1f} MiB; nothing that was there is lost. "
+                f"{why}: {file} takes {size / 2**20:.1f} MiB; nothing that was there is lost. "
                 f"Make room and run {self._rebuild} again",
             ) from error
 

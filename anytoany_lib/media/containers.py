@@ -18,6 +18,7 @@ from av.stream import Disposition
 from PIL import Image, UnidentifiedImageError
 
 from anytoany_lib.media.file_types import unread
+from anytoany_lib.system.files import DiskFull
 
 MAX_PIXELS = 64_000_000
 MAX_FILE_BYTES = 8 * 2**30
@@ -69,9 +70,11 @@ def existing_file(path: str | Path) -> Path:
 
 @contextmanager
 def decoding(path: Path | None) -> Iterator[None]:
-    """Turns whatever the decoders raise into MediaError, with the path."""
+    """Turns whatever the decoders raise into MediaError, with the path. DiskFull is of no medium, and stays."""
     try:
         yield
+    except DiskFull:
+        raise
     except MediaError as error:
         if error.path is None:
             error.path = path

@@ -25,6 +25,7 @@ from anytoany_lib.media.containers import (
     open_container,
     stream_of,
 )
+from anytoany_lib.system.files import room_for
 
 MAX_SECONDS = 3600.0
 _SEGMENT = re.compile(r"(.+)#t=(\d+(?:\.\d+)?(?:e[+-]?\d+)?),(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.S)
@@ -48,7 +49,7 @@ def name_of_cut(name: str, kind: str) -> str:
 def cut(kind: str, path: Path, start: float, end: float, target: Path) -> None:
     """Writes the seconds from `start` to `end` of a clip (its pictures alone) or sound.
 
-    Raises MediaError if they cannot be decoded, are more than MAX_SECONDS, or there is nothing there.
+    Raises MediaError if they cannot be decoded, are more than MAX_SECONDS, or there is nothing there; DiskFull.
     """
     path = existing_file(path)
     if end - start > MAX_SECONDS:
@@ -89,7 +90,7 @@ def _cut_clip(path: Path, start: float, end: float, target: Path) -> None:
         first = float((stream.start_time or 0) * stream.time_base)
         if start > 1:
             source.seek(int((first + start) / stream.time_base), stream=stream)
-        with av.open(f"file:{target}", "w", format="mp4") as made:
+        with room_for(target), av.open(f"file:{target}", "w", format="mp4") as made:
             _write_clip(source, stream, made, (first + start, first + end), path)
 
 

@@ -7,8 +7,12 @@ import errno
 import fcntl
 import json
 import os
+import re
+import resource
 import shutil
+import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +22,19 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
-# How a full disk is told by libraries that raise no OSError: safetensors, SQLite, torch.
-_FULL = (
-    *("No space left on device", "database or disk is full", "failed writing file"),
-    *("iostream error", "inline_container.cc"),
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)  # a folder of that name is there
+# A full disk, a full quota on it, and a file longer than the limit of the process or the disk.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TOLD_NUMBER = re.compile(r"\(os error (\d+)\)")  # libraries written in Rust, such as safetensors
+# Said of every write that fails, whatever the reason, by torch (three of them), NumPy, libsndfile and SQLite.
+_NO_REASON = re.compile(
+    r"unexpected pos \d+ vs|PytorchStreamWriter failed|iostream error|\d+ requested and \d+ written|System error\.|disk I/O error"
 )
+_PROBE_BYTES = 2**20
+
+
+class DiskFull(OSError):
+    """Nothing more can be written (`errno` is one of NO_ROOM); the message says where, and what to do."""
 
 
 class Busy(RuntimeError):
@@ -97,22 +109,38 @@ def _take_place(work: Path, folder: Path) -> None:
     exchange = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     told = (_HERE, os.fsencode(work), _HERE, os.fsencode(folder), _EXCHANGE)
     if exchange is None or exchange(*told) != 0:
-        old = folder.with_name(f".{folder.name}.old")
+        _take_place_in_two(work, folder)
+
+
+def _take_place_in_two(work: Path, folder: Path) -> None:
+    """The same in two renames; who reads between them may `recover` the older folder, which is then put aside again."""
+    old = folder.with_name(f".{folder.name}.old")
+    while True:
         shutil.rmtree(old, ignore_errors=True)
         folder.replace(old)
-        work.replace(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            work.replace(folder)
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+            return
 
 
 def recover(folder: Path) -> None:
     """Brings back a folder whose writer was killed after it had put the older one aside, and before the new one was there."""
     old = folder.with_name(f".{folder.name}.old")
     if old.is_dir() and not folder.exists():
-        old.replace(folder)
+        try:
+            old.replace(folder)
+        except OSError as error:  # its writer lives, and has done it meanwhile
+            if error.errno not in (*_TAKEN, errno.ENOENT):
+                raise
 
 
 def settle(folder: Path) -> None:
-    """Returns when all below a folder is on the disk itself, which a loss of power does not take away."""
+    """Returns when a file, or all below a folder, is on the disk itself, which a loss of power does not take away."""
     for path in [*folder.rglob("*"), folder, folder.parent]:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -123,20 +151,56 @@ def settle(folder: Path) -> None:
 
 @contextmanager
 def room_for(path: Path) -> Iterator[None]:
-    """What libraries say of a full disk, each in its words, as an OSError (ENOSPC) that says what to do."""
+    """What libraries say of a full disk, each in its words, as a DiskFull that names `path` and says what to do."""
     try:
         yield
     except Exception as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or any(
-            words in str(error) for words in _FULL
-        )
-        if not full:
+        number = lack_of_room(error, path)
+        if not number:
             raise
-        raise OSError(
-            errno.ENOSPC,
-            f"{os.strerror(errno.ENOSPC)}: {path} could not be written, and what was there before is as it was. Make room and "
-            "run again",
+        todo = "Make room"
+        if number == errno.EFBIG:
+            todo = "Raise the limit of a file's length (ulimit -f), or name a disk that holds longer files,"
+        raise DiskFull(
+            number,
+            f"{os.strerror(number)}: {path} could not be written, and what was there before is as it was. {todo} and run again",
         ) from error
+
+
+def lack_of_room(error: BaseException | None, path: Path) -> int:
+    """Which of NO_ROOM an error means that was raised while `path` was written, 0 if none; all that it came of is looked at.
+
+    Where a library does not say why it could not write, the disk is asked, by writing beside `path`.
+    """
+    met: set[int] = set()
+    while error is not None and id(error) not in met:
+        met.add(id(error))
+        told = _TOLD_NUMBER.search(str(error))
+        number = int(told[1]) if told else getattr(error, "errno", None)
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            number = errno.ENOSPC
+        # FFmpeg has these numbers of the system for damaged media too.
+        own = type(error).__module__.startswith("av.")
+        if number in NO_ROOM and not own:
+            return number
+        if (number in NO_ROOM or _NO_REASON.search(str(error))) and (number := _refused(path)):
+            return number
+        error = error.__cause__ or error.__context__
+    return 0
+
+
+def _refused(path: Path) -> int:
+    """Which of NO_ROOM keeps a file from being written beside `path`, 0 if none does."""
+    folder = next(one for one in path.absolute().parents if one.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())  # some disks say it only now
+    except OSError as error:
+        return error.errno if error.errno in NO_ROOM else 0
+    limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+    return errno.EFBIG if limited else 0
 
 
 @contextmanager

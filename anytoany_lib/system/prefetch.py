@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -17,11 +17,11 @@ def in_order(
     items: Iterable[Any],
     ahead: int = 4 * WORKERS,
     worth: Callable[[Any], bool] | None = None,
-) -> Iterator[Any]:
-    """`function` of each item, in order, `prefetch` items early on WORKERS threads (decoders release Python's lock).
+) -> Generator[Any, None, None]:
+    """`function` of each item, in order, `ahead` items early on WORKERS threads (decoders release Python's lock).
 
     An item that is not `worth` what a thread costs waits for its turn. What `function` raises is raised here, at that
-    item's turn; what waits behind it is not begun.
+    item's turn; what waits behind it is not begun. No thread works any longer when this has ended or is closed.
     """
     waiting: deque[Callable[[], Any]] = deque()
     pool = ThreadPoolExecutor(WORKERS)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -132,18 +133,28 @@ def write_tensors(folder: Path, modules: dict[str, nn.Module], adapter: PeftMode
         save_file(state, folder / ADAPTER / ADAPTER_TENSORS)
 
 
+def tensors_in(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file. FileNotFoundError and ValueError name one that is not there, cut or damaged."""
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file} is cut or damaged ({error}): copy the run again from where it came from, or train it again"
+        ) from error
+
+
 def read_tensors(folder: Path, modules: dict[str, nn.Module], adapter: PeftModel | None) -> None:
     """Loads the trainable weights of a folder; every key and shape has to match.
 
     Raises ValueError that names what is missing, surplus or of another shape; nothing is loaded then.
     """
     expected = trainable_tensors(modules)
-    found = load_file(folder / TENSORS)
+    found = tensors_in(folder / TENSORS)
     compare(expected, found, folder / TENSORS, _BELONGS)
     lora = {}
     if adapter is not None:
         file = folder / ADAPTER / ADAPTER_TENSORS
-        lora = load_file(file)
+        lora = tensors_in(file)
         own = get_peft_model_state_dict(adapter, save_embedding_layers=False)
         compare(own, lora, file, _BELONGS)
         set_peft_model_state_dict(adapter, lora)
@@ -165,7 +176,7 @@ def halve(run: str | Path, out: str | Path) -> Path:
         if (run / ADAPTER).is_dir():
             shutil.copytree(run / ADAPTER, folder / ADAPTER)
         for file in (run / TENSORS, *(run / ADAPTER).glob("*.safetensors")):
-            halved = {key: tensor.half() for key, tensor in load_file(file).items()}
+            halved = {key: tensor.half() for key, tensor in tensors_in(file).items()}
             save_file(halved, folder / file.relative_to(run))
     return out
 

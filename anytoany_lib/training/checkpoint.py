@@ -8,6 +8,7 @@ is half accumulated: a checkpoint stands between two steps.
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import time
@@ -126,11 +127,13 @@ class Standing:
             with appearing_whole(folder) as work:
                 runs.write_tensors(work, self.model.bridges(), self.model.adapter)
                 torch.save(state, work / _STATE)
+                settle(work)  # before it has its name: what has one is whole, whatever happens
             settle(folder)
         except OSError as error:
+            why = os.strerror(error.errno) if error.errno else error
             raise OSError(
                 error.errno,
-                f"step {self.step}: the checkpoint cannot be written: {error.strerror or error}; the last good one is "
+                f"step {self.step}: the checkpoint cannot be written: {why}; the last good one is "
                 f"{newest(folder.parents[1])}. Make room and go on with --resume",
             ) from error
         # The one before stays: should this one turn out to be damaged, there is one to go on from.

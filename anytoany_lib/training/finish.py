@@ -16,7 +16,7 @@ from anytoany_lib.data.manifests import splits_in
 from anytoany_lib.decoders.denoising import Denoiser
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import runs
-from anytoany_lib.system.files import appearing_whole, write_json
+from anytoany_lib.system.files import appearing_whole, settle, write_json
 from anytoany_lib.training.checkpoint import Standing, discard
 from anytoany_lib.training.fitting import (
     CAPTIONS_FITTED,
@@ -143,11 +143,12 @@ def _finish(run: Path, model: AnyToAny, record: dict[str, Any], init: Path | Non
             shutil.copy(init / runs.VOCABULARY, folder)
     (run / runs.VOCABULARY).unlink(missing_ok=True)
     shutil.rmtree(run / runs.ADAPTER, ignore_errors=True)
-    for item in (run / ".final").iterdir():
-        item.replace(run / item.name)
+    final = [item.replace(run / item.name) for item in (run / ".final").iterdir()]
     (run / ".final").rmdir()
     for stale in _ABOUT_OLD_WEIGHTS:
         shutil.rmtree(run / stale, ignore_errors=True)
     (run / runs.METRICS).unlink(missing_ok=True)
     write_json(run / runs.RECORD, record)
+    for item in (*final, run / runs.RECORD):
+        settle(item)  # a loss of power would else take it away, and the checkpoints are gone
     discard(run)  # what it would take to make all this again

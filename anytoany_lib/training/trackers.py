@@ -18,7 +18,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from anytoany_lib.config import portable
-from anytoany_lib.system.files import write_file
+from anytoany_lib.system.files import room_for, write_file
 from anytoany_lib.system.runs import CURVES, flat
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -125,7 +125,7 @@ class Log:
         self._tell(line)
 
     def _tell(self, line: dict[str, Any]) -> None:
-        with self._file.open("a", encoding="utf-8") as file:
+        with room_for(self._file), self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self._accelerator.log(
             {name: value for name, value in line.items() if name != "step"}, step=line["step"]

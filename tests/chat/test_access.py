@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import logging
 import sys
 import time
 import zipfile
@@ -96,6 +97,33 @@ def test_a_token_is_drawn_unless_told_otherwise():
         f"/?token={one.token}"
     ) and "HttpOnly" in one.set_cookie("/?token=x")
     assert Gate.without_token("/?theme=dark&token=x") == "/?theme=dark"
+
+
+def test_no_log_says_the_token(caplog):
+    before, log = logging.getLogRecordFactory(), logging.getLogger("tornado.access")
+    try:
+        Gate(TOKEN).keep_out_of_logs()
+        log.warning("%d %s %.2fms", 403, f"GET /?theme=dark&token={TOKEN} (127.0.0.1)", 0.7)
+        log.warning(f"cookie {TOKEN}")
+        log.warning("%s", {"Referer": f"/?token={TOKEN}&a=1"})
+        log.warning("GET /?token=a%20b&theme=dark")
+        log.warning("all of %(what)s", {"what": "it"})
+        try:
+            raise ValueError(f"no {TOKEN} there")
+        except ValueError:
+            log.exception("GET /?token=%s", TOKEN)
+    finally:
+        logging.setLogRecordFactory(before)
+    assert TOKEN not in caplog.text and caplog.text.count("[hidden]") == 6
+    assert "403 GET /?theme=dark&token=[hidden] (127.0.0.1) 0.70ms" in caplog.text
+    assert "token=[hidden]&theme=dark" in caplog.text and "all of it" in caplog.text
+
+
+def without_the_link(log: Path) -> str:
+    """What a server has printed, but for the line with its link."""
+    lines = log.read_text().splitlines(keepends=True)
+    assert sum("the chat is at http://" in line and TOKEN in line for line in lines) == 1
+    return "".join(line for line in lines if "the chat is at http://" not in line)
 
 
 def test_what_a_visitor_is_told_names_no_folder():
@@ -289,6 +317,15 @@ def test_voila_answers_nobody_without_token_or_under_a_foreign_name(voila):
     assert ask(port, channels, **upgrade, **key, **evil)[0] == 403
 
 
+def test_voilas_log_has_no_token(voila):
+    port, folder = voila
+    assert ask(port, f"/?theme=dark&token={TOKEN}", Host="evil.invalid")[0] == 403
+    ask(port, f"/voila/templates/x?token={TOKEN}")  # which Voila does not expect
+    said = without_the_link(folder / "server.log")
+    assert "403 GET /?theme=dark&token=[hidden]" in said and "/voila/templates/x" in said
+    assert TOKEN not in said
+
+
 @needs_chromium
 def test_two_visitors_talk_and_a_third_is_told_that_it_is_full(voila, tmp_path: Path):
     port, _ = voila
@@ -372,6 +409,13 @@ def test_gradio_answers_nobody_without_token_or_under_a_foreign_name(gradio):
     assert ask(port, "/config", Cookie=cookie)[0] == 200
     for place in ("/etc/passwd", str(resolve("ckpt/tiny/run/run.json"))):
         assert ask(port, f"/gradio_api/file={place}", Cookie=cookie)[0] in (403, 404)
+
+
+def test_gradios_log_has_no_token(gradio):
+    port, own = gradio
+    ask(port, f"/?token={TOKEN}", Host="evil.invalid")
+    ask(port, f"/gradio_api/queue/data?token={TOKEN}")
+    assert TOKEN not in without_the_link(own.parent / "server.log")
 
 
 def test_a_page_of_gradios_cannot_name_files_of_the_server(gradio, tmp_path: Path):

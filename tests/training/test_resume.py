@@ -27,6 +27,7 @@ from anytoany_lib.data.manifests import read_manifest, write_manifest
 from anytoany_lib.data.rows import Row
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import interrupts, runs
+from anytoany_lib.system.files import Busy
 from anytoany_lib.system.peak_memory import Phases
 from anytoany_lib.training import checkpoint, finish
 from anytoany_lib.training.checkpoint import CHECKPOINT, Standing, newest
@@ -361,6 +362,39 @@ def test_rows_without_an_answer_or_beyond_the_context_are_counted(
     write_manifest(rows[2:3], data, "train")
     with pytest.raises(ValueError, match="no row fits into 64 tokens"):
         train.train(small.model_copy(update={"llm": llm}), 1, data, tmp_path / "no", max_steps=3)
+
+
+# --- two at once ---
+
+
+def refused(profile: Profile, data: Path, run: Path, said: Path) -> None:
+    """A training that writes down why it may not begin."""
+    try:
+        in_its_process(profile, data, run)
+    except Busy as error:
+        said.write_text(str(error))
+
+
+def test_of_two_trainings_in_one_run_the_second_names_the_first_which_ends_whole(
+    quick: Profile, toy_data: Path, unbroken: Path, tmp_path: Path
+):
+    run, said = tmp_path / "run", tmp_path / "said"
+    first = started(in_its_process, quick, toy_data, run)
+    wait_for(lambda: newest(run), first)
+    os.kill(first.pid, signal.SIGSTOP)  # so that it cannot have ended before the second begins
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    try:
+        second = started(refused, quick, toy_data, run, said)
+        second.join(120)
+        assert second.exitcode == 0
+        assert f"{run}: process {first.pid} (" in said.read_text()
+        assert "trains in it: wait for it to end, or name another folder" in said.read_text()
+        assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    first.join(240)
+    assert first.exitcode == 0
+    assert weights(run) == weights(unbroken) and curve(run) == curve(unbroken)
 
 
 # --- disk and memory ---
