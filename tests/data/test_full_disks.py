@@ -145,7 +145,11 @@ for name, write in WAYS.items():
 
 
 def test_a_file_longer_than_the_limit_is_told_as_one(tmp_path: Path):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(
+            [str(ROOT), str(Path(__file__).parent), str(ROOT / "tests" / "support")]
+        )
+    }
     command = [sys.executable, "-c", LIMITED, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
