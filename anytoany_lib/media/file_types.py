@@ -5,6 +5,7 @@ Types never come from the tables of the operating system, which differ from mach
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import PurePath
 
 # The first type that an ending stands for; what is in a file decides in the end (`media_files.kind_in`).
@@ -65,10 +66,13 @@ MIME_OF = {
 """The MIME type of every ending in SUFFIXES."""
 
 
+_KIND_OF = {ending: kind for kind, endings in SUFFIXES.items() for ending in endings}
+
+
+@lru_cache(4096)  # a record's media are asked for several times
 def kind_by_name(name: str | PurePath) -> str | None:
     """The kind of medium that a file is by the ending of its name, in any case; None if it is none."""
-    ending = PurePath(name).suffix.lower()
-    return next((kind for kind, endings in SUFFIXES.items() if ending in endings), None)
+    return _KIND_OF.get(PurePath(name).suffix.lower())
 
 
 # What is not read, by its first bytes: (place, bytes, what it is, what to save it as).

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from anytoany_lib.media.file_types import kind_by_name
 
@@ -61,11 +62,14 @@ _WORD = re.compile(
     + "|(?P<any>vision|media)|(?P<im>im)(?=start|end|patch))"
     + rf"(?:(?P<after>{_OPENS}|{_CLOSES})|here|pad|soft|tokens?|placeholder|patch|context|content|embeds?)*(?P<number>\d{{0,4}})"
 )
-_LABEL = re.compile(r"(?<![A-Za-z])(Picture|Audio|Video) ?(\d{1,4}) ?: ?")
 _LINKED = re.compile(
     r"""<img\b[^<>]{0,300}?\bsrc\s*=\s*["']?([^"'<>\s]+)["']?[^<>]{0,300}>|!\[[^\]\n]{0,300}\]\(([^()\s]{1,1000})[^()\n]{0,300}\)"""
 )
 _LABELS = {"Picture": "image", "Audio": "audio", "Video": "video"}
+# "No letter before it" is asked behind the word: an expression that begins with it is tried at every character.
+_LABEL = re.compile(
+    "(" + "|".join(f"{word}(?<![A-Za-z]{word})" for word in _LABELS) + r") ?(\d{1,4}) ?: ?"
+)
 
 
 def items_of(text: str, named: Mapping[str, str]) -> list[str | Mark]:
@@ -105,19 +109,28 @@ def _found(text: str, named: Mapping[str, str]) -> list[tuple[int, int, Mark]]:
 
 def _tags(text: str) -> Iterator[_Tag]:
     for found in _BRACKETS.finditer(text):
-        word = re.sub("[^a-z0-9]", "", (found[3] or found[6]).lower())
-        parsed = _WORD.fullmatch(word)
-        # <|im_start|> begins a turn of a chat, not a picture.
-        if parsed is None or (parsed["im"] and found[1]):
-            continue
-        kind = "image" if parsed["im"] else next((k for k in _KIND_WORDS if parsed[k]), None)
-        role = "core"
-        if found[2] or found[5] or {parsed["before"], parsed["after"]} & set(_CLOSES.split("|")):
-            role = "close"
-        elif parsed["before"] or parsed["after"]:
-            role = "open"
-        number = int(parsed["number"]) if parsed["number"] else None
-        yield _Tag(found.start(), found.end(), kind, role, word, number)
+        of_chat, slash = bool(found[1]), bool(found[2] or found[5])
+        if (meaning := _meaning(found[3] or found[6], of_chat, slash)) is not None:
+            yield _Tag(found.start(), found.end(), *meaning)
+
+
+@lru_cache(4096)  # records of one set have the same few tags
+def _meaning(
+    inside: str, of_chat: bool, slash: bool
+) -> tuple[str | None, str, str, int | None] | None:
+    """(kind, role, word, number) of the tag that holds `inside`; None if it speaks of no medium."""
+    word = re.sub("[^a-z0-9]", "", inside.lower())
+    parsed = _WORD.fullmatch(word)
+    # <|im_start|> begins a turn of a chat, not a picture.
+    if parsed is None or (parsed["im"] and of_chat):
+        return None
+    kind = "image" if parsed["im"] else next((k for k in _KIND_WORDS if parsed[k]), None)
+    role = "core"
+    if slash or {parsed["before"], parsed["after"]} & set(_CLOSES.split("|")):
+        role = "close"
+    elif parsed["before"] or parsed["after"]:
+        role = "open"
+    return kind, role, word, int(parsed["number"]) if parsed["number"] else None
 
 
 def _tagged(text: str, named: Mapping[str, str]) -> Iterator[tuple[int, int, Mark]]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from anytoany_lib.media.file_types import kind_by_name
 from anytoany_lib.modalities import MEDIA_KINDS
@@ -117,7 +117,7 @@ def named_in(record: dict[Any, Any], without: Collection[str] = ()) -> Naming:
             if one.sure
             or (
                 (one.kind, base_of(one.name)) not in sure
-                and not (one.kind in kinds and _is_about(one.key))
+                and not (one.kind in kinds and _read_key(one.key).about)
             )
         ]
     )
@@ -135,20 +135,41 @@ def base_of(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-@lru_cache(4096)  # records of one set have the same few keys
+@lru_cache(4096)
 def words_of(key: str) -> tuple[str, ...]:
     """The words of a key, in lower case: `imagePath` and `image_path` alike."""
     return tuple(word.lower() for word in _WORD.findall(key))
 
 
-def _is_about(key: str) -> bool:
-    return bool(_ABOUT & set(words_of(key)))
+class _Key(NamedTuple):
+    """What the words of a key say: the `kind` of medium that it speaks of, and how.
+
+    `told` in words or classes, `about` it as a number or file, `made` by a reply; `inside` it may be the name itself.
+    """
+
+    kind: str | None
+    told: bool
+    about: bool
+    made: bool
+    inside: bool
+
+
+@lru_cache(4096)  # records of one set have the same few keys
+def _read_key(key: str) -> _Key:
+    words = set(words_of(key))
+    told = bool(_TOLD & words)
+    return _Key(
+        None if told else _kind_of(words_of(key)),
+        told,
+        about=bool(_ABOUT & words),
+        made=bool(_MADE & words),
+        inside=words <= _INSIDE,
+    )
 
 
 def kind_of_key(key: str) -> str | None:
     """The kind of medium that a key speaks of; None if it speaks of none, or of one in words."""
-    words = words_of(key)
-    return None if _TOLD & set(words) else _kind_of(words)
+    return _read_key(key).kind
 
 
 def _kind_of(words: Iterable[str]) -> str | None:
@@ -159,11 +180,9 @@ def _look(found: Naming, key: str, value: Any, kind: str | None, depth: int) -> 
     """Adds what `value` names. `kind`: what a key further out says that it is."""
     if depth > DEEPEST:
         raise Unusable("nested too deep")
-    words = words_of(key)
-    told = bool(_TOLD & set(words))
-    own = None if told else _kind_of(words)
+    of_key = _read_key(key)
     # {"image": {"path": ..}}: within, only what may be the name is one.
-    kind = own or (kind if set(words) <= _INSIDE or not words or own else None)
+    kind = of_key.kind or (kind if of_key.inside else None)
     before = len(found.media) + len(found.claims)
     if isinstance(value, dict):
         inner = Naming()
@@ -177,11 +196,11 @@ def _look(found: Naming, key: str, value: Any, kind: str | None, depth: int) -> 
             value = [True]  # sizes, samples: one claim
         for one in value:
             _look(found, key, one, kind, depth + 1)
-    elif not told:
-        _look_at_one(found, key, value, kind, set(words))
+    elif not of_key.told:
+        _look_at_one(found, key, value, kind)
     # {"audio": {"array": ..}}: what holds anything and names nothing is still said to be a medium.
-    if own and before == len(found.media) + len(found.claims) and _holds(value):
-        found.claims.append((own, key))
+    if of_key.kind and before == len(found.media) + len(found.claims) and _holds(value):
+        found.claims.append((of_key.kind, key))
 
 
 def _holds(value: Any) -> bool:
@@ -193,7 +212,7 @@ def _holds(value: Any) -> bool:
     return bool(value) and value != NO_MEDIUM and bool(not isinstance(value, str) or value.strip())
 
 
-def _look_at_one(found: Naming, key: str, value: Any, kind: str | None, words: set[str]) -> None:
+def _look_at_one(found: Naming, key: str, value: Any, kind: str | None) -> None:
     if not value or value == NO_MEDIUM:
         return
     if not isinstance(value, str):
@@ -204,24 +223,18 @@ def _look_at_one(found: Naming, key: str, value: Any, kind: str | None, words: s
         if kind is not None:
             raise Unusable(f"{key}: no {kind}, its name is not text")
         return
-    name = value.strip()
+    name, of_key = value.strip(), _read_key(key)
     short = 0 < len(name) <= _LONGEST and "\n" not in name
     ending = kind_by_name(name.split("#")[0]) if short and "." in name else None
     elsewhere = name.startswith(_ELSEWHERE) or key in _CONTENTS
-    if kind is not None and name and (elsewhere or (_ABOUT & words and not ending) or not short):
+    if kind is not None and name and (elsewhere or (of_key.about and not ending) or not short):
         found.claims.append((kind, key))
     elif kind is not None and name:
         found.media.append(
-            Named(
-                agreed(kind, name),
-                name,
-                key,
-                sure=not _ABOUT & words,
-                made=bool(_MADE & words),
-            )
+            Named(agreed(kind, name), name, key, sure=not of_key.about, made=of_key.made)
         )
     elif ending and not elsewhere and not name.lower().endswith(_OTHER_FILES):
-        found.media.append(Named(ending, name, key, sure=False, made=bool(_MADE & words)))
+        found.media.append(Named(ending, name, key, sure=False, made=of_key.made))
     elif ending and elsewhere:
         found.claims.append((ending, key))
 

@@ -70,7 +70,10 @@ class Talk:
         self.items = [self._items(turn, known) for turn in turns]
         self.shown: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
-        self._place(own)
+        self.outs: list[Named] = []
+        named = self.naming.media or any(one.media for one in own)
+        if named or any(isinstance(item, Mark) for items in self.items for item in items):
+            self._place(own)
 
     def _items(self, turn: Turn, known: dict[str, str]) -> list[str | Mark]:
         if isinstance(turn.said, str):
@@ -105,6 +108,13 @@ class Talk:
         for turn, items, naming in zip(self.turns, self.items, own, strict=True):
             if naming.media:
                 self._place_own(turn, items, naming)
+        self.unnamed = [
+            _Place(items, at)
+            for turn, items in zip(self.turns, self.items, strict=True)
+            if turn.role != "assistant"
+            for at, item in enumerate(items)
+            if isinstance(item, Mark) and item.name is None
+        ]
         marked = {
             name
             for items in self.items
@@ -153,14 +163,7 @@ class Talk:
 
     def _places(self, kind: str | None, label: bool = False) -> list[_Place]:
         """Where users mark a medium of a kind that is not told by name."""
-        return [
-            _Place(items, at)
-            for turn, items in zip(self.turns, self.items, strict=True)
-            if turn.role != "assistant"
-            and (len(items) > 1 or (items and isinstance(items[0], Mark)))
-            for at, item in enumerate(items)
-            if _is_place(item, kind, label)
-        ]
+        return [place for place in self.unnamed if _is_place(place.mark, kind, label)]
 
     def _match(self, waiting: dict[str, list[Named]]) -> None:
         """Gives marks to the media that wait for one; those that get one wait no longer."""
@@ -230,23 +233,26 @@ class Talk:
         turn, items = self.turns[number], self.items[number]
         parts: list[Message] = []
         text = ""
-        if len(items) == 1 and isinstance(items[0], str):
-            text, items = items[0], []
         for at, item in enumerate(items):
-            medium = None
-            if isinstance(item, Mark) and not (item.label and self._needless(items, at)):
-                medium = self._medium(turn, item, items)
+            if isinstance(item, str):
+                text += item
+                continue
+            if item.label and self._needless(items, at):
+                continue
+            medium = self._medium(turn, item, items)
             if medium is None:
-                label = isinstance(item, Mark) and item.label and self._needless(items, at)
-                text += "" if label else item.said if isinstance(item, Mark) else item
+                text += item.said
                 continue
             _add_text(parts, text)
             parts.append(medium)
             text = ""
         _add_text(parts, text)
         wanted = turn.record.get("output_modality")
-        made = any(part["type"] == wanted for part in parts)
-        if turn.role == "assistant" and wanted in MEDIA_KINDS and not made:
+        if (
+            turn.role == "assistant"
+            and wanted in MEDIA_KINDS
+            and not any(part["type"] == wanted for part in parts)
+        ):
             parts.append(self._made(turn, Mark(wanted, "")))
         return parts
 
@@ -370,5 +376,5 @@ def records(value: Any) -> list[Record]:
 
 
 def _add_text(parts: list[Message], text: str) -> None:
-    if text.strip():
-        parts.append({"type": "text", "text": text.strip()})
+    if text := text.strip():
+        parts.append({"type": "text", "text": text})

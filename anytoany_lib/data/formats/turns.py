@@ -108,7 +108,7 @@ def _turns(one: Any) -> list[Turn]:
         return _pair(*one)
     if not isinstance(one, dict):
         raise Unusable("a turn is no record")
-    if not any(key in one for key in _SPEAKER_KEYS):
+    if one.keys().isdisjoint(_SPEAKER_KEYS):
         pair = {_ROLE_OF[key]: text for key, text in one.items() if key in _ROLE_OF}
         if {"user", "assistant"} <= set(pair):
             return _pair(pair["user"], pair["assistant"])
@@ -123,8 +123,10 @@ def _pair(question: Any, answer: Any) -> list[Turn]:
 
 
 def _role_of(turn: Record) -> str:
-    speaker = next((turn[key] for key in _SPEAKER_KEYS if is_text(turn.get(key))), None)
-    if speaker is None:
+    for key in _SPEAKER_KEYS:
+        if is_text(speaker := turn.get(key)):
+            break
+    else:
         raise Unusable("a turn has no speaker")
     role = _ROLE_OF.get(speaker) or _ROLE_OF.get(re.sub("[^a-z]", "", speaker.lower()))
     if role is None:
@@ -133,8 +135,10 @@ def _role_of(turn: Record) -> str:
 
 
 def _said(turn: Record) -> str | list[Any]:
-    key = next((key for key in _TEXT_KEYS if key in turn), None)
-    return _checked(turn[key] if key else None)
+    for key in _TEXT_KEYS:
+        if key in turn:
+            return _checked(turn[key])
+    raise Unusable("a turn is not text")
 
 
 def _checked(said: Any) -> str | list[Any]:
