@@ -16,7 +16,7 @@ from anytoany_lib.data.formats.captions import files_below, text_of
 from anytoany_lib.data.formats.folders import read_folder
 from anytoany_lib.data.formats.instructions import conversation_of, embedding_files, located
 from anytoany_lib.data.formats.json_files import NoRecords, json_records
-from anytoany_lib.data.formats.named_media import Unusable
+from anytoany_lib.data.formats.media_references import Unusable
 from anytoany_lib.data.formats.published import read_audiocaps, read_clotho, read_coco, read_wavcaps
 from anytoany_lib.data.reports import Report
 from anytoany_lib.data.rows import DataError, Row, captioned_row, map_media

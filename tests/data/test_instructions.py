@@ -15,7 +15,7 @@ from PIL import Image
 from anytoany_lib.config import Profile
 from anytoany_lib.data.building import build
 from anytoany_lib.data.formats.instructions import conversation_of
-from anytoany_lib.data.formats.named_media import Unusable
+from anytoany_lib.data.formats.media_references import Unusable
 from anytoany_lib.data.formats.webdataset import unpacked
 from anytoany_lib.data.manifests import read_manifest
 from anytoany_lib.data.reports import Report

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from anytoany_lib.data.formats.named_media import is_text
-from anytoany_lib.data.formats.placing import MAX_CAPTION
+from anytoany_lib.data.formats.interleaving import MAX_CAPTION
+from anytoany_lib.data.formats.media_references import is_text
 from anytoany_lib.data.ledger import is_regular
 from anytoany_lib.data.reports import Report
 from anytoany_lib.data.rows import Row, captioned_row

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anytoany_lib.data.formats.captions import captioned_rows, entries, split_of, text_of, told
+from anytoany_lib.data.formats.interleaving import MAX_CAPTION
 from anytoany_lib.data.formats.json_files import json_records
-from anytoany_lib.data.formats.named_media import words_of
-from anytoany_lib.data.formats.placing import MAX_CAPTION
+from anytoany_lib.data.formats.media_references import words_of
 from anytoany_lib.data.ledger import is_regular
 from anytoany_lib.data.reports import Report
 from anytoany_lib.data.rows import DataError, Row, media_path

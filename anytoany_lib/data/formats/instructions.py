@@ -2,7 +2,8 @@
 
 Covers LLaVA-Instruct, ShareGPT4V, the LLaVA-665K mix, LLaVA-Video, VideoChat and VideoChat2-IT, Alpaca, chat messages, T2M and
 MosIT as they are published and as NExT-GPT (legacy and v1.5) prepares them, and its `*_comprehension.json` and
-`*_generation.json`. Who speaks is for `turns` to say, what is named for `named_media`, where it stands for `marks` and `placing`.
+`*_generation.json`. Who speaks is for `turns` to say, which files it names for `media_references`, where
+in the text they stand for `placeholders` and `interleaving`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from anytoany_lib.data.formats.named_media import Unusable, is_text
-from anytoany_lib.data.formats.placing import MAX_CAPTION, Message, Talk, places
+from anytoany_lib.data.formats.interleaving import MAX_CAPTION, InterleavedTurns, Message, as_list
+from anytoany_lib.data.formats.media_references import Unusable, is_text
 from anytoany_lib.data.formats.turns import Record, turns_of
 from anytoany_lib.modalities import MEDIA_KINDS
 
@@ -27,17 +28,17 @@ def conversation_of(record: Any) -> list[Message]:
     if not isinstance(record, dict):
         raise Unusable("no record")
     turns, keys = turns_of(record)
-    talk = Talk(record, turns, keys)
+    interleaved = InterleavedTurns(record, turns, keys)
     messages: list[Message] = []
     for number, turn in enumerate(turns):
-        parts = talk.parts(number)
+        parts = interleaved.parts(number)
         if messages and messages[-1]["role"] == turn.role:
             _join(messages[-1]["content"], parts)
         elif turn.role == "system" and messages:
             raise Unusable("a system turn in the middle")
         else:
             messages.append({"role": turn.role, "content": parts})
-    talk.check_all_there()
+    interleaved.check_all_there()
     return _alternating(messages)
 
 
@@ -75,8 +76,8 @@ def embedding_files(record: Record) -> list[list[str]]:
     """[kind, caption, file] of each caption whose embedding a record names (`image_caption_embeddings` and the like)."""
     found = []
     for kind in MEDIA_KINDS:
-        captions = places(record.get(f"{kind}_captions"))
-        files = places(record.get(f"{kind}_caption_embeddings"))
+        captions = as_list(record.get(f"{kind}_captions"))
+        files = as_list(record.get(f"{kind}_caption_embeddings"))
         for caption, file in zip(captions, files, strict=False):
             if is_text(caption) and is_text(file):
                 found.append([kind, " ".join(caption.split()), file])
@@ -88,13 +89,13 @@ def located(source: Path, kind: str, name: str, below: str = "") -> str:
 
     `below` is the folder of that file, relative to the source. A segment (`#t=12,15.5`) is kept.
     """
-    path, mark, span = name.rpartition("#t=")
-    if not mark or is_file(source / name):
-        path, mark, span = name, "", ""
+    path, separator, span = name.rpartition("#t=")
+    if not separator or is_file(source / name):
+        path, separator, span = name, "", ""
     beside = [f"{below}/{path}"] if below else []
     tries = (path, *beside, f"{kind}s/{path}", f"{kind}/{path}")
     found = next((one for one in tries if is_file(source / one)), f"{kind}s/{path}")
-    return found + mark + span
+    return found + separator + span
 
 
 def is_file(path: Path) -> bool:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from anytoany_lib.data.formats.captions import captioned_rows, files_below, split_of_file, told
 from anytoany_lib.data.formats.folders import records_of_parquet
 from anytoany_lib.data.formats.instructions import conversation_of, is_file, located
-from anytoany_lib.data.formats.named_media import DEEPEST, Unusable, kind_of_key, named_in
+from anytoany_lib.data.formats.media_references import DEEPEST, Unusable, kind_of_key, references_in
 from anytoany_lib.data.formats.turns import turns_of
 from anytoany_lib.data.reports import Report
 from anytoany_lib.data.rows import DataError, Row, map_media, media_in, media_path
@@ -93,10 +93,10 @@ class _Unpacked:
         return {"split": self._split} if self._split else {}
 
     def _captioned(self, record: dict[str, Any]) -> Iterator[Row]:
-        naming = named_in(record)
-        sure = [one for one in naming.media if one.sure] or naming.media
+        references = references_in(record)
+        sure = [one for one in references.media if one.sure] or references.media
         if len(sure) != 1:
-            claimed = f" ({naming.claims[0][1]})" if naming.claims else ""
+            claimed = f" ({references.claims[0][1]})" if references.claims else ""
             raise Unusable("several media in one row" if sure else f"no medium{claimed}")
         name = self._found(sure[0].kind, sure[0].name)
         return captioned_rows(

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from anytoany_lib.data.formats.named_media import Unusable, is_text
+from anytoany_lib.data.formats.media_references import Unusable, is_text
 from anytoany_lib.media.file_types import kind_by_name
 
 Record = dict[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from anytoany_lib.data.formats.instructions import conversation_of
-from anytoany_lib.data.formats.named_media import Unusable
+from anytoany_lib.data.formats.media_references import Unusable
 
 IMAGE, SECOND, SOUND, FILM = (
     ("image", "a.jpg"),

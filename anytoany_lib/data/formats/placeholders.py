@@ -1,8 +1,8 @@
-"""Marks: the places in a turn's text where a medium stands, as the projects that publish data write them.
+"""Placeholders: the places in a turn's text where a medium stands, as the projects that publish data write them.
 
 `<image>`, `<|image_pad|>`, `<ImageHere>`, `<image_1>`, `[IMG]`; in wrappers, `<Img><ImageHere></Img>`, `<|vision_start|>..`; by
-name, `<img>a.jpg</img>`, `<Image>name</Image>`; and `Picture 1:`. Whether a mark stands for a medium or is text that only looks
-like one is for the record to say (see `instructions`): here it is found, and what was written is kept.
+name, `<img>a.jpg</img>`, `<Image>name</Image>`; and `Picture 1:`. Whether one stands for a medium or is text that only
+looks so is for the record to say (see `interleaving`): here it is found, and what was written is kept.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ LONGEST_NAME = 1000  # characters of a path or URL
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A place for a medium: `kind` (None: any), `said` as it was written, the `name` or `number` of the medium if it is told.
+class Placeholder:
+    """A place for a medium: `kind` (None: any), the `text` as it was written, the `name` or `number` of the medium if it is told.
 
-    `label` is what only may be a mark: `Picture 1:`; `part` is no text, but a part of a message that cannot be anything else.
+    `label` is what only may be a placeholder: `Picture 1:`; `part` is no text, but a part of a message that cannot be anything else.
     `caption` tells a medium that a reply makes.
     """
 
     kind: str | None
-    said: str
+    text: str
     name: str | None = None
     number: int | None = None
     label: bool = False
@@ -72,38 +72,38 @@ _LABEL = re.compile(
 )
 
 
-def items_of(text: str, named: Mapping[str, str]) -> list[str | Mark]:
-    """A turn's text as pieces of text and marks, in order; together they are the whole text.
+def split_at_placeholders(text: str, named: Mapping[str, str]) -> list[str | Placeholder]:
+    """A turn's text as pieces of text and placeholders, in order; together they are the whole text.
 
-    `named` says of the media that the record names elsewhere what kind they are: where their names stand, they are marked.
+    `named` says of the media that the record names elsewhere what kind they are: where such a name stands in a link or a wrapper, it is a placeholder.
     """
-    items: list[str | Mark] = []
+    items: list[str | Placeholder] = []
     at = 0
-    for start, end, mark in _found(text, named):
+    for start, end, placeholder in _found(text, named):
         if start < at:
             continue  # inside of another
         if start > at:
             items.append(text[at:start])
-        items.append(mark)
+        items.append(placeholder)
         at = end
     if at < len(text):
         items.append(text[at:])
     return items
 
 
-def _found(text: str, named: Mapping[str, str]) -> list[tuple[int, int, Mark]]:
-    """(start, end, mark) of every mark, by where it starts."""
-    found: list[tuple[int, int, Mark]] = []
-    # Most turns have no bracket, and looking for one is far cheaper than for a mark.
+def _found(text: str, named: Mapping[str, str]) -> list[tuple[int, int, Placeholder]]:
+    """(start, end, placeholder) of every placeholder, by where it starts."""
+    found: list[tuple[int, int, Placeholder]] = []
+    # Most turns have no bracket, and looking for one is far cheaper than for a placeholder.
     if "<" in text or "[" in text:
         found += _tagged(text, named)
         for link in _LINKED.finditer(text) if named else ():
             if kind := named.get(name := link[1] or link[2]):
-                found.append((link.start(), link.end(), Mark(kind, link[0], name)))
+                found.append((link.start(), link.end(), Placeholder(kind, link[0], name)))
     if ":" in text:
         for label in _LABEL.finditer(text):
-            mark = Mark(_LABELS[label[1]], label[0], number=int(label[2]), label=True)
-            found.append((label.start(), label.end(), mark))
+            placeholder = Placeholder(_LABELS[label[1]], label[0], number=int(label[2]), label=True)
+            found.append((label.start(), label.end(), placeholder))
     return sorted(found, key=lambda one: one[0])
 
 
@@ -133,8 +133,8 @@ def _meaning(
     return kind, role, word, int(parsed["number"]) if parsed["number"] else None
 
 
-def _tagged(text: str, named: Mapping[str, str]) -> Iterator[tuple[int, int, Mark]]:
-    """Marks in brackets, with the wrapper around them."""
+def _tagged(text: str, named: Mapping[str, str]) -> Iterator[tuple[int, int, Placeholder]]:
+    """Placeholders in brackets, with the wrapper around them."""
     tags, at = list(_tags(text)), 0
     while at < len(tags):
         tag = tags[at]
@@ -144,23 +144,23 @@ def _tagged(text: str, named: Mapping[str, str]) -> Iterator[tuple[int, int, Mar
             continue
         if closing is not None:
             last = tags[closing]
-            mark = _wrapped(text, tag, tags[at + 1 : closing], last, named)
-            if mark is not None:
-                yield tag.start, last.end, mark
-            # Without a mark it is an element of a page, <video>..</video>, and text.
-            if mark is not None or tag.role == "core":
+            placeholder = _wrapped(text, tag, tags[at + 1 : closing], last, named)
+            if placeholder is not None:
+                yield tag.start, last.end, placeholder
+            # Without a placeholder it is an element of a page, <video>..</video>, and text.
+            if placeholder is not None or tag.role == "core":
                 at = closing + 1
                 continue
         yield (
             tag.start,
             tag.end,
-            Mark(tag.kind, text[tag.start : tag.end], number=tag.number),
+            Placeholder(tag.kind, text[tag.start : tag.end], number=tag.number),
         )
         at += 1
 
 
 def _closing(tags: list[_Tag], at: int) -> int | None:
-    """The tag that closes the one at `at`, if nothing but marks of media stands between."""
+    """The tag that closes the one at `at`, if nothing but placeholders stands between."""
     tag = tags[at]
     for number in range(at + 1, len(tags)):
         other = tags[number]
@@ -174,18 +174,18 @@ def _closing(tags: list[_Tag], at: int) -> int | None:
 
 def _wrapped(
     text: str, first: _Tag, inner: list[_Tag], last: _Tag, named: Mapping[str, str]
-) -> Mark | None:
-    """The mark that a wrapper holds; None if what it holds is neither a name nor a mark."""
+) -> Placeholder | None:
+    """The placeholder that a wrapper holds; None if what it holds is neither a name nor one."""
     held = text[first.end : last.start]
     for tag in reversed(inner):
         held = held[: tag.start - first.end] + held[tag.end - first.end :]
-    said, name = text[first.start : last.end], held.strip()
+    written, name = text[first.start : last.end], held.strip()
     kind = first.kind or (inner[0].kind if inner else None)
     number = next((tag.number for tag in (first, *inner) if tag.number is not None), None)
     if not name or name == "./":
-        return Mark(kind, said, number=number)
+        return Placeholder(kind, written, number=number)
     if inner or "\n" in name or len(name) > LONGEST_NAME:
         return None
     if name in named or kind_by_name(name) or name.startswith(("http://", "https://", "data:")):
-        return Mark(named.get(name, kind), said, name)
-    return Mark(kind, said) if first.role == "open" and " " not in name else None
+        return Placeholder(named.get(name, kind), written, name)
+    return Placeholder(kind, written) if first.role == "open" and " " not in name else None

@@ -33,18 +33,18 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Said of a medium in words or classes: no medium, and nothing that a row would lack.
-_TOLD = _words(
+# Tells of a medium in words or classes: no medium, and nothing that a row would lack.
+_IN_WORDS = _words(
     """caption captions text texts description descriptions desc question questions answer answers prompt prompts title
     titles label labels category categories tag tags instruction instructions transcript transcription embedding embeddings
     modality modalities type types dataset class classes task keywords"""
 )
-# Said of a medium as a file or a number: it is somewhere, but this does not say in which file here.
+# Tells of a medium as a file or a number: it is somewhere, but this does not say in which file here.
 _ABOUT = _words(
     """id ids idx index url urls uri link href size sizes width height shape format mode token tokens count num number fps
     rate duration length len hash md5 sha256 score quality resolution has is feature features frames base64 b64"""
 )
-_MADE = _words("output outputs generated target targets gen edited")
+_OUTPUT = _words("output outputs generated target targets gen edited")
 _INSIDE = _words("path paths name file filename files url uri src image audio video bytes data")
 _HALF = re.compile("[\ud800-\udfff]")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -73,7 +73,7 @@ class Unusable(ValueError):
 
 
 @dataclass(frozen=True)
-class Named:
+class MediaReference:
     """A medium that a record names under `key`; `sure` if the key itself speaks of media, `made` if a reply makes it."""
 
     kind: str
@@ -84,10 +84,10 @@ class Named:
 
 
 @dataclass
-class Naming:
+class MediaReferences:
     """All that a record names: media in order, and (kind, key) of what it claims without naming a file."""
 
-    media: list[Named] = field(default_factory=list)
+    media: list[MediaReference] = field(default_factory=list)
     claims: list[tuple[str, str]] = field(default_factory=list)
 
     def kinds(self) -> dict[str, str]:
@@ -100,15 +100,15 @@ def is_text(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and (value.isascii() or not _HALF.search(value))
 
 
-def named_in(record: dict[Any, Any], without: Collection[str] = ()) -> Naming:
+def references_in(record: dict[Any, Any], without: Collection[str] = ()) -> MediaReferences:
     """What a record names outside of the keys `without`. Unusable if it is nested too deep, or a name is no text."""
-    found = Naming()
+    found = MediaReferences()
     for key, value in record.items():
         if key not in without:
-            _look(found, str(key), value, None, 0)
+            _collect(found, str(key), value, None, 0)
     if not found.media:
         return found
-    sure = {(one.kind, base_of(one.name)) for one in found.media if one.sure}
+    sure = {(one.kind, file_name_of(one.name)) for one in found.media if one.sure}
     kinds = {one.kind for one in found.media if one.sure}
     found.media = _once(
         [
@@ -116,7 +116,7 @@ def named_in(record: dict[Any, Any], without: Collection[str] = ()) -> Naming:
             for one in found.media
             if one.sure
             or (
-                (one.kind, base_of(one.name)) not in sure
+                (one.kind, file_name_of(one.name)) not in sure
                 and not (one.kind in kinds and _read_key(one.key).about)
             )
         ]
@@ -124,13 +124,13 @@ def named_in(record: dict[Any, Any], without: Collection[str] = ()) -> Naming:
     return _timed(record, found)
 
 
-def _once(media: list[Named]) -> list[Named]:
+def _once(media: list[MediaReference]) -> list[MediaReference]:
     """The same without names that another key has said before; a list may say one twice."""
     first: dict[tuple[str, str], str] = {}
     return [one for one in media if first.setdefault((one.kind, one.name), one.key) == one.key]
 
 
-def base_of(name: str) -> str:
+def file_name_of(name: str) -> str:
     """The last part of a path: by it a medium is known that one key names with its folders and another without."""
     return name.rpartition("/")[2]
 
@@ -144,11 +144,11 @@ def words_of(key: str) -> tuple[str, ...]:
 class _Key(NamedTuple):
     """What the words of a key say: the `kind` of medium that it speaks of, and how.
 
-    `told` in words or classes, `about` it as a number or file, `made` by a reply; `inside` it may be the name itself.
+    `in_words` or classes, `about` it as a number or file, `made` by a reply; `inside` it may be the name itself.
     """
 
     kind: str | None
-    told: bool
+    in_words: bool
     about: bool
     made: bool
     inside: bool
@@ -157,12 +157,12 @@ class _Key(NamedTuple):
 @lru_cache(4096)  # records of one set have the same few keys
 def _read_key(key: str) -> _Key:
     words = set(words_of(key))
-    told = bool(_TOLD & words)
+    in_words = bool(_IN_WORDS & words)
     return _Key(
-        None if told else _kind_of(words_of(key)),
-        told,
+        None if in_words else _kind_of(words_of(key)),
+        in_words,
         about=bool(_ABOUT & words),
-        made=bool(_MADE & words),
+        made=bool(_OUTPUT & words),
         inside=words <= _INSIDE,
     )
 
@@ -176,7 +176,7 @@ def _kind_of(words: Iterable[str]) -> str | None:
     return next((_KIND_OF[word] for word in words if word in _KIND_OF), None)
 
 
-def _look(found: Naming, key: str, value: Any, kind: str | None, depth: int) -> None:
+def _collect(found: MediaReferences, key: str, value: Any, kind: str | None, depth: int) -> None:
     """Adds what `value` names. `kind`: what a key further out says that it is."""
     if depth > DEEPEST:
         raise Unusable("nested too deep")
@@ -185,9 +185,9 @@ def _look(found: Naming, key: str, value: Any, kind: str | None, depth: int) -> 
     kind = of_key.kind or (kind if of_key.inside else None)
     before = len(found.media) + len(found.claims)
     if isinstance(value, dict):
-        inner = Naming()
+        inner = MediaReferences()
         for name, one in value.items():
-            _look(inner, str(name), one, kind, depth + 1)
+            _collect(inner, str(name), one, kind, depth + 1)
         _timed(value, inner)
         found.media += inner.media
         found.claims += inner.claims
@@ -195,24 +195,24 @@ def _look(found: Naming, key: str, value: Any, kind: str | None, depth: int) -> 
         if value and all(isinstance(one, int | float) for one in value):
             value = [True]  # sizes, samples: one claim
         for one in value:
-            _look(found, key, one, kind, depth + 1)
-    elif not of_key.told:
-        _look_at_one(found, key, value, kind)
+            _collect(found, key, one, kind, depth + 1)
+    elif not of_key.in_words:
+        _collect_value(found, key, value, kind)
     # {"audio": {"array": ..}}: what holds anything and names nothing is still said to be a medium.
-    if of_key.kind and before == len(found.media) + len(found.claims) and _holds(value):
+    if of_key.kind and before == len(found.media) + len(found.claims) and _holds_anything(value):
         found.claims.append((of_key.kind, key))
 
 
-def _holds(value: Any) -> bool:
+def _holds_anything(value: Any) -> bool:
     """Whether there is anything in a value: no empty text, no lists of nothing."""
     if isinstance(value, dict):
-        return any(map(_holds, value.values()))
+        return any(map(_holds_anything, value.values()))
     if isinstance(value, list | tuple):
-        return any(map(_holds, value))
+        return any(map(_holds_anything, value))
     return bool(value) and value != NO_MEDIUM and bool(not isinstance(value, str) or value.strip())
 
 
-def _look_at_one(found: Naming, key: str, value: Any, kind: str | None) -> None:
+def _collect_value(found: MediaReferences, key: str, value: Any, kind: str | None) -> None:
     if not value or value == NO_MEDIUM:
         return
     if not isinstance(value, str):
@@ -231,22 +231,24 @@ def _look_at_one(found: Naming, key: str, value: Any, kind: str | None) -> None:
         found.claims.append((kind, key))
     elif kind is not None and name:
         found.media.append(
-            Named(agreed(kind, name), name, key, sure=not of_key.about, made=of_key.made)
+            MediaReference(
+                agreed_kind(kind, name), name, key, sure=not of_key.about, made=of_key.made
+            )
         )
     elif ending and not elsewhere and not name.lower().endswith(_OTHER_FILES):
-        found.media.append(Named(ending, name, key, sure=False, made=of_key.made))
+        found.media.append(MediaReference(ending, name, key, sure=False, made=of_key.made))
     elif ending and elsewhere:
         found.claims.append((ending, key))
 
 
-def agreed(kind: str, name: str) -> str:
+def agreed_kind(kind: str, name: str) -> str:
     """The kind of a medium that a key calls `kind`: that of the file's ending, but where it may be what the key says."""
     ending = kind_by_name(name)
     may_be = (kind, ending) == ("audio", "video") or name.lower().endswith(_STILL_OR_MOVING)
     return kind if ending is None or may_be else ending
 
 
-def _timed(record: dict[Any, Any], found: Naming) -> Naming:
+def _timed(record: dict[Any, Any], found: MediaReferences) -> MediaReferences:
     """The same with the record's segment on its one film or sound. Unusable if there are several, or it is no segment."""
     timed = [n for n, one in enumerate(found.media) if one.kind in ("video", "audio")]
     if not timed or any("#t=" in found.media[n].name for n in timed):
@@ -259,7 +261,7 @@ def _timed(record: dict[Any, Any], found: Naming) -> Naming:
         raise Unusable(f"start and end of {len(films)} media: which is meant?")
     one = found.media[films[0]]
     name = f"{one.name}#t={span[0]:g},{span[1]:g}"
-    found.media[films[0]] = Named(one.kind, name, one.key, one.sure, one.made)
+    found.media[films[0]] = MediaReference(one.kind, name, one.key, one.sure, one.made)
     return found
 
 
