@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from anytoany_lib.config import Profile
-from anytoany_lib.data.records import record_of
+from anytoany_lib.data.manifest_files import stored_row
 from anytoany_lib.data.rows import Row
 from anytoany_lib.data.wording import DESCRIBE, PRODUCE
 from anytoany_lib.encoders.imagebind_inputs import HUGE, SenseConfig
@@ -333,8 +333,8 @@ def manifest_bytes() -> int:
     path = f"media/{'0' * 10}.mp4"
     messages = [{"role": "user", "content": [{"type": "video", "video": path}]}]
     meta = {"kind": "video", "caption": caption, "content": {path: "0" * KEY.itemsize}}
-    record = record_of(Row("0" * 10, "webvid", messages, meta))
-    return sum(len(text.encode()) for text in record[:4])
+    stored = stored_row(Row("0" * 10, "webvid", messages, meta))
+    return sum(len(text.encode()) for text in stored[:4])
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[object]]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Datasets: from files as they are published to a manifest with its media, and back to rows.
 
 `building` is the whole way; `formats` holds the readers of the published forms, a format each. On disk a dataset is a
-manifest (`manifests`, `records`) and a report (`reports`); in memory it is `rows`, which `wording` turns into
+manifest (`manifests`, `manifest_files`) and a report (`reports`); in memory it is `rows`, which `wording` turns into
 conversations.
 """
 

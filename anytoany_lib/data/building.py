@@ -33,13 +33,13 @@ from anytoany_lib.data.formats.parquet import read_parquet
 from anytoany_lib.data.formats.webdataset import unpacked
 from anytoany_lib.data.inspection import inspect
 from anytoany_lib.data.ledger import DiskSet, Files, Splits
+from anytoany_lib.data.manifest_files import SCHEMA, RowWriter, StoredRow, stored_row
 from anytoany_lib.data.manifests import (
     SPLITS,
     read_manifest,
     splits_in,
 )
 from anytoany_lib.data.readers import READERS
-from anytoany_lib.data.records import SCHEMA, Record, RecordWriter, record_of
 from anytoany_lib.data.reports import Measured, Report
 from anytoany_lib.data.rows import DataError, Row, map_media, media_in, media_path
 from anytoany_lib.media import media_files
@@ -52,7 +52,7 @@ from anytoany_lib.system.remote import is_url, local, published
 
 MEDIA_FOLDER = "media"
 SEGMENTS = "segments"  # of scratch: where the cut ones lie until they are placed
-# Kept rows until the splits are drawn: a record, and of its first medium the number of its source and its rank there.
+# Kept rows until the splits are drawn: the row as it is stored, and of its first medium the number of its source and its rank there.
 _SPOOL = pa.schema(
     [*SCHEMA, ("captioned", pa.bool_()), ("number", pa.int32()), ("rank", pa.int64())]
 )
@@ -166,8 +166,8 @@ def _kept(
                 report.drop(found.reason, str(found.path), files)
                 continue
             first = next(iter(found.values()), None)
-            record = record_of(_moved(row, found))
-            if not seen.add(_content(row, record, found)):
+            stored = stored_row(_moved(row, found))
+            if not seen.add(_content(row, stored, found)):
                 report.drop("duplicate", next(iter(found), row.id), files)
                 continue
             try:
@@ -184,7 +184,7 @@ def _kept(
             place = splits.add(
                 row.source, first.key if first else row.id, row.meta.get("split", "")
             )
-            yield _unused(row.id, ids), *record[1:], *place
+            yield _unused(row.id, ids), *stored[1:], *place
 
 
 def _file_of(name: str) -> str:
@@ -193,9 +193,9 @@ def _file_of(name: str) -> str:
     return segment[0] if segment else name
 
 
-def _content(row: Row, record: Record, found: dict[str, Seen]) -> bytes:
+def _content(row: Row, stored: StoredRow, found: dict[str, Seen]) -> bytes:
     """What the row says and shows, wherever its media lie: 16 bytes."""
-    text = record.messages
+    text = stored.messages
     if found:
         text = json.dumps(map_media(row.messages, lambda _, name: found[name].key))
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
@@ -217,15 +217,14 @@ def _distribute(spool: Path, splits: Splits, folder: Path) -> dict[str, int]:
     """Writes every spooled row to the file of its split, in the order they came; the rows of each."""
     with ExitStack() as stack:
         writers = {
-            split: stack.enter_context(RecordWriter(folder / f"{split}.parquet"))
-            for split in SPLITS
+            split: stack.enter_context(RowWriter(folder / f"{split}.parquet")) for split in SPLITS
         }
         file = stack.enter_context(pq.ParquetFile(spool))
         # One group at a time: an iterator over batches keeps what it has read.
         for group in range(file.num_row_groups):
             columns = (column.to_pylist() for column in file.read_row_group(group).columns)
-            for *record, number, rank in zip(*columns, strict=True):
-                writers[splits.of(number, rank)].add(Record(*record))
+            for *stored, number, rank in zip(*columns, strict=True):
+                writers[splits.of(number, rank)].add(StoredRow(*stored))
     for split, writer in writers.items():
         if not writer.rows:
             (folder / f"{split}.parquet").unlink()

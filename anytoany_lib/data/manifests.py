@@ -3,7 +3,7 @@
 A dataset is a folder: `train.parquet`, `validation.parquet`, `test.parquet` (those that exist), media
 below it, `report.json`. A parquet row is a conversation: id, source, messages and meta (both JSON),
 with media as POSIX paths relative to the folder, and in an assistant turn a medium's `caption`.
-Rows are checked on their way in and out; only the groups of rows asked for are decoded (`records` has the file itself).
+Rows are checked on their way in and out; only the groups of rows asked for are decoded (`manifest_files` has the file itself).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anytoany_lib.data.ledger import DiskSet
-from anytoany_lib.data.records import (
+from anytoany_lib.data.manifest_files import (
     SCHEMA,
     Catalogue,
-    Record,
-    RecordWriter,
+    RowWriter,
+    StoredRow,
     Tally,
     catalogue_of,
     check_row,
     notes_in,
-    record_of,
+    stored_row,
 )
 from anytoany_lib.data.rows import DataError, Row, map_media, media_in, media_path
 from anytoany_lib.system.files import recover, room_for
@@ -54,12 +54,12 @@ def write_manifest(rows: Iterable[Row], out: str | Path, split: str) -> int:
     work, path = out / f".{split}.{os.getpid()}", out / f"{split}.parquet"
     work.mkdir()
     try:
-        with room_for(path), RecordWriter(work / "rows") as writer, DiskSet(work / "ids") as ids:
+        with room_for(path), RowWriter(work / "rows") as writer, DiskSet(work / "ids") as ids:
             for row in rows:
-                record = record_of(row)
+                stored = stored_row(row)
                 if not ids.add(row.id):
                     raise DataError(f"row {row.id!r}: the id is there twice")
-                writer.add(record)
+                writer.add(stored)
         if writer.rows:
             (work / "rows").replace(path)
         else:
@@ -124,16 +124,16 @@ class Manifest(Sequence[Row]):
         found = None if notes is None else catalogue_of(notes, len(self))
         if found is None:
             tally = Tally()
-            for records in self._records():
-                tally.add(records)
+            for rows in self._stored_rows():
+                tally.add(rows)
             found = catalogue_of(tally.notes(), len(self))
         assert found is not None, "a tally's own notes"
         return found
 
-    def _records(self) -> Iterator[list[Record]]:
-        """All records, group by group."""
+    def _stored_rows(self) -> Iterator[list[StoredRow]]:
+        """All rows as they are stored, group by group."""
         for number, start in enumerate(self._starts[:-1]):
-            columns, records = (column.to_pylist() for column in self._read(number).columns), []
+            columns, rows = (column.to_pylist() for column in self._read(number).columns), []
             for index, texts in enumerate(zip(*columns, strict=True), start):
                 if None in texts:
                     raise DataError(
@@ -141,8 +141,8 @@ class Manifest(Sequence[Row]):
                     )
                 name, source, messages, meta = texts
                 captioned = "caption" in self._meta(meta, index)
-                records.append(Record(name, source, messages, meta, captioned))
-            yield records
+                rows.append(StoredRow(name, source, messages, meta, captioned))
+            yield rows
 
     def _json(self, text: str, index: int) -> Any:
         try:

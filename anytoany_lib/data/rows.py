@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from anytoany_lib.media.containers import MediaError
+from anytoany_lib.messages import check
+from anytoany_lib.modalities import MEDIA_KINDS
 
 
 class DataError(ValueError):
@@ -26,6 +28,27 @@ class Row:
     source: str
     messages: list[dict[str, Any]]
     meta: dict[str, Any] = field(default_factory=dict)
+
+
+def check_row(row: Row) -> Row:
+    """`row` itself; DataError unless its messages follow the contract and its media are relative paths."""
+    try:
+        if not all(isinstance(text, str) and text for text in (row.id, row.source)):
+            raise ValueError("id and source must be text")
+        for message, parts in zip(row.messages, check(row.messages), strict=True):
+            for part in parts:
+                kind = part["type"]
+                if kind not in MEDIA_KINDS:
+                    continue
+                if message["role"] == "assistant" and not isinstance(part.get("caption"), str):
+                    raise ValueError(f"the assistant's {kind} needs a text under 'caption'")
+                if kind in part and not isinstance(part[kind], str):
+                    raise ValueError(
+                        f"{kind} must be a path below the manifest, found {part[kind]!r:.80}"
+                    )
+    except ValueError as error:
+        raise DataError(f"row {row.id!r}: {error}") from error
+    return row
 
 
 def captioned_row(name: str, source: str, kind: str, path: str, caption: str) -> Row:

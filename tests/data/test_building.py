@@ -18,6 +18,7 @@ from PIL import Image
 from anytoany_lib.data import building
 from anytoany_lib.data.building import build
 from anytoany_lib.data.formats.json_files import json_records
+from anytoany_lib.data.manifest_files import GROUP_ROWS
 from anytoany_lib.data.manifests import (
     SPLITS,
     dataset_fingerprint,
@@ -25,7 +26,6 @@ from anytoany_lib.data.manifests import (
     splits_in,
     write_manifest,
 )
-from anytoany_lib.data.records import GROUP_ROWS
 from anytoany_lib.data.reports import Histogram, Measured, Report
 from anytoany_lib.data.rows import DataError, Row, media_path
 from anytoany_lib.data.wording import DESCRIBE, PRODUCE, as_comprehension, as_generation

@@ -17,8 +17,8 @@ from anytoany_lib.data import building
 from anytoany_lib.data.building import build
 from anytoany_lib.data.formats import json_files
 from anytoany_lib.data.formats.json_files import NoRecords, json_members, json_records
+from anytoany_lib.data.manifest_files import RowWriter, StoredRow, catalogue_of, notes_in
 from anytoany_lib.data.manifests import read_manifest, splits_in, write_manifest
-from anytoany_lib.data.records import Record, RecordWriter, catalogue_of, notes_in
 from anytoany_lib.data.reports import MOST_REASONS, OTHER_REASONS, Report
 from anytoany_lib.data.rows import DataError, Row
 from anytoany_lib.media.file_types import SUFFIXES
@@ -334,8 +334,8 @@ def test_notes_that_unpack_without_end_are_not_unpacked(tmp_path: Path):
 @pytest.mark.parametrize("meta", ["[]", "3", "[" * 100_000, '{"caption": 1e400}'])
 def test_texts_that_are_no_meta_are_named(tmp_path: Path, meta: str):
     messages = json.dumps(some_rows(1)[0].messages)
-    with RecordWriter(tmp_path / "train.parquet") as writer:
-        writer.add(Record("a", "toy", messages, meta, False))
+    with RowWriter(tmp_path / "train.parquet") as writer:
+        writer.add(StoredRow("a", "toy", messages, meta, False))
     rows = read_manifest(tmp_path)
     if "1e400" in meta:
         assert rows[0].meta["caption"] == float("inf")

@@ -13,8 +13,8 @@ from odd_json import variants
 from PIL import Image
 
 from anytoany_lib.chat.session import CONVERSATION, Session
+from anytoany_lib.data.manifest_files import SCHEMA
 from anytoany_lib.data.manifests import read_manifest
-from anytoany_lib.data.records import SCHEMA
 from anytoany_lib.model import AnyToAny
 
 

@@ -1,4 +1,4 @@
-"""Rows as a manifest's file holds them: four texts a row, and notes in the file's footer.
+"""A manifest's parquet file: four texts a row, and notes in the file's footer.
 
 The notes say what only reading everything would say otherwise: a digest of all rows, and of each row its source and whether
 it is a captioned medium. They also say where the rows end in the file, by which notes that were copied along with other rows
@@ -21,9 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from anytoany_lib.data.rows import DataError, Row
-from anytoany_lib.messages import check
-from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.data.rows import DataError, Row, check_row
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "messages", "meta")])
 # What one random access decodes; each group takes some KB while a file is written.
@@ -32,7 +30,7 @@ _NOTES = b"anytoany"
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True)
 
 
-class Record(NamedTuple):
+class StoredRow(NamedTuple):
     """A row as texts, `messages` and `meta` JSON, and whether it is a captioned medium."""
 
     id: str
@@ -42,36 +40,15 @@ class Record(NamedTuple):
     captioned: bool
 
 
-def record_of(row: Row) -> Record:
-    """A checked row as its record. DataError if the row breaks the contract or is not JSON in UTF-8."""
+def stored_row(row: Row) -> StoredRow:
+    """A checked row as it is stored. DataError if the row breaks the contract or is not JSON in UTF-8."""
     check_row(row)
     try:
         texts = (row.id, row.source, _JSON.encode(row.messages), _JSON.encode(row.meta))
         "".join(texts).encode()
     except (TypeError, ValueError) as error:
         raise DataError(f"row {row.id!r}: not JSON: {error}") from error
-    return Record(*texts, "caption" in row.meta)
-
-
-def check_row(row: Row) -> Row:
-    """`row` itself; DataError unless its messages follow the contract and its media are relative paths."""
-    try:
-        if not all(isinstance(text, str) and text for text in (row.id, row.source)):
-            raise ValueError("id and source must be text")
-        for message, parts in zip(row.messages, check(row.messages), strict=True):
-            for part in parts:
-                kind = part["type"]
-                if kind not in MEDIA_KINDS:
-                    continue
-                if message["role"] == "assistant" and not isinstance(part.get("caption"), str):
-                    raise ValueError(f"the assistant's {kind} needs a text under 'caption'")
-                if kind in part and not isinstance(part[kind], str):
-                    raise ValueError(
-                        f"{kind} must be a path below the manifest, found {part[kind]!r:.80}"
-                    )
-    except ValueError as error:
-        raise DataError(f"row {row.id!r}: {error}") from error
-    return row
+    return StoredRow(*texts, "caption" in row.meta)
 
 
 @dataclass(frozen=True)
@@ -95,7 +72,7 @@ class Catalogue:
 
 
 class Tally:
-    """Makes the notes of a file, and so its catalogue, from its records in order; its memory does not grow with them."""
+    """Makes the notes of a file, and so its catalogue, from its rows in order; its memory does not grow with them."""
 
     def __init__(self) -> None:
         self._digest = hashlib.blake2b(digest_size=16)
@@ -103,14 +80,14 @@ class Tally:
         # Rows of a source stand together, so that their numbers shrink to almost nothing.
         self._packer, self._packed = zlib.compressobj(), bytearray()
 
-    def add(self, records: Sequence[Record]) -> None:
-        """Counts some more records."""
+    def add(self, rows: Sequence[StoredRow]) -> None:
+        """Counts some more rows."""
         texts = []
-        for name, source, messages, meta, _ in records:
+        for name, source, messages, meta, _ in rows:
             texts.append(f"{len(name)} {len(source)} {len(messages)} {len(meta)} ")
             texts += (name, source, messages, meta)
         self._digest.update("".join(texts).encode())
-        kinds = ((record.source, record.captioned) for record in records)
+        kinds = ((row.source, row.captioned) for row in rows)
         numbers = [self._kinds.setdefault(kind, len(self._kinds)) for kind in kinds]
         self._packed += self._packer.compress(np.array(numbers, dtype="<u4").tobytes())
 
@@ -140,12 +117,12 @@ def catalogue_of(notes: dict[str, Any], rows: int) -> Catalogue | None:
     return Catalogue(kinds, numbers, digest) if known and fits and named else None
 
 
-class RecordWriter:
-    """Streams records into a parquet file with its notes; use it in a `with`. `rows` counts them."""
+class RowWriter:
+    """Streams rows into a manifest's parquet file, its notes last; use it in a `with`. `rows` counts them."""
 
     def __init__(self, path: Path):
         self.rows = 0
-        self._group: list[Record] = []
+        self._group: list[StoredRow] = []
         self._tally = Tally()
         self._file = pa.OSFile(str(path), "wb")
         # Of long texts, dictionaries and smallest and largest values only make the file larger.
@@ -157,10 +134,10 @@ class RecordWriter:
             write_statistics=False,
         )
 
-    def add(self, record: Record) -> None:
-        """Writes one more record."""
+    def add(self, row: StoredRow) -> None:
+        """Writes one more row."""
         self.rows += 1
-        self._group.append(record)
+        self._group.append(row)
         if len(self._group) == GROUP_ROWS:
             self._flush()
 
@@ -171,7 +148,7 @@ class RecordWriter:
         self._tally.add(self._group)
         self._group = []
 
-    def __enter__(self) -> RecordWriter:
+    def __enter__(self) -> RowWriter:
         return self
 
     def __exit__(self, failure, *_) -> None:
