@@ -52,7 +52,7 @@ from anytoany_lib.system.remote import is_url, local, published
 
 MEDIA_FOLDER = "media"
 SEGMENTS = "segments"  # of scratch: where the cut ones lie until they are placed
-# Kept rows until the splits are drawn: the row as it is stored, and of its first medium the number of its source and its rank there.
+# Kept rows until the splits are drawn: as they are stored, with the number of their first medium's source and its rank there.
 _SPOOL = pa.schema(
     [*SCHEMA, ("captioned", pa.bool_()), ("number", pa.int32()), ("rank", pa.int64())]
 )

@@ -1,7 +1,7 @@
 """Media files in and out: pictures, sounds and clips, as they come from anywhere.
 
 Begin with `media_files`, which notebooks use as `anytoany_lib.media`: load, check, convert, write. Behind it stand the
-kinds (`pictures`, `sounds`, `clips`, `animations`), what they share (`containers`) and the table of `file_types`.
+kinds (`pictures`, `sounds`, `clips`), what they share (`containers`) and the table of `file_types`.
 """
 
 from anytoany_lib.media.containers import MediaError

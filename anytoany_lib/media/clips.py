@@ -1,6 +1,7 @@
-"""Decodes and encodes clips by FFmpeg: of a film only the frames that are asked for are held.
+"""Decodes and encodes clips by FFmpeg, and animated WebP, PNG and AVIF files by Pillow (FFmpeg reads GIF).
 
-In come paths, out come uint8 frames (T, H, W, 3). Animations that FFmpeg does not read go to `animations`.
+In come paths, out come uint8 frames (T, H, W, 3); only the frames that are asked for are held. Of an animation a first pass
+asks how long each picture is shown, a second keeps those that are asked for: one picture at a time is decoded.
 """
 
 import io
@@ -13,7 +14,6 @@ import av
 import numpy as np
 from PIL import Image
 
-from anytoany_lib.media import animations
 from anytoany_lib.media.containers import (
     MediaError,
     check_pixels,
@@ -22,16 +22,19 @@ from anytoany_lib.media.containers import (
     stream_of,
     stream_span,
 )
+from anytoany_lib.media.pictures import on_white, with_picture
 
 SEEK_SECONDS = 10.0  # about one group of pictures: nearer than that, decoding on beats a seek
 MAX_RATE = 240.0  # frames a second
 STRANGEST_PIXEL = 8.0  # times as wide as high, or the other way
+_SHOWN = 100  # milliseconds of an animation's picture that does not say, as browsers have it
+_ANIMATIONS = ("WEBP", "PNG", "AVIF")
 
 
 def video_header(path: Path) -> tuple[float, int, int]:
     """(seconds, width, height) of a clip without decoding it, the size before any turning; bounded as `check_pixels` says."""
-    if animations.is_one(path):
-        return animations.header(path)
+    if _is_animation(path):
+        return _animation_header(path)
     with open_container(path) as container:
         stream = stream_of(container, "video", path)
         width, height = stream.width, stream.height
@@ -43,8 +46,8 @@ def decode_video(
     path: Path, num_frames: int | None, max_seconds: float | None, short_side: int | None
 ) -> tuple[np.ndarray, float]:
     """What `media_files.load_video` gives; the decoder's own errors come through."""
-    if animations.is_one(path):
-        return animations.decode(path, num_frames, max_seconds, short_side)
+    if _is_animation(path):
+        return _decode_animation(path, num_frames, max_seconds, short_side)
     begin, span = stream_span(path, "video")
     span = span if max_seconds is None else min(span, max_seconds)
     with open_container(path) as container:
@@ -78,9 +81,15 @@ def _frame_size(stream: Any, short_side: int | None, path: Path) -> tuple[int, i
     aspect = float(stream.sample_aspect_ratio or 1)
     if not 1 / STRANGEST_PIXEL <= aspect <= STRANGEST_PIXEL:
         aspect = 1.0  # no camera has such pixels: the number is damaged
-    size = animations.shrunk(stream.width * aspect, stream.height, short_side)
+    size = _shrunk(stream.width * aspect, stream.height, short_side)
     check_pixels(*size, path)
     return size
+
+
+def _shrunk(width: float, height: float, short_side: int | None) -> tuple[int, int]:
+    """(width, height) with a short side of at most `short_side`."""
+    scale = 1.0 if short_side is None else min(1.0, short_side / min(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _timed_frames(container: Any, stream: Any, begin: float) -> Iterator[tuple[float, Any]]:
@@ -95,7 +104,7 @@ def _pixels(frame: Any, size: tuple[int, int]) -> np.ndarray:
     if any(component.is_alpha for component in frame.format.components):
         seen = frame.to_ndarray(format="rgba")
         if seen[..., 3].min() < 255:
-            picture = animations.on_white(Image.fromarray(seen)).resize(size)
+            picture = on_white(Image.fromarray(seen)).resize(size)
             return np.ascontiguousarray(np.rot90(np.asarray(picture), round(frame.rotation / 90)))
     array = frame.to_ndarray(format="rgb24", **told)
     return np.ascontiguousarray(np.rot90(array, round(frame.rotation / 90)))
@@ -181,3 +190,80 @@ def encode_video(target: io.BytesIO | Path, frames: np.ndarray, fps: float, opti
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
+
+
+# --- animations ---
+
+
+def _is_animation(path: Path) -> bool:
+    """Whether Pillow reads a file's form as an animation; it may hold one picture only."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    webp = head[:4] == b"RIFF" and head[8:] == b"WEBP"
+    avif = head[4:8] == b"ftyp" and head[8:] in (b"avif", b"avis")
+    return webp or avif or head[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def _animation_header(path: Path) -> tuple[float, int, int]:
+    """(seconds, width, height) of an animation."""
+    return with_picture(
+        path, _ANIMATIONS, lambda image: (_ends(image, None, path)[-1], *image.size)
+    )
+
+
+def _decode_animation(
+    path: Path, num_frames: int | None, max_seconds: float | None, short_side: int | None
+) -> tuple[np.ndarray, float]:
+    """Frames (T, H, W, 3) uint8 and frames a second, as `decode_video` gives them."""
+    return with_picture(
+        path,
+        _ANIMATIONS,
+        lambda image: _animation_frames(image, num_frames, max_seconds, short_side, path),
+    )
+
+
+def _animation_frames(
+    image: Image.Image,
+    num_frames: int | None,
+    max_seconds: float | None,
+    short_side: int | None,
+    path: Path,
+) -> tuple[np.ndarray, float]:
+    size = _shrunk(*image.size, short_side)
+    ends = _ends(image, max_seconds, path)
+    span = ends[-1] if max_seconds is None else min(ends[-1], max_seconds)
+    wanted = np.arange(len(ends))
+    if num_frames is not None:
+        times = (np.arange(num_frames) + 0.5) / num_frames * span
+        wanted = np.minimum(np.searchsorted(ends, times, side="right"), len(ends) - 1)
+    check_video_bytes(len(wanted), size[1], size[0], path)
+    frames: list[np.ndarray] = []
+    first = _first_shown(image)
+    for number in range(wanted[-1] + 1):
+        image.seek(first + number)
+        image.load()  # each picture is laid over the one before
+        if times_shown := int((wanted == number).sum()):
+            frames += [np.asarray(on_white(image).resize(size))] * times_shown
+    return np.stack(frames), len(frames) / span
+
+
+def _first_shown(image: Image.Image) -> int:
+    """Where the animation begins: a PNG may hold a picture before it, for those who cannot play it."""
+    return int(bool(image.info.get("default_image")))
+
+
+def _ends(image: Image.Image, max_seconds: float | None, path: Path) -> list[float]:
+    """The second at which each picture ends, of those that begin before `max_seconds`."""
+    check_pixels(*image.size, path)
+    ends = [0.0]  # in milliseconds, which add up exactly
+    first = _first_shown(image)
+    for number in range(first, getattr(image, "n_frames", 1)):
+        if len(ends) > 1 and max_seconds is not None and ends[-1] >= 1000 * max_seconds:
+            break
+        image.seek(number)
+        image.load()
+        shown = image.info.get("duration") or _SHOWN
+        ends.append(ends[-1] + (shown if 0 < shown < 1e9 else _SHOWN))
+    if (len(ends) == 2 and max_seconds is None) or len(ends) == 1:
+        raise MediaError("too short", "one frame only, a video has at least two", path)
+    return [end / 1000 for end in ends[1:]]

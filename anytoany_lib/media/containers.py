@@ -1,7 +1,7 @@
 """Opens media files and containers for `media`: bounds, errors, and how long what is in them lasts.
 
 Whatever cannot be used raises a `MediaError`, which carries the path and a reason word that a data report can count.
-`sounds`, `clips` and `animations` decode what is opened here.
+`sounds` and `clips` decode what is opened here.
 """
 
 import itertools

@@ -16,8 +16,7 @@ import soundfile
 import soxr
 from PIL import Image, UnidentifiedImageError
 
-from anytoany_lib.media import mixing, orientation, sounds
-from anytoany_lib.media.animations import on_white
+from anytoany_lib.media import sounds
 from anytoany_lib.media.clips import decode_video, encode_video
 from anytoany_lib.media.containers import (
     ROOM,
@@ -29,8 +28,9 @@ from anytoany_lib.media.containers import (
     existing_file,
     track_kind,
 )
+from anytoany_lib.media.downmixing import downmix
 from anytoany_lib.media.file_types import SUFFIXES as SUFFIXES
-from anytoany_lib.media.pictures import with_picture
+from anytoany_lib.media.pictures import on_white, upright, with_picture
 from anytoany_lib.modalities import MEDIA_KINDS
 from anytoany_lib.system.files import appearing_file
 
@@ -154,7 +154,7 @@ def as_audio(
     if int(media[1]) <= 0:
         raise MediaError("wrong form", f"the sampling rate must be above 0, not {media[1]}")
     samples = _by_channel(_array(media[0], "samples"))
-    return _finished(mixing.mixed(lambda: iter([samples])), int(media[1]), rate, None)
+    return _finished(downmix(lambda: iter([samples])), int(media[1]), rate, None)
 
 
 def as_video(
@@ -239,7 +239,7 @@ def content_key(kind: str, media: Any) -> str:
 
 def _rgb(image: Image.Image, path: Path | None) -> Image.Image:
     short = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG"))
-    image = orientation.upright(image)
+    image = upright(image)
     # PIL's own conversion clips 16-bit values at 255 instead of scaling them.
     if short:
         image = _of_16_bits(np.asarray(image), image.info.get("transparency"))

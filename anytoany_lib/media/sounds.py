@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 
 from anytoany_lib.media.containers import MediaError, open_container, stream_of, stream_seconds
-from anytoany_lib.media.mixing import mixed
+from anytoany_lib.media.downmixing import downmix
 
 MAX_SAMPLES = 600 * 192_000  # of one channel: 460 MB
 _BLOCK = 2**19  # samples of all channels together
@@ -77,7 +77,7 @@ def _by_libsndfile(path: Path, max_seconds: float) -> tuple[np.ndarray, int, boo
                 yield block
                 left -= len(block)
 
-    return mixed(blocks), rate, packed
+    return downmix(blocks), rate, packed
 
 
 def _by_ffmpeg(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
@@ -109,7 +109,7 @@ def _decoded(path: Path, max_seconds: float, options: dict[str, str]) -> tuple[n
                 if read >= left:
                     return
 
-    return mixed(lambda: _gathered(blocks())), rate
+    return downmix(lambda: _gathered(blocks())), rate
 
 
 def _gathered(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -19,7 +19,7 @@ from PIL import Image, features
 from anytoany_lib.data.inspection import inspect
 from anytoany_lib.encoders import imagebind_inputs
 from anytoany_lib.encoders.imagebind_inputs import HUGE, prepare_image, prepare_video
-from anytoany_lib.media import containers, file_types, media_files, orientation, sounds
+from anytoany_lib.media import containers, file_types, media_files, pictures, sounds
 from anytoany_lib.media.containers import MediaError
 from anytoany_lib.media.file_types import SUFFIXES
 
@@ -241,9 +241,9 @@ def test_what_is_clear_in_an_animation_is_white(tmp_path, suffix):
 def test_an_orientation_that_is_none_leaves_the_picture_as_it_is(value, kind):
     entry = struct.pack("<HHIHH", 0x0112, kind, 1, value, 0)
     exif = b"II*\0\x08\0\0\0" + struct.pack("<H", 1) + entry + bytes(4)
-    assert orientation.in_exif(exif) is None
+    assert pictures.orientation_in_exif(exif) is None
     for cut in range(len(exif)):
-        assert orientation.in_exif(exif[:cut]) is None
+        assert pictures.orientation_in_exif(exif[:cut]) is None
 
 
 def test_wrong_exif_beside_a_right_orientation(tmp_path):

@@ -1,4 +1,4 @@
-"""Mixes the channels of a sound into one, so that nothing that can be heard cancels.
+"""Downmixing: the channels of a sound become one, so that nothing that can be heard cancels.
 
 Blocks of samples (N, C) go in, as often as they are asked for, and mono (N,) comes out: the mean of the channels, unless
 some band is lost in it. Channels of opposite sign, as a wrongly wired cable gives, would otherwise become silence.
@@ -16,13 +16,12 @@ from anytoany_lib.media.containers import MediaError
 Blocks = Callable[[], Iterator[np.ndarray]]
 
 _WINDOW = 2048
-_LOST = (
-    0.003  # of a band's power, -25 dB: less remains only of channels that are each other's negative
-)
+# Of a band's power, -25 dB: less remains only of channels that are each other's negative.
+_LOST = 0.003
 _SHARE = 0.01  # of the whole power, -20 dB: what is lost below that is not heard beside the rest
 
 
-def mixed(blocks: Blocks) -> np.ndarray:
+def downmix(blocks: Blocks) -> np.ndarray:
     """Mono (N,) of the float32 blocks (n, C); they are asked for again if their mean loses something.
 
     MediaError "unreadable" if a sample is not a number.
