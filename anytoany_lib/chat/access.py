@@ -260,10 +260,10 @@ def run_named(name: str | None) -> Path:
     run = local(name) if name else newest_run("tiny")
     run = run or resolve("ckpt/runs")  # of which it is said what is missing, and how to make it
     profile = profile_of(read_record(run), run)
-    if absent := fetching.missing(profile):
+    if absent := fetching.missing_models(profile):
         said = "; ".join(
             f"{what} in {folder}: {how_to_get(what, folder)}" for what, folder in absent.items()
         )
         raise FileNotFoundError(f"{run} needs models that are not there: {said}")
-    fetching.verify(profile)
+    fetching.verify_models(profile)
     return run

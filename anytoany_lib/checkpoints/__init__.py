@@ -3,15 +3,21 @@
 `nextgpt` takes over the weights that NExT-GPT published, and writes them.
 """
 
-from anytoany_lib.checkpoints.fetching import disk_use, fetch, missing, plan, verify
+from anytoany_lib.checkpoints.fetching import (
+    disk_use,
+    fetch,
+    fetch_plan,
+    missing_models,
+    verify_models,
+)
 from anytoany_lib.checkpoints.nextgpt import export_nextgpt, import_nextgpt
 
 __all__ = [
     "disk_use",
     "export_nextgpt",
     "fetch",
+    "fetch_plan",
     "import_nextgpt",
-    "missing",
-    "plan",
-    "verify",
+    "missing_models",
+    "verify_models",
 ]

@@ -29,7 +29,15 @@ from anytoany_lib.gates import sources
 from anytoany_lib.system import terminal
 from anytoany_lib.system.files import write_file
 
-__all__ = ["disk_use", "export_nextgpt", "fetch", "import_nextgpt", "missing", "plan", "verify"]
+__all__ = [
+    "disk_use",
+    "export_nextgpt",
+    "fetch",
+    "fetch_plan",
+    "import_nextgpt",
+    "missing_models",
+    "verify_models",
+]
 _ASKED = 5.0  # seconds that a plan waits for a hub
 
 
@@ -43,7 +51,7 @@ def _needed(profile: Profile) -> dict[str, tuple[str, str, Source | None]]:
     }
 
 
-def missing(profile: Profile) -> dict[str, str]:
+def missing_models(profile: Profile) -> dict[str, str]:
     """Which frozen models of a profile are not on disk: {what: folder}."""
     return {
         what: folder
@@ -52,12 +60,12 @@ def missing(profile: Profile) -> dict[str, str]:
     }
 
 
-def plan(profile: Profile) -> list[dict[str, Any]]:
+def fetch_plan(profile: Profile) -> list[dict[str, Any]]:
     """One row for each frozen model: where it is or goes, from where, how large, on what terms.
 
     What is to be fetched is asked of the hub, to the byte; where that cannot be reached, the profile says about how much.
     """
-    absent = missing(profile)
+    absent = missing_models(profile)
     rows, reached = [], True
     for what, (folder, _, source) in _needed(profile).items():
         size: float | None = None
@@ -100,7 +108,7 @@ def _asked(source: Source, unused: tuple[str, ...]) -> tuple[int | None, int | N
             found = hub.listing(repository, revision, _ASKED)
             with tempfile.TemporaryDirectory() as scratch:
                 names = hub.needed(found, Path(scratch), unused)
-            size, count = size + hub.bytes_of(found, names), count + len(names)
+            size, count = size + hub.total_bytes(found, names), count + len(names)
         return size, count, True
     except ConnectionError:
         return None, None, False
@@ -134,7 +142,7 @@ def fetch(profile: Profile, trusted: bool = False) -> dict[str, Path]:
         if lacks and source and source.hub and not source.difference_to:
             sources.check(profile, what, source, path, trusted)
             hub.mend(path)
-    for what in missing(profile):
+    for what in missing_models(profile):
         folder, _, source = needed[what]
         if source is None:
             raise FileNotFoundError(
@@ -144,7 +152,7 @@ def fetch(profile: Profile, trusted: bool = False) -> dict[str, Path]:
         sources.check(profile, what, source, resolve(folder), trusted)
         fetched[what] = resolve(folder)
         _get(profile, what, source, fetched[what])
-    verify(profile)
+    verify_models(profile)
     return fetched
 
 
@@ -198,7 +206,7 @@ def _beside(repository: str, target: Path) -> Path:
     return named if named.is_dir() else target.parent / repository.rpartition("/")[2]
 
 
-def verify(profile: Profile) -> None:
+def verify_models(profile: Profile) -> None:
     """Looks at every file that is there, but for the numbers in weights. ValueError names those that are not right."""
     broken: list[str] = []
     for what, (folder, _, _) in _needed(profile).items():
@@ -242,6 +250,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     profile = Profile.load(given.profile)
-    print(terminal.table(plan(profile)))
+    print(terminal.table(fetch_plan(profile)))
     fetched = fetch(profile, given.trust)
     print("fetched:", ", ".join(fetched) or "nothing, all was there")

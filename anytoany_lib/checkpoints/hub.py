@@ -38,7 +38,6 @@ _CONFIGS = ("config.json", "_config.json")
 _STEM = r"(?:diffusion_pytorch_model|pytorch_model|model)"
 _WEIGHTS = re.compile(_STEM + r"(?:-\d+(?:-of-\d+)?)?\.(safetensors|bin)")
 _VARIANT = re.compile(_STEM + r"\.(\w+)(?:-\d+(?:-of-\d+)?)?\.(?:safetensors|bin)")
-_CHUNK = 2**24
 # OSError, and the error class of whichever HTTP library the hub client uses.
 _HUB_ERRORS: tuple[Any, ...] = HfHubHTTPError.__bases__
 
@@ -158,8 +157,8 @@ def is_weights(name: str) -> bool:
     return _WEIGHTS.fullmatch(name.rpartition("/")[2]) is not None
 
 
-def bytes_of(found: Listing, names: Sequence[str]) -> int:
-    """Of files together, as the hub says."""
+def total_bytes(found: Listing, names: Sequence[str]) -> int:
+    """Bytes of files together, as the hub says."""
     return sum(found.files[name].size or 0 for name in names)
 
 
@@ -188,7 +187,7 @@ class Arrival:
     def lacking(self) -> int:
         """Bytes that are still to come."""
         there = sum(file.stat().st_size for file in self.work.rglob("*") if file.is_file())
-        return max(0, bytes_of(self._found, self._names) - there)
+        return max(0, total_bytes(self._found, self._names) - there)
 
     def finish(self) -> None:
         """Fetches the weights, compares them and gives the folder its name."""
@@ -260,12 +259,9 @@ def _difference(file: Path, said: HubFile) -> str | None:
 
 
 def sha256_of(file: Path) -> str:
-    """Of a file's bytes."""
-    digest = hashlib.sha256()
+    """The SHA-256 of a file's bytes, as hex digits."""
     with file.open("rb") as opened:
-        while chunk := opened.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _git_id(file: Path) -> str:
@@ -294,7 +290,7 @@ def _explained(repository: str, revision: str | None) -> Iterator[None]:
     except GatedRepoError as error:
         raise PermissionError(
             f"{repository} is gated: its licence is to be accepted on https://huggingface.co/{repository} by the account "
-            f"that is logged in here (`hf auth login`). The hub says: {_first(error)}"
+            f"that is logged in here (`hf auth login`). The hub says: {first_line(error)}"
         ) from error
     except RevisionNotFoundError as error:
         raise FileNotFoundError(
@@ -305,7 +301,7 @@ def _explained(repository: str, revision: str | None) -> Iterator[None]:
         if isinstance(error, LocalEntryNotFoundError):
             raise ConnectionError(_unreachable(at, error)) from error
         raise FileNotFoundError(
-            f"{at} has lost a file that was in its list a moment ago: fetch again ({_first(error)})"
+            f"{at} has lost a file that was in its list a moment ago: fetch again ({first_line(error)})"
         ) from error
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
@@ -321,37 +317,38 @@ def _explained(repository: str, revision: str | None) -> Iterator[None]:
         if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
             raise PermissionError(
                 f"{at} may not be read from here: log in with an account that may (`hf auth login`). The hub says: "
-                f"{_first(error)}"
+                f"{first_line(error)}"
             ) from error
         raise ConnectionError(_unreachable(at, error)) from error
 
 
 def _unreachable(at: str, error: Exception) -> str:
     return (
-        f"{at} could not be fetched ({_first(error)}); connect to the hub (a gated model needs `hf auth login`) "
+        f"{at} could not be fetched ({first_line(error)}); connect to the hub (a gated model needs `hf auth login`) "
         "and go on where it stopped, or put the model into its folder yourself"
     )
 
 
-def _first(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, without the pages that follow; its class if it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def absent_of(folder: Path) -> list[str]:
     """Files that were fetched into a folder and are no longer there."""
+    return [name for name in _fetched_files(folder) if not (folder / name).is_file()]
+
+
+def _fetched_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the hub said of each file that was fetched into a folder; nothing of one that was put there by hand."""
     file = folder / MANIFEST
-    if not file.is_file():
-        return []
-    return [name for name in read_json(file)["files"] if not (folder / name).is_file()]
+    return read_json(file)["files"] if file.is_file() else {}
 
 
 def changed_of(folder: Path) -> list[str]:
     """A sentence for each fetched weights or vocabulary file whose size is another today."""
-    file = folder / MANIFEST
-    if not file.is_file():
-        return []
     said = []
-    for name, facts in read_json(file)["files"].items():
+    for name, facts in _fetched_files(folder).items():
         here, plain = folder / name, name.endswith("config.json") or name.endswith(".jinja")
         if plain or not here.is_file() or facts["size"] in (None, here.stat().st_size):
             continue  # settings may be changed by hand

@@ -23,7 +23,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from anytoany_lib.checkpoints.hub import INDEX, is_weights
+from anytoany_lib.checkpoints.hub import INDEX, first_line, is_weights
 from anytoany_lib.encoders.imagebind import expected_shapes
 from anytoany_lib.gates.foreign_code import LOCAL
 
@@ -140,8 +140,7 @@ def _tokenizer(folder: Path, rows: int | None) -> list[str]:
         tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
         again = tokenizer.decode(tokenizer("a bell rings", add_special_tokens=False).input_ids)
     except Exception as error:  # what a tokenizer raises has no common class
-        text = str(error).strip().split("\n")[0]
-        return [f"{folder}: no tokenizer can be made of {', '.join(there)} ({text})"]
+        return [f"{folder}: no tokenizer can be made of {', '.join(there)} ({first_line(error)})"]
     if rows is not None and len(tokenizer) > rows:
         said.append(
             f"{folder}: its tokenizer ({', '.join(there)}) knows {len(tokenizer):,} words, the embedding has {rows:,} rows: "
@@ -282,7 +281,7 @@ def _pickled_head(file: Path) -> tuple[str | None, Shapes]:
     try:
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        text = str(error).strip().splitlines()[0]
+        text = first_line(error)
         return (
             f"{file} holds more than tensors, or is damaged; nothing in it was executed ({text[:200]})",
             {},

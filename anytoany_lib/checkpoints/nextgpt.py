@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from anytoany_lib.checkpoints.hub import first_line
 from anytoany_lib.config import Profile, portable, resolve
 from anytoany_lib.gates.foreign_code import LOCAL, without_code
 from anytoany_lib.llm import lora_config
@@ -60,7 +61,7 @@ def read_file(file: str | Path) -> Tensors:
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"{file} ({file.stat().st_size:,} bytes) cannot be read as weights: it is cut, or holds more than tensors. "
-            f"Fetch it again and compare its size. ({str(error).splitlines()[0]})"
+            f"Fetch it again and compare its size. ({first_line(error)})"
         ) from error
     odd = (
         [k for k, v in tensors.items() if not isinstance(v, torch.Tensor)]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anytoany_lib.checkpoints.fetching import missing
+from anytoany_lib.checkpoints.fetching import missing_models
 from anytoany_lib.config import Profile, Source
 from anytoany_lib.memory import planning
 
@@ -37,7 +37,7 @@ def _fetched(source: Source | None) -> int:
 
 def needed(profile: Profile, on_card: bool = True) -> Room:
     """What a profile takes, of models that are not there yet. Without a card everything is host memory."""
-    absent = missing(profile)
+    absent = missing_models(profile)
     sources = {"llm": profile.llm.source, "encoder": profile.encoder.source}
     sources |= {kind: decoder.source for kind, decoder in profile.decoders.items()}
     kept = sum(_fetched(source) for what, source in sources.items() if what in absent)

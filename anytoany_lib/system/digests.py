@@ -13,13 +13,18 @@ from anytoany_lib.config import home
 from anytoany_lib.system.files import read_json, write_file
 
 MEMORY = "data/.digests.json"
-_BLOCK = 2**24
 _KEPT = 5000  # files, the newest of those that were read
 _KNOWN: dict[str, str] = {}
 
 
+def read_digest(file: Path) -> str:
+    """32 hex digits of all bytes of a file, which are read now, a little at a time. OSError if it cannot be read."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
 def digest_of(file: Path) -> str:
-    """32 hex digits of all bytes of a file. OSError if it cannot be read."""
+    """The same as `read_digest`, remembered as long as the file's size and times are the same."""
     path = file.resolve()
     found = path.stat()
     # The time a name was last given to it too: whoever sets a file's time back changes that one.
@@ -27,11 +32,7 @@ def digest_of(file: Path) -> str:
     if key not in _KNOWN:
         _KNOWN.update(_read())
     if key not in _KNOWN:
-        digest = hashlib.blake2b(digest_size=16)
-        with path.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
-        _KNOWN[key] = digest.hexdigest()
+        _KNOWN[key] = read_digest(path)
         _write()
     return _KNOWN[key]
 

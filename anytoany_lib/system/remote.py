@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from anytoany_lib.config import home, portable, resolve
 from anytoany_lib.system import terminal
+from anytoany_lib.system.digests import read_digest
 from anytoany_lib.system.files import alone, appearing_file, read_json, write_file
 from anytoany_lib.system.prefetch import in_order
 from anytoany_lib.system.urls import check_url, opened_by, remembered, without_secrets
@@ -36,7 +37,6 @@ from anytoany_lib.system.urls import check_url, opened_by, remembered, without_s
 INDEX, OBJECTS, MIRRORS = "anytoany.json", "objects", "data/.remote"
 # What drivers call the mark that tells the contents of an object from those it had before.
 _MARKS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created")
-_BLOCK = 2**24
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,9 @@ def _fetched(files: AbstractFileSystem, root: str, stored: Stored, path: Path) -
     with appearing_file(path) as beside:
         files.get_file(f"{root}/{stored.object}", str(beside))
         size = beside.stat().st_size
-        whole = size == stored.size and (not stored.by_digest or _digest(beside) == stored.version)
+        whole = size == stored.size and (
+            not stored.by_digest or read_digest(beside) == stored.version
+        )
         if not whole:
             raise OSError(
                 f"{root}/{stored.object}: expected {stored.size} bytes, version {stored.version}, found {size} bytes or other "
@@ -260,21 +262,13 @@ def _sent(
     """Uploads one file unless its contents are there; again if it was written to meanwhile."""
     path = folder / name
     while True:
-        version = _digest(path)
+        version = read_digest(path)
         seen = Seen.now(path, version)
         stored = Stored(f"{OBJECTS}/{version}/{name}", seen.size, version)
         if there.get(name) != stored:
             files.put_file(str(path), f"{root}/{stored.object}")
         if seen.fits(path):
             return stored, seen
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _replace(

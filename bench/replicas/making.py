@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from anytoany_lib.checkpoints.fetching import missing
+from anytoany_lib.checkpoints.fetching import missing_models
 from anytoany_lib.config import Profile
 
 from . import tables, words
@@ -205,7 +205,7 @@ def fill(
     What lies there already is taken as it is. `processes` write at once, as many as there are cores unless said.
     """
     scratch.mkdir(parents=True, exist_ok=True)
-    absent, changes = list(missing(profile)), {"decoders": dict(profile.decoders)}
+    absent, changes = list(missing_models(profile)), {"decoders": dict(profile.decoders)}
     files: list[File] = []
     for what in absent:
         repo = repository_of(what, profile)

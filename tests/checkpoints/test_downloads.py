@@ -294,7 +294,7 @@ def test_a_profile_with_a_difference_fetches_by_adding(
     llm = profile.llm.model_copy(update={"folder": str(folder), "source": source})
     wanted = profile.model_copy(update={"llm": llm})
     assert fetching.fetch(wanted, trusted=True) == {"llm": folder}
-    assert fetching.missing(wanted) == {}
+    assert fetching.missing_models(wanted) == {}
 
 
 @pytest.mark.parametrize(
@@ -313,12 +313,12 @@ def test_a_cut_file_is_found_before_it_is_loaded(
     (tmp_path / file).write_bytes(whole[: len(whole) - cut])
     encoder = profile.encoder.model_copy(update={"folder": str(tmp_path / "encoder")})
     with pytest.raises(ValueError, match=f"profile tiny: .*{message}.*fetch it again"):
-        fetching.verify(profile.model_copy(update={"encoder": encoder}))
-    fetching.verify(profile)
+        fetching.verify_models(profile.model_copy(update={"encoder": encoder}))
+    fetching.verify_models(profile)
 
 
 def test_the_plan_says_size_licence_and_place_of_everything():
-    rows = fetching.plan(Profile.load("nextgpt-7b"))
+    rows = fetching.fetch_plan(Profile.load("nextgpt-7b"))
     assert [row["model"] for row in rows] == ["llm", "encoder", "image", "audio", "video"]
     assert all(row["folder"] and row["from"] and row["licence"] for row in rows)
     assert all(row["gigabytes"] for row in rows)

@@ -75,7 +75,7 @@ def test_no_network_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_what_is_there_is_not_fetched_again(profile: Profile):
-    assert fetching.missing(profile) == {}
+    assert fetching.missing_models(profile) == {}
     assert fetching.fetch(profile) == {}
 
 

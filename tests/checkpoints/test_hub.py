@@ -318,7 +318,7 @@ def test_a_base_of_another_size_is_refused_before_any_weights(
 
 def test_a_profile_can_be_planned_without_a_hub(monkeypatch: pytest.MonkeyPatch):
     _point(monkeypatch, "http://127.0.0.1:9")
-    rows = fetching.plan(Profile.load("nextgpt-7b"))
+    rows = fetching.fetch_plan(Profile.load("nextgpt-7b"))
     assert [row["gigabytes"] for row in rows] == [27, 4.8, 5.5, 3.9, 3.7]
     assert all(row["files"] is None for row in rows)
 

@@ -127,8 +127,8 @@ def course(
 
 
 def test_notebook_01_fetched_all_of_it_from_the_hub(course: Course):
-    assert not fetching.missing(course.profile)
-    fetching.verify(course.profile)
+    assert not fetching.missing_models(course.profile)
+    fetching.verify_models(course.profile)
     shown = course.shown("01_checkpoints")
     assert "fetched: llm, encoder, image, audio, video" in shown
     assert "<audio controls" in shown and "<video controls" in shown

@@ -46,7 +46,7 @@ def test_a_file_is_read_once_by_all_processes(tmp_path: Path, monkeypatch):
     file = weights(tmp_path)
     before = digests.digest_of(file)
     monkeypatch.setattr(digests, "_KNOWN", {})  # as another process has it
-    monkeypatch.setattr(digests, "_BLOCK", None)  # with which nothing can be read
+    monkeypatch.setattr(digests, "read_digest", None)  # with which nothing can be read
     assert digests.digest_of(file) == before
     memory = tmp_path / digests.MEMORY
     assert oct(memory.stat().st_mode & 0o777) == "0o600"
