@@ -218,7 +218,7 @@ def _loop(
     shown = {"desc": f"stage {job.stage}", "initial": standing.step, "total": steps}
     with (
         standing.phases.phase("training"),
-        interrupts.noted(alone=ranks.world == 1) as interrupted,
+        interrupts.deferred(alone=ranks.world == 1) as interrupted,
         tqdm(**shown, disable=not ranks.first) as bar,
     ):
         while standing.step < steps:

@@ -83,7 +83,7 @@ class Chat(anywidget.AnyWidget):
         self._uploads = uploads.Uploads(self._look["limit"], served.quota_bytes if served else None)
         self._bubbles = [self._bubble(n) for n in range(len(self.session.messages))]
         self._actions = self._make_actions()
-        self._loop = interrupts.main_loop()
+        self._loop = interrupts.kernel_loop()
         super().__init__()
         _CHATS.add(self)
         self.on_msg(self._hear)
@@ -351,7 +351,7 @@ class Chat(anywidget.AnyWidget):
             work()
             return
         if self._loop is not None:
-            interrupts.passed_on(self._loop, _stop, _busy)
+            interrupts.forward(self._loop, _stop, _busy)
         threading.Thread(target=work, daemon=True).start()
 
     def _play(self, events: Events) -> None:
@@ -380,7 +380,7 @@ class Chat(anywidget.AnyWidget):
             reply.fail(RuntimeError(without_places(str(error))) if self._served else error)
             said = ("the last reply failed: Retry draws it anew", "problem")
         finally:
-            with interrupts.noted():  # one that comes now has nothing left to stop
+            with interrupts.deferred():  # one that comes now has nothing left to stop
                 events.close()
                 self._redraw(reply, number)
                 self._say(*said)

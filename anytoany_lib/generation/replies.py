@@ -27,7 +27,7 @@ from anytoany_lib.generation.events import (
 from anytoany_lib.generation.kv_cache import Memory
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import Encoded, Message, Part
-from anytoany_lib.system.background import Stopped, followed
+from anytoany_lib.system.background import Stopped, run_in_background
 from anytoany_lib.system.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:  # the model builds on this module
@@ -129,7 +129,9 @@ def _look(
         return
     if not model.loaded("encoder"):
         yield Loading("encoder")
-    yield from followed(model.worker, lambda report: model.embed_media(media, keys), stopping)
+    yield from run_in_background(
+        model.worker, lambda report: model.embed_media(media, keys), stopping
+    )
 
 
 def _make(
@@ -156,7 +158,7 @@ def _make(
         return model.render(part["type"], part["condition"][None], [seed], *how, *more)[0]
 
     try:
-        part.update((yield from followed(model.worker, work, stopping)))
+        part.update((yield from run_in_background(model.worker, work, stopping)))
     except Stopped:
         raise
     except Exception as error:

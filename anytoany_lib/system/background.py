@@ -1,4 +1,4 @@
-"""Slow work on a thread of its own, followed by a reader who may leave before it ends."""
+"""Slow work on a thread of its own, while the caller reads its reports and may leave before it ends."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _end(jobs: queue.SimpleQueue, thread: threading.Thread) -> None:
         thread.join(EXIT_SECONDS)
 
 
-def followed(
+def run_in_background(
     worker: Worker,
     work: Callable[[Callable[[Report], None]], Result],
     stopping: Callable[[], bool],

@@ -1,4 +1,4 @@
-"""Interrupts (Ctrl-C, a notebook's stop button): one that waits for a good moment, and one that ends what threads do."""
+"""Interrupts (Ctrl-C, a notebook's stop button), deferred to a good moment or forwarded to what other threads do."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _LOOK_SECONDS = 0.25
 
 
 @contextmanager
-def noted(alone: bool = True) -> Iterator[Callable[[], bool]]:
-    """While it lasts an interrupt only makes what is yielded true; `alone`, a second one is raised as ever.
+def deferred(alone: bool = True) -> Iterator[Callable[[], bool]]:
+    """While it lasts an interrupt only makes the yielded function return True; `alone`, a second one is raised as ever.
 
     Not `alone`: launchers pass on to their processes what the terminal has already told these.
     """
@@ -37,7 +37,7 @@ def noted(alone: bool = True) -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before or signal.default_int_handler)
 
 
-def main_loop() -> asyncio.AbstractEventLoop | None:
+def kernel_loop() -> asyncio.AbstractEventLoop | None:
     """The loop of a notebook's kernel; None in a script, whose main thread can be interrupted as it is."""
     try:
         return asyncio.get_running_loop()
@@ -45,10 +45,10 @@ def main_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def passed_on(
+def forward(
     loop: asyncio.AbstractEventLoop, stop: Callable[[], None], busy: Callable[[], bool]
 ) -> None:
-    """Has an interrupt call `stop` as long as other threads are `busy`: an idle kernel ignores it.
+    """Forwards interrupts to `stop` as long as other threads are `busy`; an idle kernel ignores them.
 
     The kernel sets a handler of its own while it handles a message and then restores the older one, so this looks again
     and again. `loop` is that of the main thread, which alone may set handlers.

@@ -1,4 +1,4 @@
-"""Several frozen models on one card: whoever is at work is on it, and the rest make room when it is full.
+"""Offloading: several frozen models take turns on one card, and idle ones move to host memory when it is full.
 
 They are loaded from disk once. On a CPU, or a card that holds them all, nothing is ever moved. Room is made before a work
 begins, by what it is known to take: a picture that fails in its autoencoder has cost all of its diffusion steps.
@@ -41,7 +41,7 @@ class Movable(Protocol):
 
 
 class Gauge(Protocol):
-    """What is to be known of a device's memory, in bytes."""
+    """What `Residence` asks of a device's memory, in bytes."""
 
     def free(self) -> int:
         """What can still be had."""
@@ -108,7 +108,7 @@ class Residence:
             torch.cuda.empty_cache()
 
     def leave(self) -> None:
-        """Sends all of them to host memory: somebody else needs the device, who is never moved."""
+        """Sends all of them to host memory, for work that needs the device and is never moved itself."""
         for name in list(self._there):
             self._send_home(name)
 

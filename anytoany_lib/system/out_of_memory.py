@@ -1,7 +1,7 @@
-"""A device that has no memory left: whether an error says so, and work done in smaller portions where it does.
+"""Out of memory: whether an error says so, and work that goes on in smaller portions where a device is full.
 
 torch's allocator raises OutOfMemoryError. cuBLAS and cuDNN take memory past it, and the driver takes some for a kernel's
-code: what they say comes as a plain RuntimeError.
+code: their errors are plain RuntimeErrors.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-_SAID = (
+_MESSAGES = (
     "out of memory",  # CUDA's runtime and driver, MPS, NCCL
     "_status_alloc_failed",  # cuBLAS, cuDNN, cuSOLVER, cuSPARSE
     "_allocation_failed",  # cuDNN 9, of host or device memory
@@ -30,7 +30,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError):
         return isinstance(error, MemoryError)
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or any(said in text for said in _SAID)
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        message in text for message in _MESSAGES
+    )
 
 
 class Portions:

@@ -1,8 +1,8 @@
 """Peak memory, of a process as a whole and of each phase of its work.
 
 The operating system keeps one peak a process, which only rises. A phase that stays below an earlier one's peak is therefore
-looked at every so often, and what is missed in between is short. Linux counts pages per CPU and adds them up now and then, so
-that what a look finds can be above the peak it keeps.
+looked at every so often, and a peak between two looks is missed. Linux counts pages per CPU and adds them up now and then, so
+that a look can find more than the peak that Linux keeps.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Phases:
 
 
 def begin_device_peak(device: torch.device) -> None:
-    """Sets a card's counter of the peak back for who measures a part of a phase; what it said still counts for the phase."""
+    """Sets a card's counter of the peak back before a part of a phase is measured; what it stood at still counts for the phase."""
     peak = torch.cuda.max_memory_allocated(device)
     Phases.device_before = max(Phases.device_before, peak)
     Phases.device_in_phase = max(Phases.device_in_phase, peak)

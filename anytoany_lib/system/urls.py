@@ -1,4 +1,4 @@
-"""The gate of URLs: which kinds are read at all, which of them a page may name, and how they are told without passwords.
+"""The gate of URLs: which kinds are read at all, which of them a page may name, and how to write them down without passwords.
 
 fsspec has drivers that read a URL within a URL (`zip::...`, `reference://...`), and through them any file of the machine:
 only plain stores are let through.
@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hdfs", "https")
 OWN = ("file", "memory")  # of this machine, for whoever sits at it
 _SECRET = re.compile(r"sig|token|key|secret|passw|credential|auth", re.IGNORECASE)
-_FULL: dict[str, str] = {}  # URLs that were told with a password, by their names without
+_FULL: dict[str, str] = {}  # URLs with a password, by the URL without it
 
 
 def check_url(url: str, from_page: bool = False) -> str:
@@ -28,7 +28,7 @@ def check_url(url: str, from_page: bool = False) -> str:
 
 
 def check_page(path: str) -> str:
-    """What a page calls a folder by: a path, or a URL of a store (see `check_url`)."""
+    """The name by which a page calls a folder: a path, or a URL of a store (see `check_url`)."""
     return check_url(path, from_page=True) if "://" in path or "::" in path else path
 
 
@@ -46,7 +46,7 @@ def without_secrets(url: str) -> str:
     if at and (":" in user or head in ("http", "https")):
         parts = parts._replace(netloc=place)
     given = parse_qsl(parts.query, keep_blank_values=True)
-    plain = [(name, told) for name, told in given if not _SECRET.search(name)]
+    plain = [(name, value) for name, value in given if not _SECRET.search(name)]
     if plain != given:
         parts = parts._replace(query=urlencode(plain))
     return url if parts == urlsplit(url) else urlunsplit(parts)
@@ -61,5 +61,5 @@ def remembered(url: str) -> str:
 
 
 def opened_by(name: str) -> str:
-    """What a URL is opened by: with the password that was told with it, if one was."""
+    """The URL to open: with the password that came with it, if one did."""
     return _FULL.get(name, name)

@@ -1,4 +1,4 @@
-"""Work beside a reader: followed, left, waited for in its turn, and gone with its owner."""
+"""Work beside a reader: run_in_background, left, waited for in its turn, and gone with its owner."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import weakref
 
 import pytest
 
-from anytoany_lib.system.background import Stopped, Worker, followed
+from anytoany_lib.system.background import Stopped, Worker, run_in_background
 
 
 def never() -> bool:
@@ -34,7 +34,7 @@ def test_reports_come_in_order_and_the_result_after_them():
             report(n)
         return "done"
 
-    assert result_of(followed(Worker(), work, never)) == ([0, 1, 2, 3, 4], "done")
+    assert result_of(run_in_background(Worker(), work, never)) == ([0, 1, 2, 3, 4], "done")
 
 
 def test_what_the_work_raises_is_raised_to_its_reader():
@@ -42,7 +42,7 @@ def test_what_the_work_raises_is_raised_to_its_reader():
         report(1)
         raise OSError("no paint")
 
-    steps = followed(Worker(), work, never)
+    steps = run_in_background(Worker(), work, never)
     assert next(steps) == 1
     with pytest.raises(OSError, match="no paint"):
         next(steps)
@@ -61,7 +61,7 @@ def test_a_reader_who_leaves_does_not_wait_and_what_comes_next_does(leave: str):
             ends.append("slow")
             raise
 
-    steps = followed(worker, slow, told.is_set)
+    steps = run_in_background(worker, slow, told.is_set)
     assert next(steps) == "begun"
     began = time.monotonic()
     if leave == "stop":
@@ -70,10 +70,10 @@ def test_a_reader_who_leaves_does_not_wait_and_what_comes_next_does(leave: str):
             next(steps)
     steps.close()
     assert time.monotonic() - began < 0.5 and ends == []
-    queued = followed(worker, lambda report: ends.append("queued"), lambda: True)
+    queued = run_in_background(worker, lambda report: ends.append("queued"), lambda: True)
     with pytest.raises(Stopped):
         next(queued)
-    after = followed(worker, lambda report: ends.append("next"), never)
+    after = run_in_background(worker, lambda report: ends.append("next"), never)
     threading.Timer(0.1, allowed.set).start()
     result_of(after)
     assert ends == ["slow", "next"]  # what was left before it began is never done

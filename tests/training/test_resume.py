@@ -162,18 +162,18 @@ def test_a_stop_is_saved_says_how_to_go_on_and_loses_nothing(
 
 
 def test_a_second_interrupt_does_not_wait():
-    with pytest.raises(KeyboardInterrupt), interrupts.noted() as came:
+    with pytest.raises(KeyboardInterrupt), interrupts.deferred() as came:
         assert not came()
         signal.raise_signal(signal.SIGINT)
         assert came()
         signal.raise_signal(signal.SIGINT)
-    with interrupts.noted(alone=False) as came:
+    with interrupts.deferred(alone=False) as came:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
     elsewhere = []
 
     def work() -> None:
-        with interrupts.noted() as came:
+        with interrupts.deferred() as came:
             elsewhere.append(came())
 
     thread = threading.Thread(target=work)
