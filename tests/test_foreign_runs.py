@@ -7,11 +7,13 @@ import copy
 import hashlib
 import http.server
 import json
+import resource
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+import urllib.request
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,15 +25,20 @@ from transformers import AutoTokenizer
 
 from anytoany_lib import (
     checkpoints,
+    decoders,
+    differences,
     downloads,
+    extractors,
     files,
     foreign_code,
     judging,
     llm,
     memory,
+    nextgpt,
     runs,
     serving,
     sources,
+    template_worker,
     templates,
 )
 from anytoany_lib.config import PROFILE_FOLDER, Profile, Source, resolve
@@ -61,13 +68,16 @@ def profile_of(run: Path) -> Profile:
 
 
 def archive_that_builds(folder: Path, mark: Path) -> Path:
-    """A source archive that, built, leaves a mark."""
+    """A source archive that leaves a mark when it is built, with all that it needs for that in itself."""
     folder.mkdir()
-    (folder / "setup.py").write_text(
-        f"open({str(mark)!r}, 'w').close()\nfrom setuptools import setup\nsetup(name='thing', version='1')"
+    (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()")
+    (folder / "pyproject.toml").write_text(
+        "[build-system]\nrequires = []\nbuild-backend = 'evil'\nbackend-path = ['.']"
     )
+    (folder / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: thing\nVersion: 1\n")
     with tarfile.open(folder / "thing-1.tar.gz", "w:gz") as packed:
-        packed.add(folder / "setup.py", "thing-1/setup.py")
+        for name in ("evil.py", "pyproject.toml", "PKG-INFO"):
+            packed.add(folder / name, f"thing-1/{name}")
     return folder / "thing-1.tar.gz"
 
 
@@ -146,9 +156,21 @@ def test_nothing_is_written_but_below_ckpt(place: str, tmp_path: Path, monkeypat
     monkeypatch.setattr(sources, "home", lambda: tmp_path)
     (tmp_path / "ckpt").mkdir()
     (tmp_path / "ckpt" / "out").symlink_to(tmp_path)
+    profile, source = Profile.load("tiny"), Source(hub="owner/name")
     with pytest.raises(sources.NotTrusted, match="below"):
-        sources.check_target(resolve(place.format(tmp_path)))
-    sources.check_target(tmp_path / "ckpt" / "model")
+        sources.check(profile, "llm", source, resolve(place.format(tmp_path)), True)
+    sources.check(profile, "llm", source, tmp_path / "ckpt" / "model", True)
+
+
+@pytest.mark.parametrize(
+    "name", ["name", "../name", "a/b/c", "https://evil.invalid/a", "owner/..", "a/b?c", "/etc/x"]
+)
+@pytest.mark.parametrize("place", ["hub", "difference_to"])
+def test_a_repository_is_an_owner_and_a_name(place: str, name: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(sources, "home", lambda: tmp_path)
+    source = Source(**{"hub": "owner/name", place: name})
+    with pytest.raises(sources.NotTrusted, match="expected owner/name"):
+        sources.check(Profile.load("tiny"), "llm", source, tmp_path / "ckpt" / "model", True)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +185,16 @@ def test_nothing_is_written_but_below_ckpt(place: str, tmp_path: Path, monkeypat
         "http://127.0.0.1:1/x",
     ],
 )
-def test_urls_are_https(url: str):
+def test_urls_are_https(url: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(sources, "home", lambda: tmp_path)
+    profile, place = Profile.load("tiny"), tmp_path / "ckpt" / "x"
     with pytest.raises(sources.NotTrusted):
         sources.check_url(url)
+    with pytest.raises(sources.NotTrusted):
+        sources.check(profile, "encoder", Source(url=url, sha256="0" * 64), place, True)
+    if url.startswith(("http", "f")):  # the others are no request
+        with pytest.raises(sources.NotTrusted):
+            sources.open_url(urllib.request.Request(url))
     sources.check_url("https://host.invalid/x")
 
 
@@ -240,6 +269,9 @@ def test_judges_come_from_a_table(tmp_path: Path, monkeypatch):
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "evil.T"]}}),
         ("config.json", {"text_config": {"auto_map": {"AutoModel": "elsewhere/repo--evil.M"}}}),
         ("config.json", {"attn_implementation": "evil/kernel"}),
+        ("config.json", {"parts": [{"one": [{"auto_map": {"AutoModel": "evil.M"}}]}]}),
+        ("generation_config.json", {"custom_generate": "evil/repo"}),
+        ("config.json", {"custom_pipelines": {"evil": {"impl": "evil.P"}}}),
     ],
 )
 def test_a_model_folder_that_brings_code_is_refused_without_a_question(
@@ -249,16 +281,31 @@ def test_a_model_folder_that_brings_code_is_refused_without_a_question(
     folder.mkdir()
     for one in resolve(profile.llm.folder).iterdir():
         (folder / one.name).symlink_to(one.resolve())
-    own = json.loads((folder / file).read_text())
-    (folder / file).unlink()
+    own = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+    (folder / file).unlink(missing_ok=True)
     (folder / file).write_text(json.dumps(own | settings))
     (folder / "evil.py").write_text("raise SystemExit('it ran')")
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
     changed = profile.llm.model_copy(update={"folder": str(folder)})
     foreign = profile.model_copy(update={"llm": changed})
-    for load in (load_tokenizer, llm.load_llm, memory.llm_config):
+    for load in (load_tokenizer, llm.load_llm, llm.model_folder, memory.llm_config):
         with pytest.raises(ValueError, match="code of its own"):
             load(foreign)
+
+
+def test_every_other_opener_of_a_model_folder_refuses_code_too(tmp_path: Path, profile: Profile):
+    for name in ("config.json", "model_index.json"):
+        (tmp_path / name).write_text(json.dumps({"auto_map": {"AutoConfig": "evil.Config"}}))
+    place = {"folder": str(tmp_path)}
+    foreign = profile.model_copy(update={"llm": profile.llm.model_copy(update=place)})
+    for opened in (
+        lambda: nextgpt._own_vocabulary(foreign),
+        lambda: differences._check_words(tmp_path, 1),
+        lambda: extractors._texts(None, tmp_path, 77),
+        lambda: decoders.decoder_folder(profile.decoders["image"].model_copy(update=place)),
+    ):
+        with pytest.raises(ValueError, match="code of its own"):
+            opened()
 
 
 def test_every_auto_class_is_told_that_code_is_not_trusted():
@@ -306,6 +353,8 @@ def test_nothing_is_imported_by_a_name_from_outside():
         "{{ raise_exception('no') }}",
         "{% for",
         "{{ 'a' * 2000000 }}",
+        "{% set a = 'a' * 800000000 %}more than half a gigabyte",
+        "{% set ns = namespace(__class__=1) %}a name of Python's own",
     ],
 )
 def test_a_template_has_bounds(template: str, tmp_path: Path, profile: Profile, monkeypatch):
@@ -404,7 +453,8 @@ def test_yaml_that_is_a_bomb_a_circle_or_none(tmp_path: Path):
     for text in (
         bomb,
         circle,
-        "[" * 5000,
+        "[" * 100_000,
+        "a: " + "{b: " * 100_000,
         "a: [",
         "!!python/object/apply:os.system ['true']",
         "like: [1]",
@@ -414,6 +464,15 @@ def test_yaml_that_is_a_bomb_a_circle_or_none(tmp_path: Path):
             Profile.load(tmp_path / "p.yaml")
     with pytest.raises(FileNotFoundError):
         Profile.load("x" * 5000)
+
+
+def test_the_worker_has_its_bounds_and_writes_no_file():
+    templates._WORKER.render("x", {})
+    child = templates._WORKER._child
+    assert child is not None
+    bound = template_worker.MEMORY_BYTES
+    assert resource.prlimit(child.pid, resource.RLIMIT_AS) == (bound, bound)
+    assert resource.prlimit(child.pid, resource.RLIMIT_FSIZE) == (0, 0)
 
 
 def test_the_worker_dies_with_its_parent():
