@@ -39,7 +39,7 @@ for words in asked:
     list(session.send(words))
 session.save(out / "talk")
 (out / "replies").mkdir()
-prompts = [[{"role": "user", "content": words}] for words in asked]
+prompts = [[{"role": "user", "content": words}] for words in asked[:2]]
 reply_to(model, prompts, out / "replies", "replies", seed=2, sampling=quick)
 print(torch.get_num_threads())
 """
