@@ -79,7 +79,7 @@ def _read_yaml(path: Path) -> Any:
             if depth > _DEEPEST:
                 raise ValueError(f"expected {_DEEPEST} levels of nesting at most")
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 

@@ -12,10 +12,15 @@ import pytest
 from odd_json import variants
 from PIL import Image
 
+from anytoany_lib import benchmarks, data, media, parquet_folder
+from anytoany_lib.benchmark_files import Item
 from anytoany_lib.chat import CONVERSATION, Session
+from anytoany_lib.containers import MediaError
+from anytoany_lib.data import Report, write_manifest
 from anytoany_lib.manifests import read_manifest
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.records import SCHEMA, Record, Tally, catalogue_of
+from anytoany_lib.rows import Row
 from anytoany_lib.sampling import Sampling
 
 
@@ -121,6 +126,38 @@ def test_json_that_is_no_conversation(text: str, tmp_path: Path, model: AnyToAny
     (tmp_path / CONVERSATION).write_text(text)
     with pytest.raises(ValueError, match="is not a saved conversation"):
         Session.load(tmp_path, model)
+
+
+def test_no_reader_of_a_dataset_leaves_its_folder(tmp_path: Path):
+    """Whoever names a file by a row, a table's cell, a segment or a benchmark's item: what lies outside is not touched."""
+    outside = tmp_path / "secret.mp4"
+    media.save_video(
+        outside, np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8), 4
+    )
+    inside, target = tmp_path / "a" / "data", tmp_path / "b" / "c" / "target"
+    for folder in (inside, target):
+        folder.mkdir(parents=True)
+    name = "../../secret.mp4"
+    assert (inside / name).is_file()
+    row = Row(
+        "a", "toy", [{"role": "user", "content": [{"type": "video", "video": f"{name}#t=0,1"}]}]
+    )
+    found = data._examine(row, inside, target)
+    assert isinstance(found, MediaError) and found.reason == "outside the folder"
+    assert list(target.iterdir()) == []
+    talk = [
+        {"role": role, "content": [{"type": "text", "text": "a"}]} for role in ("user", "assistant")
+    ]
+    write_manifest([Row("a", "toy", talk)], inside, "train")
+    for opened in (
+        lambda: read_manifest(inside).path(name),
+        lambda: benchmarks.located(inside, Item("a", "video", (name,), [])),
+    ):
+        with pytest.raises(MediaError, match="outside the folder"):
+            opened()
+    rows = parquet_folder._Unpacked(inside, target, Report(), Path("table.parquet"), 0)
+    rows._bring("video", name)
+    assert [path for path in (tmp_path / "b").rglob("*") if path.is_file()] == []
 
 
 def _fuzz_rows(folder: Path, count: int) -> int:

@@ -444,7 +444,17 @@ def test_ten_thousand_files_that_are_no_profile(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 100_000, '{"a":' * 100_000, "1" * 5000, "", "\xff", '{"profile": []}', "[]", "null"],
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "1" * 5000,
+        "",
+        "\xff",
+        '{"profile": []}',
+        "[]",
+        "null",
+        '{"profile": {}, "stage": 1, "data": {}}',
+    ],
 )
 def test_json_that_is_deep_long_or_no_record(text: str, tmp_path: Path):
     (tmp_path / "run.json").write_text(text, encoding="latin-1")

@@ -209,7 +209,7 @@ GATES = {
             "rendering.py",
             'label = part["type"], html.escape(label_of(part))',
             'label = part["type"], label_of(part)',
-            "test_pages.py::test_the_page_is_whole_and_media_are_the_originals",
+            "test_rendering.py::test_captions_and_names_are_words_too",
         ),
     ),
     "pages": (
@@ -221,6 +221,12 @@ GATES = {
         ),
     ),
     "urls.check_url": (
+        Gate(
+            "urls.py",
+            'if "::" in url or scheme',
+            "if scheme",
+            "test_urls.py::test_only_plain_stores_are_read",
+        ),
         Gate(
             "urls.py",
             "or scheme not in allowed or",
