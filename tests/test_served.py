@@ -15,7 +15,7 @@ from browser import browser_page, free_port, needs_chromium, server
 from PIL import Image
 from scripts import Screen
 
-from anytoany_lib import media
+from anytoany_lib import generation, media
 from anytoany_lib.chat import Session
 from anytoany_lib.config import resolve
 from anytoany_lib.sampling import Sampling
@@ -134,6 +134,27 @@ def test_a_visitor_has_no_paths_no_runs_and_no_say_in_what_is_not_understood(vis
     assert not Path("/tmp/anytoany-visitor").exists()
     visit.do("clear")
     assert visit.status["state"] == "ready"
+
+
+def test_no_error_that_a_visitor_sees_names_a_folder(visit, monkeypatch):
+    def failing(*_):
+        raise RuntimeError("no such file: /srv/secret/weights.bin")
+        yield
+
+    monkeypatch.setattr(generation, "stream", failing)
+    visit.do("send", text="Talk")
+    shown = json.dumps([visit.bubbles, visit.status], default=str)
+    assert "weights.bin" in shown and "/srv" not in shown
+    visit.chat._say("/srv/secret/weights.bin was not loaded", "problem")
+    assert visit.status["text"] == "weights.bin was not loaded"
+
+
+@pytest.mark.parametrize("what", [("load", "path"), ("switch", "run")])
+def test_who_sits_at_the_machine_has_no_chains_either(model, what):
+    visit = Visit(Chat(model, blocking=True))
+    for place in ("file:///etc", "s3://bucket/x::file:///etc/passwd", "zip://x::/etc/x.zip"):
+        visit.do(what[0], **{what[1]: place})
+        assert visit.status["state"] == "problem" and "expected a URL" in visit.status["text"]
 
 
 def test_limits_of_a_message_and_of_settings(visit, scripted):
