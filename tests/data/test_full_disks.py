@@ -36,7 +36,7 @@ from anytoany_lib.system.files import DiskFull, appearing_file, appearing_whole,
 from anytoany_lib.training import checkpoint, trackers
 from anytoany_lib.training.checkpoint import runs
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
 ROWS = 60
 
