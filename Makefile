@@ -78,6 +78,7 @@ readme: $(VENV)/installed
 	$(BIN)/python docs/make_readme.py
 	$(BIN)/python docs/make_ablations.py
 	$(BIN)/python docs/make_architecture.py
+	$(BIN)/python docs/make_environment.py
 
 # Without an NVIDIA card the CPU build of torch saves gigabytes; pip's own index has only the CUDA one for Linux.
 $(VENV)/installed: pyproject.toml

@@ -6,8 +6,11 @@ reply = model.chat([{"role": "user", "content": "Draw a red bell."}], seed=0)
 """
 
 import logging
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from anytoany_lib.old_names import OldNames
 
 if TYPE_CHECKING:
     from anytoany_lib.chat.session import Session
@@ -15,11 +18,19 @@ if TYPE_CHECKING:
     from anytoany_lib.config import Profile
     from anytoany_lib.model import AnyToAny
 
-_HOMES = {"AnyToAny": "model", "Chat": "widget", "Profile": "config", "Session": "chat"}
+_HOMES = {
+    "AnyToAny": "model",
+    "Chat": "chat.widget",
+    "Profile": "config",
+    "Session": "chat.session",
+}
+
 
 # Two notices at import, about optional packages (kernels, torchvision) that the kit does without on purpose.
 for _noisy in ("bitsandbytes.backends.cpu.ops", "transformers.utils.import_utils"):
     logging.getLogger(_noisy).setLevel(logging.ERROR)
+
+sys.meta_path.append(OldNames())
 
 __all__ = ["AnyToAny", "Chat", "Profile", "Session"]
 

@@ -22,6 +22,7 @@ _WIDE = (
 _WHOLE = ("source", "architecture", "options", "learning_rates", "mixture")
 _LIKE = 8  # profiles that are each like the next
 _LONGEST_NAME = 250
+_DEEPEST = 32  # levels of nesting; a profile has half a dozen
 Alignment = Literal["l2", "mse", "cosine"]
 Dtype = Literal["auto", "float16", "bfloat16", "float32"]
 if TYPE_CHECKING:  # looked up by any text; what a profile may say is checked when it is read
@@ -64,13 +65,21 @@ def _merged(base: dict, changes: dict) -> dict:
 
 
 def _read_yaml(path: Path) -> Any:
-    """What a YAML file says. ValueError if it is none, or has aliases, by which a page of text stands for terabytes."""
+    """What a YAML file says. ValueError if it is none, is nested deeper than a profile, or has aliases, by which a page of
+    text stands for terabytes.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ValueError("aliases (*name) are not read: write what they stand for")
+        text, depth = path.read_text(encoding="utf-8"), 0
+        # Looked at one by one, so that what is nested without end is given up at its beginning.
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("aliases (*name) are not read: write what they stand for")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise ValueError(f"expected {_DEEPEST} levels of nesting at most")
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 

@@ -83,6 +83,10 @@ def test_a_wheel_needs_its_checksum():
     settings["llm"]["source"] = {"wheel": "something==1"}
     with pytest.raises(ValueError, match="sha256"):
         Profile.parse(settings, "test")
+    for told in ("", "0" * 63, "A" * 64, "0" * 64 + "\n", "../x"):
+        settings["llm"]["source"] = {"url": "https://host.invalid/x", "sha256": told}
+        with pytest.raises(ValueError, match="llm.source.sha256"):
+            Profile.parse(settings, "test")
 
 
 def test_relative_paths_start_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

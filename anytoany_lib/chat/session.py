@@ -317,6 +317,8 @@ def _read_record(folder: Path) -> dict[str, Any]:
     record = read_json(folder / CONVERSATION)
     if not isinstance(record, dict) or not {"messages", "seed"} <= record.keys():
         raise ValueError("expected messages and seed in it")
+    if not isinstance(record["messages"], list):
+        raise ValueError(f"expected a list of messages, found {record['messages']!r:.80}")
     return record
 
 

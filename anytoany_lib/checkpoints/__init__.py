@@ -3,6 +3,8 @@
 `nextgpt` takes over the weights that NExT-GPT published, and writes them.
 """
 
+from typing import Any
+
 from anytoany_lib.checkpoints.fetching import (
     disk_use,
     fetch,
@@ -11,6 +13,7 @@ from anytoany_lib.checkpoints.fetching import (
     verify_models,
 )
 from anytoany_lib.checkpoints.nextgpt import export_nextgpt, import_nextgpt
+from anytoany_lib.old_names import renamed
 
 __all__ = [
     "disk_use",
@@ -21,3 +24,8 @@ __all__ = [
     "missing_models",
     "verify_models",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The functions by their names of version 0.1."""
+    return renamed(__name__, name)

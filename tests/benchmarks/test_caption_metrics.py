@@ -230,7 +230,7 @@ def test_java_where_there_is_java(kept: dict):
 
 
 def test_the_bench_times_every_metric(monkeypatch: pytest.MonkeyPatch):
-    folder = REFERENCE.parents[1] / "bench"
+    folder = REFERENCE.parents[2] / "bench"
     monkeypatch.syspath_prepend(str(folder))
     spec = importlib.util.spec_from_file_location("captions", folder / "captions.py")
     module = importlib.util.module_from_spec(spec)

@@ -50,6 +50,9 @@ ATTACKS = (
     "</div></article><script>window.hacked=1</script>",
     "--><script>window.hacked=1</script><!--",
     "\x00<scr\x00ipt>window.hacked=1</script>",
+    "$$\n<script>window.hacked=1</script>\n$$",
+    "\\begin{align}\n<img src=x onerror='window.hacked=1'>\n\\end{align}",
+    "$<img src=x onerror='window.hacked=1'>$ \\(<svg onload=window.hacked=1>\\)",
 )
 HARMLESS = {
     "div",
@@ -97,6 +100,16 @@ def test_nothing_that_was_written_becomes_more_than_text_and_links(attack):
             attributes.pop("title", None)
         names = {"class"} if tag in ("div", "code") else {"style"} if tag in ("th", "td") else set()
         assert attributes.keys() <= names | ({"start"} if tag == "ol" else set())
+
+
+def test_captions_and_names_are_words_too(tmp_path: Path):
+    caption = {"type": "image", "caption": NAME}
+    assert [tag for tag, _ in Elements(part_html(caption)).found] == ["div"]
+    (_, (tag, inner)) = Elements(medium_html(caption | {"image": picture(tmp_path)})).found
+    assert tag == "img" and inner.keys() == {"src", "style", "alt"}
+    assert inner["alt"] == f"image: {NAME}"
+    found = Elements(page([], NAME, ATTACKS[0])).found
+    assert not {"img", "script"} & {tag for tag, _ in found}
 
 
 @needs_chromium

@@ -32,10 +32,11 @@ from anytoany_lib.media import segments
 from anytoany_lib.media.containers import MediaError
 from anytoany_lib.media.media_files import save_video
 from anytoany_lib.system import files
-from anytoany_lib.system.files import DiskFull, appearing_file, appearing_whole, room_for
+from anytoany_lib.system.files import DiskFull, appearing_file, appearing_whole, room_for, settle
 from anytoany_lib.training import checkpoint, trackers
+from anytoany_lib.training.checkpoint import runs
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
 ROWS = 60
 
@@ -310,7 +311,7 @@ def test_the_curves_of_a_training_say_where_there_is_no_room(small_disk: Path):
 
 def test_a_checkpoint_that_does_not_reach_the_disk_has_no_name(tmp_path: Path, monkeypatch, model):
     """Some disks say that they are full only when they are told to keep what was written."""
-    monkeypatch.setattr(checkpoint.runs, "write_tensors", lambda work, *_: None)
+    monkeypatch.setattr(runs, "write_tensors", lambda work, *_: None)
 
     class Half(checkpoint.Standing):
         def __init__(self, step: int):
@@ -335,7 +336,7 @@ def test_weights_are_on_the_disk_before_the_last_checkpoint_goes(
     from anytoany_lib.training import finish
 
     seen: list[tuple[str, bool]] = []
-    real = finish.settle
+    real = settle
 
     def settled(path: Path) -> None:
         real(path)

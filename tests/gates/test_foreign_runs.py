@@ -7,11 +7,13 @@ import copy
 import hashlib
 import http.server
 import json
+import resource
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+import urllib.request
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,13 @@ from odd_json import variants
 from transformers import AutoTokenizer
 
 from anytoany_lib import llm
+from anytoany_lib.benchmarks import extractors
 from anytoany_lib.chat import access
-from anytoany_lib.checkpoints import downloads, fetching
+from anytoany_lib.checkpoints import delta_weights, downloads, fetching, nextgpt
 from anytoany_lib.config import PROFILE_FOLDER, Profile, Source, resolve
+from anytoany_lib.decoders import adapters
 from anytoany_lib.evaluation import judging
-from anytoany_lib.gates import foreign_code, sources, templates
+from anytoany_lib.gates import foreign_code, sources, template_worker, templates
 from anytoany_lib.llm import load_tokenizer
 from anytoany_lib.memory import planning
 from anytoany_lib.system import files, runs
@@ -55,13 +59,16 @@ def profile_of(run: Path) -> Profile:
 
 
 def archive_that_builds(folder: Path, mark: Path) -> Path:
-    """A source archive that, built, leaves a mark."""
+    """A source archive that leaves a mark when it is built, with all that it needs for that in itself."""
     folder.mkdir()
-    (folder / "setup.py").write_text(
-        f"open({str(mark)!r}, 'w').close()\nfrom setuptools import setup\nsetup(name='thing', version='1')"
+    (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()")
+    (folder / "pyproject.toml").write_text(
+        "[build-system]\nrequires = []\nbuild-backend = 'evil'\nbackend-path = ['.']"
     )
+    (folder / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: thing\nVersion: 1\n")
     with tarfile.open(folder / "thing-1.tar.gz", "w:gz") as packed:
-        packed.add(folder / "setup.py", "thing-1/setup.py")
+        for name in ("evil.py", "pyproject.toml", "PKG-INFO"):
+            packed.add(folder / name, f"thing-1/{name}")
     return folder / "thing-1.tar.gz"
 
 
@@ -140,9 +147,21 @@ def test_nothing_is_written_but_below_ckpt(place: str, tmp_path: Path, monkeypat
     monkeypatch.setattr(sources, "home", lambda: tmp_path)
     (tmp_path / "ckpt").mkdir()
     (tmp_path / "ckpt" / "out").symlink_to(tmp_path)
+    profile, source = Profile.load("tiny"), Source(hub="owner/name")
     with pytest.raises(sources.NotTrusted, match="below"):
-        sources.check_target(resolve(place.format(tmp_path)))
-    sources.check_target(tmp_path / "ckpt" / "model")
+        sources.check(profile, "llm", source, resolve(place.format(tmp_path)), True)
+    sources.check(profile, "llm", source, tmp_path / "ckpt" / "model", True)
+
+
+@pytest.mark.parametrize(
+    "name", ["name", "../name", "a/b/c", "https://evil.invalid/a", "owner/..", "a/b?c", "/etc/x"]
+)
+@pytest.mark.parametrize("place", ["hub", "difference_to"])
+def test_a_repository_is_an_owner_and_a_name(place: str, name: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(sources, "home", lambda: tmp_path)
+    source = Source(**{"hub": "owner/name", place: name})
+    with pytest.raises(sources.NotTrusted, match="expected owner/name"):
+        sources.check(Profile.load("tiny"), "llm", source, tmp_path / "ckpt" / "model", True)
 
 
 @pytest.mark.parametrize(
@@ -157,9 +176,16 @@ def test_nothing_is_written_but_below_ckpt(place: str, tmp_path: Path, monkeypat
         "http://127.0.0.1:1/x",
     ],
 )
-def test_urls_are_https(url: str):
+def test_urls_are_https(url: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(sources, "home", lambda: tmp_path)
+    profile, place = Profile.load("tiny"), tmp_path / "ckpt" / "x"
     with pytest.raises(sources.NotTrusted):
         sources.check_url(url)
+    with pytest.raises(sources.NotTrusted):
+        sources.check(profile, "encoder", Source(url=url, sha256="0" * 64), place, True)
+    if url.startswith(("http", "f")):  # the others are no request
+        with pytest.raises(sources.NotTrusted):
+            sources.open_url(urllib.request.Request(url))
     sources.check_url("https://host.invalid/x")
 
 
@@ -234,6 +260,9 @@ def test_judges_come_from_a_table(tmp_path: Path, monkeypatch):
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "evil.T"]}}),
         ("config.json", {"text_config": {"auto_map": {"AutoModel": "elsewhere/repo--evil.M"}}}),
         ("config.json", {"attn_implementation": "evil/kernel"}),
+        ("config.json", {"parts": [{"one": [{"auto_map": {"AutoModel": "evil.M"}}]}]}),
+        ("generation_config.json", {"custom_generate": "evil/repo"}),
+        ("config.json", {"custom_pipelines": {"evil": {"impl": "evil.P"}}}),
     ],
 )
 def test_a_model_folder_that_brings_code_is_refused_without_a_question(
@@ -243,16 +272,31 @@ def test_a_model_folder_that_brings_code_is_refused_without_a_question(
     folder.mkdir()
     for one in resolve(profile.llm.folder).iterdir():
         (folder / one.name).symlink_to(one.resolve())
-    own = json.loads((folder / file).read_text())
-    (folder / file).unlink()
+    own = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+    (folder / file).unlink(missing_ok=True)
     (folder / file).write_text(json.dumps(own | settings))
     (folder / "evil.py").write_text("raise SystemExit('it ran')")
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
     changed = profile.llm.model_copy(update={"folder": str(folder)})
     foreign = profile.model_copy(update={"llm": changed})
-    for load in (load_tokenizer, llm.load_llm, planning.llm_config):
+    for load in (load_tokenizer, llm.load_llm, llm.model_folder, planning.llm_config):
         with pytest.raises(ValueError, match="code of its own"):
             load(foreign)
+
+
+def test_every_other_opener_of_a_model_folder_refuses_code_too(tmp_path: Path, profile: Profile):
+    for name in ("config.json", "model_index.json"):
+        (tmp_path / name).write_text(json.dumps({"auto_map": {"AutoConfig": "evil.Config"}}))
+    place = {"folder": str(tmp_path)}
+    foreign = profile.model_copy(update={"llm": profile.llm.model_copy(update=place)})
+    for opened in (
+        lambda: nextgpt._own_vocabulary(foreign),
+        lambda: delta_weights._check_words(tmp_path, 1),
+        lambda: extractors._texts(None, tmp_path, 77),
+        lambda: adapters.decoder_folder(profile.decoders["image"].model_copy(update=place)),
+    ):
+        with pytest.raises(ValueError, match="code of its own"):
+            opened()
 
 
 def test_every_auto_class_is_told_that_code_is_not_trusted():
@@ -300,6 +344,8 @@ def test_nothing_is_imported_by_a_name_from_outside():
         "{{ raise_exception('no') }}",
         "{% for",
         "{{ 'a' * 2000000 }}",
+        "{% set a = 'a' * 800000000 %}more than half a gigabyte",
+        "{% set ns = namespace(__class__=1) %}a name of Python's own",
     ],
 )
 def test_a_template_has_bounds(template: str, tmp_path: Path, profile: Profile, monkeypatch):
@@ -365,20 +411,41 @@ def _fuzz_profiles(folder: Path, count: int) -> int:
     return refused
 
 
-def test_what_is_no_run_or_profile_is_refused_in_words(tmp_path: Path):
-    assert _fuzz_runs(tmp_path, 300) > 100
-    assert _fuzz_profiles(tmp_path, 150) > 50
+def test_ten_thousand_runs_that_are_none_are_refused_in_words(tmp_path: Path):
+    assert _fuzz_runs(tmp_path, 10_000) > 3000
+
+
+def test_ten_thousand_profiles_that_are_none_are_refused_in_words(tmp_path: Path):
+    """Some as files, since to read YAML is slow; what is in them is checked by the same words."""
+    assert _fuzz_profiles(tmp_path, 50) > 15
+    whole, refused = yaml.safe_load((PROFILE_FOLDER / "tiny.yaml").read_text()), 0
+    for settings in variants(whole, 10_000, seed=2):
+        try:
+            Profile.parse(settings, "p.yaml")
+        except ValueError as error:
+            assert str(error).startswith("p.yaml: ")
+            refused += 1
+    assert refused > 3000
 
 
 @pytest.mark.long
-def test_thousands_of_what_is_no_run_or_profile(tmp_path: Path):
-    assert _fuzz_runs(tmp_path, 10_000) > 3000
-    assert _fuzz_profiles(tmp_path, 5_000) > 1500
+def test_ten_thousand_files_that_are_no_profile(tmp_path: Path):
+    assert _fuzz_profiles(tmp_path, 10_000) > 3000
 
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 100_000, '{"a":' * 100_000, "1" * 5000, "", "\xff", '{"profile": []}', "[]", "null"],
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "1" * 5000,
+        "",
+        "\xff",
+        '{"profile": []}',
+        "[]",
+        "null",
+        '{"profile": {}, "stage": 1, "data": {}}',
+    ],
 )
 def test_json_that_is_deep_long_or_no_record(text: str, tmp_path: Path):
     (tmp_path / "run.json").write_text(text, encoding="latin-1")
@@ -398,7 +465,8 @@ def test_yaml_that_is_a_bomb_a_circle_or_none(tmp_path: Path):
     for text in (
         bomb,
         circle,
-        "[" * 5000,
+        "[" * 100_000,
+        "a: " + "{b: " * 100_000,
         "a: [",
         "!!python/object/apply:os.system ['true']",
         "like: [1]",
@@ -408,6 +476,15 @@ def test_yaml_that_is_a_bomb_a_circle_or_none(tmp_path: Path):
             Profile.load(tmp_path / "p.yaml")
     with pytest.raises(FileNotFoundError):
         Profile.load("x" * 5000)
+
+
+def test_the_worker_has_its_bounds_and_writes_no_file():
+    templates._WORKER.render("x", {})
+    child = templates._WORKER._child
+    assert child is not None
+    bound = template_worker.MEMORY_BYTES
+    assert resource.prlimit(child.pid, resource.RLIMIT_AS) == (bound, bound)
+    assert resource.prlimit(child.pid, resource.RLIMIT_FSIZE) == (0, 0)
 
 
 def test_the_worker_dies_with_its_parent():

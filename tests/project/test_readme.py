@@ -35,6 +35,12 @@ def test_every_part_of_the_readme_is_what_the_script_writes_today(script):
     assert not stale, "run make readme"
 
 
+def test_the_conda_environment_is_written_from_pyproject(script):
+    make = script("make_environment")
+    stale = "run docs/make_environment.py"
+    assert make.ENVIRONMENT.read_text(encoding="utf-8") == make.text(), stale
+
+
 def test_the_drawings_show_the_profile_as_it_is(script):
     figures, profile = script("readme_figures"), Profile.load(script("make_readme").DRAWN)
     stale = [

@@ -34,6 +34,8 @@ from anytoany_lib.system import remote, urls
         "s3://bucket/a\nb",
         "://x",
         "s3:://bucket",
+        "s3://bucket/x::file:///etc/passwd",
+        "https://host/x.zip::memory://x",
     ],
 )
 def test_only_plain_stores_are_read(url: str, tmp_path: Path, monkeypatch):

@@ -1,7 +1,10 @@
-"""One seed, one set of weights: whatever order the threads of a process come in, and where a training was stopped."""
+"""One seed, one set of weights and one reply: whatever order the threads of a process come in, and where a training was stopped."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,32 @@ from anytoany_lib.training import finish
 from anytoany_lib.training.checkpoint import newest
 
 STEPS, THREADS = 4, 2
+# What decides how many threads a process takes; a user's has none of it.
+OF_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+TALK = """
+import sys
+from pathlib import Path
+
+import torch
+
+from anytoany_lib.chat import Session
+from anytoany_lib.config import resolve
+from anytoany_lib.kept_replies import reply_to
+from anytoany_lib.model import AnyToAny
+from anytoany_lib.sampling import Sampling
+
+out, model = Path(sys.argv[1]), AnyToAny.from_pretrained(resolve("ckpt/tiny/run"))
+quick = Sampling(temperature=0.7, steps=2, frames=4)
+asked = ["Draw a red circle.", "Play a high beep.", "Film a red circle moving left."]
+session = Session(model, seed=1, sampling=quick)
+for words in asked:
+    list(session.send(words))
+session.save(out / "talk")
+(out / "replies").mkdir()
+prompts = [[{"role": "user", "content": words}] for words in asked[:2]]
+reply_to(model, prompts, out / "replies", "replies", seed=2, sampling=quick)
+print(torch.get_num_threads())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +113,26 @@ def test_gradients_of_new_tokens_do_not_depend_on_who_comes_first():
     assert all(torch.equal(found[0], other) for other in found[1:])
     expected = torch.stack([there[ids == 50 + n].double().sum(0) for n in range(3)])
     torch.testing.assert_close(found[0].double(), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_process_as_users_start_it_gives_the_same_replies_again(profile: Profile, tmp_path: Path):
+    """A conversation with a picture, a sound and a clip, and replies in a batch as the evaluation draws them: all bytes."""
+    environment = {name: told for name, told in os.environ.items() if name not in OF_THREADS}
+    made = []
+    for name in ("one", "other"):
+        folder = tmp_path / name
+        folder.mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", TALK, str(folder)],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+        # One core gives one thread, of which nothing is to be learnt here but that it works.
+        assert int(done.stdout) > 1 or len(os.sched_getaffinity(0)) == 1
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        made.append({str(path.relative_to(folder)): path.read_bytes() for path in files})
+    kinds = {Path(name).suffix for name in made[0]}
+    assert {".png", ".wav", ".mp4", ".safetensors"} <= kinds
+    assert made[0] == made[1]
