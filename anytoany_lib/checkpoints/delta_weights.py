@@ -123,9 +123,9 @@ def _rows(readers: Readers) -> int:
 def _check_words(folder: Path, rows: int) -> None:
     """The tokenizer's and the configuration's number of words against the rows of the embedding."""
     words = len(AutoTokenizer.from_pretrained(without_code(folder), **LOCAL))
-    said = AutoConfig.from_pretrained(folder, **LOCAL)
-    if words > rows or said.vocab_size != rows:
+    config = AutoConfig.from_pretrained(folder, **LOCAL)
+    if words > rows or config.vocab_size != rows:
         raise ValueError(
-            f"the merged embedding has {rows} rows, its configuration says {said.vocab_size} and its tokenizer knows "
+            f"the merged embedding has {rows} rows, its configuration says {config.vocab_size} and its tokenizer knows "
             f"{words} words: the difference's files are of different versions"
         )

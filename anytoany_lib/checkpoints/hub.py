@@ -99,7 +99,7 @@ def _folders(names: Sequence[str]) -> dict[str, list[str]]:
 
 def without_weights(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
     """A sentence for each wanted model that the repository has no plain weights of."""
-    said = []
+    problems = []
     for folder, files in _folders(wanted).items():
         if "config.json" not in files or any(_WEIGHTS.fullmatch(file) for file in files):
             continue
@@ -108,8 +108,8 @@ def without_weights(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
         beside = _folders(names)[folder]
         variants = sorted({found[1] for file in beside if (found := _VARIANT.fullmatch(file))})
         there = f"only as variant {', '.join(variants)}" if variants else "not at all"
-        said.append(f"the weights of {folder or 'the model'} are there {there}")
-    return said
+        problems.append(f"the weights of {folder or 'the model'} are there {there}")
+    return problems
 
 
 def listing(repository: str, revision: str | None, timeout: float | None = None) -> Listing:
@@ -195,8 +195,12 @@ class Arrival:
         _get(self._found, [name for name in self._names if is_weights(name)], self.work)
         shutil.rmtree(self.work / ".cache", ignore_errors=True)
         files = {name: vars(self._found.files[name]) for name in self._names}
-        said = {"repository": self._found.repository, "commit": self._found.commit, "files": files}
-        write_json(self.work / MANIFEST, said)
+        manifest = {
+            "repository": self._found.repository,
+            "commit": self._found.commit,
+            "files": files,
+        }
+        write_json(self.work / MANIFEST, manifest)
         self.work.replace(self.folder)
 
 
@@ -246,15 +250,19 @@ def _get(found: Listing, names: Sequence[str], work: Path) -> None:
             )
 
 
-def _difference(file: Path, said: HubFile) -> str | None:
+def _difference(file: Path, expected: HubFile) -> str | None:
     """How a file differs from what the hub says of it."""
     size = file.stat().st_size
-    if said.size is not None and size != said.size:
-        return f"expected {said.size:,} bytes, found {size:,}"
-    if said.sha256 is not None and (found := sha256_of(file)) != said.sha256:
-        return f"expected sha256 {said.sha256}, found {found}"
-    if said.sha256 is None and said.git is not None and (found := _git_id(file)) != said.git:
-        return f"expected git id {said.git}, found {found}"
+    if expected.size is not None and size != expected.size:
+        return f"expected {expected.size:,} bytes, found {size:,}"
+    if expected.sha256 is not None and (found := sha256_of(file)) != expected.sha256:
+        return f"expected sha256 {expected.sha256}, found {found}"
+    if (
+        expected.sha256 is None
+        and expected.git is not None
+        and (found := _git_id(file)) != expected.git
+    ):
+        return f"expected git id {expected.git}, found {found}"
     return None
 
 
@@ -347,13 +355,13 @@ def _fetched_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 def changed_of(folder: Path) -> list[str]:
     """A sentence for each fetched weights or vocabulary file whose size is another today."""
-    said = []
+    problems = []
     for name, facts in _fetched_files(folder).items():
         here, plain = folder / name, name.endswith("config.json") or name.endswith(".jinja")
         if plain or not here.is_file() or facts["size"] in (None, here.stat().st_size):
             continue  # settings may be changed by hand
-        said.append(f"{here}: expected {facts['size']:,} bytes, found {here.stat().st_size:,}")
-    return said
+        problems.append(f"{here}: expected {facts['size']:,} bytes, found {here.stat().st_size:,}")
+    return problems
 
 
 def mend(folder: Path) -> None:

@@ -59,30 +59,32 @@ def encoder_problems(path: Path) -> list[str]:
 
 def llm_problems(folder: Path) -> list[str]:
     """What is wrong with a language model's folder."""
-    said, config = language_config(folder)
-    return said or _weights(folder, "causal", config) + _tokenizer(folder, config["vocab_size"])
+    problems, config = language_config(folder)
+    return problems or _weights(folder, "causal", config) + _tokenizer(folder, config["vocab_size"])
 
 
 def weights_problems(folder: Path) -> list[str]:
     """What is wrong with the weights of a language model's folder, whatever its tokenizer."""
-    said, config = language_config(folder)
-    return said or _weights(folder, "causal", config)
+    problems, config = language_config(folder)
+    return problems or _weights(folder, "causal", config)
 
 
 def words_problems(folder: Path) -> list[str]:
     """What is wrong with a language model's tokenizer and configuration, which come before its weights."""
-    said, config = language_config(folder)
-    return said or _tokenizer(folder, config["vocab_size"])
+    problems, config = language_config(folder)
+    return problems or _tokenizer(folder, config["vocab_size"])
 
 
 def language_config(folder: Path) -> tuple[list[str], dict[str, Any]]:
     """(problems, content) of a language model's config.json."""
     file = folder / "config.json"
-    said, config = _json(file)
+    problems, config = _json(file)
     lacking = [key for key in ("model_type", "vocab_size") if key not in config]
-    if not said and lacking:
-        said = [f"{file} is no language model's: expected {lacking}, found {sorted(config)[:5]}"]
-    return said, config
+    if not problems and lacking:
+        problems = [
+            f"{file} is no language model's: expected {lacking}, found {sorted(config)[:5]}"
+        ]
+    return problems, config
 
 
 def _json(file: Path) -> tuple[list[str], dict[str, Any]]:
@@ -100,58 +102,58 @@ def _json(file: Path) -> tuple[list[str], dict[str, Any]]:
 
 def pipeline_problems(folder: Path, without: Collection[str] = ()) -> list[str]:
     """What is wrong with a pipeline's folder; parts `without` are not looked at."""
-    said, index = _json(folder / INDEX)
+    problems, index = _json(folder / INDEX)
     for name, value in index.items():
         if not isinstance(value, list) or not value[0] or name in without:
             continue
         part = folder / name
         if not part.is_dir():
-            said.append(f"{part} is missing, which {INDEX} names")
+            problems.append(f"{part} is missing, which {INDEX} names")
         elif "okenizer" in value[1]:
             encoder = folder / name.replace("tokenizer", "text_encoder") / "config.json"
             rows = _json(encoder)[1].get("vocab_size") if encoder.is_file() else None
-            said += _tokenizer(part, rows)
+            problems += _tokenizer(part, rows)
         elif "Scheduler" in value[1]:
-            said += _json(part / "scheduler_config.json")[0]
+            problems += _json(part / "scheduler_config.json")[0]
         elif "Processor" in value[1] or "Extractor" in value[1]:
-            said += _json(part / "preprocessor_config.json")[0]
+            problems += _json(part / "preprocessor_config.json")[0]
         else:
             wrong, config = _json(part / "config.json")
-            said += wrong or _weights(part, value[1], config)
-    return said
+            problems += wrong or _weights(part, value[1], config)
+    return problems
 
 
 def _tokenizer(folder: Path, rows: int | None) -> list[str]:
     """Its files one by one, then whether they make a tokenizer that gives a sentence back and fits the embedding."""
     settings = folder / "tokenizer_config.json"
     there = [name for name in _VOCABULARIES if (folder / name).is_file()]
-    said = _json(settings)[0]
+    problems = _json(settings)[0]
     if not there:
-        said.append(f"{folder} has no vocabulary: expected one of {', '.join(_VOCABULARIES)}")
+        problems.append(f"{folder} has no vocabulary: expected one of {', '.join(_VOCABULARIES)}")
     for file in sorted(folder.glob("*.json")):
         if file.name in ("tokenizer.json", "vocab.json", "special_tokens_map.json"):
-            said += _json(file)[0]
+            problems += _json(file)[0]
     merges = folder / "merges.txt"
-    if "vocab.json" in there and not said:
-        said += _merges(merges, _json(folder / "vocab.json")[1])
-    if said:
-        return said
+    if "vocab.json" in there and not problems:
+        problems += _merges(merges, _json(folder / "vocab.json")[1])
+    if problems:
+        return problems
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
         again = tokenizer.decode(tokenizer("a bell rings", add_special_tokens=False).input_ids)
     except Exception as error:  # what a tokenizer raises has no common class
         return [f"{folder}: no tokenizer can be made of {', '.join(there)} ({first_line(error)})"]
     if rows is not None and len(tokenizer) > rows:
-        said.append(
+        problems.append(
             f"{folder}: its tokenizer ({', '.join(there)}) knows {len(tokenizer):,} words, the embedding has {rows:,} rows: "
             "the two are of different models"
         )
     if again.strip() != "a bell rings":
-        said.append(
+        problems.append(
             f"{folder}: its tokenizer ({', '.join(there)}) makes {again!r} of 'a bell rings': its files are cut, or of "
             "different models"
         )
-    return said
+    return problems
 
 
 def _merges(file: Path, vocabulary: dict[str, int]) -> list[str]:
@@ -179,22 +181,24 @@ def _weights(folder: Path, cls: str, config: dict[str, Any]) -> list[str]:
     files = sorted(file for file in folder.iterdir() if is_weights(file.name))
     if any(file.suffix == ".safetensors" for file in files):  # the libraries prefer them
         files = [file for file in files if file.suffix == ".safetensors"]
-    said: list[str] = []
+    problems: list[str] = []
     for index in sorted(folder.glob("*.index.json")):
         wrong, content = _json(index)
         names = sorted(set(content.get("weight_map", {}).values()))
         absent = [name for name in names if not (folder / name).is_file()]
-        said += wrong + [f"{folder / name} is missing, which {index.name} names" for name in absent]
+        problems += wrong + [
+            f"{folder / name} is missing, which {index.name} names" for name in absent
+        ]
     if not files:
-        said.append(
+        problems.append(
             f"{folder} has no weights: expected model.safetensors, pytorch_model.bin or the like"
         )
     found: Shapes = {}
     for file in files:
         problem, shapes = head_of(file)
-        said += [problem] if problem else []
+        problems += [problem] if problem else []
         found |= shapes
-    return said or _compared(folder, cls, config, found)
+    return problems or _compared(folder, cls, config, found)
 
 
 def _compared(folder: Path, cls: str, config: dict[str, Any], found: Shapes) -> list[str]:
@@ -219,9 +223,9 @@ def _compared(folder: Path, cls: str, config: dict[str, Any], found: Shapes) -> 
 
 
 @lru_cache(maxsize=64)
-def _expected(cls: str, said: str) -> Shapes:
+def _expected(cls: str, config_json: str) -> Shapes:
     """Parameters of the model that a configuration (JSON) describes, built where nothing is allocated."""
-    config = json.loads(said)
+    config = json.loads(config_json)
     with torch.device("meta"):
         if cls == "causal":
             kind = config.pop("model_type")

@@ -88,16 +88,16 @@ def every_file(folder: str | Path, without: Path | None = None) -> Iterator[tupl
     """(path, "") of every file below a folder but `without`; with "hidden" or "no regular file" if it is no data."""
     waiting = [(str(folder), "")]
     while waiting:
-        place, what = waiting.pop()
+        place, why = waiting.pop()
         with os.scandir(place) as found:
             entries = list(found)
         for entry in entries:
-            said = what or ("hidden" if entry.name.startswith((".", "__")) else "")
+            reason = why or ("hidden" if entry.name.startswith((".", "__")) else "")
             if entry.is_dir(follow_symlinks=False):
                 if without is None or Path(entry.path).resolve() != without:
-                    waiting.append((entry.path, said))
+                    waiting.append((entry.path, reason))
             else:
-                yield Path(entry.path), said or ("" if is_regular(entry) else "no regular file")
+                yield Path(entry.path), reason or ("" if is_regular(entry) else "no regular file")
 
 
 class Splits(_Scratch):

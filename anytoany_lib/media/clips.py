@@ -100,13 +100,13 @@ def _timed_frames(container: Any, stream: Any, begin: float) -> Iterator[tuple[f
 
 
 def _pixels(frame: Any, size: tuple[int, int]) -> np.ndarray:
-    told = {"width": size[0], "height": size[1]}
+    resized = {"width": size[0], "height": size[1]}
     if any(component.is_alpha for component in frame.format.components):
         seen = frame.to_ndarray(format="rgba")
         if seen[..., 3].min() < 255:
             picture = on_white(Image.fromarray(seen)).resize(size)
             return np.ascontiguousarray(np.rot90(np.asarray(picture), round(frame.rotation / 90)))
-    array = frame.to_ndarray(format="rgb24", **told)
+    array = frame.to_ndarray(format="rgb24", **resized)
     return np.ascontiguousarray(np.rot90(array, round(frame.rotation / 90)))
 
 

@@ -148,8 +148,8 @@ def describe(value: Any) -> str:
 def open_container(path: Path, options: dict[str, str] | None = None) -> Any:
     """The file as FFmpeg opens it; `options` are its demuxer's."""
     # "file:" keeps a name such as "concat:a" from being taken for a protocol.
-    told = {"format_whitelist": _FORMATS, **(options or {})}
-    return av.open(f"file:{path}", container_options=told, metadata_errors="replace")
+    settings = {"format_whitelist": _FORMATS, **(options or {})}
+    return av.open(f"file:{path}", container_options=settings, metadata_errors="replace")
 
 
 def stream_of(container: Any, kind: str, path: Path) -> Any:

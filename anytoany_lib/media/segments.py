@@ -42,8 +42,8 @@ def name_of_cut(name: str, kind: str) -> str:
     """What the file of a segment is called, which no other is: `films/a.mp4#t=12,15.5` -> `films/a_12-15.5_1b2c3d4e5f.mp4`."""
     path, start, end = segment_in(name) or (name, 0.0, 0.0)
     whole, own = PurePosixPath(path), hashlib.sha256(f"{kind} {name}".encode()).hexdigest()[:10]
-    told = f"{whole.stem[:150]}_{start:g}-{end:g}_{own}{media_files.SUFFIX[kind]}"
-    return whole.with_name(told).as_posix()
+    file_name = f"{whole.stem[:150]}_{start:g}-{end:g}_{own}{media_files.SUFFIX[kind]}"
+    return whole.with_name(file_name).as_posix()
 
 
 def cut(kind: str, path: Path, start: float, end: float, target: Path) -> None:

@@ -25,7 +25,8 @@ _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)  # a folder of that name is there
 # A full disk, a full quota on it, and a file longer than the limit of the process or the disk.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_TOLD_NUMBER = re.compile(r"\(os error (\d+)\)")  # libraries written in Rust, such as safetensors
+# As libraries written in Rust have it, such as safetensors.
+_NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)")
 # Said of every write that fails, whatever the reason, by torch (three of them), NumPy, libsndfile and SQLite.
 _NO_REASON = re.compile(
     r"unexpected pos \d+ vs|PytorchStreamWriter failed|iostream error|\d+ requested and \d+ written|System error\.|disk I/O error"
@@ -52,8 +53,10 @@ def held(folder: Path, work: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            said = f"{folder}: {_holder(handle)} {work}: wait for it to end, or name another folder"
-            raise Busy(said) from None
+            message = (
+                f"{folder}: {_holder(handle)} {work}: wait for it to end, or name another folder"
+            )
+            raise Busy(message) from None
         except OSError as error:
             # A network's file system may have no locks for folders: there, whoever starts two sees to it.
             if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
@@ -73,9 +76,9 @@ def _holder(handle: int) -> str:
         words = line.split()
         if "FLOCK" in words and len(words) > 5 and words[5].endswith(wanted):
             command = Path(f"/proc/{words[4]}/cmdline")
-            told = command.read_bytes().replace(b"\0", b" ") if command.is_file() else b""
-            said = " ".join(told.decode(errors="replace").split())
-            return f"process {words[4]} ({said[:120]})"
+            line = command.read_bytes().replace(b"\0", b" ") if command.is_file() else b""
+            shown = " ".join(line.decode(errors="replace").split())
+            return f"process {words[4]} ({shown[:120]})"
     return "another process"
 
 
@@ -107,8 +110,8 @@ def _take_place(work: Path, folder: Path) -> None:
         work.replace(folder)
         return
     exchange = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    told = (_HERE, os.fsencode(work), _HERE, os.fsencode(folder), _EXCHANGE)
-    if exchange is None or exchange(*told) != 0:
+    arguments = (_HERE, os.fsencode(work), _HERE, os.fsencode(folder), _EXCHANGE)
+    if exchange is None or exchange(*arguments) != 0:
         _take_place_in_two(work, folder)
 
 
@@ -175,8 +178,8 @@ def lack_of_room(error: BaseException | None, path: Path) -> int:
     met: set[int] = set()
     while error is not None and id(error) not in met:
         met.add(id(error))
-        told = _TOLD_NUMBER.search(str(error))
-        number = int(told[1]) if told else getattr(error, "errno", None)
+        match = _NUMBER_IN_TEXT.search(str(error))
+        number = int(match[1]) if match else getattr(error, "errno", None)
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             number = errno.ENOSPC
         # FFmpeg has these numbers of the system for damaged media too.
@@ -256,8 +259,8 @@ def alone(lock: Path, work: str) -> Iterator[None]:
     try:
         held.acquire(timeout=0)
     except Timeout:
-        said = f"another process {work}; waiting for it to end"
-        tqdm.write(said, file=sys.stderr)  # what is printed is the result
+        message = f"another process {work}; waiting for it to end"
+        tqdm.write(message, file=sys.stderr)  # what is printed is the result
         held.acquire()
     try:
         yield

@@ -43,7 +43,7 @@ def checked_text(value: Any, key: str) -> tuple[str, str]:
     return (value, "") if value.strip() else ("", f"{key} empty")
 
 
-def told(record: Any) -> list[Any]:
+def captions_of(record: Any) -> list[Any]:
     """The captions of a record, as they stand: one, those of a list, or of `caption_1`, `caption_2` and so on."""
     held = record if isinstance(record, dict) else {}
     for key in CAPTION_KEYS:

@@ -16,7 +16,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from anytoany_lib.data.formats.captions import captioned_rows, entries, split_of, text_of, told
+from anytoany_lib.data.formats.captions import (
+    captioned_rows,
+    captions_of,
+    entries,
+    split_of,
+    text_of,
+)
 from anytoany_lib.data.formats.interleaving import MAX_CAPTION
 from anytoany_lib.data.formats.json_files import json_records
 from anytoany_lib.data.formats.media_references import words_of
@@ -98,7 +104,7 @@ def _of_table(source: Path, path: Path, report: Report) -> Iterator[Row]:
             report.drop("no medium by its name", paths[0], [source / paths[0]])
         else:
             split = split_of(paths[0])
-            yield from captioned_rows(report, source, paths[0], kind, told(record), split)
+            yield from captioned_rows(report, source, paths[0], kind, captions_of(record), split)
 
 
 def _file_names(record: Any) -> tuple[list[str], str]:
@@ -136,7 +142,9 @@ def records_of_table(path: Path) -> Iterator[Any]:
 def _checked_csv(path: Path) -> Iterator[dict[str, Any]]:
     rows = records_of_csv(path)
     for number, row in enumerate(rows):
-        if not number and not (any(map(is_name_column, row)) and told(dict.fromkeys(row, " "))):
+        if not number and not (
+            any(map(is_name_column, row)) and captions_of(dict.fromkeys(row, " "))
+        ):
             expected = "expected columns file_name and caption (or text)"
             raise DataError(f"{path}: {expected}, found {sorted(map(str, row))}")
         yield row
@@ -205,4 +213,4 @@ def _captions_in(source: Path, name: str) -> list[Any]:
         record = next(json_records(path), None)
     except (MediaError, DataError, UnicodeDecodeError):
         return [None]
-    return told(record)
+    return captions_of(record)

@@ -83,10 +83,10 @@ class InterleavedTurns:
         return [item for items in self.items for item in items if isinstance(item, Placeholder)]
 
     def _items(self, turn: Turn, known: dict[str, str]) -> list[Item]:
-        if isinstance(turn.said, str):
-            return split_at_placeholders(turn.said, known)
+        if isinstance(turn.content, str):
+            return split_at_placeholders(turn.content, known)
         items: list[Item] = []
-        for part in turn.said:
+        for part in turn.content:
             if is_text(part):
                 items += split_at_placeholders(part, known)
             elif not isinstance(part, dict):
@@ -102,17 +102,17 @@ class InterleavedTurns:
 
     def _part(self, part: Record) -> list[Item]:
         """The medium that a part of a message is: by name, or a placeholder for one that the record names."""
-        said = str(part.get("type"))[:40]
+        type_ = str(part.get("type"))[:40]
         references = references_in({key: one for key, one in part.items() if key != "type"})
         self.claims += [claim for claim in references.claims if not references.media]
         if references.media:
             caption = part.get("caption")
-            return [Placeholder(m.kind, said, m.name, caption=caption) for m in references.media]
-        named = (one for word in words_of(said) for one in split_at_placeholders(f"<{word}>", {}))
+            return [Placeholder(m.kind, type_, m.name, caption=caption) for m in references.media]
+        named = (one for word in words_of(type_) for one in split_at_placeholders(f"<{word}>", {}))
         placeholder = next((one for one in named if isinstance(one, Placeholder)), None)
         if placeholder is None or references.claims:
-            raise Unusable(f"a part of type {said!r} names no file")
-        return [replace(placeholder, text=f"a part of type {said}", part=True)]
+            raise Unusable(f"a part of type {type_!r} names no file")
+        return [replace(placeholder, text=f"a part of type {type_}", part=True)]
 
     def _place(self, own: list[MediaReferences]) -> None:
         for turn, items, references in zip(self.turns, self.items, own, strict=True):
@@ -146,11 +146,11 @@ class InterleavedTurns:
 
     def _only_generated(self, one: MediaReference) -> bool:
         """Whether what a key names that does not say so can only be what a reply makes: nobody shows it."""
-        told = any(map(is_text, self.captions[one.kind])) or any(
+        captioned = any(map(is_text, self.captions[one.kind])) or any(
             turn.record.get("output_modality") == one.kind for turn in self.turns
         )
         shows = any(turn.record.get("input_modality") == one.kind for turn in self.turns)
-        return not one.sure and told and not shows and not self._slots(one.kind)
+        return not one.sure and captioned and not shows and not self._slots(one.kind)
 
     def _place_own(self, turn: Turn, items: list[Item], references: MediaReferences) -> None:
         """Media named beside a turn, in that turn."""
@@ -160,13 +160,13 @@ class InterleavedTurns:
             if not media:
                 continue
             slots = [_Slot(items, at) for at, item in enumerate(items) if _is_slot(item, kind)]
-            told = turn.record.get("caption") if turn.role == "assistant" else None
+            caption = turn.record.get("caption") if turn.role == "assistant" else None
             if not slots:
-                placed = [Placeholder(kind, "", one.name, caption=told) for one in media]
+                placed = [Placeholder(kind, "", one.name, caption=caption) for one in media]
                 items[:] = [*items, *placed] if turn.role == "assistant" else [*placed, *items]
             elif len(slots) == len(media):
                 for slot, one in zip(slots, media, strict=True):
-                    slot.show(one, told)
+                    slot.show(one, caption)
             else:
                 raise _unequal(media, slots)
 
@@ -345,10 +345,10 @@ def _give(media: list[MediaReference], slots: list[_Slot]) -> None:
     """One medium for each placeholder: in order, or by the placeholders' numbers. Unusable if they do not come out even."""
     numbers = [slot.placeholder.number for slot in slots]
     if len(slots) > 1 or len(media) > 1:
-        told = [number for number in numbers if number is not None]
-        first = min(told, default=0)
-        if len(told) == len(slots) and {n - first for n in told} == set(range(len(media))):
-            for slot, number in zip(slots, told, strict=True):
+        given = [number for number in numbers if number is not None]
+        first = min(given, default=0)
+        if len(given) == len(slots) and {n - first for n in given} == set(range(len(media))):
+            for slot, number in zip(slots, given, strict=True):
                 slot.show(media[number - first])
             return
     if len(media) != len(slots):
@@ -358,8 +358,8 @@ def _give(media: list[MediaReference], slots: list[_Slot]) -> None:
 
 
 def _unequal(media: list[MediaReference], slots: list[_Slot]) -> Unusable:
-    said = slots[0].placeholder.text.strip()[:60]
-    return Unusable(f"{len(media)} media under {media[0].key}, {len(slots)} marks {said}")
+    written = slots[0].placeholder.text.strip()[:60]
+    return Unusable(f"{len(media)} media under {media[0].key}, {len(slots)} marks {written}")
 
 
 def _no_more(references: MediaReferences) -> None:

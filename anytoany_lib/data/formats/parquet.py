@@ -14,7 +14,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from anytoany_lib.data.formats.captions import captioned_rows, files_below, split_of_file, told
+from anytoany_lib.data.formats.captions import (
+    captioned_rows,
+    captions_of,
+    files_below,
+    split_of_file,
+)
 from anytoany_lib.data.formats.folders import records_of_parquet
 from anytoany_lib.data.formats.instructions import conversation_of, is_file, located
 from anytoany_lib.data.formats.media_references import DEEPEST, Unusable, kind_of_key, references_in
@@ -100,7 +105,7 @@ class _Unpacked:
             raise Unusable("several media in one row" if sure else f"no medium{claimed}")
         name = self._found(sure[0].kind, sure[0].name)
         return captioned_rows(
-            self._report, self._target, name, sure[0].kind, told(record), self._split
+            self._report, self._target, name, sure[0].kind, captions_of(record), self._split
         )
 
     def _plain(self, value: Any, key: str, kind: str | None, depth: int) -> Any:

@@ -10,7 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from anytoany_lib.data.formats.captions import captioned_rows, files_below, split_of_file, told
+from anytoany_lib.data.formats.captions import (
+    captioned_rows,
+    captions_of,
+    files_below,
+    split_of_file,
+)
 from anytoany_lib.data.formats.folders import records_of_csv
 from anytoany_lib.data.formats.json_files import NoRecords, json_members
 from anytoany_lib.data.reports import Report
@@ -36,10 +41,10 @@ class _Index:
         for name in names:
             for stem in dict.fromkeys((name, PurePosixPath(name).stem)):
                 if found := self._paths.get(stem):
-                    said = (
+                    hinted = (
                         p for h in hints for p in found if h and h in p.lower().rpartition("/")[0]
                     )
-                    return next(said, found[0] if len(found) == 1 else None)
+                    return next(hinted, found[0] if len(found) == 1 else None)
         return None
 
 
@@ -109,7 +114,9 @@ def _of_csv(
                 report.drop("missing", names[0])
             else:
                 captions = (
-                    [record["caption"]] if record.get("caption") is not None else told(record)
+                    [record["caption"]]
+                    if record.get("caption") is not None
+                    else captions_of(record)
                 )
                 yield from captioned_rows(report, source.resolve(), found, "audio", captions, split)
     if not read:

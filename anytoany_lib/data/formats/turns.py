@@ -18,10 +18,10 @@ Record = dict[str, Any]
 
 @dataclass
 class Turn:
-    """One turn: its role, what is said (text, or a list of parts), and the record of it."""
+    """One turn: its role, its content (text, or a list of parts), and the record of it."""
 
     role: str
-    said: str | list[Any]
+    content: str | list[Any]
     record: Record
 
 
@@ -82,8 +82,8 @@ def _spoken(record: Record) -> tuple[list[Turn], set[str]]:
             # {"input": "a.wav"} is no text to be asked about, but the sound.
             asked = tuple(key for key in asked if not _is_medium(record.get(key)))
             before = [turn for one in _history(record) for turn in _turns(one)]
-            said = _pair(_joined(record, *asked), record[answer])
-            return before + said, {*asked, answer, "history"}
+            asked_now = _pair(_joined(record, *asked), record[answer])
+            return before + asked_now, {*asked, answer, "history"}
     raise Unusable("no conversation")
 
 
@@ -112,7 +112,7 @@ def _turns(one: Any) -> list[Turn]:
         pair = {_ROLE_OF[key]: text for key, text in one.items() if key in _ROLE_OF}
         if {"user", "assistant"} <= set(pair):
             return _pair(pair["user"], pair["assistant"])
-    return [Turn(_role_of(one), _said(one), one)]
+    return [Turn(_role_of(one), _content(one), one)]
 
 
 def _pair(question: Any, answer: Any) -> list[Turn]:
@@ -134,17 +134,17 @@ def _role_of(turn: Record) -> str:
     return role
 
 
-def _said(turn: Record) -> str | list[Any]:
+def _content(turn: Record) -> str | list[Any]:
     for key in _TEXT_KEYS:
         if key in turn:
             return _checked(turn[key])
     raise Unusable("a turn is not text")
 
 
-def _checked(said: Any) -> str | list[Any]:
-    if not is_text(said) and not isinstance(said, list):
+def _checked(content: Any) -> str | list[Any]:
+    if not is_text(content) and not isinstance(content, list):
         raise Unusable("a turn is not text")
-    return said
+    return content
 
 
 def beside(turn: Record) -> Record:
