@@ -76,8 +76,8 @@ def _holder(handle: int) -> str:
         words = line.split()
         if "FLOCK" in words and len(words) > 5 and words[5].endswith(wanted):
             command = Path(f"/proc/{words[4]}/cmdline")
-            line = command.read_bytes().replace(b"\0", b" ") if command.is_file() else b""
-            shown = " ".join(line.decode(errors="replace").split())
+            arguments = command.read_bytes().replace(b"\0", b" ") if command.is_file() else b""
+            shown = " ".join(arguments.decode(errors="replace").split())
             return f"process {words[4]} ({shown[:120]})"
     return "another process"
 
