@@ -37,8 +37,9 @@ from anytoany_lib.memory.frozen_rehearsal import (
 from anytoany_lib.messages import MARK
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import terminal
-from anytoany_lib.train import total_loss, trained_parts
+from anytoany_lib.train import total_loss
 from anytoany_lib.training.fitting import CAPTIONS_FITTED, collect_states, fit_output_projections
+from anytoany_lib.training.setup import trained_parts
 
 _LOOKED_AT = 256  # states of a kind, when a fit has ended
 Peaks = dict[str, dict[str, int]]

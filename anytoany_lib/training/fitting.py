@@ -20,6 +20,8 @@ from anytoany_lib.batches import Batch
 from anytoany_lib.config import Alignment, FitConfig
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.projections import OutputProjection, alignment_loss
+from anytoany_lib.training.checkpoint import TrainingState
+from anytoany_lib.training.setup import Job
 
 _WARMUP = 0.05
 CAPTIONS_FITTED = 4096  # at most, of the captions that an input projection is fitted to
@@ -48,8 +50,8 @@ def fit_input_projection(
     words = caption_words(model, captions).flatten(1)
     model.input_projection.fit(embeddings.to(words.device), words)
     with torch.no_grad():
-        found = model.input_projection(embeddings.to(words.device)).flatten(1)
-    return 1 - ((found - words).var(0).sum() / words.var(0).sum()).item()
+        soft_tokens = model.input_projection(embeddings.to(words.device)).flatten(1)
+    return 1 - ((soft_tokens - words).var(0).sum() / words.var(0).sum()).item()
 
 
 States = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -143,3 +145,44 @@ def fit_output_projections(
             projection, read, signals, targets, settings, alignment, f"fitting {kind}"
         )
     return losses
+
+
+def _fit_projections(job: Job, state: TrainingState, fit: FitConfig, when: str) -> dict[str, float]:
+    """Fits the output projections to the language model as it stands, for longer if the stage is trained for longer."""
+    settings, data = job.settings, state.data
+    share = state.record["steps"] / settings.steps_of(len(data))
+    rows, steps = max(fit.batch_size, round(share * fit.rows)), round(share * fit.steps)
+    scaled = fit.model_copy(update={"rows": rows, "steps": steps})
+
+    def collected(rows_at_once: int) -> States:
+        batches = data.batches(settings.rows_a_step, rows_at_once=rows_at_once)
+        return collect_states(state.model, (batch for _, batch in batches), rows)
+
+    states = state.with_room(collected)
+    losses = fit_output_projections(state.model, states, scaled, settings.alignment)
+    return {f"{kind} {when}": loss for kind, loss in losses.items()}
+
+
+def fit_before(job: Job, state: TrainingState) -> None:
+    """Fits the bridges that a stage starts with to the frozen models, before its first step."""
+    model, settings, fitted = state.model, job.settings, state.fitted
+    torch.manual_seed(job.seed + job.stage)
+    with state.phases.phase("fits before"):
+        if "input_projection" in settings.learning_rates and job.init is None:
+            embeddings, captions = state.data.captioned_media(CAPTIONS_FITTED)
+            if captions:
+                explained = fit_input_projection(model, embeddings, captions)
+                fitted["words explained by soft tokens"] = explained
+        reads_states = "output_projections" in settings.learning_rates
+        uncalibrated = model.profile.projection.standardise and not model.calibrated
+        if reads_states and (settings.fit_before.steps or uncalibrated):
+            fitted |= _fit_projections(job, state, settings.fit_before, "before")
+
+
+def fit_after(job: Job, state: TrainingState) -> None:
+    """Fits the output projections to the language model as the last step has left it, if the stage says so."""
+    if not job.settings.fit_after.steps:
+        return
+    torch.manual_seed(job.seed + job.stage)
+    with state.phases.phase("fits after"):
+        state.fitted |= _fit_projections(job, state, job.settings.fit_after, "after")

@@ -102,7 +102,7 @@ class Log:
     ) -> None:
         """Notes that `step` steps are taken, with the losses of the last one; writes a line every few.
 
-        `skipped` of them have changed nothing (see `checkpoint.Standing`); None where none ever is.
+        `skipped` of them have changed nothing (see `checkpoint.TrainingState`); None where none ever is.
         """
         if self._silent:
             return

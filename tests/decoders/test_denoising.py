@@ -31,15 +31,14 @@ from anytoany_lib.decoders import denoising, mels
 from anytoany_lib.decoders.adapters import Decoder
 from anytoany_lib.decoders.denoising import Denoiser, LatentEncoder, latent_shape, term
 from anytoany_lib.features import precomputing
-from anytoany_lib.features.dataset_features import DatasetFeatures
-from anytoany_lib.features.on_the_fly import LiveFeatures
+from anytoany_lib.features.dataset_features import DatasetFeatures, LiveFeatures
 from anytoany_lib.media import media_files
 from anytoany_lib.memory import planning
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import runs
 from anytoany_lib.toyworld.mels import LEVELS
-from anytoany_lib.train import trained_parts
 from anytoany_lib.training import trackers
+from anytoany_lib.training.setup import trained_parts
 from anytoany_lib.training.stage_data import StageData
 
 CPU = torch.device("cpu")

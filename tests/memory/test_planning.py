@@ -13,7 +13,8 @@ from test_model import batch_of, conversation
 from anytoany_lib.config import Profile
 from anytoany_lib.memory import planning
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.train import total_loss, trained_parts
+from anytoany_lib.train import total_loss
+from anytoany_lib.training.setup import trained_parts
 
 
 @pytest.fixture(scope="module")

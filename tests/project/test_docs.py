@@ -31,7 +31,8 @@ from anytoany_lib.media import media_files
 from anytoany_lib.memory import planning
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.toyworld import sound
-from anytoany_lib.train import total_loss, trained_parts
+from anytoany_lib.train import total_loss
+from anytoany_lib.training.setup import trained_parts
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
