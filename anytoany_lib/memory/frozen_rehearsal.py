@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial, wraps
+from functools import cache, partial
 from typing import Any
 
 import diffusers
@@ -23,22 +23,12 @@ from transformers import (
 from anytoany_lib.config import DecoderConfig, Profile
 from anytoany_lib.encoders.imagebind import ImageBind
 from anytoany_lib.encoders.imagebind_inputs import FRAMES_PER_CLIP, ImageBindConfig
+from anytoany_lib.features.cache import CAPTION_BATCH
 from anytoany_lib.memory import activations, blueprints, planning
 from anytoany_lib.memory.live_storages import LiveStorages, as_on_a_card
 
 META = torch.device("meta")
 HALF = torch.float16  # two bytes, as bfloat16 has
-
-
-def on_shapes(make: Callable[..., Any]) -> Callable[..., Any]:
-    """Has a function make its modules on the meta device."""
-
-    @wraps(make)
-    def made(*told: Any) -> Any:
-        with META:
-            return make(*told)
-
-    return made
 
 
 @contextmanager
@@ -57,11 +47,11 @@ def _alone(frozen: Iterable[nn.Module], work: Callable[[], None]) -> int:
         return live.peak
 
 
-@on_shapes
 def _encoder(config: ImageBindConfig) -> ImageBind:
-    encoder = ImageBind(config)
-    encoder.keep_senses({"vision", "audio"})
-    return encoder.to(HALF).eval()
+    with META:
+        encoder = ImageBind(config)
+        encoder.keep_senses({"vision", "audio"})
+        return encoder.to(HALF).eval()
 
 
 def _look(encoder: ImageBind, kind: str, count: int) -> None:
@@ -78,21 +68,21 @@ def _look(encoder: ImageBind, kind: str, count: int) -> None:
     encoder({"audio" if kind == "audio" else "vision": x})
 
 
-@on_shapes
 def _part(config: dict[str, Any], pooled: bool = False) -> nn.Module:
     """A part of a pipeline by its configuration, in half precision."""
-    if "_class_name" in config:
-        cls = getattr(diffusers, config["_class_name"])
-        return cls.from_config(config).half().eval()
+    clip = CLIPTextModelWithProjection if pooled else CLIPTextModel
     makers: dict[str, Callable[[], nn.Module]] = {
-        "clip_text_model": lambda: (CLIPTextModelWithProjection if pooled else CLIPTextModel)(
-            CLIPTextConfig(**config)
-        ),
+        "clip_text_model": lambda: clip(CLIPTextConfig(**config)),
         "clap_text_model": lambda: ClapTextModelWithProjection(ClapTextConfig(**config)),
         "hifigan": lambda: SpeechT5HifiGan(SpeechT5HifiGanConfig(**config)),
     }
     makers["speecht5_hifigan"] = makers["hifigan"]  # as today's transformers saves it
-    return makers[config["model_type"]]().half().eval()
+    with META:
+        if "_class_name" in config:
+            part = getattr(diffusers, config["_class_name"]).from_config(config)
+        else:
+            part = makers[config["model_type"]]()
+        return part.half().eval()
 
 
 def _parts(config: DecoderConfig) -> dict[str, nn.Module]:
@@ -157,8 +147,7 @@ def captions_peak(settings: str) -> int:
     encoders = [part for name, part in _parts(config).items() if name.startswith("text")]
 
     def read() -> None:
-        rows = activations.CAPTIONS_AT_ONCE
-        ids = torch.empty(rows, activations.caption_positions(config), dtype=torch.long)
+        ids = torch.empty(CAPTION_BATCH, activations.caption_positions(config), dtype=torch.long)
         for encoder in encoders:
             encoder(ids, torch.empty_like(ids))
 

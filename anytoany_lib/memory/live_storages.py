@@ -39,7 +39,7 @@ def _rounded(size: int) -> int:
 
 
 class LiveStorages(TorchDispatchMode):
-    """Adds up the storages that are alive, in bytes: `on_the_fly` now, `peak` at most.
+    """Adds up the storages that are alive, in bytes: `live` now, `peak` at most.
 
     What code sends to the host, and what it makes there of that alone, is on no card and not counted. Where code asks for a
     number of a tensor that has none it is told 1 (true): masks are whole, flags are set.

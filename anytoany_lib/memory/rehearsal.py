@@ -228,7 +228,7 @@ def chat_peaks(model: AnyToAny) -> dict[str, int]:
 
 
 def rehearse(profile: Profile, tokens: int = 128) -> Peaks:
-    """Bytes at most in every phase of `planning.plan`, and in each turn of those that have turns."""
+    """Bytes at most in every phase of `planning.plan_memory`, and in each turn of those that have turns."""
     phases: Peaks = {"features": features_peaks(profile)}
     model, fits = model_on_shapes(profile), 0
     for number in sorted(profile.stages):
@@ -247,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=128, help="of a training row")
     options = parser.parse_args(arguments)
     profile = Profile.load(options.profile)
-    phases = planning.plan(profile, options.tokens)
+    phases = planning.plan_memory(profile, options.tokens)
     rows = []
     for name, turns in rehearse(profile, options.tokens).items():
         for turn, found in turns.items():
