@@ -38,7 +38,7 @@ from anytoany_lib.training.finish import conclude
 from anytoany_lib.training.fitting import fit_before
 from anytoany_lib.training.setup import GO_ON, Job, new_training, saved_model
 from anytoany_lib.training.stage_data import Step, StepReader
-from anytoany_lib.training.trackers import TRACKERS, Log, named, reporting
+from anytoany_lib.training.trackers import TRACKERS, Log, reporting, tracker_names
 
 Loss = TypeVar("Loss", float, torch.Tensor)
 _LEAST_SCALE = 1.0  # of the loss: below, gradients would vanish rather than overflow
@@ -67,7 +67,7 @@ def train(
     RuntimeError (step, rows, last checkpoint) if a loss is not finite or explodes, ValueError if `resume` finds a checkpoint
     of other settings or of another dataset.
     """
-    trackers = named(report_to)
+    trackers = tracker_names(report_to)
     dataset = local(data, skip=() if on_the_fly else ("media",))
     start = local(init) if init else None
     job = Job(profile, stage, dataset, local(run, new=True), start, seed, max_steps, save_every)

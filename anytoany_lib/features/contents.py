@@ -42,12 +42,12 @@ class Contents:
                 kind = part["type"]
                 if kind not in MEDIA_KINDS:
                     continue
-                made = message["role"] == "assistant"
-                if made:
+                generated = message["role"] == "assistant"
+                if generated:
                     self.captions[kind][part["caption"]] = None
                 else:
                     self.media[kind][part[kind]] = known.get(part[kind])
-                if part.get(kind) is not None and (made or "caption" in row.meta):
+                if part.get(kind) is not None and (generated or "caption" in row.meta):
                     self.targets[kind][part[kind]] = known.get(part[kind])
 
 

@@ -124,13 +124,13 @@ def _uses(rows: Iterable[Row]) -> dict[str, tuple[int, Counter[str]]]:
     """For what each stage reads: how many rows there are, and how many items of each sort they hold together."""
     counts: Counter[str] = Counter()
     shown: Counter[str] = Counter()
-    made: Counter[str] = Counter()
-    talked: Counter[str] = Counter()
+    generated: Counter[str] = Counter()
+    in_talks: Counter[str] = Counter()
     for row in rows:
         if "caption" in row.meta:
             counts["captioned"] += 1
             shown[f"{row.meta['kind']}s"] += 1
-            made.update([f"{row.meta['kind']} captions", f"{row.meta['kind']} latents"])
+            generated.update([f"{row.meta['kind']} captions", f"{row.meta['kind']} latents"])
             continue
         counts["talks"] += 1
         for message in row.messages:
@@ -138,13 +138,13 @@ def _uses(rows: Iterable[Row]) -> dict[str, tuple[int, Counter[str]]]:
             for part in parts_of(message):
                 kind = part["type"]
                 if kind in MEDIA_KINDS:
-                    talked[f"{kind} captions" if answer else f"{kind}s"] += 1
-                    talked[f"{kind} latents"] += answer and part.get(kind) is not None
+                    in_talks[f"{kind} captions" if answer else f"{kind}s"] += 1
+                    in_talks[f"{kind} latents"] += answer and part.get(kind) is not None
     captioned = counts["captioned"]
     # Without a conversation stage 3 asks for captioned media in either direction.
-    talks = (counts["talks"], talked) if counts["talks"] else (2 * captioned, shown + made)
+    talks = (counts["talks"], in_talks) if counts["talks"] else (2 * captioned, shown + generated)
     return {
         "comprehension": (captioned, shown),
-        "generation": (captioned, made),
+        "generation": (captioned, generated),
         "instructions": talks,
     }

@@ -77,8 +77,8 @@ class MediaKeys:
         if not self._keys.shape[1]:
             return [""] * len(paths)
         at = places(self._keys[0], [caption_key(path) for path in paths])
-        found = np.where(at < 0, b"", self._keys[1][at])
-        return [key.decode() for key in found]
+        contents = np.where(at < 0, b"", self._keys[1][at])
+        return [key.decode() for key in contents]
 
     def add(self, keys: dict[str, str]) -> None:
         """Notes the content keys of paths, in place of what was known of them."""
@@ -215,13 +215,13 @@ class DatasetFeatures:
         state = processes()
         if state.is_main_process:
             noted = self._media_keys.of(list(paths))
-            found = {p: known or old for (p, known), old in zip(paths.items(), noted, strict=True)}
-            unread = [path for path, key in found.items() if not key]
+            keys = {p: known or old for (p, known), old in zip(paths.items(), noted, strict=True)}
+            unread = [path for path, key in keys.items() if not key]
             read = in_order(lambda path: media.content_key(kind, self.data / path), unread)
             bar = tqdm(read, desc=f"{kind}s read", total=len(unread), disable=not unread)
-            found |= dict(zip(unread, bar, strict=True))
-            if list(found.values()) != noted:
-                self._media_keys.add(found)
+            keys |= dict(zip(unread, bar, strict=True))
+            if list(keys.values()) != noted:
+                self._media_keys.add(keys)
         state.wait_for_everyone()
         self._media_keys.look()
 
@@ -289,16 +289,16 @@ class LiveFeatures(DatasetFeatures):
                 self._latents_now |= zip(names, rows, strict=True)
 
     def media(self, path: str) -> np.ndarray:
-        """The encoder's embedding (D,) of a medium that `ready` was told of."""
+        """The encoder's embedding (D,) of a medium that `ready` has seen."""
         return self._media_now[path] if path in self._media_now else super().media(path)
 
     def caption(self, kind: str, caption: str) -> np.ndarray:
-        """The decoder's condition for a caption that `ready` was told of, (*condition)."""
+        """The decoder's condition for a caption that `ready` has seen, (*condition)."""
         now = self._captions_now.get((kind, caption))
         return super().caption(kind, caption) if now is None else now
 
     def latent(self, kind: str, path: str) -> np.ndarray:
-        """The decoder's latents of a medium that `ready` was told of, (*latent shape)."""
+        """The decoder's latents of a medium that `ready` has seen, (*latent shape)."""
         now = self._latents_now.get((kind, path))
         return super().latent(kind, path) if now is None else now
 

@@ -97,27 +97,29 @@ def _draw(config: DecoderConfig, parts: dict[str, nn.Module]) -> None:
     vae.enable_slicing()
     shape = activations.latents_of(config)
     latents = torch.empty(1, unet.config.in_channels, *shape, dtype=HALF)
-    told = torch.empty(2, *config.condition, dtype=HALF)
+    conditions = torch.empty(2, *config.condition, dtype=HALF)
     both = torch.cat([latents] * 2)
-    noise = unet(both, torch.empty((), dtype=torch.long), **_told(config, told)).sample
-    untold, meant = noise.chunk(2)
-    latents = latents - config.guidance * (meant - untold)
+    noise = unet(
+        both, torch.empty((), dtype=torch.long), **_unet_arguments(config, conditions)
+    ).sample
+    unguided, guided = noise.chunk(2)
+    latents = latents - config.guidance * (guided - unguided)
     if latents.dim() == 5:
         latents = latents.permute(0, 2, 1, 3, 4).flatten(0, 1)
-    made = vae.decode(latents / 2).sample
+    decoded = vae.decode(latents / 2).sample
     if "vocoder" in parts:
-        parts["vocoder"](made.squeeze(1)).float()
+        parts["vocoder"](decoded.squeeze(1)).float()
     elif len(latents) > 1:
-        made[None].permute(0, 2, 1, 3, 4).float()
+        decoded[None].permute(0, 2, 1, 3, 4).float()
 
 
-def _told(config: DecoderConfig, told: torch.Tensor) -> dict[str, Any]:
+def _unet_arguments(config: DecoderConfig, conditions: torch.Tensor) -> dict[str, Any]:
     if config.pipeline == "audioldm":
-        return {"encoder_hidden_states": None, "class_labels": told}
+        return {"encoder_hidden_states": None, "class_labels": conditions}
     if config.pipeline == "stable-diffusion-xl":
-        more = {"text_embeds": told[:, -1, :1280], "time_ids": torch.empty(2, 6, dtype=HALF)}
-        return {"encoder_hidden_states": told[:, :-1], "added_cond_kwargs": more}
-    return {"encoder_hidden_states": told}
+        more = {"text_embeds": conditions[:, -1, :1280], "time_ids": torch.empty(2, 6, dtype=HALF)}
+        return {"encoder_hidden_states": conditions[:, :-1], "added_cond_kwargs": more}
+    return {"encoder_hidden_states": conditions}
 
 
 @cache

@@ -195,18 +195,18 @@ def _features(profile: Profile) -> dict[str, int]:
 def fits(profile: Profile, number: int) -> dict[str, FitConfig | None]:
     """The fits of a stage: "words" (of the input projection), "before", "after" (of the output projections)."""
     stage = profile.stages[number]
-    found: dict[str, FitConfig | None] = {}
+    of_stage: dict[str, FitConfig | None] = {}
     first = number == min(profile.stages)
     if "input_projection" in stage.learning_rates and first:
-        found["words"] = None
+        of_stage["words"] = None
     if "output_projections" in stage.learning_rates:
         earlier = [s for n, s in profile.stages.items() if n < number]
         new = not any("output_projections" in s.learning_rates for s in earlier)
         if stage.fit_before.steps or (new and profile.projection.standardise):
-            found["before"] = stage.fit_before
+            of_stage["before"] = stage.fit_before
         if stage.fit_after.steps:
-            found["after"] = stage.fit_after
-    return found
+            of_stage["after"] = stage.fit_after
+    return of_stage
 
 
 def _fit(

@@ -87,12 +87,12 @@ def recommended(disk: int, host: int, card: int | None, names: Sequence[str] = F
 
 def profile_rows(disk: int, host: int, card: int | None) -> list[dict[str, Any]]:
     """For the table of notebook 00: what each full-size profile takes, and whether the machine has room for it."""
-    found = []
+    rows = []
     for name in FULL_SIZE:
         profile = Profile.load(name)
         room, phases = room_needed(profile, card is not None), planning.plan_memory(profile)
         most = max(planning.peak(phase) for phase in phases.values())
-        found.append(
+        rows.append(
             {
                 "profile": name,
                 "disk, GB": f"{room.disk / 1e9:.1f}",
@@ -101,4 +101,4 @@ def profile_rows(disk: int, host: int, card: int | None) -> list[dict[str, Any]]
                 "here": "has room" if not shortages(profile, disk, host, card) and card else "no",
             }
         )
-    return found
+    return rows

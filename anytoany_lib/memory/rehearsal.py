@@ -94,17 +94,17 @@ def model_on_shapes(profile: Profile) -> AnyToAny:
         )
 
 
-def _batch(profile: Profile, stage: StageConfig, tokens: int, made: int = 0) -> Batch:
-    """A stage's batch at its most: every token is learnt, and rows generate all kinds by turns, or `made` media in all."""
+def _batch(profile: Profile, stage: StageConfig, tokens: int, media: int = 0) -> Batch:
+    """A stage's batch at its most: every token is learnt, and rows generate all kinds by turns, or `media` in all."""
     count = stage.batch_size
 
     def places(rows: int) -> torch.Tensor:
         return torch.empty(rows, 2, dtype=torch.long)
 
-    media = count if stage.reads != "generation" else 0
+    shown = count if stage.reads != "generation" else 0
     shares: dict[str, int] = {}
     if stage.reads != "comprehension":
-        for number in range(made or count):
+        for number in range(media or count):
             kind = list(profile.decoders)[number % len(profile.decoders)]
             shares[kind] = shares.get(kind, 0) + 1
     ids = torch.empty(count, tokens, dtype=torch.long)
@@ -112,8 +112,8 @@ def _batch(profile: Profile, stage: StageConfig, tokens: int, made: int = 0) -> 
         ids,
         torch.empty_like(ids),
         torch.empty_like(ids),
-        torch.empty(media, profile.encoder.embedding),
-        places(media),
+        torch.empty(shown, profile.encoder.embedding),
+        places(shown),
         {kind: places(rows) for kind, rows in shares.items()},
         {
             kind: torch.empty(rows, *profile.decoders[kind].condition)
@@ -173,9 +173,9 @@ def fit_peak(model: AnyToAny, number: int, tokens: int) -> int:
         for fit in fits.values():
             if fit is not None:
                 # Of each kind as many as `fit_output_projections` looks at together; the others wait on the host.
-                made = min(fit.rows, _LOOKED_AT * len(profile.decoders))
-                batch = _batch(profile, stage, tokens, made)
-                states = collect_states(model, [batch], made)
+                media = min(fit.rows, _LOOKED_AT * len(profile.decoders))
+                batch = _batch(profile, stage, tokens, media)
+                states = collect_states(model, [batch], media)
                 fit_output_projections(model, states, _short(fit), stage.alignment)
         return live.peak
 
@@ -250,14 +250,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     phases = planning.plan_memory(profile, options.tokens)
     rows = []
     for name, turns in rehearse(profile, options.tokens).items():
-        for turn, found in turns.items():
+        for turn, rehearsed in turns.items():
             planned = planning.at_once(phases[name], turn) - phases[name]["CUDA"]
             rows.append(
                 {
                     "phase": f"{name} {turn}".strip(),
                     "planned GiB": f"{planned / 2**30:.2f}",
-                    "rehearsed GiB": f"{found / 2**30:.2f}",
-                    "ratio": f"{planned / found:.3f}",
+                    "rehearsed GiB": f"{rehearsed / 2**30:.2f}",
+                    "ratio": f"{planned / rehearsed:.3f}",
                 }
             )
     print(f"without the CUDA context\n{terminal.table(rows)}")

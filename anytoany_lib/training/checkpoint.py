@@ -229,7 +229,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """ValueError that names what differs, unless a checkpoint was made as this training is told to be."""
+    """ValueError that names what differs, unless a checkpoint was made with the settings and the dataset of this training."""
     marks = [", ".join(record["data"].values()) for record in (before, now)]
     if marks[0] != marks[1]:
         raise ValueError(

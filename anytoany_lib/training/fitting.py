@@ -59,7 +59,7 @@ States = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 @torch.no_grad()
 def collect_states(model: AnyToAny, batches: Iterable[Batch], rows: int) -> States:
-    """What each output projection reads (S, N, H) and should give (S, *condition), from about `rows` conversations.
+    """What each output projection reads (S, N, H) and what it should give (S, *condition), of about `rows` conversations.
 
     Both stay on the host: states in the type that the language model computes in, conditions in the float16 of the caches.
     """
@@ -100,9 +100,9 @@ def _fit(
     parameters = list(projection.parameters())
     device = parameters[0].device
 
-    def loss_of(some: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        projected = projection(some.to(device).float(), signals)
-        return alignment_loss(projected, wanted.to(device).float(), alignment)
+    def loss_of(states: torch.Tensor, conditions: torch.Tensor) -> torch.Tensor:
+        projected = projection(states.to(device).float(), signals)
+        return alignment_loss(projected, conditions.to(device).float(), alignment)
 
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.95))
     warmup = round(_WARMUP * settings.steps)
@@ -118,8 +118,8 @@ def _fit(
     optimiser.zero_grad()
     with torch.no_grad():
         losses = [
-            loss_of(some, wanted) * len(some)
-            for some, wanted in zip(read.split(256), targets.split(256), strict=True)
+            loss_of(some, conditions) * len(some)
+            for some, conditions in zip(read.split(256), targets.split(256), strict=True)
         ]
     return float(sum(losses)) / len(read)
 
@@ -130,8 +130,7 @@ def fit_output_projections(
     settings: FitConfig,
     alignment: Alignment = "l2",
 ) -> dict[str, float]:
-    """Fits every output projection to what `collect_states` found of the language model as it stands; returns each kind's
-    loss after it.
+    """Fits every output projection to the hidden states that `collect_states` gives; returns each kind's loss after it.
 
     A projection that was never trained first measures what it will read (`OutputProjection.calibrate`).
     """

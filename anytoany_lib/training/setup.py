@@ -76,10 +76,10 @@ class Job:
         there = (self.run / runs.RECORD).is_file()
         if there:
             record = runs.read_record(self.run)
-            found = (record["profile"]["name"], record["stage"])
-            if found != (self.profile.name, self.stage):
+            name, stage = record["profile"]["name"], record["stage"]
+            if (name, stage) != (self.profile.name, self.stage):
                 raise ValueError(
-                    f"{self.run} holds stage {found[1]} of profile {found[0]}, not stage {self.stage} of "
+                    f"{self.run} holds stage {stage} of profile {name}, not stage {self.stage} of "
                     f"{self.profile.name}: choose another run folder, or delete that one"
                 )
         if resume and newest(self.run) is None:

@@ -12,11 +12,11 @@ How many rows share a batch changes the time and the memory of a step, not what 
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -128,11 +128,11 @@ class StageData:
             ]
             indices = catalogue.rows_where(own)
             pools.append((round(weight * len(indices)), indices))
-        return [(wanted, indices) for wanted, indices in pools if wanted]
+        return [(count, indices) for count, indices in pools if count]
 
     def __len__(self) -> int:
         """Rows in an epoch."""
-        return sum(wanted for wanted, _ in self._pools)
+        return sum(count for count, _ in self._pools)
 
     def _encode(self, index: int, epoch: int) -> EncodedRow | None:
         """A row as it is shown in an epoch, None if it is too long to be shown."""
@@ -165,10 +165,10 @@ class StageData:
             [(kind, path) for one in encoded for kind, path, _ in one.media],
             [(kind, caption) for one in encoded for kind, caption, _ in one.signals],
             [
-                (kind, made)
+                (kind, target)
                 for one in encoded
-                for (kind, *_), made in zip(one.signals, one.made, strict=True)
-                if latents and made is not None
+                for (kind, *_), target in zip(one.signals, one.made, strict=True)
+                if latents and target is not None
             ],
         )
         width = self.features.profile.encoder.embedding
@@ -198,8 +198,8 @@ class StageData:
     def _epoch(self, rng: np.random.Generator) -> np.ndarray:
         """The indices of an epoch's rows, in its order. A row comes again only when all of its source have come."""
         drawn = []
-        for wanted, indices in self._pools:
-            times, rest = divmod(wanted, len(indices))
+        for count, indices in self._pools:
+            times, rest = divmod(count, len(indices))
             drawn += [indices] * times
             if rest:
                 drawn.append(rng.permutation(indices)[:rest])
@@ -212,18 +212,18 @@ class StageData:
         resumed run begins where it was: rows before are not read. ValueError once all rows have proved too long.
         """
         in_epoch = -(-len(self) // size)
-        for epoch in count(start // in_epoch):
+        for epoch in itertools.count(start // in_epoch):
             rng = np.random.default_rng([self._seed, epoch])
             order = self._epoch(rng)
             for first in range(0, in_epoch, _WINDOW_BATCHES):
                 window = order[first * size : (first + _WINDOW_BATCHES) * size]
                 groups = rng.permutation(-(-len(window) // size))
-                wanted = groups[max(0, start - (epoch * in_epoch + first)) :]
-                if not len(wanted):
+                left = groups[max(0, start - (epoch * in_epoch + first)) :]
+                if not len(left):
                     continue
                 rows = self._encoded(window, epoch)
                 rows.sort(key=lambda row: len(row.encoded.ids))
-                for number in wanted:
+                for number in left:
                     yield rows[number * size : (number + 1) * size]
             if self.left_out.issuperset(order.tolist()):
                 raise ValueError(
@@ -255,14 +255,14 @@ class StageData:
         """
         for step, rows in enumerate(self._groups(size, start), start):
             names, tokens = [row.name for row in rows], sum(len(row.encoded.ids) for row in rows)
-            taught = [row for row in rows if row.learnt]
-            whole = sum((row.learnt for row in taught), Counter())
-            own = taught[rank::world]
+            learning = [row for row in rows if row.learnt]
+            whole = sum((row.learnt for row in learning), Counter())
+            own = learning[rank::world]
             parts = _parts(own, rows_at_once)
             shares = [_shares(part, whole) for part in parts]
-            if taught and not own:
+            if learning and not own:
                 # It computes another's row, for nothing: all processes meet in every step.
-                parts, shares = [taught[:1]], [dict.fromkeys(whole, 0.0)]
+                parts, shares = [learning[:1]], [dict.fromkeys(whole, 0.0)]
             batches = [self._collate(part, latents) for part in parts]
             yield Step(names, tokens, list(zip(batches, shares, strict=True)), step)
 
@@ -302,6 +302,6 @@ def _parts(rows: list[EncodedRow], rows_at_once: int) -> list[list[EncodedRow]]:
 
 
 def _shares(part: Sequence[EncodedRow], whole: Counter[str]) -> dict[str, float]:
-    """Of everything to be learnt, by what it is, how much is in a part of the rows."""
+    """The share of a part of the rows in all that is to be learnt: of the text's tokens, and of the media of each kind."""
     own = sum((row.learnt for row in part), Counter())
     return {what: own[what] / total for what, total in whole.items()}
