@@ -25,10 +25,9 @@ from anytoany_lib import llm
 from anytoany_lib.batches import Batch, collate
 from anytoany_lib.config import Profile, StageConfig
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.train import optimiser_and_schedule, trained_parts
 from anytoany_lib.training import distributed
-from anytoany_lib.training.checkpoint import Standing
-from anytoany_lib.training.setup import Job
+from anytoany_lib.training.checkpoint import TrainingState
+from anytoany_lib.training.setup import Job, optimiser_and_schedule, trained_parts
 from anytoany_lib.training.stage_data import Step
 
 DEVICE = llm.pick_device()
@@ -172,7 +171,8 @@ def kit_on(model: AnyToAny, number: int, batch: Batch, run: Path = Path()) -> tu
     }
     # No dataset: this step is the only one.
     data: Any = SimpleNamespace(cut=set(), left_out=set())
-    standing = Standing(model, optimiser, schedule, scaler, data, None, None, record)
+    rows = job.settings.batch_size
+    state = TrainingState(model, optimiser, schedule, scaler, data, None, record, rows)
     shares = dict.fromkeys(["text", *batch.signals_at], 1.0)
     step = Step(["synthetic"], batch.ids.numel(), [(batch, shares)])
-    return Kit(job, standing, joined.accelerator), step
+    return Kit(job, state, joined.accelerator), step

@@ -38,7 +38,7 @@ from anytoany_lib.generation.kv_cache import Memory
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.toyworld import draw
-from anytoany_lib.train import trained_parts
+from anytoany_lib.training.setup import trained_parts
 
 CUDA = DEVICE.type == "cuda"
 TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -263,9 +263,9 @@ def half_precision(options: Options) -> None:
         losses = []
         for _ in range(8):
             kit.take(read)
-            losses.append({k: round(v, 4) for k, v in kit.standing.first.items()})
-        scaler = kit.standing.scaler
-        rate = kit.standing.schedule.get_last_lr()[0]
+            losses.append({k: round(v, 4) for k, v in kit.state.first.items()})
+        scaler = kit.state.scaler
+        rate = kit.state.schedule.get_last_lr()[0]
         options.note(
             "steps", {"scale": scaler and scaler.get_scale(), "rate": rate, "first": losses[0]}
         )
@@ -279,12 +279,12 @@ def half_precision(options: Options) -> None:
 
 def _overflow(options: Options, kit: Any, read: Any) -> None:
     """A scale under which every gradient is infinite: the step must leave weights and schedule alone."""
-    scaler = kit.standing.scaler
+    scaler = kit.state.scaler
     kept = scaler.get_scale()
     scaler._scale.fill_(2.0**60)
     trained = [p for group in kit.optimiser.param_groups for p in group["params"]]
     before = [p.detach().clone() for p in trained]
-    rate, at = kit.standing.schedule.get_last_lr()[0], kit.standing.schedule.last_epoch
+    rate, at = kit.state.schedule.get_last_lr()[0], kit.state.schedule.last_epoch
     kit.take(read)
     options.note(
         "overflow",
@@ -293,8 +293,8 @@ def _overflow(options: Options, kit: Any, read: Any) -> None:
                 torch.equal(a, b) for a, b in zip(before, trained, strict=True)
             ),
             "scale": [2.0**60, scaler.get_scale()],
-            "schedule moved by": kit.standing.schedule.last_epoch - at,
-            "rate": [rate, kit.standing.schedule.get_last_lr()[0]],
+            "schedule moved by": kit.state.schedule.last_epoch - at,
+            "rate": [rate, kit.state.schedule.get_last_lr()[0]],
             "step_was_skipped": bool(kit.optimiser.step_was_skipped),
         },
     )
@@ -306,13 +306,13 @@ def _gone_on_from(
 ) -> None:
     """Two steps after a checkpoint, and the same two after it is loaded: how far the weights are apart."""
     started = time.perf_counter()
-    kit.standing.save(run)
+    kit.state.save(run)
     seconds = time.perf_counter() - started
     trained = [p for group in kit.optimiser.param_groups for p in group["params"]]
     for _ in range(2):
         kit.take(read)
     first = [p.detach().clone() for p in trained]
-    kit.standing.load(run)
+    kit.state.load(run)
     for _ in range(2):
         kit.take(read)
     apart = max(distance(b, a) for a, b in zip(first, trained, strict=True))
@@ -384,10 +384,10 @@ joined = Ranks(Path(), [], "auto")
 model = AnyToAny.from_profile(small_profile(Path({scratch!r}), "nf4"), seed=0)
 kit, read = kit_on(model, 3, batch_for(model, model.profile.stages[3], 64))
 if joined.sharded:
-    kit.wrapped, kit.optimiser = joined.prepare(model, kit.standing.optimiser)
+    kit.wrapped, kit.optimiser = joined.prepare(model, kit.state.optimiser)
 for _ in range(3):
     kit.take(read)
-print("RESULT", joined.accelerator.distributed_type, torch.distributed.get_backend(), kit.standing.first)
+print("RESULT", joined.accelerator.distributed_type, torch.distributed.get_backend(), kit.state.first)
 """
 
 

@@ -134,7 +134,7 @@ def sizes(name: str) -> Sizes:
     width = getattr(config, "head_dim", None) or hidden // heads
     attention = 2 * hidden * width * (heads + (config.num_key_value_heads or heads))
     layer = attention + 3 * hidden * config.intermediate_size
-    plan = memory.plan(profile)
+    plan = memory.plan_memory(profile)
     trained = {stage: plan[f"stage {stage}"]["gradients"] // 4 for stage in profile.stages}
     rows = len(Vocabulary.of(0, profile).names) * hidden * (1 if config.tie_word_embeddings else 2)
     lora = trained[3] - trained[1] - trained[2] + rows

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from anytoany_lib import train
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.training.checkpoint import Standing
+from anytoany_lib.training.checkpoint import TrainingState
 from anytoany_lib.training.setup import Job
 from anytoany_lib.training.stage_data import StageData, Step
 
@@ -24,25 +24,25 @@ from anytoany_lib.training.stage_data import StageData, Step
 class Kit:
     """A training of one process whose steps are taken one by one: what `train` does between two checkpoints."""
 
-    def __init__(self, job: Job, standing: Standing, accelerator: Accelerator):
-        self.job, self.standing, self.accelerator = job, standing, accelerator
-        self.wrapped, self.optimiser = accelerator.prepare(standing.model, standing.optimiser)
+    def __init__(self, job: Job, state: TrainingState, accelerator: Accelerator):
+        self.job, self.state, self.accelerator = job, state, accelerator
+        self.wrapped, self.optimiser = accelerator.prepare(state.model, state.optimiser)
         self.wrapped.train()
 
     def reading(self, data: StageData) -> Iterator[Step]:
         """The steps of the stage's data, from the first one on."""
-        settings, latents = self.job.settings, self.standing.denoiser is not None
+        settings, latents = self.job.settings, self.state.denoiser is not None
         return data.steps(settings.rows_a_step, settings.batch_size, latents=latents)
 
-    def take(self, read: Step) -> None:
+    def take(self, step: Step) -> None:
         """One step: gradients, the look at the losses, the optimiser."""
-        standing, settings = self.standing, self.job.settings
-        standing.seed_step(0)
-        losses = train._gradients(self.accelerator, self.wrapped, standing, settings, read)
-        losses, _ = train._of_all(losses, False)
-        train._check_losses(losses, self.job, standing, read.names)
-        train._update(self.accelerator, self.optimiser, self.job, standing, read)
-        standing.step += 1
+        state, settings = self.state, self.job.settings
+        state.seed_step(0)
+        losses = train._gradients(self.accelerator, self.wrapped, step, settings, state.denoiser)
+        losses, _ = train._summed(losses, False)
+        train._check_losses(losses, self.job, state, step.names)
+        train._update(self.accelerator, self.optimiser, self.job, state, step)
+        state.step += 1
 
 
 def bare_step(model: AnyToAny, everywhere: bool = True) -> Callable[[Step], None]:

@@ -38,15 +38,13 @@ from steps import Kit, bare_step, over
 
 from anytoany_lib.config import Profile
 from anytoany_lib.features import precomputing
-from anytoany_lib.features.dataset_features import DatasetFeatures
-from anytoany_lib.features.on_the_fly import LiveFeatures
+from anytoany_lib.features.dataset_features import DatasetFeatures, LiveFeatures
 from anytoany_lib.system.runs import CURVES
 from anytoany_lib.toyworld import dataset
-from anytoany_lib.train import _begun
 from anytoany_lib.training import stage_data
 from anytoany_lib.training.distributed import Ranks
-from anytoany_lib.training.setup import Job
-from anytoany_lib.training.stage_data import Read, StageData, Step
+from anytoany_lib.training.setup import Job, new_training
+from anytoany_lib.training.stage_data import EncodedRow, StageData, Step
 from anytoany_lib.training.trackers import Log
 
 AT_MOST = {
@@ -74,7 +72,7 @@ FORMS = {
 class AsDrawn(StageData):
     """A stage's rows in groups as they are drawn, of whatever lengths."""
 
-    def _groups(self, size: int, start: int) -> Iterator[list[Read]]:
+    def _groups(self, size: int, start: int) -> Iterator[list[EncodedRow]]:
         for epoch in count():
             order = self._epoch(np.random.default_rng([self._seed, epoch]))
             for first in range(0, len(order), size):
@@ -112,21 +110,21 @@ def kit_for(profile: Profile, stage: int, data: Path, run: Path) -> Kit:
     job = Job(profile, stage, data, run, None, 0, None, 1)
     job.check_writable()
     ranks = Ranks(run, [], profile.llm.dtype)
-    return Kit(job, _begun(job, ranks, on_the_fly=False), ranks.accelerator)
+    return Kit(job, new_training(job, ranks, on_the_fly=False), ranks.accelerator)
 
 
 def readings(kit: Kit) -> dict[str, StageData]:
     """The stage's data as it is, and with the optimisations of reading off."""
-    job, standing, settings = kit.job, kit.standing, kit.job.settings
+    job, state, settings = kit.job, kit.state, kit.job.settings
     live = Uncached(job.profile, job.data)
 
     def of(kind: type[StageData], cached: DatasetFeatures) -> StageData:
-        read = (settings.reads, standing.model.messages, cached, job.seed, settings.mixture)
+        read = (settings.reads, state.model.messages, cached, job.seed, settings.mixture)
         return kind(job.data, "train", *read)
 
     return {
-        AS_IS: standing.data,
-        NO_BUCKETS: of(AsDrawn, standing.features),
+        AS_IS: state.data,
+        NO_BUCKETS: of(AsDrawn, state.data.features),
         LIVE: of(StageData, live),
         ALL_OFF: of(AsDrawn, live),
     }
@@ -156,7 +154,7 @@ def computing(
     kit: Kit, sorted_steps: Sequence[Step], drawn: Sequence[Step], rounds: int
 ) -> dict[str, np.ndarray]:
     """Seconds (rounds,) of a step once its rows are read, in turns: the kit's in several forms, and the bare ones."""
-    model = kit.standing.model
+    model = kit.state.model
     works = {
         AS_IS: over(kit.take, sorted_steps),
         BARE: over(bare_step(model), sorted_steps),
@@ -195,7 +193,7 @@ def clocked(calls: dict[str, list[tuple[Any, str]]]) -> Iterator[dict[str, float
 
 def where_time_goes(kit: Kit, steps: Sequence[Step], reading: float) -> dict[str, float]:
     """Seconds a step, by what they go into; `steps` is what a step waits for its rows."""
-    model, accelerator, optimiser = kit.standing.model, kit.accelerator, kit.optimiser
+    model, accelerator, optimiser = kit.state.model, kit.accelerator, kit.optimiser
     calls = {
         "LLM forward": [(model, "hidden_states"), (model, "logits")],
         "projections": [(model, "embed_inputs"), (model, "project")],
@@ -230,7 +228,7 @@ def measure_stage(kit: Kit, rounds: int) -> dict[str, Any]:
     return {
         "rows a step": kit.job.settings.rows_a_step,
         "positions a step": float(np.mean(positions)),
-        "steps": kit.standing.record["steps"],
+        "steps": kit.state.record["steps"],
         "seconds": {name: float(np.median(times[name])) for name in (AS_IS, BARE, BARE_FEW)},
         "ratio to bare": float(np.median(times[AS_IS] / times[BARE])),
         "ratio to bare, logits where learnt": float(np.median(times[AS_IS] / times[BARE_FEW])),
@@ -319,10 +317,10 @@ def processes(
 def checkpoint_seconds(kit: Kit) -> list[float]:
     """Of every checkpoint of the first steps; the last one stands just before a line of metrics.jsonl is due."""
     times = []
-    for step in islice(kit.reading(kit.standing.data), Log.every - 1):
+    for step in islice(kit.reading(kit.state.data), Log.every - 1):
         kit.take(step)
         started = time.perf_counter()
-        kit.standing.save(kit.job.run)
+        kit.state.save(kit.job.run)
         times.append(time.perf_counter() - started)
     return times
 

@@ -36,7 +36,7 @@ def _comment(profile: Profile) -> str:
 
 def peak(profile: Profile) -> int:
     """Bytes that a profile is planned to take on its device at most, whichever phase that is."""
-    return max(planning.peak(phase) for phase in planning.plan(_unfetched(profile)).values())
+    return max(planning.peak(phase) for phase in planning.plan_memory(_unfetched(profile)).values())
 
 
 def _unfetched(profile: Profile) -> Profile:

@@ -21,7 +21,8 @@ from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
 from anytoany_lib.toyworld import draw
-from anytoany_lib.train import total_loss, trained_parts
+from anytoany_lib.train import total_loss
+from anytoany_lib.training.setup import trained_parts
 
 WIDTH = 256
 

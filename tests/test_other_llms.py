@@ -13,7 +13,8 @@ from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.toyworld import draw
-from anytoany_lib.train import total_loss, trained_parts
+from anytoany_lib.train import total_loss
+from anytoany_lib.training.setup import trained_parts
 
 NAMES = sorted(path.stem for path in PROFILE_FOLDER.glob("*.yaml") if path.stem != "tiny")
 SMALL = {

@@ -54,6 +54,11 @@ def is_term(name: str) -> bool:
     return name.endswith(_SUFFIX)
 
 
+def kind_of(name: str) -> str:
+    """What a loss of that name is about, denoising term or not: "text", or a kind of medium."""
+    return name.removesuffix(_SUFFIX)
+
+
 # --- targets: media -> latents ---
 
 

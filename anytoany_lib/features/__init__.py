@@ -1,9 +1,11 @@
-"""What frozen models make of a dataset, computed once (`precomputing`) or as training goes (`on_the_fly`).
+"""What frozen models make of a dataset, computed once (`precomputing`) or as training goes (`dataset_features.LiveFeatures`).
 
-`cache` is one folder of rows of numbers; `dataset_features` finds them by what a dataset's rows name.
+`cache` is one folder of rows of numbers; `dataset_features` finds them by what a dataset's rows name. `costs` says what either
+way takes.
 """
 
+from anytoany_lib.features.costs import estimate_costs
 from anytoany_lib.features.dataset_features import DatasetFeatures
-from anytoany_lib.features.precomputing import plan, precompute
+from anytoany_lib.features.precomputing import precompute
 
-__all__ = ["DatasetFeatures", "plan", "precompute"]
+__all__ = ["DatasetFeatures", "estimate_costs", "precompute"]

@@ -49,13 +49,13 @@ def processes() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
 
 
-def places(sorted_keys: np.ndarray, wanted: Sequence[str]) -> np.ndarray:
-    """Where each wanted key stands among the sorted ones (dtype KEY), -1 where it does not."""
-    keys = np.array(wanted, dtype=KEY)
+def places(sorted_keys: np.ndarray, keys: Sequence[str]) -> np.ndarray:
+    """Where each key stands among the sorted ones (dtype KEY), -1 where it does not."""
+    sought = np.array(keys, dtype=KEY)
     if not len(sorted_keys):
-        return np.full(len(keys), -1)
-    at = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
-    return np.where(sorted_keys[at] == keys, at, -1)
+        return np.full(len(sought), -1)
+    at = np.minimum(np.searchsorted(sorted_keys, sought), len(sorted_keys) - 1)
+    return np.where(sorted_keys[at] == sought, at, -1)
 
 
 class FeatureCache:
@@ -92,15 +92,15 @@ class FeatureCache:
         for keys in sorted(self.folder.glob("*.keys")) + sorted(
             (self.folder / PARTS).glob("*.keys")
         ):
-            found = np.array(keys.read_text().split(), dtype=KEY)
-            if damage := self._damage(keys.with_suffix(".npy"), len(found)):
+            of_file = np.array(keys.read_text().split(), dtype=KEY)
+            if damage := self._damage(keys.with_suffix(".npy"), len(of_file)):
                 if not repair:
                     raise ValueError(f"{damage}; {self._rebuild} rebuilds it")
                 tqdm.write(f"{damage}; it is made anew")
                 keys.unlink()
                 continue
             self._files.append(keys.with_suffix(".npy"))
-            names.append(found)
+            names.append(of_file)
         # Row numbers count through all files; file n has those from _starts[n] on.
         self._starts = np.cumsum([0, *map(len, names)])
         self._keys, self._rows = np.unique(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from tqdm.auto import tqdm
+
+from anytoany_lib.config import Profile
+from anytoany_lib.data.manifests import read_manifest, splits_in
 from anytoany_lib.data.rows import Row
 from anytoany_lib.messages import parts_of
 from anytoany_lib.modalities import MEDIA_KINDS
@@ -37,18 +42,37 @@ class Contents:
                 kind = part["type"]
                 if kind not in MEDIA_KINDS:
                     continue
-                made = message["role"] == "assistant"
-                if made:
+                generated = message["role"] == "assistant"
+                if generated:
                     self.captions[kind][part["caption"]] = None
                 else:
                     self.media[kind][part[kind]] = known.get(part[kind])
-                if part.get(kind) is not None and (made or "caption" in row.meta):
+                if part.get(kind) is not None and (generated or "caption" in row.meta):
                     self.targets[kind][part[kind]] = known.get(part[kind])
 
 
 def contents(rows: Iterable[Row]) -> Contents:
     """What the rows of a manifest need embedded."""
-    found = Contents()
+    needed = Contents()
     for row in rows:
-        found.add(row)
-    return found
+        needed.add(row)
+    return needed
+
+
+def rows_to_embed(data: Path) -> Iterator[Row]:
+    """The rows of a dataset whose features training reads: all but those of the test split, which are for generating."""
+    manifests = [read_manifest(data, split) for split in splits_in(data) if split != "test"]
+    rows = (row for manifest in manifests for row in manifest)
+    # Only a manifest of very many rows takes long enough to look at.
+    return iter(tqdm(rows, "rows looked through", sum(map(len, manifests)), leave=False, delay=2))
+
+
+def contents_to_embed(profile: Profile, data: Path) -> Contents:
+    """What training on a dataset needs embedded. ValueError if it generates what the profile has no decoder for."""
+    needed = contents(rows_to_embed(data))
+    unknown = {kind for kind, texts in needed.captions.items() if texts} - set(profile.decoders)
+    if unknown:
+        raise ValueError(
+            f"the data generates {', '.join(unknown)}, profile {profile.name} has no decoder for it"
+        )
+    return needed

@@ -11,15 +11,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from anytoany_lib.config import Profile
 from anytoany_lib.data.rows import Row
-from anytoany_lib.features.contents import Contents
+from anytoany_lib.features.contents import contents_to_embed, rows_to_embed
 from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.features.frozen_models import FrozenModels
+from anytoany_lib.llm import pick_device
 from anytoany_lib.messages import parts_of
 from anytoany_lib.modalities import MEDIA_KINDS
 from anytoany_lib.system import terminal
+from anytoany_lib.system.remote import local
 
 SAMPLED = 16
 
@@ -35,22 +39,38 @@ class Costs:
         return f"{terminal.table(self.caches)}\n\n{terminal.table(self.stages)}"
 
 
-def measure(
-    store: DatasetFeatures,
-    found: Contents,
-    rows: Iterable[Row],
-    models: FrozenModels,
-    sampled: int = SAMPLED,
-) -> Costs:
-    """The costs of what `rows` need (`found`), after trying `sampled` items of each sort with the models."""
+def estimate_costs(profile: Profile, data: str | Path, sampled: int = SAMPLED) -> Costs:
+    """What the features of a dataset cost on disk, to fill, and on the fly, after trying `sampled` items of each sort."""
+    store = DatasetFeatures(profile, local(data))
+    caches, each = _caches(store, FrozenModels(profile, pick_device()), sampled)
+    uses = _uses(rows_to_embed(store.data))
+    stages = []
+    for number, stage in profile.stages.items():
+        count, items = uses[stage.reads]
+        if count:
+            latents = stage.denoising_weight > 0
+            computed = {
+                s: n for s, n in items.items() if n and (latents or not s.endswith("latents"))
+            }
+            size = stage.rows_a_step
+            step = size * sum(n * each[sort] for sort, n in computed.items()) / count
+            stages.append(_computed(number, size, step, stage.steps_of(count)))
+    return Costs(caches, stages)
+
+
+def _caches(
+    store: DatasetFeatures, models: FrozenModels, sampled: int
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """A row for each sort of content that training needs, and the seconds that one of each sort takes."""
+    needed = contents_to_embed(store.profile, store.data)
     caches, each = [], {}
-    for kind, paths in found.media.items():
+    for kind, paths in needed.media.items():
         files = [store.data / path for path in paths]
         if files:
             each[f"{kind}s"] = _seconds_each(files, partial(models.media_files, kind), sampled)
             lacking = store.lacking_media(list(paths))
             caches.append(_cached(f"{kind}s", len(files), len(lacking), store.encoder.shape, each))
-    for kind, captions in found.captions.items():
+    for kind, captions in needed.captions.items():
         texts = list(captions)
         if texts:
             sort, shape = f"{kind} captions", store.captions[kind].shape
@@ -58,25 +78,13 @@ def measure(
             lacking = store.lacking_captions(kind, texts)
             caches.append(_cached(sort, len(texts), len(lacking), shape, each))
     for kind, cache in store.latents.items():
-        files = [store.data / path for path in found.targets[kind]]
+        files = [store.data / path for path in needed.targets[kind]]
         if files:
             sort = f"{kind} latents"
             each[sort] = _seconds_each(files, partial(models.latents_of_files, kind), sampled)
-            lacking = store.lacking_latents(kind, list(found.targets[kind]))
+            lacking = store.lacking_latents(kind, list(needed.targets[kind]))
             caches.append(_cached(sort, len(files), len(lacking), cache.shape, each))
-    uses = _uses(rows)
-    stages = []
-    for number, stage in store.profile.stages.items():
-        count, items = uses[stage.reads]
-        if count:
-            latents = stage.denoising_weight > 0
-            wanted = {
-                s: n for s, n in items.items() if n and (latents or not s.endswith("latents"))
-            }
-            size = stage.rows_a_step
-            step = size * sum(n * each[sort] for sort, n in wanted.items()) / count
-            stages.append(_computed(number, size, step, stage.steps_of(count)))
-    return Costs(caches, stages)
+    return caches, each
 
 
 def _seconds_each(items: Sequence[Any], embed: Callable[[Sequence[Any]], Any], most: int) -> float:
@@ -116,13 +124,13 @@ def _uses(rows: Iterable[Row]) -> dict[str, tuple[int, Counter[str]]]:
     """For what each stage reads: how many rows there are, and how many items of each sort they hold together."""
     counts: Counter[str] = Counter()
     shown: Counter[str] = Counter()
-    made: Counter[str] = Counter()
-    talked: Counter[str] = Counter()
+    generated: Counter[str] = Counter()
+    in_talks: Counter[str] = Counter()
     for row in rows:
         if "caption" in row.meta:
             counts["captioned"] += 1
             shown[f"{row.meta['kind']}s"] += 1
-            made.update([f"{row.meta['kind']} captions", f"{row.meta['kind']} latents"])
+            generated.update([f"{row.meta['kind']} captions", f"{row.meta['kind']} latents"])
             continue
         counts["talks"] += 1
         for message in row.messages:
@@ -130,13 +138,13 @@ def _uses(rows: Iterable[Row]) -> dict[str, tuple[int, Counter[str]]]:
             for part in parts_of(message):
                 kind = part["type"]
                 if kind in MEDIA_KINDS:
-                    talked[f"{kind} captions" if answer else f"{kind}s"] += 1
-                    talked[f"{kind} latents"] += answer and part.get(kind) is not None
+                    in_talks[f"{kind} captions" if answer else f"{kind}s"] += 1
+                    in_talks[f"{kind} latents"] += answer and part.get(kind) is not None
     captioned = counts["captioned"]
     # Without a conversation stage 3 asks for captioned media in either direction.
-    talks = (counts["talks"], talked) if counts["talks"] else (2 * captioned, shown + made)
+    talks = (counts["talks"], in_talks) if counts["talks"] else (2 * captioned, shown + generated)
     return {
         "comprehension": (captioned, shown),
-        "generation": (captioned, made),
+        "generation": (captioned, generated),
         "instructions": talks,
     }

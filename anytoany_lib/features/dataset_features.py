@@ -4,6 +4,10 @@ DATA/features/encoder           encoder embeddings, by the content of the medium
 DATA/features/captions-KIND     what a decoder's own text encoder gives, by the text
 DATA/features/latents-KIND      what a decoder's autoencoder gives, if a stage of the profile has a denoising term
 DATA/features/media.npy         which content each path has
+
+`LiveFeatures` is for those who would rather compute than store: what the caches have is read from them, the rest is computed
+batch by batch and forgotten. The frozen models are in memory beside the language model then, and each epoch computes the same
+rows anew.
 """
 
 from __future__ import annotations
@@ -18,9 +22,11 @@ from tqdm.auto import tqdm
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.decoders import adapters, denoising
 from anytoany_lib.features import npy_folder
-from anytoany_lib.features.cache import CAPTION_BATCH, KEY, FeatureCache, places, processes
+from anytoany_lib.features.cache import BATCH, CAPTION_BATCH, KEY, FeatureCache, places, processes
 from anytoany_lib.features.frozen_models import FrozenModels
+from anytoany_lib.llm import pick_device
 from anytoany_lib.media import media_files as media
+from anytoany_lib.modalities import MEDIA_KINDS
 from anytoany_lib.system.digests import digest_of
 from anytoany_lib.system.files import appearing_file
 from anytoany_lib.system.prefetch import in_order
@@ -71,8 +77,8 @@ class MediaKeys:
         if not self._keys.shape[1]:
             return [""] * len(paths)
         at = places(self._keys[0], [caption_key(path) for path in paths])
-        found = np.where(at < 0, b"", self._keys[1][at])
-        return [key.decode() for key in found]
+        contents = np.where(at < 0, b"", self._keys[1][at])
+        return [key.decode() for key in contents]
 
     def add(self, keys: dict[str, str]) -> None:
         """Notes the content keys of paths, in place of what was known of them."""
@@ -131,10 +137,10 @@ class DatasetFeatures:
         captions: Sequence[tuple[str, str]],
         targets: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Told of every batch's media (kind, path), captions (kind, caption) and media whose latents it wants, before it
-        asks for them one by one.
+        """Announces a batch's media (kind, path), captions (kind, caption) and media whose latents it needs, before they are
+        asked for one by one.
 
-        Here all of them are on disk; `on_the_fly.LiveFeatures` computes what is not.
+        Here all of them are on disk; `LiveFeatures` computes what is not.
         """
 
     def media(self, path: str) -> np.ndarray:
@@ -209,13 +215,13 @@ class DatasetFeatures:
         state = processes()
         if state.is_main_process:
             noted = self._media_keys.of(list(paths))
-            found = {p: known or old for (p, known), old in zip(paths.items(), noted, strict=True)}
-            unread = [path for path, key in found.items() if not key]
+            keys = {p: known or old for (p, known), old in zip(paths.items(), noted, strict=True)}
+            unread = [path for path, key in keys.items() if not key]
             read = in_order(lambda path: media.content_key(kind, self.data / path), unread)
             bar = tqdm(read, desc=f"{kind}s read", total=len(unread), disable=not unread)
-            found |= dict(zip(unread, bar, strict=True))
-            if list(found.values()) != noted:
-                self._media_keys.add(found)
+            keys |= dict(zip(unread, bar, strict=True))
+            if list(keys.values()) != noted:
+                self._media_keys.add(keys)
         state.wait_for_everyone()
         self._media_keys.look()
 
@@ -247,3 +253,60 @@ class DatasetFeatures:
             lambda file: npy_folder.read(file, shape),
             save_every,
         )
+
+
+class LiveFeatures(DatasetFeatures):
+    """A dataset's caches, and the models that compute what those lack."""
+
+    def __init__(self, profile: Profile, data: str | Path):
+        super().__init__(profile, data)
+        self._models = FrozenModels(profile, pick_device())
+        self._media_now: dict[str, np.ndarray] = {}
+        self._captions_now: dict[tuple[str, str], np.ndarray] = {}
+        self._latents_now: dict[tuple[str, str], np.ndarray] = {}
+
+    def ready(
+        self,
+        media: Sequence[tuple[str, str]],
+        captions: Sequence[tuple[str, str]],
+        targets: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Computes what a batch needs and the caches lack; what was computed for the one before is forgotten."""
+        self._media_now, self._captions_now, self._latents_now = {}, {}, {}
+        for kind in MEDIA_KINDS:
+            for batch in _batches(self.lacking_media(_distinct(kind, media))):
+                rows = self._models.media_files(kind, [self.data / path for path in batch])
+                self._media_now |= zip(batch, rows, strict=True)
+            for batch in _batches(self.lacking_captions(kind, _distinct(kind, captions))):
+                rows = self._models.captions(kind, batch)
+                names = [(kind, text) for text in batch]
+                self._captions_now |= zip(names, rows, strict=True)
+            for batch in _batches(
+                self.lacking_latents(kind, _distinct(kind, targets)), denoising.LATENT_BATCH
+            ):
+                rows = self._models.latents_of_files(kind, [self.data / path for path in batch])
+                names = [(kind, path) for path in batch]
+                self._latents_now |= zip(names, rows, strict=True)
+
+    def media(self, path: str) -> np.ndarray:
+        """The encoder's embedding (D,) of a medium that `ready` has seen."""
+        return self._media_now[path] if path in self._media_now else super().media(path)
+
+    def caption(self, kind: str, caption: str) -> np.ndarray:
+        """The decoder's condition for a caption that `ready` has seen, (*condition)."""
+        now = self._captions_now.get((kind, caption))
+        return super().caption(kind, caption) if now is None else now
+
+    def latent(self, kind: str, path: str) -> np.ndarray:
+        """The decoder's latents of a medium that `ready` has seen, (*latent shape)."""
+        now = self._latents_now.get((kind, path))
+        return super().latent(kind, path) if now is None else now
+
+
+def _distinct(kind: str, pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """The paths or captions of one kind, each once."""
+    return list(dict.fromkeys(name for of_kind, name in pairs if of_kind == kind))
+
+
+def _batches(items: list[str], size: int = BATCH) -> list[list[str]]:
+    return [items[at : at + size] for at in range(0, len(items), size)]

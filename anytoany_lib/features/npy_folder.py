@@ -37,17 +37,17 @@ def files_of(rows: Iterable[Row], folder: Path) -> dict[str, dict[str, Path]]:
         for kind, caption, name in _named(row):
             if name in there:
                 claims.setdefault(name, set()).add((kind, caption))
-    found: dict[str, dict[str, Path]] = {kind: {} for kind in MEDIA_KINDS}
+    files: dict[str, dict[str, Path]] = {kind: {} for kind in MEDIA_KINDS}
     for name, claimed in claims.items():
         if len(claimed) == 1:
             kind, caption = claimed.pop()
-            found[kind].setdefault(caption, folder / name)
-    if not any(found.values()):
+            files[kind].setdefault(caption, folder / name)
+    if not any(files.values()):
         raise FileNotFoundError(
             f"{folder}: expected files named like a medium of the data with .npy behind it, found {len(there)} .npy "
             "files of other or ambiguous names; name the folder that holds the caption embeddings, or leave out --npy"
         )
-    return found
+    return files
 
 
 def read(file: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -71,8 +71,8 @@ def check_model(
 ) -> None:
     """ValueError unless a few of the files (caption -> file) hold what the decoder's own text encoder gives."""
     captions = list(files)[:_COMPARED]
-    found = [read(files[caption], shape) for caption in captions]
-    for caption, row, own in zip(captions, found, encode(captions), strict=True):
+    rows = [read(files[caption], shape) for caption in captions]
+    for caption, row, own in zip(captions, rows, encode(captions), strict=True):
         row = row.astype(np.float32)
         cosine = float((row * own).sum() / (np.linalg.norm(row) * np.linalg.norm(own)))
         if not cosine >= _ALIKE:

@@ -11,50 +11,21 @@ begun again it goes on where it was. `--plan` only says what that would cost. OU
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from anytoany_lib.config import Profile, resolve
-from anytoany_lib.data.manifests import read_manifest, splits_in
-from anytoany_lib.data.rows import Row
-from anytoany_lib.features import costs, npy_folder
+from anytoany_lib.features import npy_folder
 from anytoany_lib.features.cache import SAVE_EVERY, processes
-from anytoany_lib.features.contents import Contents, contents
+from anytoany_lib.features.contents import contents_to_embed, rows_to_embed
+from anytoany_lib.features.costs import estimate_costs
 from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.features.frozen_models import FrozenModels
 from anytoany_lib.llm import pick_device
 from anytoany_lib.system import terminal
 from anytoany_lib.system.files import alone
-from anytoany_lib.system.remote import local, published
-
-
-def rows_to_embed(data: Path) -> Iterator[Row]:
-    """The rows of a dataset whose features training reads: all but those of the test split, which are for generating."""
-    manifests = [read_manifest(data, split) for split in splits_in(data) if split != "test"]
-    rows = (row for manifest in manifests for row in manifest)
-    # Only a manifest of very many rows takes long enough to look at.
-    return iter(tqdm(rows, "rows looked through", sum(map(len, manifests)), leave=False, delay=2))
-
-
-def needed(profile: Profile, data: Path) -> Contents:
-    """What training on a dataset needs embedded. ValueError if it generates what the profile has no decoder for."""
-    found = contents(rows_to_embed(data))
-    unknown = {kind for kind, texts in found.captions.items() if texts} - set(profile.decoders)
-    if unknown:
-        raise ValueError(
-            f"the data generates {', '.join(unknown)}, profile {profile.name} has no decoder for it"
-        )
-    return found
-
-
-def plan(profile: Profile, data: str | Path) -> costs.Costs:
-    """What the features of a dataset cost on disk, to fill, and on the fly, by a short measured sample."""
-    store = DatasetFeatures(profile, local(data))
-    models = FrozenModels(profile, pick_device())
-    return costs.measure(store, needed(profile, store.data), rows_to_embed(store.data), models)
+from anytoany_lib.system.remote import published
 
 
 def precompute(
@@ -86,7 +57,7 @@ def _precomputed(
     state = processes()
     with state.main_process_first():
         store = DatasetFeatures(profile, data, repair=state.is_main_process)
-    found = needed(profile, store.data)
+    needed = contents_to_embed(profile, store.data)
     models = FrozenModels(profile, pick_device())
     added = {"media": 0, "captions": 0}
     if npy is not None:
@@ -96,15 +67,15 @@ def _precomputed(
             for kind, named in files.items()
             if named
         )
-    for kind, paths in found.media.items():
+    for kind, paths in needed.media.items():
         added["media"] += store.fill_media(kind, paths, models, save_every)
-    for kind, texts in found.captions.items():
+    for kind, texts in needed.captions.items():
         models.release()  # one after the other: together they fill a card
         if texts:
             added["captions"] += store.fill_captions(kind, texts, models, save_every)
     for kind in store.latents:
         models.release()
-        new = store.fill_latents(kind, found.targets[kind], models, save_every)
+        new = store.fill_latents(kind, needed.targets[kind], models, save_every)
         added["latents"] = added.get("latents", 0) + new
     return added
 
@@ -126,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     profile = Profile.load(given.profile)
     if given.plan:
-        print(plan(profile, given.data))
+        print(estimate_costs(profile, given.data))
         return
     added = precompute(profile, given.data, given.npy, save_every=given.save_every)
     if processes().is_main_process:

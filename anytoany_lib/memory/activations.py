@@ -15,10 +15,10 @@ from anytoany_lib.config import DecoderConfig
 from anytoany_lib.decoders import mels
 from anytoany_lib.encoders.imagebind import AT_ONCE_BYTES, LIVE_WIDTHS
 from anytoany_lib.encoders.imagebind_inputs import SENSE_OF_KIND, ImageBindConfig, tokens_of
+from anytoany_lib.features.cache import BATCH, CAPTION_BATCH
 from anytoany_lib.memory.blueprints import blueprint, factor
 
 ACTIVE = 2  # bytes of an activation, and of a weight that is not quantised
-CAPTIONS_AT_ONCE, MEDIA_AT_ONCE = 128, 32  # when features are computed
 POSITIONS = 77  # of a caption; AudioLDM would read up to 512, and captions are shorter
 _WITH_ATTENTION = {"UNet2DConditionModel": 26, "UNet3DConditionModel": 33}
 _WITHOUT = {"UNet2DConditionModel": 16, "UNet3DConditionModel": 20}
@@ -89,7 +89,7 @@ def _look(config: ImageBindConfig, kind: str) -> int:
 
 def media_at_once(config: ImageBindConfig, kind: str) -> int:
     """How many media of a kind features are computed of at once: a batch, or what `AT_ONCE_BYTES` hold."""
-    return max(1, min(MEDIA_AT_ONCE, AT_ONCE_BYTES // _look(config, kind)))
+    return max(1, min(BATCH, AT_ONCE_BYTES // _look(config, kind)))
 
 
 def looking(config: ImageBindConfig, kind: str, count: int) -> int:
@@ -107,7 +107,7 @@ def captions_read(config: DecoderConfig) -> int:
     """Of a decoder's text encoders, weights and all, at a batch of captions."""
     encoders = [plan for name, plan in blueprint(config).items() if name.startswith("text_encoder")]
     weights = sum(_transformer(plan) for plan in encoders)
-    rows = CAPTIONS_AT_ONCE * caption_positions(config)
+    rows = CAPTION_BATCH * caption_positions(config)
     widest = max(
         _TEXT_WIDTHS[plan.get("hidden_act", "quick_gelu")] * plan["hidden_size"]
         for plan in encoders

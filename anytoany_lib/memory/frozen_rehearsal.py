@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial, wraps
+from functools import cache, partial
 from typing import Any
 
 import diffusers
@@ -23,22 +23,12 @@ from transformers import (
 from anytoany_lib.config import DecoderConfig, Profile
 from anytoany_lib.encoders.imagebind import ImageBind
 from anytoany_lib.encoders.imagebind_inputs import FRAMES_PER_CLIP, ImageBindConfig
+from anytoany_lib.features.cache import CAPTION_BATCH
 from anytoany_lib.memory import activations, blueprints, planning
 from anytoany_lib.memory.live_storages import LiveStorages, as_on_a_card
 
 META = torch.device("meta")
 HALF = torch.float16  # two bytes, as bfloat16 has
-
-
-def on_shapes(make: Callable[..., Any]) -> Callable[..., Any]:
-    """Has a function make its modules on the meta device."""
-
-    @wraps(make)
-    def made(*told: Any) -> Any:
-        with META:
-            return make(*told)
-
-    return made
 
 
 @contextmanager
@@ -57,11 +47,11 @@ def _alone(frozen: Iterable[nn.Module], work: Callable[[], None]) -> int:
         return live.peak
 
 
-@on_shapes
 def _encoder(config: ImageBindConfig) -> ImageBind:
-    encoder = ImageBind(config)
-    encoder.keep_senses({"vision", "audio"})
-    return encoder.to(HALF).eval()
+    with META:
+        encoder = ImageBind(config)
+        encoder.keep_senses({"vision", "audio"})
+        return encoder.to(HALF).eval()
 
 
 def _look(encoder: ImageBind, kind: str, count: int) -> None:
@@ -78,21 +68,21 @@ def _look(encoder: ImageBind, kind: str, count: int) -> None:
     encoder({"audio" if kind == "audio" else "vision": x})
 
 
-@on_shapes
 def _part(config: dict[str, Any], pooled: bool = False) -> nn.Module:
     """A part of a pipeline by its configuration, in half precision."""
-    if "_class_name" in config:
-        cls = getattr(diffusers, config["_class_name"])
-        return cls.from_config(config).half().eval()
+    clip = CLIPTextModelWithProjection if pooled else CLIPTextModel
     makers: dict[str, Callable[[], nn.Module]] = {
-        "clip_text_model": lambda: (CLIPTextModelWithProjection if pooled else CLIPTextModel)(
-            CLIPTextConfig(**config)
-        ),
+        "clip_text_model": lambda: clip(CLIPTextConfig(**config)),
         "clap_text_model": lambda: ClapTextModelWithProjection(ClapTextConfig(**config)),
         "hifigan": lambda: SpeechT5HifiGan(SpeechT5HifiGanConfig(**config)),
     }
     makers["speecht5_hifigan"] = makers["hifigan"]  # as today's transformers saves it
-    return makers[config["model_type"]]().half().eval()
+    with META:
+        if "_class_name" in config:
+            part = getattr(diffusers, config["_class_name"]).from_config(config)
+        else:
+            part = makers[config["model_type"]]()
+        return part.half().eval()
 
 
 def _parts(config: DecoderConfig) -> dict[str, nn.Module]:
@@ -107,27 +97,29 @@ def _draw(config: DecoderConfig, parts: dict[str, nn.Module]) -> None:
     vae.enable_slicing()
     shape = activations.latents_of(config)
     latents = torch.empty(1, unet.config.in_channels, *shape, dtype=HALF)
-    told = torch.empty(2, *config.condition, dtype=HALF)
+    conditions = torch.empty(2, *config.condition, dtype=HALF)
     both = torch.cat([latents] * 2)
-    noise = unet(both, torch.empty((), dtype=torch.long), **_told(config, told)).sample
-    untold, meant = noise.chunk(2)
-    latents = latents - config.guidance * (meant - untold)
+    noise = unet(
+        both, torch.empty((), dtype=torch.long), **_unet_arguments(config, conditions)
+    ).sample
+    unguided, guided = noise.chunk(2)
+    latents = latents - config.guidance * (guided - unguided)
     if latents.dim() == 5:
         latents = latents.permute(0, 2, 1, 3, 4).flatten(0, 1)
-    made = vae.decode(latents / 2).sample
+    decoded = vae.decode(latents / 2).sample
     if "vocoder" in parts:
-        parts["vocoder"](made.squeeze(1)).float()
+        parts["vocoder"](decoded.squeeze(1)).float()
     elif len(latents) > 1:
-        made[None].permute(0, 2, 1, 3, 4).float()
+        decoded[None].permute(0, 2, 1, 3, 4).float()
 
 
-def _told(config: DecoderConfig, told: torch.Tensor) -> dict[str, Any]:
+def _unet_arguments(config: DecoderConfig, conditions: torch.Tensor) -> dict[str, Any]:
     if config.pipeline == "audioldm":
-        return {"encoder_hidden_states": None, "class_labels": told}
+        return {"encoder_hidden_states": None, "class_labels": conditions}
     if config.pipeline == "stable-diffusion-xl":
-        more = {"text_embeds": told[:, -1, :1280], "time_ids": torch.empty(2, 6, dtype=HALF)}
-        return {"encoder_hidden_states": told[:, :-1], "added_cond_kwargs": more}
-    return {"encoder_hidden_states": told}
+        more = {"text_embeds": conditions[:, -1, :1280], "time_ids": torch.empty(2, 6, dtype=HALF)}
+        return {"encoder_hidden_states": conditions[:, :-1], "added_cond_kwargs": more}
+    return {"encoder_hidden_states": conditions}
 
 
 @cache
@@ -157,8 +149,7 @@ def captions_peak(settings: str) -> int:
     encoders = [part for name, part in _parts(config).items() if name.startswith("text")]
 
     def read() -> None:
-        rows = activations.CAPTIONS_AT_ONCE
-        ids = torch.empty(rows, activations.caption_positions(config), dtype=torch.long)
+        ids = torch.empty(CAPTION_BATCH, activations.caption_positions(config), dtype=torch.long)
         for encoder in encoders:
             encoder(ids, torch.empty_like(ids))
 

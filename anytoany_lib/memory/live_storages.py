@@ -39,7 +39,7 @@ def _rounded(size: int) -> int:
 
 
 class LiveStorages(TorchDispatchMode):
-    """Adds up the storages that are alive, in bytes: `on_the_fly` now, `peak` at most.
+    """Adds up the storages that are alive, in bytes: `live` now, `peak` at most.
 
     What code sends to the host, and what it makes there of that alone, is on no card and not counted. Where code asks for a
     number of a tensor that has none it is told 1 (true): masks are whole, flags are set.
@@ -89,11 +89,11 @@ class LiveStorages(TorchDispatchMode):
         if str(kwargs.get("device")) == "cpu" and read and read[0].device.type == "meta":
             kwargs, on_host = kwargs | {"device": torch.device("meta")}, True
         self.peak = max(self.peak, self.live + _scratch(func, args))
-        made = func(*args, **kwargs)
-        for leaf in tree_leaves(made):
+        results = func(*args, **kwargs)
+        for leaf in tree_leaves(results):
             if isinstance(leaf, torch.Tensor) and leaf.device.type == "meta":
                 self._count(leaf, on_host)
-        return made
+        return results
 
 
 def _tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
@@ -132,12 +132,12 @@ class _Attention(torch.autograd.Function):
         # In the memory order (batch, length, heads, width), as the kernels give it.
         shape = (*query.shape[:-1], value.shape[-1])
         if query.dim() == 4:
-            found = query.new_empty((shape[0], shape[2], shape[1], shape[3])).transpose(1, 2)
+            output = query.new_empty((shape[0], shape[2], shape[1], shape[3])).transpose(1, 2)
         else:
-            found = query.new_empty(shape)
+            output = query.new_empty(shape)
         row = query.new_empty(query.shape[:-1], dtype=torch.float32)
-        ctx.save_for_backward(query, key, value, found, row)
-        return found
+        ctx.save_for_backward(query, key, value, output, row)
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
@@ -146,10 +146,10 @@ class _Attention(torch.autograd.Function):
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-def _attention(*told: Any, **named: Any) -> torch.Tensor:
+def _attention(*arguments: Any, **named: Any) -> torch.Tensor:
     """In the place of PyTorch's function; which pairs are left out makes no difference to what is held."""
     query, key, value = (
-        named.get(name, told[n] if n < len(told) else None)
+        named.get(name, arguments[n] if n < len(arguments) else None)
         for n, name in enumerate(("query", "key", "value"))
     )
     return _Attention.apply(query, key, value)

@@ -195,18 +195,18 @@ def _features(profile: Profile) -> dict[str, int]:
 def fits(profile: Profile, number: int) -> dict[str, FitConfig | None]:
     """The fits of a stage: "words" (of the input projection), "before", "after" (of the output projections)."""
     stage = profile.stages[number]
-    found: dict[str, FitConfig | None] = {}
+    of_stage: dict[str, FitConfig | None] = {}
     first = number == min(profile.stages)
     if "input_projection" in stage.learning_rates and first:
-        found["words"] = None
+        of_stage["words"] = None
     if "output_projections" in stage.learning_rates:
         earlier = [s for n, s in profile.stages.items() if n < number]
         new = not any("output_projections" in s.learning_rates for s in earlier)
         if stage.fit_before.steps or (new and profile.projection.standardise):
-            found["before"] = stage.fit_before
+            of_stage["before"] = stage.fit_before
         if stage.fit_after.steps:
-            found["after"] = stage.fit_after
-    return found
+            of_stage["after"] = stage.fit_after
+    return of_stage
 
 
 def _fit(
@@ -232,7 +232,7 @@ def _fit(
     return {"fit": (12 * largest) * bool(fit.steps) + states}
 
 
-def plan(profile: Profile, tokens: int = 128) -> Plan:
+def plan_memory(profile: Profile, tokens: int = 128) -> Plan:
     """Bytes of every part in every phase: features, the stages at their batch of `tokens` tokens a row, their fits, a chat.
 
     Some parts take turns (`turns`); only those at work have to be on the card.
@@ -326,7 +326,7 @@ def _changes(profile: Profile, phase: str) -> list[str]:
     ]
 
 
-def table(phases: Plan) -> list[dict[str, Any]]:
+def phase_rows(phases: Plan) -> list[dict[str, Any]]:
     """One row for each part, one column for each phase, in GiB; the last row is what has to be there at once."""
     names = dict.fromkeys(name for phase in phases.values() for name in phase)
     rows = [
@@ -348,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--gigabytes", type=float, default=16, help="memory of the card")
     options = parser.parse_args(arguments)
     profile = Profile.load(options.profile)
-    phases = plan(profile, options.tokens)
-    print(f"planned GiB\n{terminal.table(table(phases))}")
+    phases = plan_memory(profile, options.tokens)
+    print(f"planned GiB\n{terminal.table(phase_rows(phases))}")
     lines = advice(profile, phases, round(options.gigabytes * 1e9))
     print("\n".join(lines) or f"all phases fit a card of {options.gigabytes:g} GB")

@@ -35,7 +35,7 @@ def _fetched(source: Source | None) -> int:
     return round(1e9 * ((source and source.gigabytes) or 0))
 
 
-def needed(profile: Profile, on_card: bool = True) -> Room:
+def room_needed(profile: Profile, on_card: bool = True) -> Room:
     """What a profile takes, of models that are not there yet. Without a card everything is host memory."""
     absent = missing_models(profile)
     sources = {"llm": profile.llm.source, "encoder": profile.encoder.source}
@@ -44,7 +44,7 @@ def needed(profile: Profile, on_card: bool = True) -> Room:
     source, merged = profile.llm.source, 0
     if "llm" in absent and source and source.difference_to:
         merged = 2 * planning.llm_parameters(profile)  # as large as the base, in 16 bits
-    chat = planning.plan(profile)["chat"]
+    chat = planning.plan_memory(profile)["chat"]
     if on_card:
         host = _PROCESS + sum(planning.weights(profile).values())
     else:
@@ -55,9 +55,9 @@ def needed(profile: Profile, on_card: bool = True) -> Room:
     return Room(kept + merged, kept + merged, max(host, _MERGING if merged else 0))
 
 
-def advice(profile: Profile, disk: int, host: int, card: int | None) -> list[str]:
+def shortages(profile: Profile, disk: int, host: int, card: int | None) -> list[str]:
     """What a machine lacks for a profile, its free disk, its memory and its card in bytes; empty if it has all."""
-    room, lines = needed(profile, card is not None), []
+    room, lines = room_needed(profile, card is not None), []
     if room.disk > disk:
         parts = ""
         if profile.llm.source and profile.llm.source.difference_to:
@@ -72,33 +72,33 @@ def advice(profile: Profile, disk: int, host: int, card: int | None) -> list[str
             f"{host / 1e9:.1f}: ask for fewer kinds of media, or take a smaller profile"
         )
     if card is not None:
-        lines += planning.advice(profile, planning.plan(profile), card)
+        lines += planning.advice(profile, planning.plan_memory(profile), card)
     return lines
 
 
-def first(disk: int, host: int, card: int | None, names: Sequence[str] = FULL_SIZE) -> str:
+def recommended(disk: int, host: int, card: int | None, names: Sequence[str] = FULL_SIZE) -> str:
     """The profile that a machine should take first: of those with published models the smallest, if it has room for it."""
     if card is not None:
         for name in names:
-            if not advice(Profile.load(name), disk, host, card):
+            if not shortages(Profile.load(name), disk, host, card):
                 return name
     return "tiny"
 
 
-def rows(disk: int, host: int, card: int | None) -> list[dict[str, Any]]:
+def profile_rows(disk: int, host: int, card: int | None) -> list[dict[str, Any]]:
     """For the table of notebook 00: what each full-size profile takes, and whether the machine has room for it."""
-    found = []
+    rows = []
     for name in FULL_SIZE:
         profile = Profile.load(name)
-        room, phases = needed(profile, card is not None), planning.plan(profile)
+        room, phases = room_needed(profile, card is not None), planning.plan_memory(profile)
         most = max(planning.peak(phase) for phase in phases.values())
-        found.append(
+        rows.append(
             {
                 "profile": name,
                 "disk, GB": f"{room.disk / 1e9:.1f}",
                 "host memory, GB": f"{room.host / 1e9:.1f}",
                 "card, GB": f"{most / 1e9:.1f}",
-                "here": "has room" if not advice(profile, disk, host, card) and card else "no",
+                "here": "has room" if not shortages(profile, disk, host, card) and card else "no",
             }
         )
-    return found
+    return rows

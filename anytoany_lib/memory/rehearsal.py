@@ -37,8 +37,9 @@ from anytoany_lib.memory.frozen_rehearsal import (
 from anytoany_lib.messages import MARK
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import terminal
-from anytoany_lib.train import total_loss, trained_parts
+from anytoany_lib.train import total_loss
 from anytoany_lib.training.fitting import CAPTIONS_FITTED, collect_states, fit_output_projections
+from anytoany_lib.training.setup import trained_parts
 
 _LOOKED_AT = 256  # states of a kind, when a fit has ended
 Peaks = dict[str, dict[str, int]]
@@ -93,17 +94,17 @@ def model_on_shapes(profile: Profile) -> AnyToAny:
         )
 
 
-def _batch(profile: Profile, stage: StageConfig, tokens: int, made: int = 0) -> Batch:
-    """A stage's batch at its most: every token is learnt, and rows generate all kinds by turns, or `made` media in all."""
+def _batch(profile: Profile, stage: StageConfig, tokens: int, media: int = 0) -> Batch:
+    """A stage's batch at its most: every token is learnt, and rows generate all kinds by turns, or `media` in all."""
     count = stage.batch_size
 
     def places(rows: int) -> torch.Tensor:
         return torch.empty(rows, 2, dtype=torch.long)
 
-    media = count if stage.reads != "generation" else 0
+    shown = count if stage.reads != "generation" else 0
     shares: dict[str, int] = {}
     if stage.reads != "comprehension":
-        for number in range(made or count):
+        for number in range(media or count):
             kind = list(profile.decoders)[number % len(profile.decoders)]
             shares[kind] = shares.get(kind, 0) + 1
     ids = torch.empty(count, tokens, dtype=torch.long)
@@ -111,8 +112,8 @@ def _batch(profile: Profile, stage: StageConfig, tokens: int, made: int = 0) -> 
         ids,
         torch.empty_like(ids),
         torch.empty_like(ids),
-        torch.empty(media, profile.encoder.embedding),
-        places(media),
+        torch.empty(shown, profile.encoder.embedding),
+        places(shown),
         {kind: places(rows) for kind, rows in shares.items()},
         {
             kind: torch.empty(rows, *profile.decoders[kind].condition)
@@ -172,9 +173,9 @@ def fit_peak(model: AnyToAny, number: int, tokens: int) -> int:
         for fit in fits.values():
             if fit is not None:
                 # Of each kind as many as `fit_output_projections` looks at together; the others wait on the host.
-                made = min(fit.rows, _LOOKED_AT * len(profile.decoders))
-                batch = _batch(profile, stage, tokens, made)
-                states = collect_states(model, [batch], made)
+                media = min(fit.rows, _LOOKED_AT * len(profile.decoders))
+                batch = _batch(profile, stage, tokens, media)
+                states = collect_states(model, [batch], media)
                 fit_output_projections(model, states, _short(fit), stage.alignment)
         return live.peak
 
@@ -227,7 +228,7 @@ def chat_peaks(model: AnyToAny) -> dict[str, int]:
 
 
 def rehearse(profile: Profile, tokens: int = 128) -> Peaks:
-    """Bytes at most in every phase of `planning.plan`, and in each turn of those that have turns."""
+    """Bytes at most in every phase of `planning.plan_memory`, and in each turn of those that have turns."""
     phases: Peaks = {"features": features_peaks(profile)}
     model, fits = model_on_shapes(profile), 0
     for number in sorted(profile.stages):
@@ -246,17 +247,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=128, help="of a training row")
     options = parser.parse_args(arguments)
     profile = Profile.load(options.profile)
-    phases = planning.plan(profile, options.tokens)
+    phases = planning.plan_memory(profile, options.tokens)
     rows = []
     for name, turns in rehearse(profile, options.tokens).items():
-        for turn, found in turns.items():
+        for turn, rehearsed in turns.items():
             planned = planning.at_once(phases[name], turn) - phases[name]["CUDA"]
             rows.append(
                 {
                     "phase": f"{name} {turn}".strip(),
                     "planned GiB": f"{planned / 2**30:.2f}",
-                    "rehearsed GiB": f"{found / 2**30:.2f}",
-                    "ratio": f"{planned / found:.3f}",
+                    "rehearsed GiB": f"{rehearsed / 2**30:.2f}",
+                    "ratio": f"{planned / rehearsed:.3f}",
                 }
             )
     print(f"without the CUDA context\n{terminal.table(rows)}")

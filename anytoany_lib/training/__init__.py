@@ -1,4 +1,4 @@
-"""What stands around the loop in `train`: what it is told (`setup`), what it reads (`stage_data`), what it keeps (`checkpoint`).
+"""What stands around the loop in `train`: what it begins with (`setup`), reads (`stage_data`), keeps (`checkpoint`), ends with (`finish`).
 
-`fitting` and `finish` train the bridges beside the language model; `distributed` and `fsdp` are for several processes.
+`fitting` trains the bridges beside the language model; `distributed` and `fsdp` are for several processes.
 """

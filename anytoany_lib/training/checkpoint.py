@@ -1,9 +1,10 @@
-"""Checkpoints: all that a training needs to go on as if nothing had happened.
+"""Where a training stands, and checkpoints of it: all that it needs to go on as if nothing had happened.
 
 RUN/checkpoint/000300/ stands before step 300: the weights as in a run folder, and state.pt with the optimiser, the schedule,
 the loss scaler and the settings that it belongs to. A new one appears whole beside the older ones, and is on the disk itself
-before one of them goes: whenever a run is killed, the newest is good, and the one before it is there too. Random numbers need no place: every step draws from a seed of its own. Nor has a step that
-is half accumulated: a checkpoint stands between two steps.
+before one of them goes: whenever a run is killed, the newest is good, and the one before it is there too. Random numbers need
+no place: every step draws from a seed of its own. Nor does a step that is half accumulated: a checkpoint stands between two
+steps.
 """
 
 from __future__ import annotations
@@ -12,19 +13,21 @@ import os
 import pickle
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from anytoany_lib.config import Profile
 from anytoany_lib.decoders.denoising import Denoiser
-from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import runs
 from anytoany_lib.system.files import appearing_whole, settle
+from anytoany_lib.system.out_of_memory import is_out_of_memory
 from anytoany_lib.system.peak_memory import Phases
 from anytoany_lib.training.fsdp import is_first, whole_state, whole_weights
 from anytoany_lib.training.stage_data import StageData
@@ -36,6 +39,7 @@ _BELONGS_TO = ("stage", "steps", "seed", "init")
 _BYTES_A_PARAMETER = 3 * 4  # its value and the two averages of Adam
 _KEPT = 2  # the newest, and the one before it
 _SPARE_BYTES = 200 * 2**20
+Result = TypeVar("Result")
 
 
 def newest(run: Path) -> Path | None:
@@ -70,14 +74,13 @@ def check_room(run: Path, parameters: int) -> None:
 
 
 @dataclass
-class Standing:
+class TrainingState:
     """Where a training stands: all that a checkpoint holds, and when it (as good as) began.
 
-    `features` are what `data` reads, for the validation split to read too; `denoiser` computes the stage's denoising terms,
-    None if it has none. `recent` is what the log has not told yet, `first` the first loss of each name, `fitted` what came of
-    the fits before training, `empty` the steps that had nothing to learn, `skipped` those whose gradients overflowed under the
-    scaler, `together` the rows that share a batch (see
-    `steps`; 0 before the first step).
+    `denoiser` computes the stage's denoising terms, None if it has none; `record` is what run.json says of the training.
+    `rows_at_once` share a batch at most, `step` steps are taken. Of these `empty` had nothing to learn, and `skipped` had
+    gradients that overflowed under the scaler. `recent` is what the log has not told yet, `first` the first loss of each name,
+    `fitted` what came of the fits.
     """
 
     model: AnyToAny
@@ -85,14 +88,13 @@ class Standing:
     schedule: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler | None
     data: StageData
-    features: DatasetFeatures
     denoiser: Denoiser | None
     record: dict[str, Any]
+    rows_at_once: int
     phases: Phases = field(default_factory=Phases)
     step: int = 0
     empty: int = 0
     skipped: int = 0
-    together: int = 0
     recent: Recent = field(default_factory=list)
     first: dict[str, float] = field(default_factory=dict)
     fitted: dict[str, float] = field(default_factory=dict)
@@ -107,6 +109,39 @@ class Standing:
         """Seeds what is drawn in the next step, which depends on nothing that came before."""
         entropy = [self.record["seed"], self.record["stage"], self.step, rank]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+    def with_room(self, work: Callable[[int], Result], rank: int = 0, world: int = 1) -> Result:
+        """`work(rows at once)`, begun anew with half as many rows whenever the device has no room for them; so is all that
+        follows, here and after a resume.
+
+        OutOfMemoryError, which says what to do, if a row alone does not fit, or if other processes are in the same step.
+        """
+        while True:
+            try:
+                return work(self.rows_at_once)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error)
+            # Outside the handler, where nothing refers any more to the tensors of the pass that failed.
+            self._halve_rows(reason, rank, world)
+
+    def _halve_rows(self, reason: str, rank: int, world: int) -> None:
+        rows = self.rows_at_once
+        if rows == 1 or world > 1:
+            raise torch.OutOfMemoryError(
+                f"{self.model.device} of process {rank} of {world} has no room for "
+                f"{'a single row' if rows == 1 else f'{rows} rows at once'} in step {self.step}: in the profile's stage set "
+                "checkpointing: true, lower batch_size and raise accumulation as much, or lower "
+                f"llm.context ({reason})"
+            )
+        self.rows_at_once = -(-rows // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        tqdm.write(
+            f"step {self.step} did not fit the memory: from here on {self.rows_at_once} rows at once, and as many batches "
+            "a step as that takes"
+        )
 
     def save(self, run: Path) -> None:
         """Writes the checkpoint of a run, and then removes those before the last two.
@@ -150,7 +185,7 @@ class Standing:
             "step": self.step,
             "empty": self.empty,
             "skipped": self.skipped,
-            "together": self.together,
+            "together": self.rows_at_once,
             "recent": self.recent,
             "first": self.first,
             "fitted": self.fitted,
@@ -173,8 +208,9 @@ class Standing:
             self.scaler.load_state_dict(state["scaler"])
         self.phases.peaks = state["peaks"] | self.phases.peaks
         self.step, self.empty = state["step"], state["empty"]
-        # Not in checkpoints of before 2026-11-26 and 2026-11-28.
-        self.together, self.skipped = state.get("together", 0), state.get("skipped", 0)
+        # Not in checkpoints of before 2026-11-26 and 2026-11-28; 0 where no step had been read.
+        self.rows_at_once = state.get("together", 0) or self.rows_at_once
+        self.skipped = state.get("skipped", 0)
         self.recent, self.first, self.fitted = state["recent"], state["first"], state["fitted"]
         self.data.cut |= set(state["cut"])
         self.data.left_out |= set(state["left out"])
@@ -193,7 +229,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """ValueError that names what differs, unless a checkpoint was made as this training is told to be."""
+    """ValueError that names what differs, unless a checkpoint was made with the settings and the dataset of this training."""
     marks = [", ".join(record["data"].values()) for record in (before, now)]
     if marks[0] != marks[1]:
         raise ValueError(

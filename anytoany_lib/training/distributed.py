@@ -95,9 +95,9 @@ class Ranks:
             return divided(self.accelerator, model, optimiser)
         return self.accelerator.prepare(model, optimiser)
 
-    def even(self, read: Step) -> Step:
-        """What a process computes in a step: under FSDP as many parts as the others."""
-        return evened(read) if self.sharded else read
+    def even(self, step: Step) -> Step:
+        """The step as this process computes it: under FSDP in as many parts as the others."""
+        return evened(step) if self.sharded else step
 
     def wait(self) -> None:
         """Until all processes are here, be it hours; one that died is an error at once."""
@@ -110,8 +110,8 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            said = str(error).lower()
-            lost = isinstance(error, distributed.DistError) or "gloo" in said or "nccl" in said
+            text = str(error).lower()
+            lost = isinstance(error, distributed.DistError) or "gloo" in text or "nccl" in text
             if self.world == 1 or not lost:
                 raise
             raise RuntimeError(

@@ -1,4 +1,4 @@
-"""What comes before and after the steps of a training: bridges fitted to what stands still, held-out losses, the run folder."""
+"""What follows the steps of a training: the last fits, the losses on held-out rows, and the run folder."""
 
 from __future__ import annotations
 
@@ -11,57 +11,18 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from anytoany_lib.config import Alignment, FitConfig
+from anytoany_lib.config import Alignment
 from anytoany_lib.data.manifests import splits_in
 from anytoany_lib.decoders.denoising import Denoiser
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import runs
 from anytoany_lib.system.files import appearing_whole, settle, write_json
-from anytoany_lib.training.checkpoint import Standing, discard
-from anytoany_lib.training.fitting import (
-    CAPTIONS_FITTED,
-    States,
-    collect_states,
-    fit_input_projection,
-    fit_output_projections,
-)
+from anytoany_lib.training.checkpoint import TrainingState, discard
+from anytoany_lib.training.fitting import fit_after
 from anytoany_lib.training.setup import GO_ON, Job
 from anytoany_lib.training.stage_data import StageData
-from anytoany_lib.training.steps import with_room
 
 _ABOUT_OLD_WEIGHTS = (runs.EVALUATION, "conversation")
-
-
-def _fit_projections(job: Job, standing: Standing, fit: FitConfig, when: str) -> dict[str, float]:
-    """Fits the output projections to the language model as it stands, for longer if the stage is trained for longer."""
-    settings, data = job.settings, standing.data
-    share = standing.record["steps"] / settings.steps_of(len(data))
-    rows, steps = max(fit.batch_size, round(share * fit.rows)), round(share * fit.steps)
-    scaled = fit.model_copy(update={"rows": rows, "steps": steps})
-
-    def collected(together: int) -> States:
-        batches = data.batches(settings.rows_a_step, together=together)
-        return collect_states(standing.model, (batch for _, batch in batches), rows)
-
-    states = with_room(standing, settings, collected)
-    losses = fit_output_projections(standing.model, states, scaled, settings.alignment)
-    return {f"{kind} {when}": loss for kind, loss in losses.items()}
-
-
-def fit_before(job: Job, standing: Standing) -> None:
-    """Fits the bridges that start here to the frozen models (see `fitting`)."""
-    model, settings, fitted = standing.model, job.settings, standing.fitted
-    torch.manual_seed(job.seed + job.stage)
-    with standing.phases.phase("fits before"):
-        if "input_projection" in settings.learning_rates and job.init is None:
-            embeddings, captions = standing.data.captioned_media(CAPTIONS_FITTED)
-            if captions:
-                explained = fit_input_projection(model, embeddings, captions)
-                fitted["words explained by soft tokens"] = explained
-        reads_states = "output_projections" in settings.learning_rates
-        uncalibrated = model.profile.projection.standardise and not model.calibrated
-        if reads_states and (settings.fit_before.steps or uncalibrated):
-            fitted |= _fit_projections(job, standing, settings.fit_before, "before")
 
 
 @torch.no_grad()
@@ -85,17 +46,15 @@ def validation_losses(
     return {name: float(np.mean(values)) for name, values in sums.items()}
 
 
-def _validation(job: Job, standing: Standing) -> dict[str, float]:
+def _validation(job: Job, state: TrainingState) -> dict[str, float]:
     """The losses on the validation split, {} if the dataset has none."""
     if "validation" not in splits_in(job.data):
         return {}
-    settings, model = job.settings, standing.model
-    read = (settings.reads, model.messages, standing.features, job.seed)
-    held_out = StageData(job.data, "validation", *read)
-    how = (settings.alignment, standing.denoiser)
-    return with_room(
-        standing, settings, lambda rows: validation_losses(model, held_out, rows, *how)
-    )
+    settings, model = job.settings, state.model
+    options = (settings.reads, model.messages, state.data.features, job.seed)
+    held_out = StageData(job.data, "validation", *options)
+    terms = (settings.alignment, state.denoiser)
+    return state.with_room(lambda rows: validation_losses(model, held_out, rows, *terms))
 
 
 def _check_finite(validation: dict[str, float], job: Job) -> None:
@@ -106,35 +65,32 @@ def _check_finite(validation: dict[str, float], job: Job) -> None:
         )
 
 
-def conclude(job: Job, standing: Standing) -> None:
+def conclude(job: Job, state: TrainingState) -> None:
     """What follows the steps: the last fits, the losses on the validation split, and the run folder."""
-    settings, phases = job.settings, standing.phases
+    phases = state.phases
     try:
-        if settings.fit_after.steps:
-            torch.manual_seed(job.seed + job.stage)
-            with phases.phase("fits after"):
-                standing.fitted |= _fit_projections(job, standing, settings.fit_after, "after")
+        fit_after(job, state)
         with phases.phase("validation"):
-            validation = _validation(job, standing)
+            validation = _validation(job, state)
             _check_finite(validation, job)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"all {standing.step} steps are saved: {GO_ON}") from None
+        raise KeyboardInterrupt(f"all {state.step} steps are saved: {GO_ON}") from None
     result = {
-        "fitted": standing.fitted,
+        "fitted": state.fitted,
         "validation": validation,
-        "cut": len(standing.data.cut),
-        "left_out": len(standing.data.left_out),
-        "empty_steps": standing.empty,
-        "skipped_steps": standing.skipped,
-        "rows_at_once": standing.together,
-        "seconds": standing.seconds,
+        "cut": len(state.data.cut),
+        "left_out": len(state.data.left_out),
+        "empty_steps": state.empty,
+        "skipped_steps": state.skipped,
+        "rows_at_once": state.rows_at_once,
+        "seconds": state.seconds,
         "peak_memory_bytes": phases.highest(),
         "peak_memory_by_phase": phases.peaks,
     }
-    _finish(job.run, standing.model, standing.record | result, job.init)
+    _write_run(job.run, state.model, state.record | result, job.init)
 
 
-def _finish(run: Path, model: AnyToAny, record: dict[str, Any], init: Path | None) -> None:
+def _write_run(run: Path, model: AnyToAny, record: dict[str, Any], init: Path | None) -> None:
     """Puts the final weights into the run folder; `run.json` comes last and makes it a run."""
     (run / runs.RECORD).unlink(missing_ok=True)
     with appearing_whole(run / ".final") as folder:

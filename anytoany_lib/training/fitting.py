@@ -20,6 +20,8 @@ from anytoany_lib.batches import Batch
 from anytoany_lib.config import Alignment, FitConfig
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.projections import OutputProjection, alignment_loss
+from anytoany_lib.training.checkpoint import TrainingState
+from anytoany_lib.training.setup import Job
 
 _WARMUP = 0.05
 CAPTIONS_FITTED = 4096  # at most, of the captions that an input projection is fitted to
@@ -48,8 +50,8 @@ def fit_input_projection(
     words = caption_words(model, captions).flatten(1)
     model.input_projection.fit(embeddings.to(words.device), words)
     with torch.no_grad():
-        found = model.input_projection(embeddings.to(words.device)).flatten(1)
-    return 1 - ((found - words).var(0).sum() / words.var(0).sum()).item()
+        soft_tokens = model.input_projection(embeddings.to(words.device)).flatten(1)
+    return 1 - ((soft_tokens - words).var(0).sum() / words.var(0).sum()).item()
 
 
 States = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -57,7 +59,7 @@ States = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 @torch.no_grad()
 def collect_states(model: AnyToAny, batches: Iterable[Batch], rows: int) -> States:
-    """What each output projection reads (S, N, H) and should give (S, *condition), from about `rows` conversations.
+    """What each output projection reads (S, N, H) and what it should give (S, *condition), of about `rows` conversations.
 
     Both stay on the host: states in the type that the language model computes in, conditions in the float16 of the caches.
     """
@@ -98,9 +100,9 @@ def _fit(
     parameters = list(projection.parameters())
     device = parameters[0].device
 
-    def loss_of(some: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        projected = projection(some.to(device).float(), signals)
-        return alignment_loss(projected, wanted.to(device).float(), alignment)
+    def loss_of(states: torch.Tensor, conditions: torch.Tensor) -> torch.Tensor:
+        projected = projection(states.to(device).float(), signals)
+        return alignment_loss(projected, conditions.to(device).float(), alignment)
 
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.95))
     warmup = round(_WARMUP * settings.steps)
@@ -116,8 +118,8 @@ def _fit(
     optimiser.zero_grad()
     with torch.no_grad():
         losses = [
-            loss_of(some, wanted) * len(some)
-            for some, wanted in zip(read.split(256), targets.split(256), strict=True)
+            loss_of(some, conditions) * len(some)
+            for some, conditions in zip(read.split(256), targets.split(256), strict=True)
         ]
     return float(sum(losses)) / len(read)
 
@@ -128,8 +130,7 @@ def fit_output_projections(
     settings: FitConfig,
     alignment: Alignment = "l2",
 ) -> dict[str, float]:
-    """Fits every output projection to what `collect_states` found of the language model as it stands; returns each kind's
-    loss after it.
+    """Fits every output projection to the hidden states that `collect_states` gives; returns each kind's loss after it.
 
     A projection that was never trained first measures what it will read (`OutputProjection.calibrate`).
     """
@@ -143,3 +144,44 @@ def fit_output_projections(
             projection, read, signals, targets, settings, alignment, f"fitting {kind}"
         )
     return losses
+
+
+def _fit_projections(job: Job, state: TrainingState, fit: FitConfig, when: str) -> dict[str, float]:
+    """Fits the output projections to the language model as it stands, for longer if the stage is trained for longer."""
+    settings, data = job.settings, state.data
+    share = state.record["steps"] / settings.steps_of(len(data))
+    rows, steps = max(fit.batch_size, round(share * fit.rows)), round(share * fit.steps)
+    scaled = fit.model_copy(update={"rows": rows, "steps": steps})
+
+    def collected(rows_at_once: int) -> States:
+        batches = data.batches(settings.rows_a_step, rows_at_once=rows_at_once)
+        return collect_states(state.model, (batch for _, batch in batches), rows)
+
+    states = state.with_room(collected)
+    losses = fit_output_projections(state.model, states, scaled, settings.alignment)
+    return {f"{kind} {when}": loss for kind, loss in losses.items()}
+
+
+def fit_before(job: Job, state: TrainingState) -> None:
+    """Fits the bridges that a stage starts with to the frozen models, before its first step."""
+    model, settings, fitted = state.model, job.settings, state.fitted
+    torch.manual_seed(job.seed + job.stage)
+    with state.phases.phase("fits before"):
+        if "input_projection" in settings.learning_rates and job.init is None:
+            embeddings, captions = state.data.captioned_media(CAPTIONS_FITTED)
+            if captions:
+                explained = fit_input_projection(model, embeddings, captions)
+                fitted["words explained by soft tokens"] = explained
+        reads_states = "output_projections" in settings.learning_rates
+        uncalibrated = model.profile.projection.standardise and not model.calibrated
+        if reads_states and (settings.fit_before.steps or uncalibrated):
+            fitted |= _fit_projections(job, state, settings.fit_before, "before")
+
+
+def fit_after(job: Job, state: TrainingState) -> None:
+    """Fits the output projections to the language model as the last step has left it, if the stage says so."""
+    if not job.settings.fit_after.steps:
+        return
+    torch.manual_seed(job.seed + job.stage)
+    with state.phases.phase("fits after"):
+        state.fitted |= _fit_projections(job, state, job.settings.fit_after, "after")

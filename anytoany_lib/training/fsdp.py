@@ -64,16 +64,16 @@ def divided(
     return wrapped, prepared
 
 
-def evened(read: Step) -> Step:
+def evened(step: Step) -> Step:
     """The step with as many parts as that of the process with most: in every pass all of them get each layer together.
 
     What this one lacks it makes up with its first batch, whose losses count for nothing.
     """
-    most = max(gather_object([len(read.parts)]))
-    while len(read.parts) < most:
-        batch, shares = read.parts[0]
-        read.parts.append((batch, dict.fromkeys(shares, 0.0)))
-    return read
+    most = max(gather_object([len(step.parts)]))
+    while len(step.parts) < most:
+        batch, shares = step.parts[0]
+        step.parts.append((batch, dict.fromkeys(shares, 0.0)))
+    return step
 
 
 def forget_unused(model: AnyToAny) -> None:

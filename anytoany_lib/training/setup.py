@@ -1,17 +1,35 @@
-"""What a training is told to do, and whether it can be done: looked at before it begins rather than after an hour."""
+"""A training before its first step: what it is to do, whether that can be done, and all that it is done with.
+
+What would keep it from ending is looked at here, rather than found after an hour. Then come the model with its trained parts
+unfrozen, the optimiser with its schedule, and the data.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from bitsandbytes.optim import PagedAdamW8bit
+from torch import nn
+from transformers import get_scheduler
+
 from anytoany_lib.config import Profile, StageConfig
 from anytoany_lib.data.manifests import dataset_fingerprint
+from anytoany_lib.decoders.denoising import denoiser_of
+from anytoany_lib.features.dataset_features import DatasetFeatures, LiveFeatures
+from anytoany_lib.llm import unpack
+from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import runs
+from anytoany_lib.system.peak_memory import Phases
 from anytoany_lib.system.remote import known_as
-from anytoany_lib.training.checkpoint import CHECKPOINT, newest
+from anytoany_lib.training.checkpoint import CHECKPOINT, TrainingState, check_room, newest, place
+from anytoany_lib.training.distributed import Ranks
+from anytoany_lib.training.stage_data import StageData
 
 GO_ON = "go on with resume=True (RESUME in the notebooks, --resume on the command line)"
 
@@ -34,7 +52,7 @@ class Job:
         return self.profile.stages[self.stage]
 
     def record(self, steps: int) -> dict[str, Any]:
-        """The part of run.json that is known before the first step, which trackers are told too."""
+        """The part of run.json that is known before the first step; trackers get it too."""
         return {
             "profile": self.profile.model_dump(mode="json"),
             "stage": self.stage,
@@ -58,10 +76,10 @@ class Job:
         there = (self.run / runs.RECORD).is_file()
         if there:
             record = runs.read_record(self.run)
-            found = (record["profile"]["name"], record["stage"])
-            if found != (self.profile.name, self.stage):
+            name, stage = record["profile"]["name"], record["stage"]
+            if (name, stage) != (self.profile.name, self.stage):
                 raise ValueError(
-                    f"{self.run} holds stage {found[1]} of profile {found[0]}, not stage {self.stage} of "
+                    f"{self.run} holds stage {stage} of profile {name}, not stage {self.stage} of "
                     f"{self.profile.name}: choose another run folder, or delete that one"
                 )
         if resume and newest(self.run) is None:
@@ -87,3 +105,88 @@ class Job:
                 f"{world} processes, but a step of stage {self.stage} reads {self.settings.rows_a_step} rows: start fewer, "
                 "or raise its batch_size or accumulation in the profile"
             )
+
+
+def trained_parts(model: AnyToAny, stage: StageConfig) -> dict[str, list[nn.Parameter]]:
+    """Freezes the model but for the parts a stage trains; returns their parameters."""
+    model.requires_grad_(False)
+    parts = {}
+    for part in stage.learning_rates:
+        if part == "lora":
+            model.add_lora()
+            parameters = [p for name, p in model.llm.named_parameters() if "lora_" in name]
+        else:
+            parameters = list(model.bridges()[part].parameters())
+        parts[part] = [parameter.requires_grad_() for parameter in parameters]
+    if stage.checkpointing:
+        # The reentrant kind would want an input that requires a gradient, which no stage promises.
+        model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+    return parts
+
+
+def optimiser_and_schedule(
+    parts: dict[str, list[nn.Parameter]], stage: StageConfig, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW with a learning rate for each part, and the stage's schedule."""
+    kind: Callable[..., torch.optim.Optimizer] = partial(torch.optim.AdamW, fused=True)
+    if stage.optimiser == "paged-adamw-8bit":
+        if not torch.cuda.is_available():
+            raise ValueError(
+                "paged-adamw-8bit needs a CUDA card, and there is none: set optimiser: adamw in the profile's stage"
+            )
+        kind = PagedAdamW8bit
+    groups = [
+        {"params": parameters, "lr": stage.learning_rates[part]}
+        for part, parameters in parts.items()
+    ]
+    optimiser = kind(groups, betas=(0.9, 0.95), weight_decay=stage.weight_decay)
+    schedule = get_scheduler(stage.schedule, optimiser, round(stage.warmup * steps), steps)
+    return optimiser, schedule
+
+
+def _initial_model(profile: Profile, init: Path | None, seed: int) -> AnyToAny:
+    """The model that a stage begins with: that of run `init`, or a new one. ValueError if that run has another profile."""
+    model = AnyToAny.from_profile(profile, seed)
+    if init is not None:
+        trained_with = runs.read_record(init)["profile"]["name"]
+        if trained_with != profile.name:
+            raise ValueError(
+                f"{init} was trained with profile {trained_with}, not {profile.name}: name a run of that profile"
+            )
+        if (init / runs.ADAPTER).is_dir():
+            model.add_lora()
+        model.load(init)
+    return model
+
+
+def new_training(job: Job, ranks: Ranks, on_the_fly: bool) -> TrainingState:
+    """A training that has not taken a step."""
+    phases, settings = Phases(), job.settings
+    with phases.phase("loading"):
+        features = (LiveFeatures if on_the_fly else DatasetFeatures)(job.profile, job.data)
+        model = _initial_model(job.profile, job.init, job.seed)
+        options = (settings.reads, model.messages, features, job.seed, settings.mixture)
+        data = StageData(job.data, "train", *options)
+        steps = job.max_steps or settings.steps_of(len(data))
+        parts = trained_parts(model, settings)
+        if not ranks.sharded:  # where each process is to hold a part of them
+            unpack(model.llm)
+        if ranks.first:
+            check_room(job.run, sum(p.numel() for part in parts.values() for p in part))
+        optimiser, schedule = optimiser_and_schedule(parts, settings, steps)
+    scaler = ranks.accelerator.scaler
+    denoiser = denoiser_of(job.profile, settings, job.seed)
+    # What "auto" has come to: it may differ where the training goes on.
+    record = job.record(steps) | {"computes_in": str(model.causal_lm.dtype).removeprefix("torch.")}
+    rows_at_once = settings.batch_size
+    return TrainingState(
+        model, optimiser, schedule, scaler, data, denoiser, record, rows_at_once, phases
+    )
+
+
+def saved_model(job: Job, step: int) -> AnyToAny:
+    """The whole model as the checkpoint before a step has it."""
+    model = _initial_model(job.profile, job.init, job.seed)
+    trained_parts(model, job.settings)
+    model.load(place(job.run, step))
+    return model

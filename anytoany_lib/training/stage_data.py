@@ -1,4 +1,4 @@
-"""What a stage reads of a dataset: its rows as encoded conversations, in batches of like length.
+"""What a stage reads of a dataset: its rows as encoded conversations, in batches of like length, step by step.
 
 Stages 1 and 2 read captioned media, each in its direction; stage 3 reads conversations, or captioned media in both
 directions if there is nothing else. A mixture says how often an epoch shows the rows of each source. Rows are known by
@@ -6,15 +6,17 @@ their indices in numpy arrays, and read when their batch is due.
 
 Several processes share the rows of every step. All of them encode all rows, which is quick, and so know the same order and
 how much there is to learn in a step; each looks up features for its own rows alone.
+
+How many rows share a batch changes the time and the memory of a step, not what is learnt in it: the batches of a step add up.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -31,18 +33,18 @@ _WINDOW_BATCHES = 50
 
 
 @dataclass(frozen=True)
-class Read:
-    """A row as it is read: its id, and its conversation."""
+class EncodedRow:
+    """A row as token ids, labels and places of media: its id, and its encoded conversation."""
 
     name: str
     encoded: Encoded
 
     @cached_property
     def learnt(self) -> Counter[str]:
-        """What there is to learn from it: tokens of "text", media of each kind."""
-        found = Counter(kind for kind, _, _ in self.encoded.signals)
-        found["text"] = sum(label != IGNORED for label in self.encoded.labels[1:])
-        return +found
+        """What there is to learn from it: how many tokens of "text", and media of each kind."""
+        counts = Counter(kind for kind, _, _ in self.encoded.signals)
+        counts["text"] = sum(label != IGNORED for label in self.encoded.labels[1:])
+        return +counts
 
 
 @dataclass
@@ -52,12 +54,13 @@ class Step:
     `names` are the ids of all its rows, `tokens` counts theirs. `parts` are what this process computes, one after the other:
     a batch, and of everything that the step has to learn the share that is in it ({"text": 0.5, "image": 1.0}). A loss that
     is a mean over a batch, times its share, adds up to the mean over the step. A step in which nothing is to be learnt has
-    no parts.
+    no parts. `number` counts the steps of the training from 0.
     """
 
     names: list[str]
     tokens: int
     parts: list[tuple[Batch, dict[str, float]]]
+    number: int = 0
 
 
 class StageData:
@@ -81,7 +84,7 @@ class StageData:
         mixture: Mapping[str, float] | None = None,
     ):
         self._rows = read_manifest(data, split)
-        self._reads, self._encoder, self._features, self._seed = reads, encoder, features, seed
+        self._reads, self._encoder, self.features, self._seed = reads, encoder, features, seed
         self.cut: set[int] = set()
         self.left_out: set[int] = set()
         weights = self._weights(mixture or {}, f"{data}, {split}")
@@ -125,13 +128,13 @@ class StageData:
             ]
             indices = catalogue.rows_where(own)
             pools.append((round(weight * len(indices)), indices))
-        return [(wanted, indices) for wanted, indices in pools if wanted]
+        return [(count, indices) for count, indices in pools if count]
 
     def __len__(self) -> int:
         """Rows in an epoch."""
-        return sum(wanted for wanted, _ in self._pools)
+        return sum(count for count, _ in self._pools)
 
-    def _encode(self, index: int, epoch: int) -> Read | None:
+    def _encode(self, index: int, epoch: int) -> EncodedRow | None:
         """A row as it is shown in an epoch, None if it is too long to be shown."""
         row = self._rows[index]
         rng = np.random.default_rng([self._seed, epoch, index])
@@ -150,31 +153,31 @@ class StageData:
             return None
         if dropped:
             self.cut.add(index)
-        return Read(row.id, encoded)
+        return EncodedRow(row.id, encoded)
 
-    def _encoded(self, indices: np.ndarray, epoch: int) -> list[Read]:
+    def _encoded(self, indices: np.ndarray, epoch: int) -> list[EncodedRow]:
         rows = (self._encode(int(index), epoch) for index in indices)
         return [row for row in rows if row is not None]
 
-    def _collate(self, rows: Sequence[Read], latents: bool) -> Batch:
+    def _collate(self, rows: Sequence[EncodedRow], latents: bool) -> Batch:
         encoded = [row.encoded for row in rows]
-        self._features.ready(
+        self.features.ready(
             [(kind, path) for one in encoded for kind, path, _ in one.media],
             [(kind, caption) for one in encoded for kind, caption, _ in one.signals],
             [
-                (kind, made)
+                (kind, target)
                 for one in encoded
-                for (kind, *_), made in zip(one.signals, one.made, strict=True)
-                if latents and made is not None
+                for (kind, *_), target in zip(one.signals, one.made, strict=True)
+                if latents and target is not None
             ],
         )
-        width = self._features.profile.encoder.embedding
+        width = self.features.profile.encoder.embedding
         return collate(
             encoded,
-            lambda _, path: self._features.media(path),
-            self._features.caption,
+            lambda _, path: self.features.media(path),
+            self.features.caption,
             width,
-            latent=self._features.latent if latents else None,
+            latent=self.features.latent if latents else None,
         )
 
     def captioned_media(self, most: int) -> tuple[torch.Tensor, list[str]]:
@@ -187,40 +190,40 @@ class StageData:
             indices = indices[np.arange(most) * len(indices) // most]
         rows = [self._rows[int(index)] for index in indices]
         shown = [media_in(row.messages)[0] for row in rows]
-        self._features.ready(shown, [])
-        vectors = [self._features.media(path) for _, path in shown]
+        self.features.ready(shown, [])
+        vectors = [self.features.media(path) for _, path in shown]
         embeddings = torch.from_numpy(np.stack(vectors)) if vectors else torch.empty(0)
         return embeddings, [row.meta["caption"] for row in rows]
 
     def _epoch(self, rng: np.random.Generator) -> np.ndarray:
         """The indices of an epoch's rows, in its order. A row comes again only when all of its source have come."""
         drawn = []
-        for wanted, indices in self._pools:
-            times, rest = divmod(wanted, len(indices))
+        for count, indices in self._pools:
+            times, rest = divmod(count, len(indices))
             drawn += [indices] * times
             if rest:
                 drawn.append(rng.permutation(indices)[:rest])
         return rng.permutation(np.concatenate(drawn))
 
-    def _groups(self, size: int, start: int) -> Iterator[list[Read]]:
+    def _groups(self, size: int, start: int) -> Iterator[list[EncodedRow]]:
         """Endless groups of rows of like length, epoch after epoch, from number `start` on.
 
         An epoch's last group may be smaller: every row of the epoch comes once. The order depends on the seed alone, so a
         resumed run begins where it was: rows before are not read. ValueError once all rows have proved too long.
         """
         in_epoch = -(-len(self) // size)
-        for epoch in count(start // in_epoch):
+        for epoch in itertools.count(start // in_epoch):
             rng = np.random.default_rng([self._seed, epoch])
             order = self._epoch(rng)
             for first in range(0, in_epoch, _WINDOW_BATCHES):
                 window = order[first * size : (first + _WINDOW_BATCHES) * size]
                 groups = rng.permutation(-(-len(window) // size))
-                wanted = groups[max(0, start - (epoch * in_epoch + first)) :]
-                if not len(wanted):
+                left = groups[max(0, start - (epoch * in_epoch + first)) :]
+                if not len(left):
                     continue
                 rows = self._encoded(window, epoch)
                 rows.sort(key=lambda row: len(row.encoded.ids))
-                for number in wanted:
+                for number in left:
                     yield rows[number * size : (number + 1) * size]
             if self.left_out.issuperset(order.tolist()):
                 raise ValueError(
@@ -228,40 +231,40 @@ class StageData:
                 )
 
     def batches(
-        self, size: int, start: int = 0, together: int | None = None, latents: bool = False
+        self, size: int, start: int = 0, rows_at_once: int | None = None, latents: bool = False
     ) -> Iterator[tuple[list[str], Batch]]:
-        """Endless (row ids, batch) of groups of `size` rows (see `_groups`), of which at most `together` share a batch.
+        """Endless (row ids, batch) of groups of `size` rows (see `_groups`), of which at most `rows_at_once` share a batch.
 
         With `latents` batches hold those of the media that are to be generated.
         """
         for rows in self._groups(size, start):
-            for part in _parts(rows, together or size):
+            for part in _parts(rows, rows_at_once or size):
                 yield [row.name for row in part], self._collate(part, latents)
 
     def steps(
         self,
         size: int,
-        together: int,
+        rows_at_once: int,
         start: int = 0,
         rank: int = 0,
         world: int = 1,
         latents: bool = False,
     ) -> Iterator[Step]:
         """Endless steps of `size` rows from number `start` on, as process `rank` of `world` reads them: its share of the
-        rows, at most `together` in a batch; `latents` as for `batches`.
+        rows, at most `rows_at_once` in a batch; `latents` as for `batches`.
         """
-        for rows in self._groups(size, start):
+        for step, rows in enumerate(self._groups(size, start), start):
             names, tokens = [row.name for row in rows], sum(len(row.encoded.ids) for row in rows)
-            taught = [row for row in rows if row.learnt]
-            whole = sum((row.learnt for row in taught), Counter())
-            own = taught[rank::world]
-            parts = _parts(own, together)
+            learning = [row for row in rows if row.learnt]
+            whole = sum((row.learnt for row in learning), Counter())
+            own = learning[rank::world]
+            parts = _parts(own, rows_at_once)
             shares = [_shares(part, whole) for part in parts]
-            if taught and not own:
+            if learning and not own:
                 # It computes another's row, for nothing: all processes meet in every step.
-                parts, shares = [taught[:1]], [dict.fromkeys(whole, 0.0)]
+                parts, shares = [learning[:1]], [dict.fromkeys(whole, 0.0)]
             batches = [self._collate(part, latents) for part in parts]
-            yield Step(names, tokens, list(zip(batches, shares, strict=True)))
+            yield Step(names, tokens, list(zip(batches, shares, strict=True)), step)
 
     def once(self, size: int, latents: bool = False) -> Iterator[Batch]:
         """Every row once, in order of the manifest; `latents` as for `batches`."""
@@ -271,12 +274,34 @@ class StageData:
                 yield self._collate(rows, latents)
 
 
-def _parts(rows: list[Read], together: int) -> list[list[Read]]:
-    """The rows in pieces of at most `together`."""
-    return [rows[at : at + together] for at in range(0, len(rows), together)]
+class StepReader:
+    """The steps of a stage's data (see `StageData.steps`), asked for by their numbers.
+
+    Numbers that follow each other go on in the rows that are sorted and encoded already. Any other number, or another count
+    of rows at once, begins anew at that step.
+    """
+
+    def __init__(self, data: StageData, size: int, rank: int, world: int, latents: bool):
+        self._data, self._size, self._latents = data, size, latents
+        self._rank, self._world = rank, world
+        self._steps: Iterator[Step] = iter(())
+        self._next: tuple[int, int] | None = None
+
+    def read(self, number: int, rows_at_once: int) -> Step:
+        """Step `number`, at most `rows_at_once` of its rows in a batch."""
+        if (number, rows_at_once) != self._next:
+            where = (number, self._rank, self._world)
+            self._steps = self._data.steps(self._size, rows_at_once, *where, self._latents)
+        self._next = (number + 1, rows_at_once)
+        return next(self._steps)
 
 
-def _shares(part: Sequence[Read], whole: Counter[str]) -> dict[str, float]:
-    """Of everything to be learnt, by what it is, how much is in a part of the rows."""
+def _parts(rows: list[EncodedRow], rows_at_once: int) -> list[list[EncodedRow]]:
+    """The rows in pieces of at most `rows_at_once`."""
+    return [rows[at : at + rows_at_once] for at in range(0, len(rows), rows_at_once)]
+
+
+def _shares(part: Sequence[EncodedRow], whole: Counter[str]) -> dict[str, float]:
+    """The share of a part of the rows in all that is to be learnt: of the text's tokens, and of the media of each kind."""
     own = sum((row.learnt for row in part), Counter())
     return {what: own[what] / total for what, total in whole.items()}

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: metrics.jsonl always, and the same numbers to trackers that are asked for.
+"""The log of a training: metrics.jsonl always, and the same numbers to the trackers that are asked for.
 
 TensorBoard writes to RUN/tensorboard (`tensorboard --logdir ckpt/runs` shows all runs); trackio and wandb get a run of
 project "anytoany", named as its folder. Accelerate drives them all.
@@ -26,7 +26,7 @@ EVENTS = "tensorboard"
 _PROJECT = "anytoany"
 
 
-def named(report_to: str) -> list[str]:
+def tracker_names(report_to: str) -> list[str]:
     """The trackers in "tensorboard, wandb"; none in "".
 
     ValueError names one that is unknown, ImportError one that is not installed and how to install it.
@@ -44,20 +44,20 @@ def named(report_to: str) -> list[str]:
 def reporting(
     accelerator: Accelerator, run: Path, settings: dict[str, Any], step: int
 ) -> Iterator[None]:
-    """The accelerator's trackers, told the settings of a run that goes on from `step`, and closed at the end."""
+    """Opens the accelerator's trackers with the settings of a run that goes on from `step`, and closes them at the end."""
     if not accelerator.log_with:
         yield
         return
     if accelerator.is_main_process and not step:
         shutil.rmtree(run / EVENTS, ignore_errors=True)  # curves of the training before
     # A run that was killed had gone on beyond its checkpoint: TensorBoard drops what comes again.
-    how: dict[str, dict[str, Any]] = {"tensorboard": {"purge_step": step + 1}}
-    how |= {name: {"name": portable(run)} for name in ("trackio", "wandb")}
+    options: dict[str, dict[str, Any]] = {"tensorboard": {"purge_step": step + 1}}
+    options |= {name: {"name": portable(run)} for name in ("trackio", "wandb")}
     plain = {
         name: value if isinstance(value, bool | int | float | str) else str(value)
         for name, value in flat(settings).items()
     }
-    accelerator.init_trackers(_PROJECT, plain, how)
+    accelerator.init_trackers(_PROJECT, plain, options)
     try:
         yield
     finally:
@@ -102,7 +102,7 @@ class Log:
     ) -> None:
         """Notes that `step` steps are taken, with the losses of the last one; writes a line every few.
 
-        `skipped` of them have changed nothing (see `checkpoint.Standing`); None where none ever is.
+        `skipped` of them have changed nothing (see `checkpoint.TrainingState`); None where none ever is.
         """
         if self._silent:
             return
@@ -122,9 +122,9 @@ class Log:
             line["skipped_steps"] = skipped
         self._recent.clear()
         self._since = seconds
-        self._tell(line)
+        self._write(line)
 
-    def _tell(self, line: dict[str, Any]) -> None:
+    def _write(self, line: dict[str, Any]) -> None:
         with room_for(self._file), self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self._accelerator.log(

@@ -313,7 +313,7 @@ def test_a_checkpoint_that_does_not_reach_the_disk_has_no_name(tmp_path: Path, m
     """Some disks say that they are full only when they are told to keep what was written."""
     monkeypatch.setattr(runs, "write_tensors", lambda work, *_: None)
 
-    class Half(checkpoint.Standing):
+    class Half(checkpoint.TrainingState):
         def __init__(self, step: int):
             self.step, self.model = step, model
 
@@ -344,7 +344,7 @@ def test_weights_are_on_the_disk_before_the_last_checkpoint_goes(
 
     (tmp_path / "checkpoint/000001").mkdir(parents=True)
     monkeypatch.setattr(finish, "settle", settled)
-    finish._finish(tmp_path, model, {"stage": 1}, None)
+    finish._write_run(tmp_path, model, {"stage": 1}, None)
     made = {path.name for path in tmp_path.iterdir()}
     assert {name for name, _ in seen} == made and made >= {"trainable.safetensors", "run.json"}
     assert all(there for _, there in seen) and json.loads((tmp_path / "run.json").read_text())

@@ -31,15 +31,15 @@ from anytoany_lib.decoders import denoising, mels
 from anytoany_lib.decoders.adapters import Decoder
 from anytoany_lib.decoders.denoising import Denoiser, LatentEncoder, latent_shape, term
 from anytoany_lib.features import precomputing
-from anytoany_lib.features.dataset_features import DatasetFeatures
-from anytoany_lib.features.on_the_fly import LiveFeatures
+from anytoany_lib.features.costs import estimate_costs
+from anytoany_lib.features.dataset_features import DatasetFeatures, LiveFeatures
 from anytoany_lib.media import media_files
 from anytoany_lib.memory import planning
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import runs
 from anytoany_lib.toyworld.mels import LEVELS
-from anytoany_lib.train import trained_parts
 from anytoany_lib.training import trackers
+from anytoany_lib.training.setup import trained_parts
 from anytoany_lib.training.stage_data import StageData
 
 CPU = torch.device("cpu")
@@ -395,7 +395,7 @@ def test_what_has_no_such_term_or_no_latents_is_refused(
 
 
 def test_the_costs_have_the_latents(denoised: Profile, data: Path):
-    costs = precomputing.plan(denoised, data)
+    costs = estimate_costs(denoised, data)
     latents = {row["cache"]: row for row in costs.caches if row["cache"].endswith("latents")}
     assert list(latents) == [f"{kind} latents" for kind in KINDS]
     assert latents["video latents"]["shape"] == "4 x 8 x 16 x 16"
@@ -406,9 +406,9 @@ def test_the_memory_plan_counts_the_unets():
     full = Profile.load("nextgpt-7b")
     settings = full.model_dump()
     settings["stages"][2]["denoising_weight"] = 1.0
-    plan = planning.plan(Profile.parse(settings, "test"))
+    plan = planning.plan_memory(Profile.parse(settings, "test"))
     assert "denoising UNets" not in plan["stage 3"]
-    assert plan["stage 2"].items() >= planning.plan(full)["stage 2"].items()
+    assert plan["stage 2"].items() >= planning.plan_memory(full)["stage 2"].items()
     # Weights of the whole pipelines while they are not on disk, and what a clip's UNet keeps.
     assert plan["stage 2"]["denoising UNets"] == 2 * (1066 + 975 + 1830) * 10**6
     kept = plan["stage 2"]["denoising activations"]

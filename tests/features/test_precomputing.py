@@ -20,6 +20,8 @@ from anytoany_lib.data.building import build
 from anytoany_lib.data.manifests import read_manifest, write_manifest
 from anytoany_lib.data.rows import Row
 from anytoany_lib.features import npy_folder, precomputing
+from anytoany_lib.features.contents import rows_to_embed
+from anytoany_lib.features.costs import estimate_costs
 from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.features.frozen_models import FrozenModels
 
@@ -181,9 +183,7 @@ def test_the_published_files_are_found_by_captioned_and_by_instruction_data(
 ):
     build("nextgpt", SAMPLES, tmp_path / "captioned")
     build("instructions", SAMPLES / "cc3m", tmp_path / "talks")
-    captioned = npy_folder.files_of(
-        precomputing.rows_to_embed(tmp_path / "captioned"), SAMPLES / "embed"
-    )
+    captioned = npy_folder.files_of(rows_to_embed(tmp_path / "captioned"), SAMPLES / "embed")
     files = {path for of_kind in captioned.values() for path in of_kind.values()}
     assert {kind: bool(named) for kind, named in captioned.items()} == dict.fromkeys(
         captioned, True
@@ -194,7 +194,7 @@ def test_the_published_files_are_found_by_captioned_and_by_instruction_data(
         assert all(
             npy_folder.read(file, shapes[kind]).dtype == np.float16 for file in named.values()
         )
-    talks = npy_folder.files_of(precomputing.rows_to_embed(tmp_path / "talks"), SAMPLES / "embed")
+    talks = npy_folder.files_of(rows_to_embed(tmp_path / "talks"), SAMPLES / "embed")
     assert talks["image"] and not talks["audio"]
     with pytest.raises(ValueError, match=r"is \(\d+.*told by \(16, 128\)|told by \(128,\)"):
         precomputing.precompute(profile, tmp_path / "captioned", npy=SAMPLES / "embed")
@@ -221,7 +221,7 @@ def test_the_manifests_own_content_keys_save_reading_the_files(
 def test_the_plan_counts_bytes_and_measures_seconds_and_changes_nothing(
     profile: Profile, bare: Path, toy_data: Path
 ):
-    found = precomputing.plan(profile, bare)
+    found = estimate_costs(profile, bare)
     assert not (bare / "features").exists()
     rows = {row["cache"]: row for row in found.caches}
     assert set(rows) == {f"{kind}{end}" for kind in profile.decoders for end in ("s", " captions")}
@@ -234,7 +234,7 @@ def test_the_plan_counts_bytes_and_measures_seconds_and_changes_nothing(
     assert [row["on the fly"] for row in found.stages] == ["stage 1", "stage 2", "stage 3"]
     assert all(float(row["s a step"]) > 0 for row in found.stages)
     assert "image captions" in str(found) and "s to fill" in str(found)
-    assert {row["lacking"] for row in precomputing.plan(profile, toy_data).caches} == {0}
+    assert {row["lacking"] for row in estimate_costs(profile, toy_data).caches} == {0}
 
 
 def test_captions_for_sounds_read_no_padding(profile: Profile):

@@ -13,7 +13,8 @@ from test_model import batch_of, conversation
 from anytoany_lib.config import Profile
 from anytoany_lib.memory import planning
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.train import total_loss, trained_parts
+from anytoany_lib.train import total_loss
+from anytoany_lib.training.setup import trained_parts
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def full() -> Profile:
 
 
 def test_the_weights_are_those_of_the_loaded_model(profile: Profile, model: AnyToAny):
-    phase = planning.plan(profile)["stage 3"]
+    phase = planning.plan_memory(profile)["stage 3"]
     planned = phase["language model"] + phase["embedding and head"]
     # On a CPU without AMX what is not quantised is in float32, twice the planned 16 bits.
     found = model.causal_lm.get_memory_footprint()
@@ -35,7 +36,7 @@ def test_the_trained_parts_are_those_of_the_model(profile: Profile):
     model = AnyToAny.from_profile(profile, seed=0)
     parts = trained_parts(model, profile.stages[3])
     trained = sum(p.numel() for part in parts.values() for p in part)
-    phase = planning.plan(profile)["stage 3"]
+    phase = planning.plan_memory(profile)["stage 3"]
     assert phase["gradients"] == 4 * trained and phase["optimiser"] == 8 * trained
 
 
@@ -64,7 +65,7 @@ def test_activations_are_what_autograd_keeps(profile: Profile, checkpointing: bo
 
 
 def test_full_size_in_known_numbers(full: Profile):
-    phases = planning.plan(full)
+    phases = planning.plan_memory(full)
     frozen = phases["stage 1"]
     in_layers = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)  # LLaMA-7B
     assert frozen["language model"] == pytest.approx(in_layers * planning.NF4_BYTES, rel=0.001)
@@ -77,10 +78,10 @@ def test_full_size_in_known_numbers(full: Profile):
 
 
 def test_the_full_profile_is_planned_within_a_16_gb_card(full: Profile):
-    peaks = {name: planning.peak(phase) / 1e9 for name, phase in planning.plan(full).items()}
+    peaks = {name: planning.peak(phase) / 1e9 for name, phase in planning.plan_memory(full).items()}
     assert peaks["stage 1"] <= 10 and peaks["stage 2"] <= 10
     assert peaks["stage 3"] <= 12 and peaks["chat"] <= 15
-    assert planning.advice(full, planning.plan(full), 16 * 10**9) == []
+    assert planning.advice(full, planning.plan_memory(full), 16 * 10**9) == []
 
 
 @pytest.mark.parametrize(
@@ -88,29 +89,31 @@ def test_the_full_profile_is_planned_within_a_16_gb_card(full: Profile):
 )
 def test_each_profile_fits_the_card_that_the_document_says(name: str, least: int):
     profile = Profile.load(name)
-    phases = planning.plan(profile)
+    phases = planning.plan_memory(profile)
     fit = [size for size in (8, 12, 15) if not planning.advice(profile, phases, size * 10**9)]
     assert fit == [size for size in (8, 12, 15) if size >= least]
 
 
 def test_a_card_too_small_is_told_what_to_change(full: Profile):
-    lines = planning.advice(full, planning.plan(full), 6 * 10**9)
+    lines = planning.advice(full, planning.plan_memory(full), 6 * 10**9)
     assert [line.split(" takes")[0] for line in lines] == ["stage 2", "stage 3", "chat"]
     assert "optimiser: paged-adamw-8bit, then batch_size below 4" in lines[0]
     assert "checkpointing" not in lines[0] and "smaller media" in lines[-1]
-    lines = planning.advice(full, planning.plan(full), 10**9)
-    assert [line.split(" takes")[0] for line in lines] == list(planning.plan(full))
+    lines = planning.advice(full, planning.plan_memory(full), 10**9)
+    assert [line.split(" takes")[0] for line in lines] == list(planning.plan_memory(full))
 
 
 def test_without_folder_and_architecture_nothing_is_guessed(full: Profile):
     llm = full.llm.model_copy(update={"architecture": None})
     with pytest.raises(FileNotFoundError, match=r"llm\.architecture"):
-        planning.plan(full.model_copy(update={"llm": llm}))
+        planning.plan_memory(full.model_copy(update={"llm": llm}))
 
 
 def test_the_plan_before_the_model_is_fetched_is_the_one_after(profile: Profile):
     llm = profile.llm.model_copy(update={"folder": "ckpt/nowhere"})
-    assert planning.plan(profile.model_copy(update={"llm": llm})) == planning.plan(profile)
+    assert planning.plan_memory(profile.model_copy(update={"llm": llm})) == planning.plan_memory(
+        profile
+    )
 
 
 def test_weights_on_disk_are_counted_by_their_shapes(tmp_path: Path):
@@ -128,5 +131,7 @@ def test_the_readme_says_what_is_planned():
     said = re.findall(r"^\| `(\S+)` \|.*planned: ([\d.]+) GB", readme, re.MULTILINE)
     assert [name for name, _ in said] == ["nextgpt-7b", "qwen3-8b", "qwen2.5-1.5b"]
     for name, gigabytes in said:
-        planned = max(planning.peak(phase) for phase in planning.plan(Profile.load(name)).values())
+        planned = max(
+            planning.peak(phase) for phase in planning.plan_memory(Profile.load(name)).values()
+        )
         assert float(gigabytes) == pytest.approx(planned / 1e9, rel=0.03), name

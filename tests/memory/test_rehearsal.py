@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from anytoany_lib.config import Profile
-from anytoany_lib.features import cache
 from anytoany_lib.memory import activations, planning, rehearsal
 from anytoany_lib.memory.frozen_rehearsal import drawing_peak
 from anytoany_lib.memory.live_storages import LiveStorages, as_on_a_card
@@ -113,7 +112,7 @@ def test_attention_takes_no_pairs_and_the_own_function_comes_back():
 @pytest.mark.parametrize("name", PROFILES)
 def test_the_plan_is_within_a_tenth_of_what_would_be_alive(name: str):
     profile = Profile.load(name)
-    planned, far = planning.plan(profile), []
+    planned, far = planning.plan_memory(profile), []
     rehearsed = rehearsal.rehearse(profile)
     assert rehearsed.keys() == planned.keys()
     for phase, turns in rehearsed.items():
@@ -134,8 +133,3 @@ def test_what_is_drawn_follows_the_size_of_the_media():
     found = [drawing_peak(d.model_dump_json()) for d in (short, video)]
     more = activations.drawing(video) - activations.drawing(short)
     assert found[1] - found[0] == pytest.approx(more, rel=0.05)
-
-
-def test_the_plan_counts_the_batches_that_are_taken():
-    assert activations.MEDIA_AT_ONCE == cache.BATCH
-    assert activations.CAPTIONS_AT_ONCE == cache.CAPTION_BATCH

@@ -136,7 +136,7 @@ def test_a_training_step_is_measured_in_all_its_forms(
 def test_what_is_switched_off_leaves_rows_and_features_as_they_are(bench, kit):
     training = bench["training"]
     forms = training.readings(kit)
-    in_epoch = -(-len(kit.standing.data) // 2)
+    in_epoch = -(-len(kit.state.data) // 2)
     read = {
         name: list(islice(kit.reading(forms[name]), in_epoch))
         for name in (training.AS_IS, training.NO_BUCKETS)
@@ -152,11 +152,11 @@ def test_what_is_switched_off_leaves_rows_and_features_as_they_are(bench, kit):
 
 
 def test_the_bare_step_leaves_the_weights_as_they_are(bench, kit):
-    lora = {n: p for n, p in kit.standing.model.named_parameters() if "lora_" in n}
+    lora = {n: p for n, p in kit.state.model.named_parameters() if "lora_" in n}
     before = {name: parameter.detach().clone() for name, parameter in lora.items()}
-    step = next(kit.reading(kit.standing.data))
+    step = next(kit.reading(kit.state.data))
     for everywhere in (True, False):
-        bench["steps"].bare_step(kit.standing.model, everywhere)(step)
+        bench["steps"].bare_step(kit.state.model, everywhere)(step)
     assert all(torch.equal(before[name], parameter) for name, parameter in lora.items())
     assert all(parameter.grad is None for parameter in lora.values())
 
@@ -171,7 +171,7 @@ def test_launchers_pass_on_what_the_training_is_told(bench, tmp_path: Path):
 
 def test_a_resumed_training_is_timed_until_its_first_line(bench, kit, tmp_path: Path):
     training = bench["training"]
-    kit.standing.step = 0
+    kit.state.step = 0
     assert min(training.checkpoint_seconds(kit)) > 0
     assert newest(kit.job.run).name == f"{Log.every - 1:06d}"
     curves = tmp_path / "metrics.jsonl"

@@ -31,7 +31,8 @@ from anytoany_lib.media import media_files
 from anytoany_lib.memory import planning
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.toyworld import sound
-from anytoany_lib.train import total_loss, trained_parts
+from anytoany_lib.train import total_loss
+from anytoany_lib.training.setup import trained_parts
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -562,7 +563,7 @@ def test_what_changes_save_in_the_document_is_what_is_planned():
     for change, said in lines:
         tokens = re.fullmatch(r"--tokens (\d+)", change)
         settings = {} if tokens or not change else yaml.safe_load("{" + change + "}")
-        phases = planning.plan(changed(profile, settings), int(tokens[1]) if tokens else 128)
+        phases = planning.plan_memory(changed(profile, settings), int(tokens[1]) if tokens else 128)
         found = [planning.peak(phase) / 2**30 for phase in phases.values()]
         assert list(map(float, re.findall(r"[\d.]+", said))) == pytest.approx(found, abs=0.16), (
             change
@@ -575,8 +576,8 @@ def test_the_small_profile_in_the_document_fits_the_card_it_is_for(tmp_path: Pat
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
     profile = Profile.load(tmp_path / "mine.yaml")
     gigabytes = int(re.search(r"A profile for a card of (\d+) GB", read(page))[1])
-    assert planning.advice(profile, planning.plan(profile), gigabytes * 10**9) == []
-    assert planning.advice(profile, planning.plan(profile), (gigabytes - 1) * 10**9)
+    assert planning.advice(profile, planning.plan_memory(profile), gigabytes * 10**9) == []
+    assert planning.advice(profile, planning.plan_memory(profile), (gigabytes - 1) * 10**9)
 
 
 def test_a_plan_that_has_changed_is_seen():

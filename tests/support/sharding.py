@@ -15,9 +15,10 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from anytoany_lib.batches import Batch, collate
 from anytoany_lib.config import Profile
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.train import optimiser_and_schedule, total_loss, trained_parts
+from anytoany_lib.train import total_loss
 from anytoany_lib.training.distributed import Ranks
 from anytoany_lib.training.fsdp import forget_unused, whole
+from anytoany_lib.training.setup import optimiser_and_schedule, trained_parts
 
 CONFIGURATIONS = Path(__file__).resolve().parents[2] / "anytoany_lib" / "accelerate"
 

@@ -169,7 +169,7 @@ def test_the_checkpoint_before_stays_and_the_new_one_is_on_the_disk_first(
     monkeypatch.setattr(checkpoint, "settle", settled)
     monkeypatch.setattr(runs, "write_tensors", lambda work, *_: (work / "x").write_text("x"))
 
-    class Half(checkpoint.Standing):
+    class Half(checkpoint.TrainingState):
         def __init__(self):
             self.step, self.model = 0, model
 

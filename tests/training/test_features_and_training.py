@@ -19,8 +19,7 @@ from anytoany_lib.config import Profile
 from anytoany_lib.data.manifests import read_manifest, write_manifest
 from anytoany_lib.decoders.adapters import CaptionEncoder
 from anytoany_lib.features import precomputing
-from anytoany_lib.features.dataset_features import DatasetFeatures, caption_key
-from anytoany_lib.features.on_the_fly import LiveFeatures
+from anytoany_lib.features.dataset_features import DatasetFeatures, LiveFeatures, caption_key
 from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import runs

@@ -30,7 +30,7 @@ from anytoany_lib.system import interrupts, runs
 from anytoany_lib.system.files import Busy
 from anytoany_lib.system.peak_memory import Phases
 from anytoany_lib.training import checkpoint, finish
-from anytoany_lib.training.checkpoint import CHECKPOINT, Standing, newest
+from anytoany_lib.training.checkpoint import CHECKPOINT, TrainingState, newest
 from anytoany_lib.training.fitting import fit_output_projections
 from anytoany_lib.training.setup import Job
 from anytoany_lib.training.trackers import Log
@@ -309,13 +309,13 @@ def test_a_loss_that_is_no_number_names_step_rows_and_the_last_good_checkpoint(
     ],
 )
 def test_a_loss_far_above_its_first_explodes(tmp_path: Path, quick, losses, explodes: bool):
-    standing = SimpleNamespace(first={}, step=7, scaler=None)
+    state = SimpleNamespace(first={}, step=7, scaler=None)
     job = Job(quick, 1, tmp_path, tmp_path, None, 0, None, 1)
-    train._check_losses({"image": losses[0]}, job, standing, []) if len(losses) > 1 else None
+    train._check_losses({"image": losses[0]}, job, state, []) if len(losses) > 1 else None
     if not explodes:
-        return train._check_losses({"image": losses[-1], "text": 0.0}, job, standing, [])
+        return train._check_losses({"image": losses[-1], "text": 0.0}, job, state, [])
     with pytest.raises(RuntimeError, match=r"step 7: the loss is .*\(image; .*initial weights"):
-        train._check_losses({"image": losses[-1]}, job, standing, ["a"])
+        train._check_losses({"image": losses[-1]}, job, state, ["a"])
     return None
 
 
@@ -457,7 +457,7 @@ class Small(torch.nn.Module):
         runs.read_tensors(folder, self.bridges(), None)
 
 
-def small_standing(quick: Profile) -> Standing:
+def small_state(quick: Profile) -> TrainingState:
     model = Small()
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.1)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 / (1 + step))
@@ -465,27 +465,27 @@ def small_standing(quick: Profile) -> Standing:
     record = {"profile": quick.model_dump(mode="json"), "stage": 1, "steps": 9, "seed": 0}
     record |= {"init": None, "data": {"data/toy": "ab"}}
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
-    return Standing(model, optimiser, schedule, scaler, data, None, None, record)
+    return TrainingState(model, optimiser, schedule, scaler, data, None, record, 4)
 
 
-def one_step(standing: Standing) -> None:
-    loss = standing.model.line(torch.ones(1, 2)).square().sum()
-    standing.scaler.scale(loss).backward()
-    standing.scaler.step(standing.optimiser)
-    standing.scaler.update()
-    standing.schedule.step()
-    standing.optimiser.zero_grad()
-    standing.step += 1
+def one_step(state: TrainingState) -> None:
+    loss = state.model.line(torch.ones(1, 2)).square().sum()
+    state.scaler.scale(loss).backward()
+    state.scaler.step(state.optimiser)
+    state.scaler.update()
+    state.schedule.step()
+    state.optimiser.zero_grad()
+    state.step += 1
 
 
 def test_optimiser_schedule_scaler_and_counts_are_taken_over(quick: Profile, tmp_path: Path):
-    one = small_standing(quick)
+    one = small_state(quick)
     one_step(one)
     one.scaler.update(8.0)
     one.data.cut |= {3, 5}
     one.first, one.recent, one.empty = {"text": 2.0}, [({"text": 2.0}, 7)], 1
     one.save(tmp_path)
-    other = small_standing(quick)
+    other = small_state(quick)
     other.load(tmp_path)
     assert other.scaler.get_scale() == one.scaler.get_scale() == 8.0
     assert other.data.cut == {3, 5} and (other.step, other.empty) == (1, 1)
@@ -498,11 +498,11 @@ def test_optimiser_schedule_scaler_and_counts_are_taken_over(quick: Profile, tmp
 
 def test_what_a_step_draws_depends_on_seed_step_and_process_alone(quick: Profile):
     def drawn(step: int, rank: int) -> float:
-        standing.step = step
-        standing.seed_step(rank)
+        state.step = step
+        state.seed_step(rank)
         return torch.rand(()).item()
 
-    standing = small_standing(quick)
+    state = small_state(quick)
     first = drawn(5, 0)
     assert len({first, drawn(6, 0), drawn(5, 1)}) == 3
     assert drawn(5, 0) == first
@@ -511,14 +511,14 @@ def test_what_a_step_draws_depends_on_seed_step_and_process_alone(quick: Profile
 def test_a_checkpoint_takes_less_than_a_second(
     quick: Profile, toy_data: Path, tmp_path: Path, monkeypatch
 ):
-    real, taken = Standing.save, []
+    real, taken = TrainingState.save, []
 
-    def timed(standing: Standing, run: Path) -> None:
+    def timed(state: TrainingState, run: Path) -> None:
         began = time.perf_counter()
-        real(standing, run)
+        real(state, run)
         taken.append(time.perf_counter() - began)
 
-    monkeypatch.setattr(Standing, "save", timed)
+    monkeypatch.setattr(TrainingState, "save", timed)
     trained(quick, toy_data, tmp_path / "run", max_steps=2, save_every=1)
     assert len(taken) == 3 and min(taken) <= 1  # others may be busy for one of them
 

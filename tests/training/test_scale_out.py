@@ -117,12 +117,12 @@ def as_divided(
     os.environ |= launch_environment(how)
     real = train._update
 
-    def update(accelerator: Any, optimiser: Any, job: Job, standing: Any, read: Any) -> None:
-        if standing.step == dies_at:
+    def update(accelerator: Any, optimiser: Any, job: Job, state: Any, read: Any) -> None:
+        if state.step == dies_at:
             raise SystemExit("killed")
-        layer = standing.model.causal_lm.get_decoder().layers[0].mlp.up_proj.weight
+        layer = state.model.causal_lm.get_decoder().layers[0].mlp.up_proj.weight
         assert layer.to_local().numel() == layer.numel() // 2
-        real(accelerator, optimiser, job, standing, read)
+        real(accelerator, optimiser, job, state, read)
 
     train._update = update
     as_one_of(rank, 2, port, profile, data, run, slow=False)
@@ -208,10 +208,10 @@ def test_one_process_is_followed_by_two(
 ):
     run, real = tmp_path / "run", train._update
 
-    def dies(accelerator: Any, optimiser: Any, job: Job, standing: Any, read: Any) -> None:
-        if standing.step == 2:
+    def dies(accelerator: Any, optimiser: Any, job: Job, state: Any, read: Any) -> None:
+        if state.step == 2:
             raise SystemExit("killed")
-        real(accelerator, optimiser, job, standing, read)
+        real(accelerator, optimiser, job, state, read)
 
     monkeypatch.setattr(train, "_update", dies)
     monkeypatch.setattr(Log, "every", 1)

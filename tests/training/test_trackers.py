@@ -11,7 +11,7 @@ import pytest
 from anytoany_lib import train
 from anytoany_lib.config import Profile
 from anytoany_lib.system import runs
-from anytoany_lib.training.trackers import EVENTS, named
+from anytoany_lib.training.trackers import EVENTS, tracker_names
 
 
 @pytest.fixture(scope="module")
@@ -21,16 +21,16 @@ def quick(profile: Profile) -> Profile:
 
 
 def test_names_are_checked(monkeypatch: pytest.MonkeyPatch):
-    assert named("") == [] and named(" , ") == []
+    assert tracker_names("") == [] and tracker_names(" , ") == []
     with pytest.raises(
         ValueError, match="no tracker 'mlflow': report_to takes tensorboard, trackio, wandb"
     ):
-        named("mlflow")
+        tracker_names("mlflow")
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match="wandb is not installed; pip install wandb"):
-        named("wandb")
+        tracker_names("wandb")
     monkeypatch.setitem(sys.modules, "wandb", json)
-    assert named("wandb") == ["wandb"]
+    assert tracker_names("wandb") == ["wandb"]
 
 
 def test_a_tracker_that_cannot_be_used_is_refused_before_anything_is_written(
@@ -54,7 +54,7 @@ def test_the_settings_of_a_run_say_whether_its_code_was_committed(monkeypatch: p
 def test_only_the_library_s_own_files_count():
     assert runs._git("rev-parse", "--show-prefix") == "anytoany_lib/"
     listed = runs._git("ls-files", "--", ".").splitlines()
-    assert "runs.py" in listed and not any("test" in name for name in listed)
+    assert "system/runs.py" in listed and not any("test" in name for name in listed)
 
 
 def test_tensorboard_reads_the_curves_of_metrics_jsonl(
