@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from anytoany_lib.config import Profile
     from anytoany_lib.model import AnyToAny
 
-_HOMES = {"AnyToAny": "model", "Chat": "widget", "Profile": "config", "Session": "chat"}
+_HOMES = {
+    "AnyToAny": "model",
+    "Chat": "chat.widget",
+    "Profile": "config",
+    "Session": "chat.session",
+}
 
 # Two notices at import, about optional packages (kernels, torchvision) that the kit does without on purpose.
 for _noisy in ("bitsandbytes.backends.cpu.ops", "transformers.utils.import_utils"):
