@@ -30,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 
 from anytoany_lib.config import DecoderConfig, Profile, StageConfig
 from anytoany_lib.decoders import mels
-from anytoany_lib.decoders.adapters import ADAPTERS, decoder_folder
+from anytoany_lib.decoders.adapters import ADAPTERS, DEFAULT_FRAMES, decoder_folder
 from anytoany_lib.gates.foreign_code import LOCAL
 from anytoany_lib.llm import pick_device, pick_dtype
 from anytoany_lib.media import media_files
@@ -39,7 +39,6 @@ from anytoany_lib.system.out_of_memory import Portions
 LATENT_BATCH = 8  # clips of full size are large
 _AT_ONCE_BYTES = 2**30  # of what an autoencoder reads
 _GAMMA = {"image": 5.0}  # v1.5 weights images by min-SNR, sounds and clips not
-_FRAMES = 16  # of a clip, which TextToVideoSDPipeline makes unless told
 _SUFFIX = " denoising"
 _LAYERS = (ResnetBlock2D, Transformer2DModel, TemporalConvLayer, TransformerTemporalModel)
 
@@ -80,7 +79,9 @@ def _read_size(kind: str, config: DecoderConfig) -> tuple[int, ...]:
         seconds = options.get("audio_length_in_s", trained * mels.HOP / mels.RATE)
         return factor * math.ceil(seconds * mels.RATE / mels.HOP / factor), mels.MEL_BINS
     picture = int(options.get("height", trained)), int(options.get("width", trained))
-    return (int(options.get("num_frames", _FRAMES)), *picture) if kind == "video" else picture
+    return (
+        (int(options.get("num_frames", DEFAULT_FRAMES)), *picture) if kind == "video" else picture
+    )
 
 
 def latent_shape(kind: str, config: DecoderConfig) -> tuple[int, ...]:

@@ -28,8 +28,8 @@ from anytoany_lib.config import Profile, resolve
 from anytoany_lib.data.manifests import read_manifest
 from anytoany_lib.data.rows import media_in
 from anytoany_lib.decoders import denoising, mels
-from anytoany_lib.decoders.adapters import Decoder
 from anytoany_lib.decoders.denoising import Denoiser, LatentEncoder, latent_shape, term
+from anytoany_lib.decoders.pipelines import Decoder
 from anytoany_lib.features import precomputing
 from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.features.on_the_fly import LiveFeatures
