@@ -214,8 +214,8 @@ class AnyToAny(nn.Module):
             projected = self.project(kind, self.signal_states(hidden, kind, at))
             losses[kind] = alignment_loss(projected, batch.targets[kind], alignment)
             if denoiser and kind in batch.latents:
-                told = projected[batch.latents_of[kind]]
-                losses[term(kind)] = denoiser.loss(kind, told, batch.latents[kind])
+                conditions = projected[batch.latents_of[kind]]
+                losses[term(kind)] = denoiser.loss(kind, conditions, batch.latents[kind])
         return losses
 
     # --- media and talk: `generation` does it, which builds on this class and is therefore imported late ---
@@ -274,7 +274,7 @@ class AnyToAny(nn.Module):
     ) -> Message:
         """One assistant message in reply to a conversation; the same seed gives the same message.
 
-        Raises what kept a medium of it from being made.
+        Raises the error of a medium that could not be made.
         """
         from anytoany_lib.generation import replies
 

@@ -42,7 +42,7 @@ _AT_ONCE_BYTES = 2**30  # of activations
 _LIVE_WIDTHS = 13  # of a token: what a layer holds at once
 
 
-# --- captions -> conditions, and how a pipeline and its UNet take them ---
+# --- captions -> conditions, and conditions -> the arguments of a pipeline or its UNet ---
 
 
 def clip_condition(encoders: list[CLIPTextModel], tokens: list) -> torch.Tensor:
@@ -71,23 +71,23 @@ def two_clip_condition(encoders: list, tokens: list) -> torch.Tensor:
 
 
 def embeds(pipeline: Any, condition: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What a pipeline calls conditions (B, L, D) or (B, D)."""
+    """A pipeline's arguments for conditions (B, L, D) or (B, D)."""
     return {"prompt_embeds": condition}
 
 
 def embeds_and_pooled(pipeline: Any, condition: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What XL calls conditions (B, L + 1, D1 + D2): the states, and the second encoder's pooled text."""
+    """XL's arguments for conditions (B, L + 1, D1 + D2): the states, and the second encoder's pooled text."""
     width = pipeline.text_encoder_2.config.projection_dim
     return {"prompt_embeds": condition[:, :-1], "pooled_prompt_embeds": condition[:, -1, :width]}
 
 
 def attended(condition: torch.Tensor) -> dict[str, torch.Tensor | None]:
-    """What a UNet is told that attends to conditions (B, L, D)."""
+    """Arguments of a UNet that attends to conditions (B, L, D)."""
     return {"encoder_hidden_states": condition}
 
 
 def classed(condition: torch.Tensor) -> dict[str, torch.Tensor | None]:
-    """What a UNet is told that takes conditions (B, D) as a class."""
+    """Arguments of a UNet that takes conditions (B, D) as a class, as AudioLDM's does."""
     return {"encoder_hidden_states": None, "class_labels": condition}
 
 
@@ -122,7 +122,7 @@ def _video(frames: np.ndarray, config: DecoderConfig, pipeline) -> dict[str, Any
 
 @dataclass(frozen=True)
 class Adapter:
-    """What the kit has to know of a pipeline class: one row of `ADAPTERS`."""
+    """What is particular to a pipeline class: one row of `ADAPTERS`."""
 
     pipeline: type[DiffusionPipeline]
     text_encoders: tuple[type[PreTrainedModel], ...]
@@ -138,7 +138,7 @@ class Adapter:
     lengths: dict[str, str] = field(default_factory=dict)
     """What the pipeline calls the length of a medium: "frames" of a clip, "seconds" of a sound."""
     told: Callable[[torch.Tensor], dict[str, torch.Tensor | None]] | None = attended
-    """Conditions -> what its UNet is called with beside latents and timesteps; None: not by a condition alone."""
+    """Conditions -> the arguments of its UNet beside latents and timesteps; None: it needs more than a condition."""
 
     def parts(self) -> list[tuple[str, str, type[PreTrainedModel]]]:
         """(tokenizer folder, text encoder folder, its class) of each."""
@@ -194,9 +194,9 @@ def decoder_folder(config: DecoderConfig) -> Path:
 
 
 def _whole(cls: type[PreTrainedModel], folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """A model of a folder, which the library would fill up with random weights. ValueError if some are missing."""
-    model, found = cls.from_pretrained(folder, dtype=dtype, output_loading_info=True)
-    if missing := sorted(found["missing_keys"]):
+    """A model of a folder. ValueError if weights are missing, which transformers would draw at random."""
+    model, report = cls.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    if missing := sorted(report["missing_keys"]):
         raise ValueError(
             f"{folder}: {len(missing)} weights of {cls.__name__} are missing: {', '.join(missing[:3])}, ...: its file is cut "
             "or another model's; delete the folder and fetch it with notebooks/01_checkpoints.ipynb"

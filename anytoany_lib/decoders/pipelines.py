@@ -31,15 +31,15 @@ _FLOAT_BYTES = 4
 
 
 def _without_checker(config: DecoderConfig) -> dict[str, Any]:
-    """What a pipeline is loaded with so that it leaves its safety checker out, whose files need not be there."""
+    """Arguments that load a pipeline without its safety checker, whose files need not be there."""
     checked = "safety_checker" in ADAPTERS[config.pipeline].pipeline._optional_components
     if config.safety_checker or not checked:
         return {}
     return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 
-def _form(folder: Path) -> dict[str, Any]:
-    """Where all weights are in the older form (.bin), it is asked for: diffusers tells of an error for each part otherwise."""
+def _weights_format(folder: Path) -> dict[str, Any]:
+    """Arguments that ask for the older form of weights (.bin) if there is no other: else diffusers logs an error for each part."""
     return {} if any(folder.glob("*/*.safetensors")) else {"use_safetensors": False}
 
 
@@ -51,8 +51,8 @@ def load_pipeline(config: DecoderConfig, dtype: torch.dtype) -> DiffusionPipelin
     # Two of the pipelines are marked deprecated in diffusers; the version is pinned for their sake.
     diffusers_logging.set_verbosity_error()
     cls, folder = ADAPTERS[config.pipeline].pipeline, decoder_folder(config)
-    how = _without_checker(config) | _form(folder)
-    pipeline = cls.from_pretrained(folder, dtype=dtype, **how)
+    options = _without_checker(config) | _weights_format(folder)
+    pipeline = cls.from_pretrained(folder, dtype=dtype, **options)
     if config.safety_checker and getattr(pipeline, "safety_checker", None) is None:
         raise ValueError(
             f"{folder} has no safety checker, the profile's decoder says safety_checker: true: set it to false, or name a "
@@ -307,8 +307,8 @@ def _latent_size(
     vocoder = getattr(pipeline, "vocoder", None)
     if vocoder is not None:
         a_frame = math.prod(vocoder.config.upsample_rates) / vocoder.config.sampling_rate
-        asked = seconds or options.get("audio_length_in_s", trained * factor * a_frame)
-        return math.ceil(asked / a_frame / factor) * vocoder.config.model_in_dim // factor, 1
+        length = seconds or options.get("audio_length_in_s", trained * factor * a_frame)
+        return math.ceil(length / a_frame / factor) * vocoder.config.model_in_dim // factor, 1
     sides = (options.get(side, trained * factor) for side in ("height", "width"))
     clip = config.pipeline == "text-to-video"
     count = (frames or int(options.get("num_frames", DEFAULT_FRAMES))) if clip else 1

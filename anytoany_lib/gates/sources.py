@@ -51,8 +51,8 @@ def check(profile: Profile, what: str, source: Source, target: Path, trusted: bo
 def check_target(target: Path) -> None:
     """NotTrusted unless a path lies below `ckpt/`, links followed."""
     root = (home() / "ckpt").resolve()
-    found = target.resolve()
-    if ".." in target.parts or found == root or not found.is_relative_to(root):
+    real = target.resolve()
+    if ".." in target.parts or real == root or not real.is_relative_to(root):
         raise NotTrusted(
             f"{target}: models are fetched below {root} alone; name such a folder in the profile, or make {root} a link to "
             "another disk"
@@ -123,5 +123,5 @@ def _place(source: Source) -> tuple[str | None, ...]:
 @cache
 def _known() -> frozenset[tuple[str | None, ...]]:
     """Every place that a profile of the kit names."""
-    found = (source for one in _profiles() for _, source in _parts(one).values())
-    return frozenset(map(_place, filter(None, found)))
+    sources = (source for one in _profiles() for _, source in _parts(one).values())
+    return frozenset(map(_place, filter(None, sources)))

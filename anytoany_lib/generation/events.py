@@ -73,7 +73,7 @@ class Done:
 
     message: Message
     finish_reason: str
-    """ "stop", "length" if the reply was cut at its limit, "stopped" if it was told to end."""
+    """ "stop", "length" if the reply was cut at its limit, "stopped" if it was stopped before its end."""
 
 
 Event = (

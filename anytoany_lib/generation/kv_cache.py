@@ -1,4 +1,4 @@
-"""What is kept of a conversation from turn to turn, so that a turn costs what is new in it."""
+"""What a conversation keeps from turn to turn, so that a turn costs only what is new in it: its KV cache, and its files' state."""
 
 from __future__ import annotations
 

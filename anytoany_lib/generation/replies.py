@@ -1,6 +1,6 @@
-"""Replies: what `decoding` draws, with the media made from it.
+"""Replies: the text that `decoding` draws, and the media that are made from its conditions.
 
-`stream` tells of one reply as it comes, `reply_all` makes many at once.
+`stream` gives one reply event by event, `reply_all` many at once, in batches.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def media_seed(seed: int, index: int) -> int:
 def _encode_media(
     model: AnyToAny, prompt: Encoded, cache: PrefixCache, stopping: Callable[[], bool]
 ) -> Iterator[Event]:
-    """Has the encoder see what it has not seen yet, so that `decode` finds all embeddings at hand."""
+    """Encodes the media of a prompt that are new, on the worker, so that `decode` finds all embeddings at hand."""
     media = [(kind, medium) for kind, medium, _ in prompt.media]
     keys = cache.media_keys(media)
     if all(model.knows(key) for key in keys):
@@ -167,7 +167,7 @@ def stream(
 
 
 def last_message(events: Events) -> Message:
-    """The message of a reply whose events are read to their end. Raises what kept a medium of it from being made."""
+    """The message of a reply whose events are read to their end. Raises the error of a medium that could not be made."""
     message: Message = {}
     for event in events:
         if isinstance(event, MediaFailed):

@@ -97,5 +97,5 @@ class LegacyTokenizer:
     ) -> str:
         """Messages rendered by a Jinja template, which is given the settings, bos_token and eos_token."""
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        given = self.special_tokens_map | settings
-        return environment.from_string(chat_template).render(messages=messages, **given)
+        variables = self.special_tokens_map | settings
+        return environment.from_string(chat_template).render(messages=messages, **variables)

@@ -164,7 +164,7 @@ class StageData:
             [
                 (kind, made)
                 for one in encoded
-                for (kind, *_), made in zip(one.signals, one.made, strict=True)
+                for (kind, *_), made in zip(one.signals, one.target_media, strict=True)
                 if latents and made is not None
             ],
         )
