@@ -1,8 +1,8 @@
 """The gate that every download passes: from where, to where, and on whose word.
 
-What may be fetched is what the profiles of the kit name. A profile or run of somebody else names parts; where these are
-had counts only if a profile of the kit says the same, or whoever starts the download says that it is trusted. Nothing is
-written but below `ckpt/`, nothing is read but over https, and of a wheel or file the sha256 is known beforehand.
+The profiles of the kit name what may be fetched. The places that a profile or run of somebody else names count only if a profile
+of the kit names the same, or whoever starts the download says that it trusts them. Nothing is written but below `ckpt/`,
+nothing is read but over https, and of a wheel or file the sha256 is known beforehand.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def check_url(url: str) -> None:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Where a server sends us has to pass the same gate."""
+    """Redirects: the address that a server sends us to has to pass the same gate."""
 
     def redirect_request(
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -102,7 +102,7 @@ def how_to_get(what: str, folder: str) -> str:
 
 
 def _parts(profile: Profile) -> dict[str, tuple[str, Source | None]]:
-    """The folder of each frozen model of a profile, and where it is had."""
+    """The folder of each frozen model of a profile, and where to get it."""
     llm, encoder = profile.llm, profile.encoder
     return {
         "llm": (llm.folder, llm.source),

@@ -1,4 +1,4 @@
-"""LLaMA's words as NExT-GPT's published weights know them: SentencePiece, as the slow tokenizer of transformers 4.29 used it.
+"""LLaMA's tokenizer as NExT-GPT's published weights need it: SentencePiece, as the slow tokenizer of transformers 4.29 used it.
 
 Later versions of transformers make other ids of the same text (at "###", at blanks beside new tokens), and other ones of
 tokenizer.json than of tokenizer.model. Weights go with the ids that they were trained on. So tokenizer.model is read, whatever
