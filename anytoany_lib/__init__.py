@@ -25,7 +25,6 @@ _HOMES = {
     "Session": "chat.session",
 }
 
-
 # Two notices at import, about optional packages (kernels, torchvision) that the kit does without on purpose.
 for _noisy in ("bitsandbytes.backends.cpu.ops", "transformers.utils.import_utils"):
     logging.getLogger(_noisy).setLevel(logging.ERROR)

@@ -76,10 +76,10 @@ def collate(
             media_at.append([number, start + at])
         if target is None:
             continue
-        for (kind, caption, at), made in zip(row.signals, row.made, strict=True):
-            if latent and made is not None:
+        for (kind, caption, at), medium in zip(row.signals, row.target_media, strict=True):
+            if latent and medium is not None:
                 latents_of.setdefault(kind, []).append(len(signals_at.get(kind, ())))
-                latents.setdefault(kind, []).append(torch.as_tensor(latent(kind, made)))
+                latents.setdefault(kind, []).append(torch.as_tensor(latent(kind, medium)))
             signals_at.setdefault(kind, []).append([number, start + at])
             targets.setdefault(kind, []).append(torch.as_tensor(target(kind, caption)))
     return Batch(

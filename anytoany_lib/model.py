@@ -6,11 +6,9 @@ S generated media in a batch, N signal tokens of one.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
@@ -19,13 +17,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from anytoany_lib.batches import Batch
-from anytoany_lib.config import Alignment, Dtype, Profile, resolve
-from anytoany_lib.decoders.adapters import Decoder, OnStep
+from anytoany_lib.config import Alignment, Dtype, Profile
 from anytoany_lib.decoders.denoising import Denoiser, term
-from anytoany_lib.encoders.imagebind import ImageBind
-from anytoany_lib.generation import replies
-from anytoany_lib.generation.events import Done, Events, MediaFailed
-from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.llm import (
     TokenRows,
     add_lora,
@@ -35,16 +28,17 @@ from anytoany_lib.llm import (
     replace_vocabulary,
     unpack,
 )
-from anytoany_lib.media import media_files
 from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Vocabulary
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
 from anytoany_lib.system import runs
-from anytoany_lib.system.background import Worker
-from anytoany_lib.system.offloading import HOST, Residence, frozen_dtype
 from anytoany_lib.system.remote import local
 from anytoany_lib.tokenizer.pieces import Tokenizer
 
-_EMBEDDINGS_KEPT = 512
+if TYPE_CHECKING:
+    from anytoany_lib.decoders.pipelines import Decoder
+    from anytoany_lib.encoders.imagebind import ImageBind
+    from anytoany_lib.generation.events import Events
+    from anytoany_lib.generation.sampling import Sampling
 
 
 class AnyToAny(nn.Module):
@@ -54,6 +48,8 @@ class AnyToAny(nn.Module):
     """
 
     def __init__(self, profile: Profile, llm: PreTrainedModel, tokenizer: Tokenizer):
+        from anytoany_lib.generation.media_models import MediaModels
+
         super().__init__()
         self.profile, self.tokenizer = profile, tokenizer
         self.llm: PreTrainedModel | PeftModel = llm
@@ -69,16 +65,8 @@ class AnyToAny(nn.Module):
                 for kind, config in profile.decoders.items()
             }
         )
-        # In a list and a dict: frozen models are not this module's parameters.
-        self._encoder: list[ImageBind] = []
-        self._decoders: dict[str, Decoder] = {}
-        self._embeddings: dict[str, torch.Tensor] = {}
         self.to(self.device)
-        self._residence = Residence(self.device)
-        # Encoder and decoders serve one caller at a time. What replies need of them is done on one thread, in order: a
-        # reply that was stopped leaves its work there, and the next one's comes after it.
-        self._frozen_work = threading.RLock()
-        self.worker = Worker()
+        self.media_models = MediaModels(profile, self.device)
 
     @classmethod
     def from_profile(
@@ -108,7 +96,7 @@ class AnyToAny(nn.Module):
         if (run / runs.ADAPTER).is_dir():
             model.add_lora()
         model.load(run)
-        if model.device != HOST:
+        if model.device.type != "cpu":
             model.cast_for_talking()
         return model.requires_grad_(False).eval()
 
@@ -165,59 +153,7 @@ class AnyToAny(nn.Module):
         if (folder / runs.VOCABULARY).is_file():
             replace_vocabulary(self.causal_lm, folder / runs.VOCABULARY)
 
-    # --- reading media ---
-
-    @property
-    def encoder(self) -> ImageBind:
-        """The frozen ImageBind, loaded on first use."""
-        if not self._encoder:
-            path = resolve(self.profile.encoder.folder)
-            dtype = frozen_dtype(self.device)
-            encoder = ImageBind.from_checkpoint(path, ("vision", "audio"), dtype)
-            self._encoder.append(encoder)
-        return self._encoder[0]
-
-    def loaded(self, what: str) -> bool:
-        """Whether the "encoder", or the decoder of a kind of medium, has been loaded."""
-        return bool(self._encoder) if what == "encoder" else what in self._decoders
-
-    def knows(self, key: str | None) -> bool:
-        """Whether the embedding of the medium with this content key is at hand."""
-        return key in self._embeddings
-
-    def embed_media(
-        self, items: Sequence[tuple[str, Any]], keys: Sequence[str] | None = None
-    ) -> torch.Tensor:
-        """(kind, medium) pairs -> encoder embeddings (M, D); media seen before are not encoded again.
-
-        `keys` are the media's content keys, where the caller has them. MediaError if a medium cannot be read.
-        """
-        if not items:
-            return torch.empty(0, self.profile.encoder.embedding)
-        if keys is None:
-            keys = [media_files.content_key(kind, item) for kind, item in items]
-        known = {key: self._embeddings[key] for key in keys if key in self._embeddings}
-        for kind in dict.fromkeys(kind for kind, _ in items):
-            new = {
-                key: item
-                for key, (k, item) in zip(keys, items, strict=True)
-                if k == kind and key not in known
-            }
-            if new:
-                known.update(zip(new, self._encode(kind, new.values()), strict=True))
-        self._embeddings.update((key, known[key]) for key in keys)
-        for key in list(self._embeddings)[:-_EMBEDDINGS_KEPT]:
-            self._embeddings.pop(key, None)
-        return torch.stack([known[key] for key in keys])
-
-    def _encode(self, kind: str, items: Iterable[Any]) -> torch.Tensor:
-        """Media of one kind through the encoder: (M, D)."""
-        read = [media_files.as_media(kind, item) for item in items]
-        with self._frozen_work:
-            encoder = self.encoder
-            working = encoder.working_bytes(kind, len(read))
-            work = partial(encoder.embed, kind, read)
-            return self._residence.run("encoder", encoder, work, working)
+    # --- from tokens and media to losses ---
 
     def embed_inputs(
         self, ids: torch.Tensor, embeddings: torch.Tensor, at: torch.Tensor
@@ -229,8 +165,6 @@ class AnyToAny(nn.Module):
             columns = at[:, 1:] + torch.arange(soft.shape[1], device=at.device)
             inputs = inputs.index_put((at[:, :1].expand_as(columns), columns), soft)
         return inputs
-
-    # --- hidden states and what is read from them ---
 
     def hidden_states(self, inputs: torch.Tensor, mask: torch.Tensor, **cache: Any) -> torch.Tensor:
         """The LLM's last hidden states (B, T, H), after its final norm."""
@@ -280,50 +214,59 @@ class AnyToAny(nn.Module):
             projected = self.project(kind, self.signal_states(hidden, kind, at))
             losses[kind] = alignment_loss(projected, batch.targets[kind], alignment)
             if denoiser and kind in batch.latents:
-                told = projected[batch.latents_of[kind]]
-                losses[term(kind)] = denoiser.loss(kind, told, batch.latents[kind])
+                conditions = projected[batch.latents_of[kind]]
+                losses[term(kind)] = denoiser.loss(kind, conditions, batch.latents[kind])
         return losses
 
-    # --- writing media ---
+    # --- media and talk: `generation` does it, which builds on this class and is therefore imported late ---
+
+    @property
+    def encoder(self) -> ImageBind:
+        """The frozen ImageBind, loaded on first use."""
+        return self.media_models.encoder
 
     def decoder(self, kind: str) -> Decoder:
         """The frozen decoder of a kind, loaded into host memory on first use; `render` takes it to the device."""
-        if kind not in self._decoders:
-            dtype = frozen_dtype(self.device)
-            self._decoders[kind] = Decoder(self.profile.decoders[kind], HOST, dtype)
-        return self._decoders[kind]
+        return self.media_models.decoder(kind)
+
+    def loaded(self, what: str) -> bool:
+        """Whether the "encoder", or the decoder of a kind of medium, has been loaded."""
+        return self.media_models.loaded(what)
+
+    def knows(self, key: str | None) -> bool:
+        """Whether the embedding of the medium with this content key is at hand."""
+        return self.media_models.knows(key)
+
+    def embed_media(
+        self, items: Sequence[tuple[str, Any]], keys: Sequence[str] | None = None
+    ) -> torch.Tensor:
+        """(kind, medium) pairs -> encoder embeddings (M, D); media seen before are not encoded again.
+
+        `keys` are the media's content keys, where the caller has them. MediaError if a medium cannot be read.
+        """
+        return self.media_models.embed(items, keys)
 
     def render(
         self,
         kind: str,
         conditions: torch.Tensor,
         seeds: Sequence[int],
-        steps: int | None = None,
-        guidance: float | None = None,
-        on_step: OnStep | None = None,
-        frames: int | None = None,
-        seconds: float | None = None,
-        preview_every: int = 0,
-    ) -> list:
-        """Conditions (B, *condition) and a seed each -> B media, as `Decoder.generate` gives them."""
-        how = (steps, guidance, on_step, frames, seconds, preview_every)
-        with self._frozen_work:
-            decoder = self.decoder(kind)
-            work = partial(decoder.generate, conditions, seeds, *how)
-            working = decoder.working_bytes(len(seeds), frames, seconds)
-            return self._residence.run(kind, decoder, work, working)
+        *settings: Any,
+        **named: Any,
+    ) -> list[dict[str, Any]]:
+        """Conditions (B, *condition) and a seed each -> B media. Settings and media are those of `Decoder.generate`."""
+        return self.media_models.render(kind, conditions, seeds, *settings, **named)
 
     def make_room(self) -> None:
         """Leaves the device to the language model alone: encoder and decoders come back when they are needed."""
-        with self._frozen_work:
-            self._residence.leave()
-
-    # --- talking ---
+        self.media_models.make_room()
 
     def stream(
         self, messages: list[Message], seed: int = 0, sampling: Sampling | None = None
     ) -> Events:
         """The reply to a conversation as events; see `replies.stream`."""
+        from anytoany_lib.generation import replies
+
         return replies.stream(self, messages, seed, sampling)
 
     def chat(
@@ -331,12 +274,8 @@ class AnyToAny(nn.Module):
     ) -> Message:
         """One assistant message in reply to a conversation; the same seed gives the same message.
 
-        Raises what kept a medium of it from being made.
+        Raises the error of a medium that could not be made.
         """
-        message: Message = {}
-        for event in self.stream(messages, seed, sampling):
-            if isinstance(event, MediaFailed):
-                raise event.error
-            if isinstance(event, Done):
-                message = event.message
-        return message
+        from anytoany_lib.generation import replies
+
+        return replies.last_message(self.stream(messages, seed, sampling))

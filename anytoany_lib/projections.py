@@ -27,10 +27,10 @@ class InputProjection(nn.Linear):
         self.soft_tokens = soft_tokens
 
     @torch.no_grad()
-    def fit(self, embeddings: torch.Tensor, wanted: torch.Tensor) -> None:
-        """Sets the map to the ridge regression from embeddings (N, D) to what is wanted (N, K * H)."""
-        mean, centre = embeddings.double().mean(0), wanted.double().mean(0)
-        x, y = embeddings.double() - mean, wanted.double() - centre
+    def fit(self, embeddings: torch.Tensor, targets: torch.Tensor) -> None:
+        """Sets the map to the ridge regression from embeddings (N, D) to targets (N, K * H)."""
+        mean, centre = embeddings.double().mean(0), targets.double().mean(0)
+        x, y = embeddings.double() - mean, targets.double() - centre
         squares = x.T @ x
         ridge = _RIDGE * squares.diagonal().mean() * torch.eye(len(squares), device=x.device)
         weight = torch.linalg.solve(squares + ridge, x.T @ y).T  # (K * H, D)

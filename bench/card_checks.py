@@ -31,10 +31,10 @@ from record import machine, medians
 from torch.nn import functional as F
 
 from anytoany_lib.config import Profile, resolve
-from anytoany_lib.decoders.adapters import Decoder
+from anytoany_lib.decoders.pipelines import Decoder
 from anytoany_lib.encoders.imagebind import ImageBind
 from anytoany_lib.generation.decoding import decode, read_prompts
-from anytoany_lib.generation.kv_cache import Memory
+from anytoany_lib.generation.kv_cache import PrefixCache
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.toyworld import draw
@@ -204,8 +204,8 @@ def _left_padding(model: AnyToAny) -> float:
         )
         for t in texts
     ]
-    together, _ = read_prompts(model, prompts, Memory())
-    alone = torch.cat([read_prompts(model, [prompt], Memory())[0] for prompt in prompts])
+    together, _ = read_prompts(model, prompts, PrefixCache())
+    alone = torch.cat([read_prompts(model, [prompt], PrefixCache())[0] for prompt in prompts])
     return distance(together, alone)
 
 
@@ -378,7 +378,7 @@ sys.path.insert(0, {bench!r})
 from pathlib import Path
 from card import batch_for, kit_on, small_profile
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.generation.kv_cache import Memory
+from anytoany_lib.generation.kv_cache import PrefixCache
 from anytoany_lib.training.distributed import Ranks
 joined = Ranks(Path(), [], "auto")
 model = AnyToAny.from_profile(small_profile(Path({scratch!r}), "nf4"), seed=0)

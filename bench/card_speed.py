@@ -203,7 +203,7 @@ def chat(options: Options) -> None:
         prompt = model.messages.encode([{"role": "user", "content": asked}], prompt=True)
         reading: dict[str, Any] = {}
         with measured(reading):
-            model._embeddings.clear()
+            model.media_models._embeddings.clear()
             model.embed_media([(kind, medium) for kind, medium, _ in prompt.media])
         options.note(f"{turn}: reading media", reading)
         writing: dict[str, Any] = {}
@@ -266,4 +266,4 @@ def bare_pipeline(model: AnyToAny, kind: str) -> float:
         synchronise()
         return time.perf_counter() - started
 
-    return round(model._residence.run(kind, decoder, call), 3)
+    return round(model.media_models._residence.run(kind, decoder, call), 3)

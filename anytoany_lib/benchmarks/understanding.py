@@ -100,7 +100,7 @@ def _batch(
             failed[item.id] = f"{error.reason}: {error.detail}"
     sampling = Sampling(kinds=())
     drafts = draw_all(model, list(asked.values()), 0, sampling, len(asked)) if asked else []
-    texts = {name: draft.said() for name, draft in zip(asked, drafts, strict=True)}
+    texts = {name: draft.text() for name, draft in zip(asked, drafts, strict=True)}
     return [
         {"id": item.id, "text": texts.get(item.id, "")}
         | ({"failed": failed[item.id]} if item.id in failed else {})

@@ -19,9 +19,8 @@ from typing import Any
 
 from anytoany_lib.data.rows import media_path
 from anytoany_lib.generation import replies
-from anytoany_lib.generation.events import Done, Events, TurnsDropped
-from anytoany_lib.generation.kv_cache import Files, Memory
-from anytoany_lib.generation.replies import PartialReply
+from anytoany_lib.generation.events import Done, Events, PartialReply, TurnsDropped
+from anytoany_lib.generation.kv_cache import Files, PrefixCache
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.media import media_files
 from anytoany_lib.messages import Message, Part, check, medium_of, parts_of
@@ -48,7 +47,7 @@ class Session:
     def __init__(self, model: AnyToAny, seed: int = 0, sampling: Sampling | None = None):
         self.model, self.seed, self.sampling = model, seed, sampling
         self.messages: list[Message] = []
-        self._memory = Memory()
+        self._cache = PrefixCache()
         self._attempts: dict[int, int] = {}  # how often the reply of a turn was drawn anew
         self._files = Files()
         self._folder: Path | None = None
@@ -118,12 +117,12 @@ class Session:
         """Forgets the whole conversation."""
         self.refuse_if_busy()
         self.messages.clear()
-        self._memory = Memory()
+        self._cache = PrefixCache()
 
     def switch(self, model: AnyToAny) -> None:
         """Goes on with another model, which reads the conversation from its beginning."""
         self.refuse_if_busy()
-        self.model, self._memory = model, Memory()
+        self.model, self._cache = model, PrefixCache()
 
     def refuse_if_busy(self) -> None:
         """RuntimeError while a reply is being drawn: what would change the conversation has to wait."""
@@ -176,7 +175,9 @@ class Session:
     def _lost(self, kind: str, medium: Any) -> str:
         """Why the model cannot be shown a file that it has not seen; "" if it can, or has."""
         if isinstance(medium, str | Path) and not Path(medium).is_file():
-            return "" if self.model.knows(self._memory.key_of(kind, medium)) else "no longer there"
+            return (
+                "" if self.model.knows(self._cache.media_key(kind, medium)) else "no longer there"
+            )
         return "" if self._files.readable(kind, medium) else "can no longer be read"
 
     def _prompt(self) -> list[Message]:
@@ -194,9 +195,7 @@ class Session:
         seed = self.seed + turn + _RETRY_STRIDE * self._attempts.get(turn, 0)
         prompt = self._prompt()
         stopping = self._stopping.is_set
-        for event in replies.stream(
-            self.model, prompt, seed, self.sampling, self._memory, stopping
-        ):
+        for event in replies.stream(self.model, prompt, seed, self.sampling, self._cache, stopping):
             if isinstance(event, TurnsDropped):
                 system = prompt[0]["role"] == "system"
                 silent = prompt[system : system + event.count].count(_SILENCE)
@@ -219,7 +218,7 @@ class Session:
                     done = event
                 yield event
             if done and done.finish_reason != "stopped":
-                replies.read_on(self.model, self._prompt(), self.sampling, self._memory)
+                replies.read_on(self.model, self._prompt(), self.sampling, self._cache)
         finally:
             events.close()
             if not done:

@@ -20,6 +20,7 @@ from anytoany_lib.generation.events import (
     MediaProgress,
     MediaReady,
     MediaStarted,
+    PartialReply,
     TextDelta,
     TurnsDropped,
 )
@@ -92,28 +93,28 @@ class Reply:
     def __init__(self) -> None:
         self.pieces: list[Piece] = [{"kind": "dots"}]
         self.changed: set[int] = set()
-        self._text: int | None = None
-        self._media: dict[int, int] = {}
-        self._unfinished: set[int] = set()
+        self._reply = PartialReply()
+        self._shown: dict[int, int] = {}  # which piece shows which part of the reply
 
     def take(self, event: Event) -> str:
         """Takes an event in; returns what the status line is to say."""
+        self._reply.take(event)
+        parts = self._reply.parts
         match event:
-            case TextDelta(text=text):
-                self._write(text)
+            case TextDelta():
+                if text := parts[-1]["text"].lstrip():
+                    self._show(len(parts) - 1, text_piece(text))
             case MediaStarted(index=index, kind=kind):
-                self._text = None
-                self._media[index] = self._add(_making(kind))
-                self._unfinished.add(index)
+                self._show(index, _making(kind))
             case MediaProgress(index=index):
-                kind = self.pieces[self._media[index]]["medium"]
-                self._put(self._media[index], _making(kind, event))
+                kind = parts[index]["type"]
+                self._show(index, _making(kind, event))
                 return MAKING[kind]
             case MediaReady(index=index, part=part):
-                self._end(index, piece_of(part))
+                self._show(index, piece_of(part))
                 return f"{part['type']} ready"
             case MediaFailed(index=index, error=error):
-                self._end(index, problem(error))
+                self._show(index, problem(error))
             case TurnsDropped(count=count):
                 self._add(note(f"too long for the model: its first {count} messages are not read"))
             case Loading(what=what):
@@ -136,13 +137,12 @@ class Reply:
         self._give_up("not made")
         self._add(problem(error))
 
-    def _write(self, delta: str) -> None:
-        if self._text is None:
-            if not delta.strip():
-                return
-            self._text = self._add(text_piece(""))
-        written = self.pieces[self._text]["text"] + delta
-        self._put(self._text, text_piece(written.lstrip()))
+    def _show(self, part: int, piece: Piece) -> None:
+        """Has a piece show a part of the reply, in place of the one that did."""
+        if part in self._shown:
+            self._put(self._shown[part], piece)
+        else:
+            self._shown[part] = self._add(piece)
 
     def _add(self, piece: Piece) -> int:
         """Puts a piece at the end, in place of the dots if there is nothing else."""
@@ -156,12 +156,7 @@ class Reply:
         self.pieces[at] = piece
         self.changed.add(at)
 
-    def _end(self, index: int, piece: Piece) -> None:
-        self._unfinished.discard(index)
-        self._put(self._media[index], piece)
-
     def _give_up(self, why: str) -> None:
-        for index in sorted(self._unfinished):
-            kind = self.pieces[self._media[index]]["medium"]
-            self._put(self._media[index], note(f"{kind} {why}"))
-        self._unfinished.clear()
+        for at, piece in enumerate(self.pieces):
+            if piece["kind"] == "making":
+                self._put(at, note(f"{piece['medium']} {why}"))

@@ -1,4 +1,5 @@
-"""Frozen decoders: diffusion pipelines behind one protocol (`adapters`), told by a projected condition instead of a caption.
+"""Frozen decoders: diffusion pipelines that are given a projected condition in the place of a caption.
 
-Another decoder begins in `adapters`; what it is told in `conditions`; its own loss in `denoising`.
+`adapters` says what each class of pipeline needs and makes conditions of captions, `pipelines` generates, `denoising` is a decoder's
+own loss. Another decoder begins in `adapters`.
 """

@@ -1,15 +1,14 @@
 """Adapters around diffusion pipelines: captions -> the embeddings they are conditioned on -> media.
 
 Every adapter is one row of `ADAPTERS`: the pipeline's class, how its text encoders turn captions into conditions, what
-the pipeline calls a condition, and how its output becomes the reply's medium. Training needs `CaptionEncoder` only; the
-rest is loaded for generating. docs/adding_a_decoder.md takes one apart.
+the pipeline calls a condition, and how its output becomes the reply's medium. Training needs `CaptionEncoder` only;
+`pipelines` loads the rest, for generating. docs/adding_a_decoder.md takes one apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from diffusers import (
     StableDiffusionXLPipeline,
     TextToVideoSDPipeline,
 )
-from diffusers.utils import logging as diffusers_logging
 from PIL import Image
+from torch.nn import functional as F
 from transformers import (
     AutoTokenizer,
     ClapTextModelWithProjection,
@@ -33,27 +32,66 @@ from transformers import (
 )
 
 from anytoany_lib.config import DecoderConfig, resolve
-from anytoany_lib.decoders.broken_media import NOT_FINITE, BrokenMedia, reason_of
-from anytoany_lib.decoders.conditions import (
-    attended,
-    clap_condition,
-    classed,
-    clip_condition,
-    embeds,
-    embeds_and_pooled,
-    two_clip_condition,
-)
-from anytoany_lib.decoders.previews import colour_map, preview
-from anytoany_lib.decoders.working_memory import working_bytes
 from anytoany_lib.gates.foreign_code import LOCAL, without_code
-from anytoany_lib.system.offloading import bytes_of, frozen_dtype
 from anytoany_lib.system.out_of_memory import Portions
 
-OnStep = Callable[[int, int, Image.Image | None], None]
+DEFAULT_FRAMES = 16  # of a clip, which TextToVideoSDPipeline makes where no number is given
 _FADE_SECONDS = 0.02
 _LONGEST = 512  # tokens of a caption; RoBERTa's tokenizer may name no limit
 _AT_ONCE_BYTES = 2**30  # of activations
 _LIVE_WIDTHS = 13  # of a token: what a layer holds at once
+
+
+# --- captions -> conditions, and conditions -> the arguments of a pipeline or its UNet ---
+
+
+def clip_condition(encoders: list[CLIPTextModel], tokens: list) -> torch.Tensor:
+    """Last hidden states at every position, padding included, as Stable Diffusion takes them: (B, L, D)."""
+    return encoders[0](tokens[0].input_ids).last_hidden_state
+
+
+def clap_condition(encoders: list[ClapTextModelWithProjection], tokens: list) -> torch.Tensor:
+    """The projected pooled text, L2-normalised, as AudioLDM takes it: (B, D)."""
+    # It attends to no padding, so the columns that are nothing else (most of 512) need not be computed.
+    longest = int(tokens[0].attention_mask.sum(1).max())
+    read = encoders[0](tokens[0].input_ids[:, :longest], tokens[0].attention_mask[:, :longest])
+    return F.normalize(read.text_embeds, dim=-1)
+
+
+def two_clip_condition(encoders: list, tokens: list) -> torch.Tensor:
+    """Both encoders' last but one hidden states side by side, and behind the last position the pooled text of the
+    second, filled up with zeros: all that Stable Diffusion XL takes, as one tensor (B, L + 1, D1 + D2).
+    """
+    read = [
+        e(t.input_ids, output_hidden_states=True) for e, t in zip(encoders, tokens, strict=True)
+    ]
+    states = torch.cat([one.hidden_states[-2] for one in read], dim=-1)
+    pooled = read[1].text_embeds
+    return torch.cat([states, F.pad(pooled, (0, states.shape[-1] - pooled.shape[-1]))[:, None]], 1)
+
+
+def embeds(pipeline: Any, condition: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A pipeline's arguments for conditions (B, L, D) or (B, D)."""
+    return {"prompt_embeds": condition}
+
+
+def embeds_and_pooled(pipeline: Any, condition: torch.Tensor) -> dict[str, torch.Tensor]:
+    """XL's arguments for conditions (B, L + 1, D1 + D2): the states, and the second encoder's pooled text."""
+    width = pipeline.text_encoder_2.config.projection_dim
+    return {"prompt_embeds": condition[:, :-1], "pooled_prompt_embeds": condition[:, -1, :width]}
+
+
+def attended(condition: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    """Arguments of a UNet that attends to conditions (B, L, D)."""
+    return {"encoder_hidden_states": condition}
+
+
+def classed(condition: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    """Arguments of a UNet that takes conditions (B, D) as a class, as AudioLDM's does."""
+    return {"encoder_hidden_states": None, "class_labels": condition}
+
+
+# --- a pipeline's output -> the medium of a reply part ---
 
 
 def _bytes(floats: np.ndarray) -> np.ndarray:
@@ -75,13 +113,16 @@ def _sound(samples: np.ndarray, config: DecoderConfig, pipeline) -> dict[str, An
     return {"audio": audible, "sampling_rate": rate}
 
 
-def _film(frames: np.ndarray, config: DecoderConfig, pipeline) -> dict[str, Any]:
+def _video(frames: np.ndarray, config: DecoderConfig, pipeline) -> dict[str, Any]:
     return {"video": _bytes(frames), "fps": config.fps or 8}
+
+
+# --- the table ---
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What the kit has to know of a pipeline class: one row of `ADAPTERS`."""
+    """What is particular to a pipeline class: one row of `ADAPTERS`."""
 
     pipeline: type[DiffusionPipeline]
     text_encoders: tuple[type[PreTrainedModel], ...]
@@ -97,7 +138,7 @@ class Adapter:
     lengths: dict[str, str] = field(default_factory=dict)
     """What the pipeline calls the length of a medium: "frames" of a clip, "seconds" of a sound."""
     told: Callable[[torch.Tensor], dict[str, torch.Tensor | None]] | None = attended
-    """Conditions -> what its UNet is called with beside latents and timesteps; None: not by a condition alone."""
+    """Conditions -> the arguments of its UNet beside latents and timesteps; None: it needs more than a condition."""
 
     def parts(self) -> list[tuple[str, str, type[PreTrainedModel]]]:
         """(tokenizer folder, text encoder folder, its class) of each."""
@@ -134,7 +175,7 @@ ADAPTERS = {
         TextToVideoSDPipeline,
         (CLIPTextModel,),
         clip_condition,
-        _film,
+        _video,
         False,
         lengths={"frames": "num_frames"},
     ),
@@ -153,9 +194,9 @@ def decoder_folder(config: DecoderConfig) -> Path:
 
 
 def _whole(cls: type[PreTrainedModel], folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """A model of a folder, which the library would fill up with random weights. ValueError if some are missing."""
-    model, found = cls.from_pretrained(folder, dtype=dtype, output_loading_info=True)
-    if missing := sorted(found["missing_keys"]):
+    """A model of a folder. ValueError if weights are missing, which transformers would draw at random."""
+    model, report = cls.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    if missing := sorted(report["missing_keys"]):
         raise ValueError(
             f"{folder}: {len(missing)} weights of {cls.__name__} are missing: {', '.join(missing[:3])}, ...: its file is cut "
             "or another model's; delete the folder and fetch it with notebooks/01_checkpoints.ipynb"
@@ -222,170 +263,3 @@ def caption_model_files(config: DecoderConfig) -> list[Path]:
     folder = decoder_folder(config)
     parts = [part for names in ADAPTERS[config.pipeline].parts() for part in names[:2]]
     return [file for part in parts for file in sorted((folder / part).iterdir())]
-
-
-def _without_checker(config: DecoderConfig) -> dict[str, Any]:
-    """What a pipeline is loaded with so that it leaves its safety checker out, whose files need not be there."""
-    checked = "safety_checker" in ADAPTERS[config.pipeline].pipeline._optional_components
-    if config.safety_checker or not checked:
-        return {}
-    return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-
-
-def _form(folder: Path) -> dict[str, Any]:
-    """Where all weights are in the older form (.bin), it is asked for: diffusers tells of an error for each part otherwise."""
-    return {} if any(folder.glob("*/*.safetensors")) else {"use_safetensors": False}
-
-
-def load_pipeline(config: DecoderConfig, dtype: torch.dtype) -> DiffusionPipeline:
-    """A decoder's pipeline in host memory, its scheduler as published, the autoencoder decoding one picture or frame at a time.
-
-    Its safety checker is left out unless the profile wants it: ValueError then if there is none.
-    """
-    # Two of the pipelines are marked deprecated in diffusers; the version is pinned for their sake.
-    diffusers_logging.set_verbosity_error()
-    cls, folder = ADAPTERS[config.pipeline].pipeline, decoder_folder(config)
-    how = _without_checker(config) | _form(folder)
-    pipeline = cls.from_pretrained(folder, dtype=dtype, **how)
-    if config.safety_checker and getattr(pipeline, "safety_checker", None) is None:
-        raise ValueError(
-            f"{folder} has no safety checker, the profile's decoder says safety_checker: true: set it to false, or name a "
-            "pipeline that has one"
-        )
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.vae.enable_slicing()
-    return pipeline
-
-
-class Decoder:
-    """A frozen diffusion pipeline that turns embeddings into media. Loads once, in half precision for a card."""
-
-    def __init__(
-        self, config: DecoderConfig, device: torch.device, dtype: torch.dtype | None = None
-    ):
-        self.config = config
-        self._adapter = ADAPTERS[config.pipeline]
-        self._dtype = frozen_dtype(device) if dtype is None else dtype
-        # Before the pipeline comes, which has the same text encoder: a card holds one of them at a time.
-        self._unconditional = CaptionEncoder(config, device)([""]).to(self._dtype)
-        self.pipeline = load_pipeline(config, self._dtype)
-        self.to(device)
-
-    def _modules(self) -> list[torch.nn.Module]:
-        return [m for m in self.pipeline.components.values() if isinstance(m, torch.nn.Module)]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the weights of all parts."""
-        return sum(map(bytes_of, self._modules()))
-
-    def to(self, device: torch.device) -> None:
-        """Moves every part, to the card or to host memory."""
-        for part in self._modules():
-            part.to(device)
-        self._unconditional = self._unconditional.to(device)
-        self._device = device
-
-    def working_bytes(
-        self, media: int, frames: int | None = None, seconds: float | None = None
-    ) -> int:
-        """Bytes that `generate` takes beside the weights for so many media; see `working_memory`."""
-        return working_bytes(self.pipeline, self.config, media, frames, seconds)
-
-    @cached_property
-    def _colours(self) -> torch.Tensor:
-        return colour_map(self.pipeline.vae)
-
-    def _callbacks(self, on_step: OnStep | None, preview_every: int) -> dict[str, Any]:
-        """The pipeline's argument that has it call `on_step` after its steps.
-
-        They are counted as the scheduler goes: PNDM takes one more than it is asked for, Heun's two for each but the last.
-        """
-        if on_step is None:
-            return {}
-        scheduler = self.pipeline.scheduler
-
-        def counted(step: int, timestep: Any, latents: torch.Tensor) -> None:
-            """Told by the older pipelines after every step of the order that the scheduler has, and after the last."""
-            total = len(scheduler.timesteps)
-            on_step(min((step + 1) * scheduler.order, total), total, None)
-
-        if not self._adapter.new_callback:
-            return {"callback": counted}
-        colours = self._colours if preview_every else None  # found before the first step
-
-        def called(
-            pipe: Any, step: int, timestep: Any, arguments: dict[str, Any]
-        ) -> dict[str, Any]:
-            """Told by the pipeline after each step; hands the latents on as they are."""
-            shown = None
-            if colours is not None and (step + 1) % preview_every == 0:
-                # Some schedulers keep latents larger than the autoencoder's, by the noise that is left.
-                latents = pipe.scheduler.scale_model_input(arguments["latents"], timestep)
-                shown = preview(colours, latents[0], pipe.vae_scale_factor)
-            on_step(step + 1, len(scheduler.timesteps), shown)
-            return arguments
-
-        return {"callback_on_step_end": called}
-
-    def _conditions(self, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The pipeline's arguments for what it is told, and for being told nothing."""
-        told = embeddings.to(self._device, self._dtype)
-        untold = self._unconditional.expand_as(told).contiguous()
-        negative = self._adapter.arguments(self.pipeline, untold)
-        return self._adapter.arguments(self.pipeline, told) | {
-            f"negative_{name}": value for name, value in negative.items()
-        }
-
-    @torch.inference_mode()
-    def generate(
-        self,
-        embeddings: torch.Tensor,
-        seeds: Sequence[int],
-        steps: int | None = None,
-        guidance: float | None = None,
-        on_step: OnStep | None = None,
-        frames: int | None = None,
-        seconds: float | None = None,
-        preview_every: int = 0,
-    ) -> list[dict[str, Any]]:
-        """Embeddings (B, *condition) and a seed each -> B media as the payload of reply parts.
-
-        An image part gets "image" (PIL), an audio part "audio" (float32 mono) and "sampling_rate", a video part
-        "video" (uint8 (T, H, W, 3)) and "fps"; `frames` and `seconds` set the length of the kinds that have one.
-        `on_step(done, total, preview)` is called after each diffusion step, with the first picture as it is so far at
-        every `preview_every`-th, else None; what it raises ends the generation. The total is the scheduler's own. BrokenMedia
-        if embeddings or media are not finite, or the safety checker refuses some; the others are made all the same, as they
-        would have been.
-        """
-        told = torch.isfinite(embeddings).flatten(1).all(1).tolist()
-        if not any(told):
-            raise BrokenMedia([None] * len(told), [NOT_FINITE] * len(told))
-        wished = {"frames": frames, "seconds": seconds}
-        lengths = {name: wished[wish] for wish, name in self._adapter.lengths.items()}
-        lengths = {name: length for name, length in lengths.items() if length is not None}
-        output = self.pipeline(
-            # A broken embedding keeps its place in the batch, so that the others are computed as ever.
-            **self._conditions(embeddings.nan_to_num(0, 0, 0)),
-            num_inference_steps=steps or self.config.steps,
-            guidance_scale=self.config.guidance if guidance is None else guidance,
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            output_type="np",  # before it is rounded to bytes, where NaN would look like black
-            **(self.config.options | lengths),
-            **self._callbacks(on_step, preview_every),
-        )
-        refused = getattr(output, "nsfw_content_detected", None) or [False] * len(told)
-        return self._made(np.asarray(output[0]), told, refused)
-
-    def _made(
-        self, floats: np.ndarray, told: Sequence[bool], refused: Sequence[bool]
-    ) -> list[dict[str, Any]]:
-        """The media of a batch as the payload of reply parts; BrokenMedia if one was told nothing finite, is not, or is refused."""
-        reasons = [reason_of(*one) for one in zip(told, floats, refused, strict=True)]
-        made = [
-            None if reason else self._adapter.medium(medium, self.config, self.pipeline)
-            for medium, reason in zip(floats, reasons, strict=True)
-        ]
-        if any(reasons):
-            raise BrokenMedia(made, reasons)
-        return [medium for medium in made if medium is not None]

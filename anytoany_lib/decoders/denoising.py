@@ -1,5 +1,5 @@
-"""The denoising term of NExT-GPT v1.5's alignment: whether a decoder's UNet, told a projected condition, finds its way back
-to the medium that was to be generated.
+"""The denoising term of NExT-GPT v1.5's alignment: whether a decoder's UNet, given a projected condition, finds its way
+back to the medium that is to be generated.
 
 Beside the distance to a caption's embedding it is the decoder's own training loss: the medium's latents, noised to one
 random timestep, and the mean squared error of what the UNet makes of them. UNet and autoencoder are frozen; the gradient
@@ -30,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 
 from anytoany_lib.config import DecoderConfig, Profile, StageConfig
 from anytoany_lib.decoders import mels
-from anytoany_lib.decoders.adapters import ADAPTERS, decoder_folder
+from anytoany_lib.decoders.adapters import ADAPTERS, DEFAULT_FRAMES, decoder_folder
 from anytoany_lib.gates.foreign_code import LOCAL
 from anytoany_lib.llm import pick_device, pick_dtype
 from anytoany_lib.media import media_files
@@ -39,7 +39,6 @@ from anytoany_lib.system.out_of_memory import Portions
 LATENT_BATCH = 8  # clips of full size are large
 _AT_ONCE_BYTES = 2**30  # of what an autoencoder reads
 _GAMMA = {"image": 5.0}  # v1.5 weights images by min-SNR, sounds and clips not
-_FRAMES = 16  # of a clip, which TextToVideoSDPipeline makes unless told
 _SUFFIX = " denoising"
 _LAYERS = (ResnetBlock2D, Transformer2DModel, TemporalConvLayer, TransformerTemporalModel)
 
@@ -74,7 +73,7 @@ def _factor(config: DecoderConfig) -> int:
 def _read_size(kind: str, config: DecoderConfig) -> tuple[int, ...]:
     """Of what the autoencoder reads of a medium: (H, W), (T, H, W), or frames and bands of a log-mel."""
     options, factor = config.options, _factor(config)
-    trained = _settings(config, "unet")["sample_size"] * factor  # which pipelines make unless told
+    trained = _settings(config, "unet")["sample_size"] * factor  # the default of pipelines
     if kind == "audio":
         hop = math.prod(_settings(config, "vocoder")["upsample_rates"])
         if hop != mels.HOP:
@@ -85,26 +84,30 @@ def _read_size(kind: str, config: DecoderConfig) -> tuple[int, ...]:
         seconds = options.get("audio_length_in_s", trained * mels.HOP / mels.RATE)
         return factor * math.ceil(seconds * mels.RATE / mels.HOP / factor), mels.MEL_BINS
     picture = int(options.get("height", trained)), int(options.get("width", trained))
-    return (int(options.get("num_frames", _FRAMES)), *picture) if kind == "video" else picture
+    return (
+        (int(options.get("num_frames", DEFAULT_FRAMES)), *picture) if kind == "video" else picture
+    )
 
 
 def latent_shape(kind: str, config: DecoderConfig) -> tuple[int, ...]:
     """Of one medium's latents: (C, h, w), with frames (C, T, h, w). ValueError if the pipeline has no denoising term."""
-    _told_by(config)  # or there is no use for them
+    _unet_arguments(config)  # or there is no use for them
     *frames, height, width = _read_size(kind, config)
     factor = _factor(config)
     return _settings(config, "vae")["latent_channels"], *frames, height // factor, width // factor
 
 
-def _told_by(config: DecoderConfig) -> Callable[[torch.Tensor], dict[str, torch.Tensor | None]]:
-    """How a pipeline's UNet is told a condition. ValueError if it wants more than that."""
-    told = ADAPTERS[config.pipeline].told
-    if told is None:
+def _unet_arguments(
+    config: DecoderConfig,
+) -> Callable[[torch.Tensor], dict[str, torch.Tensor | None]]:
+    """What makes a pipeline's conditions the arguments of its UNet. ValueError if it needs more than a condition."""
+    arguments = ADAPTERS[config.pipeline].told
+    if arguments is None:
         raise ValueError(
-            f"{config.pipeline} has no denoising term: its UNet is told more than the condition. Set denoising_weight: 0 "
+            f"{config.pipeline} has no denoising term: its UNet needs more than the condition. Set denoising_weight: 0 "
             "in the profile's stages, or choose another decoder"
         )
-    return told
+    return arguments
 
 
 def latent_model_files(config: DecoderConfig) -> list[Path]:
@@ -147,8 +150,8 @@ class LatentEncoder:
             frames, _ = media_files.load_video(file, num_frames=count, max_seconds=seconds)
             return torch.stack([_picture(Image.fromarray(frame), size) for frame in frames])
         samples, _ = media_files.load_audio(file, mels.RATE)
-        wanted = self._size[0] * mels.HOP
-        filled = np.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
+        length = self._size[0] * mels.HOP
+        filled = np.pad(samples[:length], (0, max(0, length - len(samples))))
         return self._levels.picture(torch.from_numpy(filled)[None])
 
     def __call__(self, prepared: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -166,10 +169,10 @@ class LatentEncoder:
         if read.dtype == torch.uint8:
             read = read.float() / 127.5 - 1
         clips = read.ndim == 5
-        found = self._vae.encode(read.flatten(0, 1) if clips else read).latent_dist.mean
+        latents = self._vae.encode(read.flatten(0, 1) if clips else read).latent_dist.mean
         if clips:
-            found = found.unflatten(0, read.shape[:2]).transpose(1, 2)  # (B, C, T, h, w)
-        return found * self._vae.config.scaling_factor
+            latents = latents.unflatten(0, read.shape[:2]).transpose(1, 2)  # (B, C, T, h, w)
+        return latents * self._vae.config.scaling_factor
 
 
 # --- the loss ---
@@ -180,10 +183,10 @@ def noise_schedule(config: DecoderConfig) -> DDPMScheduler:
     return DDPMScheduler.from_pretrained(decoder_folder(config) / "scheduler")
 
 
-def wanted_of(
+def prediction_target(
     schedule: DDPMScheduler, clean: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor
 ) -> torch.Tensor:
-    """What the UNet should give of `clean` latents (B, ...) with noise of the timesteps (B,): the shape of `clean`.
+    """What the UNet should predict of `clean` latents (B, ...) with noise of the timesteps (B,): the shape of `clean`.
 
     ValueError if its prediction type is none of epsilon, v_prediction and sample.
     """
@@ -233,14 +236,14 @@ class Denoiser:
         checkpointing: bool = False,
     ):
         for config in decoders.values():
-            _told_by(config)
+            _unet_arguments(config)
         self._decoders, self._seed = decoders, seed
         self._device, self._dtype, self._checkpointing = device, dtype, checkpointing
         self._loaded: dict[str, tuple[Any, DDPMScheduler]] = {}
         self._generator = torch.Generator()
 
     def begin(self, *number: int) -> None:
-        """Says which batch comes next, before its losses are computed: its number, in a training (step, process, part)."""
+        """Seeds the noise of the next batch by its number, in a training (step, process, part). Call it before the losses."""
         (drawn,) = np.random.SeedSequence([self._seed, *number]).generate_state(1, np.uint64)
         self._generator.manual_seed(int(drawn))
 
@@ -281,10 +284,10 @@ class Denoiser:
         """Each medium's mean squared error (B,) at its timestep (B,), weighted by min-SNR if v1.5 weights its kind."""
         unet, schedule = self._parts(kind)
         noisy = schedule.add_noise(latents, noise, steps).to(self._dtype)
-        told = _told_by(self._decoders[kind])(conditions.to(self._dtype))
-        found = unet(noisy, steps, **told).sample.float()
-        wanted = wanted_of(schedule, latents, noise, steps)
-        errors = (found - wanted).square().flatten(1).mean(1)
+        arguments = _unet_arguments(self._decoders[kind])(conditions.to(self._dtype))
+        predicted = unet(noisy, steps, **arguments).sample.float()
+        target = prediction_target(schedule, latents, noise, steps)
+        errors = (predicted - target).square().flatten(1).mean(1)
         if kind not in _GAMMA:
             return errors
         return errors * min_snr_weights(schedule, steps, _GAMMA[kind])

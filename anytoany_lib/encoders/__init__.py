@@ -1,1 +1,1 @@
-"""Frozen encoders: what the model sees and hears by. One today, ImageBind: its layers, its inputs, the model."""
+"""Frozen encoders, by which the model sees and hears. One today, ImageBind: its inputs, its layers, the model itself."""

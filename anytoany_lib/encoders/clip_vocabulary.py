@@ -1,4 +1,4 @@
-"""Where CLIP's words are, which ImageBind reads texts by and is published without.
+"""Finds the vocabulary of CLIP, by which ImageBind reads texts and without which it is published.
 
 Stable Diffusion, the video models and CLIP itself carry the same 49,408 of them, so a profile has them wherever one of its
 decoders, or of its models of `similarity`, lies.
@@ -13,10 +13,8 @@ from pathlib import Path
 from anytoany_lib.config import Profile, resolve
 
 PUBLISHED = 49408
-_MARKS = (
-    "<|startoftext|>",
-    "<|endoftext|>",
-)  # the last two words; ImageBind looks for the highest id
+# The last two words; ImageBind looks for the highest id.
+_MARKS = ("<|startoftext|>", "<|endoftext|>")
 
 
 def folders(profile: Profile) -> list[Path]:
@@ -51,7 +49,7 @@ def _is_clip(folder: Path, words: int) -> bool:
 
 
 def lacking(where: str, words: int) -> str:
-    """What to say if there are none."""
+    """The error message where there is none."""
     return (
         f"{where} has no words to read texts by: expected a CLIP tokenizer of {words} words (vocab.json and merges.txt) "
         "beside its weights, in the tokenizer folder of a decoder of the profile, or in one of its similarity folders; "

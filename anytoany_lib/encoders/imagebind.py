@@ -276,6 +276,6 @@ def _check(expected: dict[str, Tensor], found: dict[str, Tensor], file: Path) ->
             if name in found and found[name].shape != tensor.shape
         ],
     }
-    said = [f"{len(v)} {k}: {', '.join(v[:5])}" for k, v in problems.items() if v]
-    if said:
-        raise ValueError(f"{file} does not fit this ImageBind; {'; '.join(said)}")
+    faults = [f"{len(v)} {k}: {', '.join(v[:5])}" for k, v in problems.items() if v]
+    if faults:
+        raise ValueError(f"{file} does not fit this ImageBind; {'; '.join(faults)}")

@@ -99,7 +99,7 @@ def measure(
         shown = [as_comprehension(row, rng)[:1] for row in of_kind]
         described = draw_all(model, shown, seed, Sampling(kinds=()), batch_size)
         found: dict[str, Any] = {"n": len(of_kind)}
-        found["caption"] = _nearest(caption_ranks([draft.said() for draft in described], captions))
+        found["caption"] = _nearest(caption_ranks([draft.text() for draft in described], captions))
         if kind in model.profile.decoders:
             asked = [as_generation(row, rng)[:1] for row in of_kind]
             made = draw_all(model, asked, seed, Sampling(), batch_size)

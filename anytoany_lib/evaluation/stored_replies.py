@@ -31,7 +31,8 @@ from anytoany_lib.data.manifests import dataset_fingerprint
 from anytoany_lib.data.rows import media_in
 from anytoany_lib.features.dataset_features import fingerprint
 from anytoany_lib.generation.decoding import Draft
-from anytoany_lib.generation.replies import draw_all, finished, render_all
+from anytoany_lib.generation.events import PartialReply
+from anytoany_lib.generation.replies import draw_all, render_all
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.media import media_files
 from anytoany_lib.media.containers import MediaError
@@ -137,7 +138,7 @@ def kept(path: Path, make: Callable[[], list[Parts]]) -> list[Parts]:
 def message_of(parts: Parts) -> Message:
     """Parts as an assistant message; what failed stands beside its content: "failed", a list of reasons."""
     reasons = [f"{part['type']}: {part['failed']}" for part in parts if "failed" in part]
-    return finished(parts) | ({"failed": reasons} if reasons else {})
+    return PartialReply(parts).message() | ({"failed": reasons} if reasons else {})
 
 
 def _why_unreadable(messages: list[Message]) -> str:

@@ -18,15 +18,15 @@ _CODE = ("auto_map", "custom_pipelines", "custom_generate")
 def without_code(folder: Path) -> Path:
     """The folder of a model, whose settings name no code. ValueError names the file and the entry if they do, or are no JSON."""
     for file in sorted(folder.glob("*config.json")):
-        if found := _named(read_json(file)):
+        if entry := _entry_with_code(read_json(file)):
             raise ValueError(
-                f"{file}: {found} makes the model run code of its own, which is never done here: use a model that transformers "
+                f"{file}: {entry} makes the model run code of its own, which is never done here: use a model that transformers "
                 "has the code of, or take the entry out if it does without"
             )
     return folder
 
 
-def _named(settings: Any) -> str:
+def _entry_with_code(settings: Any) -> str:
     """The first entry that names code, or a kernel of the hub's, at any depth; "" if none does."""
     waiting = [settings]
     while waiting:

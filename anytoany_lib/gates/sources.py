@@ -1,8 +1,8 @@
 """The gate that every download passes: from where, to where, and on whose word.
 
-What may be fetched is what the profiles of the kit name. A profile or run of somebody else names parts; where these are
-had counts only if a profile of the kit says the same, or whoever starts the download says that it is trusted. Nothing is
-written but below `ckpt/`, nothing is read but over https, and of a wheel or file the sha256 is known beforehand.
+The profiles of the kit name what may be fetched. The places that a profile or run of somebody else names count only if a profile
+of the kit names the same, or whoever starts the download says that it trusts them. Nothing is written but below `ckpt/`,
+nothing is read but over https, and of a wheel or file the sha256 is known beforehand.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def check(profile: Profile, what: str, source: Source, target: Path, trusted: bo
 def check_target(target: Path) -> None:
     """NotTrusted unless a path lies below `ckpt/`, links followed."""
     root = (home() / "ckpt").resolve()
-    found = target.resolve()
-    if ".." in target.parts or found == root or not found.is_relative_to(root):
+    real = target.resolve()
+    if ".." in target.parts or real == root or not real.is_relative_to(root):
         raise NotTrusted(
             f"{target}: models are fetched below {root} alone; name such a folder in the profile, or make {root} a link to "
             "another disk"
@@ -74,7 +74,7 @@ def check_url(url: str) -> None:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Where a server sends us has to pass the same gate."""
+    """Redirects: the address that a server sends us to has to pass the same gate."""
 
     def redirect_request(
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -102,7 +102,7 @@ def how_to_get(what: str, folder: str) -> str:
 
 
 def _parts(profile: Profile) -> dict[str, tuple[str, Source | None]]:
-    """The folder of each frozen model of a profile, and where it is had."""
+    """The folder of each frozen model of a profile, and where to get it."""
     llm, encoder = profile.llm, profile.encoder
     return {
         "llm": (llm.folder, llm.source),
@@ -123,5 +123,5 @@ def _place(source: Source) -> tuple[str | None, ...]:
 @cache
 def _known() -> frozenset[tuple[str | None, ...]]:
     """Every place that a profile of the kit names."""
-    found = (source for one in _profiles() for _, source in _parts(one).values())
-    return frozenset(map(_place, filter(None, found)))
+    sources = (source for one in _profiles() for _, source in _parts(one).values())
+    return frozenset(map(_place, filter(None, sources)))

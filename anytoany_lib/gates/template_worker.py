@@ -57,34 +57,34 @@ def _json(value: Any, ensure_ascii: bool = False, indent: Any = None, **more: An
 
 def environment() -> jinja2.Environment:
     """What a chat template may use."""
-    made = ImmutableSandboxedEnvironment(
+    sandbox = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
-    made.filters["tojson"] = _json
-    made.globals["raise_exception"] = _refuse
-    made.globals["namespace"] = _Namespace
-    made.globals["dict"] = lambda *args, **given: dict(*args, **given)
-    made.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return made
+    sandbox.filters["tojson"] = _json
+    sandbox.globals["raise_exception"] = _refuse
+    sandbox.globals["namespace"] = _Namespace
+    sandbox.globals["dict"] = lambda *args, **given: dict(*args, **given)
+    sandbox.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return sandbox
 
 
 def main() -> None:
-    """Answers lines {"template", "given"} with {"text"} or {"error"} until its input ends."""
+    """Answers lines {"template", "variables"} with {"text"} or {"error"} until its input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # it writes to its pipe alone
     templates = environment()
     for line in sys.stdin:
         try:
-            asked = json.loads(line)
-            text = templates.from_string(asked["template"]).render(**asked["given"])
-            told = {"text": text}
+            request = json.loads(line)
+            text = templates.from_string(request["template"]).render(**request["variables"])
+            answer = {"text": text}
             if len(text) > OUTPUT_CHARACTERS:
-                told = {"error": f"it renders {len(text):,} characters"}
+                answer = {"error": f"it renders {len(text):,} characters"}
         except MemoryError:
-            told = {"error": f"it takes more than {MEMORY_BYTES >> 20} MiB of memory"}
-        except Exception as error:  # of whatever kind a template raises: told to who asked
-            told = {"error": f"{type(error).__name__}: {error}"[:400]}
-        print(json.dumps(told), flush=True)
+            answer = {"error": f"it takes more than {MEMORY_BYTES >> 20} MiB of memory"}
+        except Exception as error:  # of whatever kind a template raises: the answer says it
+            answer = {"error": f"{type(error).__name__}: {error}"[:400]}
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class _Worker:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
-    def render(self, template: str, given: dict[str, Any]) -> str:
+    def render(self, template: str, variables: dict[str, Any]) -> str:
         """What the template makes of its variables. ValueError if it fails, or goes beyond a bound."""
         with self._lock:
             child = self._running()
@@ -42,20 +42,20 @@ class _Worker:
                 raise RuntimeError("the child has no pipes")
             try:
                 child.stdin.write(
-                    json.dumps({"template": template, "given": given}).encode() + b"\n"
+                    json.dumps({"template": template, "variables": variables}).encode() + b"\n"
                 )
                 child.stdin.flush()
                 line = self._answer(child)
-                told = json.loads(line)
+                answer = json.loads(line)
             except (OSError, ValueError) as error:
                 self.end()
                 raise ValueError(
                     f"the chat template was given up: it took more than {SECONDS:g} s or "
                     f"{template_worker.MEMORY_BYTES >> 20} MiB. Set llm.chat_template in the profile to one that is bounded"
                 ) from error
-        if "error" in told:
-            raise ValueError(f"the chat template cannot be used: {told['error']}")
-        return told["text"]
+        if "error" in answer:
+            raise ValueError(f"the chat template cannot be used: {answer['error']}")
+        return answer["text"]
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None:
@@ -99,8 +99,8 @@ _WORKER = _Worker()
 def _shipped() -> frozenset[str]:
     """The templates of the kit's own profiles."""
     profiles = (yaml.safe_load(path.read_text("utf-8")) for path in PROFILE_FOLDER.glob("*.yaml"))
-    found = (profile.get("llm", {}).get("chat_template") for profile in profiles)
-    return frozenset(filter(None, found))
+    templates = (profile.get("llm", {}).get("chat_template") for profile in profiles)
+    return frozenset(filter(None, templates))
 
 
 def render(
@@ -118,7 +118,7 @@ def render(
             messages, chat_template=template, tokenize=False, add_generation_prompt=prompt, **_PLAIN
         )
     own = tokenizer.get_chat_template(template)
-    given = {
+    variables = {
         "messages": messages,
         "tools": None,
         "documents": None,
@@ -126,4 +126,4 @@ def render(
         **_PLAIN,
     }
     marks = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return _WORKER.render(own, marks | given)
+    return _WORKER.render(own, marks | variables)

@@ -1,6 +1,7 @@
-"""A reply: `decoding` draws tokens, `replies` makes the media that they ask for, `events` tell of both as they happen.
+"""A reply: `decoding` draws tokens, `replies` has the media made that they choose, `events` reports both as they happen.
 
-`sampling` says how a reply is drawn, `kv_cache` keeps what a conversation's turns have read already.
+`sampling` says how a reply is drawn, `kv_cache` keeps what a conversation's turns have read already, `media_models` holds
+the encoder and the decoders.
 """
 
 from anytoany_lib.generation.replies import reply_all

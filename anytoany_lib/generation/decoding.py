@@ -20,9 +20,10 @@ from transformers import (
 )
 
 from anytoany_lib.batches import collate
-from anytoany_lib.generation.kv_cache import Memory
+from anytoany_lib.generation.events import PartialReply
+from anytoany_lib.generation.kv_cache import PrefixCache
 from anytoany_lib.generation.sampling import Sampling
-from anytoany_lib.messages import Encoded
+from anytoany_lib.messages import Encoded, Part
 from anytoany_lib.system.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:  # the model builds on this module
@@ -30,24 +31,18 @@ if TYPE_CHECKING:  # the model builds on this module
 
 
 @dataclass
-class Draft:
-    """The reply of one conversation while it is drawn: parts, where a medium still has its condition only."""
+class Draft(PartialReply):
+    """The reply of one conversation while it is drawn; a medium's part has the "condition" that it is made from."""
 
-    parts: list[dict[str, Any]] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)  # of the text part being written
     length: int = 0
     finish_reason: str | None = None
 
-    def text_part(self) -> dict[str, Any]:
+    def text_part(self) -> Part:
         """The text that is being written: the last part, a new one behind a medium."""
         if not self.parts or self.parts[-1]["type"] != "text":
-            self.parts.append({"type": "text", "text": ""})
             self.tokens = []
-        return self.parts[-1]
-
-    def said(self) -> str:
-        """What the reply says in words."""
-        return " ".join(part["text"].strip() for part in self.parts if part["type"] == "text")
+        return super().text_part()
 
 
 def never() -> bool:
@@ -167,22 +162,22 @@ def decode(
     prompts: Sequence[Encoded],
     sampling: Sampling,
     seeds: Sequence[int],
-    memory: Memory | None = None,
+    cache: PrefixCache | None = None,
     stopping: Callable[[], bool] = never,
 ) -> Iterator[tuple[int, Draft, str]]:
     """Draws the replies to encoded prompts; yields (row, its draft, new text) for every token drawn.
 
     A medium's part has its "condition" (the projected hidden states) when it is yielded. The drafts are complete
-    when the iterator ends; each has a finish reason, unless `stopping()` ended it before. With a memory, which holds
+    when the iterator ends; each has a finish reason, unless `stopping()` ended it before. With a cache, which holds
     one conversation, there is one prompt. Where the device has no room, encoder and decoders leave it, and what has not
     begun is tried once more; then OutOfMemoryError says what to do, and leaves the device's memory free. RuntimeError, which
     says what to do as well, if the logits are not finite.
     """
-    memory = memory or Memory()
+    cache = cache or PrefixCache()
     for _ in range(2):
         begun = False
         try:
-            for drawn in _decode(model, prompts, sampling, seeds, memory, stopping):
+            for drawn in _decode(model, prompts, sampling, seeds, cache, stopping):
                 begun = True
                 yield drawn
             return
@@ -190,10 +185,10 @@ def decode(
             raise
         except BaseException as error:
             # An interrupted kernel too: the cache may end in the middle of a layer.
-            memory.forget()
+            cache.forget()
             if not is_out_of_memory(error):
                 raise
-            found = str(error)
+            reason = str(error)
         # Outside the handler, where nothing refers any more to the tensors of the pass that failed.
         model.make_room()
         if begun:  # what was said cannot be taken back
@@ -201,35 +196,35 @@ def decode(
     raise torch.OutOfMemoryError(
         f"{model.device} has no room to read {sum(len(prompt.ids) for prompt in prompts)} tokens and reply: shorten the "
         "history (fewer turns or media), ask for less at a time, close other programs that use the device, or choose a "
-        f"smaller profile ({found})"
+        f"smaller profile ({reason})"
     )
 
 
 def _positions(model: AnyToAny, prompt: Encoded, keys: list[str]) -> list[Any]:
-    """What stands at every position of a prompt, as `Memory` compares it."""
-    found: list[Any] = list(prompt.ids)
+    """What stands at every position of a prompt, as `PrefixCache` compares it."""
+    positions: list[Any] = list(prompt.ids)
     for key, (_, _, at) in zip(keys, prompt.media, strict=True):
         for k in range(model.messages.soft_tokens):
-            found[at + k] = (key, k)
-    return found
+            positions[at + k] = (key, k)
+    return positions
 
 
 def read_prompts(
-    model: AnyToAny, prompts: Sequence[Encoded], memory: Memory
+    model: AnyToAny, prompts: Sequence[Encoded], cache: PrefixCache
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Reads what is new in the prompts; returns their last hidden states (B, H) and the mask (B, T)."""
     media = [(kind, medium) for prompt in prompts for kind, medium, _ in prompt.media]
-    keys = memory.keys(media)
+    keys = cache.media_keys(media)
     embeddings = iter(model.embed_media(media, keys))
     width = model.profile.encoder.embedding
     batch = collate(prompts, lambda *_: next(embeddings), None, width, left=True).to(model.device)
-    read = _positions(model, prompts[0], keys) if len(prompts) == 1 else []
-    known = memory.keep(read)
+    stands = _positions(model, prompts[0], keys) if len(prompts) == 1 else []
+    known = cache.keep(stands)
     inputs = model.embed_inputs(batch.ids, batch.media, batch.media_at)[:, known:]
     positions = (batch.mask.cumsum(1) - 1).clamp(min=0)[:, known:]
-    cached = {"position_ids": positions, "past_key_values": memory.cache}
+    cached = {"position_ids": positions, "past_key_values": cache.past_key_values}
     hidden = model.hidden_states(inputs, batch.mask, **cached)
-    memory.read = read
+    cache.positions = stands
     return hidden[:, -1], batch.mask
 
 
@@ -249,12 +244,12 @@ def _decode(
     prompts: Sequence[Encoded],
     sampling: Sampling,
     seeds: Sequence[int],
-    memory: Memory,
+    cache: PrefixCache,
     stopping: Callable[[], bool],
 ) -> Iterator[tuple[int, Draft, str]]:
     limit = sampling.max_new_tokens or model.profile.llm.max_new_tokens
     writer, choose = _Writer(model, limit), _chooser(model, sampling, seeds)
-    last, mask = read_prompts(model, prompts, memory)
+    last, mask = read_prompts(model, prompts, cache)
     drafts = [Draft() for _ in prompts]
     rows = batch = list(range(len(drafts)))  # whose reply goes on, and who is in the cache
     while rows and not stopping():
@@ -266,10 +261,10 @@ def _decode(
         reading = [row for row in rows if drawn[row][0]]
         if not reading:
             break
-        mask, batch = _only(reading, batch, mask, memory.cache), reading
+        mask, batch = _only(reading, batch, mask, cache.past_key_values), reading
         chunks = [drawn[row][0] for row in reading]
-        hidden, mask = _read(model, chunks, mask, memory.cache)
-        memory.read += chunks[0] if len(prompts) == 1 else []
+        hidden, mask = _read(model, chunks, mask, cache.past_key_values)
+        cache.positions += chunks[0] if len(prompts) == 1 else []
         states = {row: h[: len(c)] for row, h, c in zip(reading, hidden, chunks, strict=True)}
         for row in reading:
             part = drafts[row].parts[-1]

@@ -1,14 +1,13 @@
-"""What happens while a reply is drawn, in the order in which whoever shows it gets to know."""
+"""Events of a reply, in the order in which they happen, and the reply that grows by them."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from PIL import Image
 
-from anytoany_lib.messages import Message
+from anytoany_lib.messages import Message, Part
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class MediaReady:
     """A medium is made: the reply's part with it."""
 
     index: int
-    part: dict[str, Any]
+    part: Part
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Done:
 
     message: Message
     finish_reason: str
-    """ "stop", "length" if the reply was cut at its limit, "stopped" if it was told to end."""
+    """ "stop", "length" if the reply was cut at its limit, "stopped" if it was stopped before its end."""
 
 
 Event = (
@@ -88,3 +87,53 @@ Event = (
     | Done
 )
 Events = Generator[Event, None, None]
+
+
+@dataclass
+class PartialReply:
+    """A reply while it comes: its parts so far, of which a medium may still be without its content.
+
+    `decoding.Draft` is one that is drawn; any other grows by the events that it takes.
+    """
+
+    parts: list[Part] = field(default_factory=list)
+
+    def text_part(self) -> Part:
+        """The text that is being written: the last part, a new one behind a medium."""
+        if not self.parts or self.parts[-1]["type"] != "text":
+            self.parts.append({"type": "text", "text": ""})
+        return self.parts[-1]
+
+    def take(self, event: Event) -> None:
+        """Adds what an event brings: text grows, a medium gets its place and later its content."""
+        match event:
+            case TextDelta(text=text):
+                self.text_part()["text"] += text
+            case MediaStarted(index=index, kind=kind):
+                if len(self.parts) < index:  # the text before it came to nothing, and had no event
+                    self.parts.append({"type": "text", "text": ""})
+                self.parts.append({"type": kind})
+            case MediaReady(index=index, part=part):
+                self.parts[index].update(part)
+
+    def text(self) -> str:
+        """The words of the reply, without its media."""
+        return " ".join(part["text"].strip() for part in self.parts if part["type"] == "text")
+
+    def message(self) -> Message:
+        """The reply as an assistant message: without outer blanks, empty text, and media that were not made."""
+        whole = [
+            without_condition(part)
+            for part in self.parts
+            if (part["text"].strip() if part["type"] == "text" else part["type"] in part)
+        ]
+        # Blanks around media are kept: the next turn then reads the tokens that were drawn.
+        for part, strip in [(whole[0], str.lstrip), (whole[-1], str.rstrip)] if whole else []:
+            if part["type"] == "text":
+                part["text"] = strip(part["text"])
+        return {"role": "assistant", "content": whole}
+
+
+def without_condition(part: Part) -> Part:
+    """A copy of a part as a message holds it."""
+    return {key: value for key, value in part.items() if key != "condition"}

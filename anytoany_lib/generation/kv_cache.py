@@ -1,4 +1,4 @@
-"""What is kept of a conversation from turn to turn, so that a turn costs what is new in it."""
+"""What a conversation keeps from turn to turn, so that a turn costs only what is new in it: its KV cache, and its files' state."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def _stamp(medium: Any) -> tuple[int, int] | None:
     return status and (status.st_mtime_ns, status.st_size)
 
 
-class Memory:
-    """What the language model has read of one conversation, and the content keys of the media in it.
+class PrefixCache:
+    """The KV cache of one conversation, from its beginning to as far as it was read, and the content keys of its media.
 
-    Of what was read it holds the keys and values, with what stands at every position: a token's id, or a medium's
-    content and which of its soft tokens. Media in memory must not be changed in place while it lives.
+    Beside the keys and values it holds what stands at every position: a token's id, or a medium's content and which of its
+    soft tokens. Media in memory must not be changed in place while it lives.
     """
 
     def __init__(self):
@@ -48,19 +48,21 @@ class Memory:
 
     def forget(self) -> None:
         """Begins to read anew: after an error nobody knows what was read."""
-        self.read: list[Any] = []
-        self.cache = DynamicCache()
+        self.positions: list[Any] = []
+        self.past_key_values = DynamicCache()
 
     def keep(self, positions: list[Any]) -> int:
         """Forgets what does not stand at the beginning of `positions`; how many are known, the last one never."""
-        pairs = zip(self.read, positions[:-1], strict=False)
+        pairs = zip(self.positions, positions[:-1], strict=False)
         known = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        if known < len(self.read):
-            self.cache.crop(known - len(self.read))  # a negative number is how many to drop
-            del self.read[known:]
+        if known < len(self.positions):
+            self.past_key_values.crop(
+                known - len(self.positions)
+            )  # a negative number is how many to drop
+            del self.positions[known:]
         return known
 
-    def keys(self, media: Sequence[tuple[str, Any]]) -> list[str]:
+    def media_keys(self, media: Sequence[tuple[str, Any]]) -> list[str]:
         """Content keys of (kind, medium) pairs; those asked for last time are computed only if a file has changed.
 
         A file that has gone keeps its key. MediaError if one that is new cannot be read.
@@ -75,7 +77,7 @@ class Memory:
         self._keyed = keyed
         return [keyed[kind, _name(medium)].key for kind, medium in media]
 
-    def key_of(self, kind: str, medium: Any) -> str | None:
+    def media_key(self, kind: str, medium: Any) -> str | None:
         """The content key of a medium that was asked for last time, else None."""
         old = self._keyed.get((kind, _name(medium)))
         return old and old.key

@@ -1,6 +1,6 @@
-"""Replies: what `decoding` draws, with the media made from it.
+"""Replies: the text that `decoding` draws, and the media that are made from its conditions.
 
-`stream` tells of one reply as it comes, `reply_all` makes many at once.
+`stream` gives one reply event by event, `reply_all` many at once, in batches.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from anytoany_lib.decoders.broken_media import BrokenMedia
+from anytoany_lib.decoders.pipelines import BrokenMedia
 from anytoany_lib.generation.decoding import Draft, decode, never, read_prompts
 from anytoany_lib.generation.events import (
     Done,
@@ -23,8 +23,9 @@ from anytoany_lib.generation.events import (
     MediaStarted,
     TextDelta,
     TurnsDropped,
+    without_condition,
 )
-from anytoany_lib.generation.kv_cache import Memory
+from anytoany_lib.generation.kv_cache import PrefixCache
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import Encoded, Message, Part
 from anytoany_lib.system.background import Stopped, run_in_background
@@ -58,7 +59,7 @@ def prepare(
 
 @torch.inference_mode()
 def read_on(
-    model: AnyToAny, messages: list[Message], sampling: Sampling | None, memory: Memory
+    model: AnyToAny, messages: list[Message], sampling: Sampling | None, cache: PrefixCache
 ) -> None:
     """Reads the end of a conversation's last reply, which was not needed to draw it: the next turn finds it read.
 
@@ -68,50 +69,12 @@ def read_on(
     if len(encoded.ids) > _room(model, sampling):
         return
     try:
-        read_prompts(model, [encoded], memory)
+        read_prompts(model, [encoded], cache)
     except BaseException as error:
-        memory.forget()
+        cache.forget()
         if not is_out_of_memory(error):
             raise
         # The next turn reads all of it, and says what can be done if it cannot.
-
-
-def finished(parts: list[Part]) -> Message:
-    """The parts of a reply as an assistant message: without outer blanks, empty text, and media that were not made."""
-    whole = [
-        {key: value for key, value in part.items() if key != "condition"}
-        for part in parts
-        if (part["text"].strip() if part["type"] == "text" else part["type"] in part)
-    ]
-    # Blanks around media are kept: the next turn then reads the tokens that were drawn.
-    for part, strip in [(whole[0], str.lstrip), (whole[-1], str.rstrip)] if whole else []:
-        if part["type"] == "text":
-            part["text"] = strip(part["text"])
-    return {"role": "assistant", "content": whole}
-
-
-class PartialReply:
-    """The parts of a reply as its events arrive, so that an unfinished one can be kept."""
-
-    def __init__(self):
-        self._parts: list[Part] = []
-        self._media: dict[int, Part] = {}
-
-    def take(self, event: Event) -> None:
-        """Adds what an event brings: text grows, a medium gets its place and later its content."""
-        if isinstance(event, TextDelta):
-            if not self._parts or self._parts[-1]["type"] != "text":
-                self._parts.append({"type": "text", "text": ""})
-            self._parts[-1]["text"] += event.text
-        elif isinstance(event, MediaStarted):
-            self._media[event.index] = {"type": event.kind}
-            self._parts.append(self._media[event.index])
-        elif isinstance(event, MediaReady):
-            self._media[event.index].update(event.part)
-
-    def message(self) -> Message:
-        """What is finished of it."""
-        return finished(self._parts)
 
 
 def media_seed(seed: int, index: int) -> int:
@@ -119,22 +82,22 @@ def media_seed(seed: int, index: int) -> int:
     return seed + _PART_STRIDE * index
 
 
-def _look(
-    model: AnyToAny, prompt: Encoded, memory: Memory, stopping: Callable[[], bool]
+def _encode_media(
+    model: AnyToAny, prompt: Encoded, cache: PrefixCache, stopping: Callable[[], bool]
 ) -> Iterator[Event]:
-    """Has the encoder see what it has not seen yet, so that `decode` finds all embeddings at hand."""
+    """Encodes the media of a prompt that are new, on the worker, so that `decode` finds all embeddings at hand."""
     media = [(kind, medium) for kind, medium, _ in prompt.media]
-    keys = memory.keys(media)
+    keys = cache.media_keys(media)
     if all(model.knows(key) for key in keys):
         return
     if not model.loaded("encoder"):
         yield Loading("encoder")
     yield from run_in_background(
-        model.worker, lambda report: model.embed_media(media, keys), stopping
+        model.media_models.worker, lambda report: model.embed_media(media, keys), stopping
     )
 
 
-def _make(
+def _render(
     model: AnyToAny,
     draft: Draft,
     index: int,
@@ -153,18 +116,18 @@ def _make(
         def on_step(*step: Any) -> None:
             report(MediaProgress(index, *step))
 
-        how = (sampling.steps, sampling.guidance, on_step)
-        more = (sampling.frames, sampling.seconds, sampling.preview_every)
-        return model.render(part["type"], part["condition"][None], [seed], *how, *more)[0]
+        settings = sampling.diffusion()
+        condition = part["condition"][None]
+        return model.render(part["type"], condition, [seed], on_step=on_step, **settings)[0]
 
     try:
-        part.update((yield from run_in_background(model.worker, work, stopping)))
+        part.update((yield from run_in_background(model.media_models.worker, work, stopping)))
     except Stopped:
         raise
     except Exception as error:
         yield MediaFailed(index, error)
     else:
-        yield MediaReady(index, {key: value for key, value in part.items() if key != "condition"})
+        yield MediaReady(index, without_condition(part))
 
 
 def stream(
@@ -172,23 +135,23 @@ def stream(
     messages: list[Message],
     seed: int = 0,
     sampling: Sampling | None = None,
-    memory: Memory | None = None,
+    cache: PrefixCache | None = None,
     stopping: Callable[[], bool] = never,
 ) -> Events:
     """The reply to a conversation, event by event: its text first, then the media in order.
 
-    The same seed gives the same reply. What a `memory` holds of the conversation is not read again. Once `stopping()`,
+    The same seed gives the same reply. What a `cache` holds of the conversation is not read again. Once `stopping()`,
     which is asked between tokens and while encoder and decoders work, the reply is Done with what is finished of it.
     Closing the iterator ends it as well.
     """
-    sampling, memory = sampling or Sampling(), memory or Memory()
+    sampling, cache = sampling or Sampling(), cache or PrefixCache()
     prompt, dropped = prepare(model, messages, sampling)
     if dropped:
         yield TurnsDropped(dropped)
     draft = Draft()
     try:
-        yield from _look(model, prompt, memory, stopping)
-        for _, draft, delta in decode(model, [prompt], sampling, [seed], memory, stopping):
+        yield from _encode_media(model, prompt, cache, stopping)
+        for _, draft, delta in decode(model, [prompt], sampling, [seed], cache, stopping):
             if delta:
                 yield TextDelta(delta)
             elif draft.parts[-1]["type"] != "text":
@@ -197,10 +160,21 @@ def stream(
             raise Stopped
         for index, part in enumerate(draft.parts):
             if part["type"] != "text":
-                yield from _make(model, draft, index, media_seed(seed, index), sampling, stopping)
+                yield from _render(model, draft, index, media_seed(seed, index), sampling, stopping)
     except Stopped:
         draft.finish_reason = "stopped"
-    yield Done(finished(draft.parts), draft.finish_reason)
+    yield Done(draft.message(), draft.finish_reason)
+
+
+def last_message(events: Events) -> Message:
+    """The message of a reply whose events are read to their end. Raises the error of a medium that could not be made."""
+    message: Message = {}
+    for event in events:
+        if isinstance(event, MediaFailed):
+            raise event.error
+        if isinstance(event, Done):
+            message = event.message
+    return message
 
 
 def draw_all(
@@ -236,23 +210,24 @@ def render_all(
     A medium that comes out broken has "failed", why, in its part and ends nothing else.
     """
     sampling = sampling or Sampling()
-    wanted = [
+    pending = [
         (media_seed(seed + row, index), part)
         for row, draft in enumerate(drafts)
         for index, part in enumerate(draft.parts)
         if part["type"] != "text"
     ]
-    how = (sampling.steps, sampling.guidance, None, sampling.frames, sampling.seconds)
-    for kind in dict.fromkeys(part["type"] for _, part in wanted):
-        of_kind = [item for item in wanted if item[1]["type"] == kind]
+    for kind in dict.fromkeys(part["type"] for _, part in pending):
+        of_kind = [item for item in pending if item[1]["type"] == kind]
         for start in range(0, len(of_kind), batch_size):
             seeds, parts = zip(*of_kind[start : start + batch_size], strict=True)
             conditions = torch.stack([part["condition"] for part in parts])
+            media: Sequence[dict[str, Any] | None]
             try:
-                made, reasons = model.render(kind, conditions, seeds, *how), [""] * len(parts)
+                media = model.render(kind, conditions, seeds, **sampling.diffusion())
+                reasons = [""] * len(parts)
             except BrokenMedia as error:
-                made, reasons = error.made, error.reasons
-            for part, payload, reason in zip(parts, made, reasons, strict=True):
+                media, reasons = error.media, error.reasons
+            for part, payload, reason in zip(parts, media, reasons, strict=True):
                 part.update(payload or {"failed": reason})
 
 
@@ -269,4 +244,4 @@ def reply_all(
     """
     drafts = draw_all(model, conversations, seed, sampling, batch_size)
     render_all(model, drafts, seed, sampling, batch_size)
-    return [finished(draft.parts) for draft in drafts]
+    return [draft.message() for draft in drafts]

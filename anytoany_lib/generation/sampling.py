@@ -20,6 +20,7 @@ _RULES: dict[str, tuple[type, Callable[[Any], bool], str]] = {
     "seconds": (Real, lambda value: 0 < value < inf, "a number above 0"),
     "preview_every": (Integral, lambda value: value >= 0, "a whole number from 0 up"),
 }
+_DIFFUSION = ("steps", "guidance", "frames", "seconds", "preview_every")
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,7 @@ class Sampling:
                 number, fits, expected = _RULES[one.name]
                 if not isinstance(value, number) or not fits(value):
                     raise ValueError(f"{one.name} has to be {expected}, found {value!r}")
+
+    def diffusion(self) -> dict[str, Any]:
+        """How its media are made: settings of `Decoder.generate`, by their names."""
+        return {name: getattr(self, name) for name in _DIFFUSION}

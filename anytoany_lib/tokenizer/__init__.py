@@ -1,4 +1,4 @@
-"""From text to token ids: `pieces` of a conversation, and LLaMA's SentencePiece as it was.
+"""From text to token ids: how `pieces` of a conversation are read, and LLaMA's SentencePiece of old (`sentencepiece_legacy`).
 
 `messages`, on the ground floor, puts whole conversations together.
 """

@@ -142,11 +142,11 @@ class Joined:
             if piece.ends and rest.startswith(self._end_mark):
                 yield _Item(piece, self._end_mark, learnt=True)
                 rest = rest.removeprefix(self._end_mark)
-            for found in self._tokenizer.split_special(rest):
-                if isinstance(found, int):
-                    yield _Item(piece, ids=[found], learnt=piece.learnt)
+            for text_or_id in self._tokenizer.split_special(rest):
+                if isinstance(text_or_id, int):
+                    yield _Item(piece, ids=[text_or_id], learnt=piece.learnt)
                 else:
-                    yield _Item(piece, found, learnt=piece.learnt)
+                    yield _Item(piece, text_or_id, learnt=piece.learnt)
 
     def _part(self, items: list[_Item]) -> None:
         """Marks what is read apart from what comes before it, in training."""
@@ -161,13 +161,13 @@ class Joined:
 
     def _with_bos(self, items: list[_Item]) -> list[_Item]:
         """The demo's items: a BOS behind every medium that is shown."""
-        found: list[_Item] = []
+        with_bos: list[_Item] = []
         for item in items:
-            text_behind = item.ids is None and item.text and found and found[-1].piece.shown
+            text_behind = item.ids is None and item.text and with_bos and with_bos[-1].piece.shown
             if text_behind:
-                found.append(_Item(Piece(), ids=[self._tokenizer.bos_token_id]))
-            found.append(item)
-        return found
+                with_bos.append(_Item(Piece(), ids=[self._tokenizer.bos_token_id]))
+            with_bos.append(item)
+        return with_bos
 
 
 def _runs(items: list[_Item]) -> Iterator[tuple[int, int]]:

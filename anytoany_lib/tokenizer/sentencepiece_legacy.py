@@ -1,4 +1,4 @@
-"""LLaMA's words as NExT-GPT's published weights know them: SentencePiece, as the slow tokenizer of transformers 4.29 used it.
+"""LLaMA's tokenizer as NExT-GPT's published weights need it: SentencePiece, as the slow tokenizer of transformers 4.29 used it.
 
 Later versions of transformers make other ids of the same text (at "###", at blanks beside new tokens), and other ones of
 tokenizer.json than of tokenizer.model. Weights go with the ids that they were trained on. So tokenizer.model is read, whatever
@@ -97,5 +97,5 @@ class LegacyTokenizer:
     ) -> str:
         """Messages rendered by a Jinja template, which is given the settings, bos_token and eos_token."""
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        given = self.special_tokens_map | settings
-        return environment.from_string(chat_template).render(messages=messages, **given)
+        variables = self.special_tokens_map | settings
+        return environment.from_string(chat_template).render(messages=messages, **variables)

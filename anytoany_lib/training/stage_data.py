@@ -167,7 +167,7 @@ class StageData:
             [
                 (kind, target)
                 for one in encoded
-                for (kind, *_), target in zip(one.signals, one.made, strict=True)
+                for (kind, *_), target in zip(one.signals, one.target_media, strict=True)
                 if latents and target is not None
             ],
         )

@@ -55,7 +55,9 @@ def test_dropped_turns_are_counted_as_the_session_has_them(model, scripted):
     assert first.count in range(1, len(session.messages) - 2)
     kept = [*session.messages[:1], *session.messages[1 + first.count :]]
     assert kept[1]["role"] == "user"
-    assert model.messages.encode(kept).ids[: len(session._memory.read)] == session._memory.read
+    assert (
+        model.messages.encode(kept).ids[: len(session._cache.positions)] == session._cache.positions
+    )
 
 
 @pytest.mark.parametrize("end", ["stop", "failure", "edit", "retry"])
@@ -78,13 +80,13 @@ def test_what_is_remembered_is_right_whatever_happened_before(model, monkeypatch
         list(events)
         list(session.retry(1))
     *_, done = session.send("And of Greece?")
-    fresh = kv_cache.Memory()
+    fresh = kv_cache.PrefixCache()
     *_, alone = replies.stream(model, session._prompt()[:-1], 0, WORDS, fresh)
-    known = len(fresh.read)  # the session has read the reply's end too
-    assert done.message == alone.message and session._memory.read[:known] == fresh.read
+    known = len(fresh.positions)  # the session has read the reply's end too
+    assert done.message == alone.message and session._cache.positions[:known] == fresh.positions
     kept, anew = (
-        memory.cache.layers[-1].values[..., :known, :].float()
-        for memory in (session._memory, fresh)
+        cache.past_key_values.layers[-1].values[..., :known, :].float()
+        for cache in (session._cache, fresh)
     )
     assert torch.nn.functional.cosine_similarity(kept, anew, dim=-1).min() > 0.98
 
@@ -132,7 +134,7 @@ def test_a_file_that_vanished_unseen_is_told_in_words(model, scripted, tmp_path)
     path.unlink()
     assert list(events)[-1].finish_reason == "stop"
     list(session.send("What was it?"))
-    seen = [token for token in session._memory.read if isinstance(token, int)]
+    seen = [token for token in session._cache.positions if isinstance(token, int)]
     assert "[image: no longer there]" in model.tokenizer.decode(seen)
     assert session.messages[0]["content"][0]["image"] == path
 
@@ -146,7 +148,7 @@ def test_a_message_longer_than_the_context_changes_nothing(model):
 
 def test_the_encoder_is_said_to_load_once(model, scripted, monkeypatch):
     scripted(*[["Yes", "STOP"]] * 2)
-    monkeypatch.setattr(model, "_encoder", [])
+    monkeypatch.setattr(model.media_models, "_encoder", None)
     session = Session(model)
     for colour, expected in (("teal", [Loading("encoder")]), ("navy", [])):
         events = list(session.send([{"type": "image", "image": picture(colour)}]))

@@ -10,9 +10,8 @@ import pytest
 import torch
 from scripts import QUICK, WORDS, count_reads, kinds, picture, words
 
-from anytoany_lib import model as model_module
 from anytoany_lib.chat.session import Session
-from anytoany_lib.generation import decoding, replies
+from anytoany_lib.generation import decoding, media_models, replies
 from anytoany_lib.generation.events import Done, Loading, MediaFailed, MediaProgress, MediaStarted
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.model import AnyToAny
@@ -54,7 +53,7 @@ class Painter:
     def working_bytes(self, *lengths):
         return 0
 
-    def generate(self, conditions, seeds, steps, guidance, on_step, *more):
+    def generate(self, conditions, seeds, steps, guidance, on_step, **more):
         on_step(1, 1, None)
         self.begun.append(len(self.begun))
         assert self.allowed.wait(20)
@@ -64,7 +63,7 @@ class Painter:
 def test_stop_does_not_wait_for_a_decoder_and_the_next_picture_does(model, scripted, monkeypatch):
     scripted(["Look", "image", "STOP"], ["Fine.", "STOP"], ["image", "STOP"])
     painter = Painter()
-    monkeypatch.setitem(model._decoders, "image", painter)
+    monkeypatch.setitem(model.media_models._decoders, "image", painter)
     session = Session(model)
     event, seconds = stopped_after(
         session, session.send("Go"), lambda e: isinstance(e, MediaProgress)
@@ -86,8 +85,8 @@ def test_stop_does_not_wait_for_a_decoder_to_load(model, scripted, monkeypatch):
         assert allowed.wait(20)
         return Painter()
 
-    monkeypatch.setattr(model, "_decoders", {})
-    monkeypatch.setattr(model_module, "Decoder", load)
+    monkeypatch.setattr(model.media_models, "_decoders", {})
+    monkeypatch.setattr(media_models, "Decoder", load)
     session = Session(model)
     events = session.send("Go")
     assert [type(next(events)).__name__ for _ in range(2)] == ["TextDelta", "MediaStarted"]
@@ -98,7 +97,7 @@ def test_stop_does_not_wait_for_a_decoder_to_load(model, scripted, monkeypatch):
     assert time.monotonic() - began < 0.5 and loading.is_set()
     assert done.finish_reason == "stopped" and words(done.message) == "Look"
     allowed.set()
-    model.worker.submit(lambda: None).result()  # what was left has come to its end
+    model.media_models.worker.submit(lambda: None).result()  # what was left has come to its end
 
 
 def test_stop_before_the_first_token_ends_with_the_pass_that_is_running(
@@ -155,10 +154,10 @@ def test_a_failing_decoder_costs_its_medium_only(model, scripted, monkeypatch):
         def working_bytes(self, *lengths):
             return 0
 
-        def generate(self, *arguments):
+        def generate(self, *arguments, **settings):
             raise ValueError("out of paint")
 
-    monkeypatch.setitem(model._decoders, "image", Broken())
+    monkeypatch.setitem(model.media_models._decoders, "image", Broken())
     session = Session(model, sampling=QUICK)
     events = list(session.send("Draw"))
     (failed,) = [event for event in events if isinstance(event, MediaFailed)]
@@ -224,7 +223,7 @@ def test_no_room_on_the_device_is_told_with_what_to_do(model, card):
     with pytest.raises(torch.OutOfMemoryError, match="shorten the history.*smaller profile.*20"):
         list(session.send("And now?"))
     assert happened == ["pass", "room", "pass", "room"]
-    assert session._memory.read == [] and session._memory.cache.get_seq_length() == 0
+    assert session._cache.positions == [] and session._cache.past_key_values.get_seq_length() == 0
     rules.clear()
     assert not session.busy and list(session.retry())[-1].finish_reason == "length"
 

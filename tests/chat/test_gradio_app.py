@@ -141,7 +141,7 @@ def test_what_cannot_be_sent_is_said_in_the_conversation(client, tmp_path, name,
 
 
 def test_a_failing_decoder_leaves_the_text_and_its_cause(client, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise RuntimeError("<b>out of paint</b>")
 
     monkeypatch.setattr(AnyToAny, "render", broken)

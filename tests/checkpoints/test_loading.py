@@ -210,7 +210,7 @@ def test_replies_that_a_template_shows_in_another_way_later_are_not_learnt_there
     encoded = encoder.encode([asked, drawn, asked, drawn])
     signal = encoder.vocabulary.signals["image"][0]
     assert encoded.ids.count(signal) == 2 and encoded.labels.count(signal) == 1
-    assert len(encoded.signals) == len(encoded.made) == 1
+    assert len(encoded.signals) == len(encoded.target_media) == 1
     assert encoded.signals[0][2] == len(encoded.ids) - 1 - encoded.ids[::-1].index(signal)
 
 

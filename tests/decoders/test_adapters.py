@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from anytoany_lib.config import DecoderConfig, Profile, resolve
-from anytoany_lib.decoders.adapters import CaptionEncoder, Decoder, caption_model_files
+from anytoany_lib.decoders.adapters import CaptionEncoder, caption_model_files
+from anytoany_lib.decoders.pipelines import Decoder
 from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.model import AnyToAny
 

@@ -28,8 +28,8 @@ from anytoany_lib.config import Profile, resolve
 from anytoany_lib.data.manifests import read_manifest
 from anytoany_lib.data.rows import media_in
 from anytoany_lib.decoders import denoising, mels
-from anytoany_lib.decoders.adapters import Decoder
 from anytoany_lib.decoders.denoising import Denoiser, LatentEncoder, latent_shape, term
+from anytoany_lib.decoders.pipelines import Decoder
 from anytoany_lib.features import precomputing
 from anytoany_lib.features.costs import estimate_costs
 from anytoany_lib.features.dataset_features import DatasetFeatures, LiveFeatures
@@ -210,7 +210,7 @@ def test_targets_and_weights_by_prediction_type(prediction: str):
     signal, rest = alpha.sqrt()[:, None], (1 - alpha).sqrt()[:, None]
     velocity = signal * noise - rest * clean
     wanted = {"epsilon": noise, "v_prediction": velocity, "sample": clean}[prediction]
-    torch.testing.assert_close(denoising.wanted_of(schedule, clean, noise, STEPS), wanted)
+    torch.testing.assert_close(denoising.prediction_target(schedule, clean, noise, STEPS), wanted)
 
 
 def test_weights_are_finite_where_only_noise_is_left_and_other_predictions_are_refused():
@@ -218,7 +218,9 @@ def test_weights_are_finite_where_only_noise_is_left_and_other_predictions_are_r
     assert denoising.min_snr_weights(schedule, torch.tensor([999]), 5.0).item() == 1
     schedule = DDPMScheduler(prediction_type="flow_prediction")
     with pytest.raises(ValueError, match="'flow_prediction': the denoising term knows epsilon, "):
-        denoising.wanted_of(schedule, torch.zeros(1, 4), torch.zeros(1, 4), torch.tensor([1]))
+        denoising.prediction_target(
+            schedule, torch.zeros(1, 4), torch.zeros(1, 4), torch.tensor([1])
+        )
 
 
 def test_the_published_decoders_have_their_noise_and_shapes(tmp_path: Path):

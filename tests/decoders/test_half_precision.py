@@ -154,7 +154,7 @@ def test_logits_that_are_not_finite_end_a_reply_and_the_session_goes_on(
     monkeypatch.setattr(AnyToAny, "logits", overflowing)
     with pytest.raises(RuntimeError, match="logits are not finite in torch.float32; its weights"):
         list(session.send("Hello"))
-    assert not session.busy and session._memory.read == []
+    assert not session.busy and session._cache.positions == []
     assert isinstance(list(session.retry())[-1], Done)
 
 

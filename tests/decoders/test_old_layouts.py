@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 from scripts import script
 
 from anytoany_lib.config import DecoderConfig, Profile
-from anytoany_lib.decoders.adapters import ADAPTERS, CaptionEncoder, Decoder, decoder_folder
-from anytoany_lib.decoders.broken_media import BrokenMedia
+from anytoany_lib.decoders.adapters import ADAPTERS, CaptionEncoder, decoder_folder
 from anytoany_lib.decoders.denoising import noise_schedule
+from anytoany_lib.decoders.pipelines import BrokenMedia, Decoder
 from anytoany_lib.generation import replies
 from anytoany_lib.generation.events import Done, MediaFailed
 from anytoany_lib.generation.sampling import Sampling
@@ -201,7 +201,7 @@ def test_what_the_safety_checker_refuses_fails_and_says_so(refusing: DecoderConf
     told = CaptionEncoder(refusing, CPU)(CAPTIONS)
     with pytest.raises(BrokenMedia, match="safety checker refused.*safety_checker: false") as error:
         decoder.generate(told, [0, 1], 1)
-    assert error.value.made == [None, None]
+    assert error.value.media == [None, None]
     told[0] = torch.nan
     with pytest.raises(BrokenMedia) as error:
         decoder.generate(told, [0, 1], 1)

@@ -489,7 +489,7 @@ def test_the_worker_has_its_bounds_and_writes_no_file():
 
 def test_the_worker_dies_with_its_parent():
     code = (
-        "from transformers import AutoTokenizer; from anytoany_lib import templates\n"
+        "from transformers import AutoTokenizer; from anytoany_lib.gates import templates\n"
         "templates._WORKER.render('x', {}); print(templates._WORKER._child.pid)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,9 +18,10 @@ from anytoany_lib.generation.events import (
     MediaProgress,
     MediaReady,
     MediaStarted,
+    PartialReply,
     TextDelta,
 )
-from anytoany_lib.generation.kv_cache import Memory
+from anytoany_lib.generation.kv_cache import PrefixCache
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.toyworld import draw
@@ -69,7 +70,7 @@ def test_a_finished_reply_leaves_the_batch_and_the_others_go_on_as_ever(
     drafts = drafts_of(model, 3)
     assert sizes[0] == 3 and sizes[-1] == 1 and sorted(sizes, reverse=True) == sizes
     assert [draft.finish_reason for draft in drafts] == ["stop"] * 3
-    assert [draft.said().strip() for draft in drafts] == ["Yes", "One two three four", "One two"]
+    assert [draft.text().strip() for draft in drafts] == ["Yes", "One two three four", "One two"]
     scripted(texts[1])
     prompt = model.messages.encode(ask("Go " * 2), prompt=True)
     *_, (_, alone, _) = decoding.decode(model, [prompt], Sampling(), [0])
@@ -252,26 +253,26 @@ def test_text_around_media_keeps_its_blanks_and_is_not_read_again(
     model: AnyToAny, scripted, lengths: list[int]
 ):
     scripted(["It is here:\n", "image", " and there", "STOP"])
-    memory, sampling = Memory(), Sampling(steps=1)
-    *_, done = generation.stream(model, ask("Go"), 0, sampling, memory)
+    cache, sampling = PrefixCache(), Sampling(steps=1)
+    *_, done = generation.stream(model, ask("Go"), 0, sampling, cache)
     texts = [part["text"] for part in done.message["content"] if part["type"] == "text"]
     assert texts == ["It is here:\n", " and there"]
-    read = len(memory.read)
+    read = len(cache.positions)
     messages = [*ask("Go"), done.message, *ask("Thanks")]
     lengths.clear()
-    list(generation.stream(model, messages, 0, sampling, memory))
+    list(generation.stream(model, messages, 0, sampling, cache))
     assert lengths[0] == len(model.messages.encode(messages, prompt=True).ids) - read
 
 
 def test_a_reply_has_no_blanks_around_it():
     parts = [{"type": "text", "text": text} for text in ("\n Yes, ", " ", " indeed. \n")]
-    assert generation.finished(parts)["content"] == [
+    assert PartialReply(parts).message()["content"] == [
         {"type": "text", "text": "Yes, "},
         {"type": "text", "text": " indeed."},
     ]
     picture = {"type": "image", "image": "made", "condition": "gone", "caption": "kept"}
     unmade = {"type": "audio", "condition": "gone"}
-    assert generation.finished([unmade, picture])["content"] == [
+    assert PartialReply([unmade, picture]).message()["content"] == [
         {"type": "image", "image": "made", "caption": "kept"}
     ]
 
@@ -317,11 +318,11 @@ def test_with_a_memory_a_turn_reads_only_what_is_new_and_says_the_same(
 ):
     picture = {"type": "image", "image": draw("bell", "red", np.random.default_rng(0))}
     sampling = Sampling(max_new_tokens=6, kinds=())
-    memory, messages = Memory(), []
+    cache, messages = PrefixCache(), []
     for turn, content in enumerate(([picture], "And what is the capital of France?", "Thanks!")):
         messages.append({"role": "user", "content": content})
         lengths.clear()
-        *_, done = generation.stream(model, messages, 0, sampling, memory)
+        *_, done = generation.stream(model, messages, 0, sampling, cache)
         first = lengths[0]
         whole = len(model.messages.encode(messages, prompt=True).ids)
         *_, alone = generation.stream(model, messages, 0, sampling)
@@ -330,7 +331,7 @@ def test_with_a_memory_a_turn_reads_only_what_is_new_and_says_the_same(
         messages.append(done.message)
     edited = [*messages[:2], {"role": "user", "content": "And of Italy?"}]
     lengths.clear()
-    *_, done = generation.stream(model, edited, 0, sampling, memory)
+    *_, done = generation.stream(model, edited, 0, sampling, cache)
     first = lengths[0]
     *_, alone = generation.stream(model, edited, 0, sampling)
     assert done.message == alone.message
@@ -338,32 +339,32 @@ def test_with_a_memory_a_turn_reads_only_what_is_new_and_says_the_same(
 
 
 def test_the_same_tokens_around_another_picture_are_read_anew(model: AnyToAny, lengths: list[int]):
-    rng, memory = np.random.default_rng(0), Memory()
+    rng, cache = np.random.default_rng(0), PrefixCache()
     sampling = Sampling(max_new_tokens=2, kinds=())
     for thing in ("bell", "car"):
         lengths.clear()
         shown = [{"type": "image", "image": draw(thing, "red", rng)}]
-        list(generation.stream(model, [{"role": "user", "content": shown}], 0, sampling, memory))
+        list(generation.stream(model, [{"role": "user", "content": shown}], 0, sampling, cache))
     soft = model.messages.soft_tokens
-    assert soft < lengths[0] < len(memory.read)
+    assert soft < lengths[0] < len(cache.positions)
 
 
 def test_a_memory_forgets_after_an_error_and_not_after_a_stop(
     model: AnyToAny, monkeypatch: pytest.MonkeyPatch
 ):
-    memory, sampling = Memory(), Sampling(max_new_tokens=6, kinds=())
-    events = generation.stream(model, ask("Hello, who are you?"), 0, sampling, memory)
+    cache, sampling = PrefixCache(), Sampling(max_new_tokens=6, kinds=())
+    events = generation.stream(model, ask("Hello, who are you?"), 0, sampling, cache)
     next(events)
     events.close()
-    assert memory.read and memory.cache.get_seq_length() == len(memory.read)
+    assert cache.positions and cache.past_key_values.get_seq_length() == len(cache.positions)
 
     def broken(logits, rows):
-        raise RuntimeError("out of memory")
+        raise RuntimeError("out of cache")
 
     monkeypatch.setattr(decoding, "_chooser", lambda *_: broken)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        list(generation.stream(model, ask("Hello, who are you?"), 0, sampling, memory))
-    assert memory.read == [] and memory.cache.get_seq_length() == 0
+    with pytest.raises(RuntimeError, match="out of cache"):
+        list(generation.stream(model, ask("Hello, who are you?"), 0, sampling, cache))
+    assert cache.positions == [] and cache.past_key_values.get_seq_length() == 0
 
 
 def test_a_broken_medium_of_a_batch_is_missing_and_the_others_are_as_ever(model: AnyToAny):
@@ -379,7 +380,7 @@ def test_a_broken_medium_of_a_batch_is_missing_and_the_others_are_as_ever(model:
     conditions[1, 0] = torch.nan
     first, broken, last = made(conditions)
     assert "not finite" in broken["failed"] and "image" not in broken
-    assert generation.finished([broken])["content"] == []
+    assert PartialReply([broken]).message()["content"] == []
     for part, before in ((first, whole[0]), (last, whole[2])):
         assert np.array_equal(np.asarray(part["image"]), np.asarray(before["image"]))
 

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from anytoany_lib.checkpoints.nextgpt import read_file
 from anytoany_lib.config import Profile
-from anytoany_lib.decoders.adapters import CaptionEncoder, Decoder
+from anytoany_lib.decoders.adapters import CaptionEncoder
+from anytoany_lib.decoders.pipelines import Decoder
 from anytoany_lib.encoders.imagebind import ImageBind
 
 PARTS = [(repo, part) for repo, one in REPOSITORIES.items() for part in one.parts]

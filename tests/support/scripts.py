@@ -19,7 +19,8 @@ WORDS = Sampling(kinds=(), max_new_tokens=6)
 INJECTION = "<img src=x onerror='window.hacked=1'>"
 # Two cells of a notebook: an untrained model, and a script for it that goes by the words of the last message.
 LOADING = """
-from anytoany_lib import AnyToAny, Chat, Profile, decoding
+from anytoany_lib import AnyToAny, Chat, Profile
+from anytoany_lib.generation import decoding
 from anytoany_lib.generation.sampling import Sampling
 
 model = AnyToAny.from_profile(Profile.load("tiny")).requires_grad_(False).eval()

@@ -11,6 +11,7 @@ from small_nextgpt import small_nextgpt, write_words
 from anytoany_lib.config import Profile
 from anytoany_lib.figures import anatomy
 from anytoany_lib.generation import replies
+from anytoany_lib.generation.events import PartialReply
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import IGNORED, MessageEncoder
 from anytoany_lib.model import AnyToAny
@@ -200,7 +201,7 @@ def test_words_behind_a_medium_are_shown_and_read_again_as_drawn(
         p if p["type"] == "text" else {"type": "image", "image": "x", "caption": "x"}
         for p in draft.parts
     ]
-    again = replies.finished(parts)
+    again = PartialReply(parts).message()
     assert encoder.encode([user("a"), again]).ids == said.ids
 
 
