@@ -11,11 +11,9 @@ import hashlib
 import html
 import logging
 import os
-import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -30,7 +28,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 
 from anytoany_lib.chat import access, settings
 from anytoany_lib.chat.access import Gate, Limits, bytes_below, parser, without_places
-from anytoany_lib.chat.export import write_page
+from anytoany_lib.chat.export import archive, write_page
 from anytoany_lib.chat.html import (
     CONTENT_STYLE,
     ICON,
@@ -42,17 +40,23 @@ from anytoany_lib.chat.html import (
     text_html,
 )
 from anytoany_lib.chat.session import Session
-from anytoany_lib.chat.uploads import kind_of
-from anytoany_lib.chat.view import Piece, Reply, problem
-from anytoany_lib.chat.widget import EXAMPLES, PREVIEW_EVERY
-from anytoany_lib.generation.events import Events, Loading, TextDelta
+from anytoany_lib.chat.uploads import part_of
+from anytoany_lib.chat.view import (
+    EXAMPLES,
+    PREVIEW_EVERY,
+    Piece,
+    Reply,
+    for_visitors,
+    note,
+    problem,
+    worth_drawing,
+)
+from anytoany_lib.generation.events import Events, Loading
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.media import media_files
-from anytoany_lib.media.containers import MediaError
 from anytoany_lib.messages import Message, Part, medium_of
 from anytoany_lib.model import AnyToAny
 
-REDRAW_SECONDS = 0.1
 UPLOAD_BYTES = Limits.file_bytes
 _STARTING = "/gradio_api/startup-events"  # which Gradio asks itself for, and nothing follows from
 _HINT = f"Write a message; attach pictures, sounds and clips of up to {UPLOAD_BYTES // 2**20} MB"
@@ -105,7 +109,8 @@ class Visitor:
         return {"path": str(path), "alt_text": label_of(part)}
 
     def piece(self, piece: Piece) -> Shown:
-        """A piece of a reply that grows."""
+        """A piece of a reply that grows, or of the chat's own."""
+        piece = for_visitors(piece)
         kind = piece["kind"]
         if kind == "text":
             return _in_one_line(piece["html"])
@@ -127,7 +132,7 @@ def _note(piece: Piece) -> str:
 
 
 def _error(piece: Piece) -> str:
-    return _in_one_line(note_html(f"⚠ {without_places(piece['text'])}", "a2a-error"))
+    return _in_one_line(note_html(f"⚠ {piece['text']}", "a2a-error"))
 
 
 def _dots(_: Piece) -> str:
@@ -149,7 +154,7 @@ def _making(piece: Piece) -> str:
 
 def _play(visitor: Visitor, begin: Callable[[], Events]) -> Iterator[list[Turn]]:
     """The conversation while a reply is drawn; what goes wrong stands in it with its cause."""
-    reply, before, drawn = Reply(), visitor.turns(), time.monotonic()
+    reply, before = Reply(), visitor.turns()
     shown: list[Shown] = [_dots({})]
     making: dict[int, Piece] = {}
 
@@ -167,12 +172,8 @@ def _play(visitor: Visitor, begin: Callable[[], Events]) -> Iterator[list[Turn]]
         with closing(visitor.limits.within(begin(), visitor.session.stop)) as events:
             before = visitor.turns()
             yield turns()
-            for event in events:
-                status = reply.take(event)
-                if isinstance(event, TextDelta) and time.monotonic() - drawn < REDRAW_SECONDS:
-                    continue
-                yield turns(*([_note({"text": status})] if isinstance(event, Loading) else []))
-                drawn = time.monotonic()
+            for event, status in worth_drawing(events, reply):
+                yield turns(*([_note(note(status))] if isinstance(event, Loading) else []))
     except Exception as error:  # told to the visitor, and to whoever runs the page
         logging.getLogger(__name__).warning("a reply failed", exc_info=error)
         reply.fail(error)
@@ -181,31 +182,20 @@ def _play(visitor: Visitor, begin: Callable[[], Events]) -> Iterator[list[Turn]]
 
 def _refusal(visitor: Visitor, error: Exception) -> list[Turn]:
     """The conversation, and below it why something cannot be done."""
-    return [*visitor.turns(), {"role": "assistant", "content": [_error(problem(error))]}]
+    return [*visitor.turns(), {"role": "assistant", "content": [visitor.piece(problem(error))]}]
 
 
 def _content(message: dict[str, Any]) -> list[Part]:
     """What was written and attached, as parts: media first. ValueError if a file is no medium."""
-    parts: list[Part] = []
-    for path in map(Path, message["files"]):
-        try:
-            kind = media_files.kind_in(path)
-        except MediaError as error:
-            kind_of(path.name)  # one that is no medium by its name either is told what is expected
-            raise MediaError(error.reason, error.detail, path.name) from error
-        parts.append({"type": kind, kind: path})
+    parts = [part_of(path, path.name) for path in map(Path, message["files"])]
     text = message["text"].strip()
     return [*parts, {"type": "text", "text": text}] if text else parts
 
 
 def _set(visitor: Visitor, values: tuple[Any, ...]) -> None:
-    """Takes over what the fields of the settings say, in the order of `_settings`."""
-    session = visitor.session
-    profile, usual = session.model.profile, session.sampling or Sampling()
-    names = [one["name"] for one in settings.fields(profile, usual, session.seed)]
-    told = dict(zip(names, values, strict=True))
-    chosen, seed = settings.chosen(told, profile, usual, session.seed)
-    session.sampling, session.seed = visitor.limits.check(chosen), seed
+    """Takes over the values of the fields of the settings, in the order of `_settings`."""
+    names = [field["name"] for field in settings.fields_of(visitor.session)]
+    settings.apply(dict(zip(names, values, strict=True)), visitor.session, visitor.limits)
 
 
 def _send(visitor: Visitor, message: dict[str, Any], *values: Any) -> Iterator[Any]:
@@ -255,14 +245,13 @@ def _clear(visitor: Visitor) -> list[Turn]:
 
 def _save(visitor: Visitor, name: str) -> Any:
     """The conversation as a page and as an archive that `Session.load` opens once it is unpacked."""
-    messages = visitor.session.messages
+    session, kept = visitor.session, visitor.folder / "conversation.zip"
     try:
-        page = write_page(messages, visitor.folder / "conversation.html", about=name)
-        folder = visitor.session.save(visitor.folder / "conversation")
-        archive = shutil.make_archive(str(folder), "zip", folder)
+        page = write_page(session.messages, kept.with_suffix(".html"), about=name)
+        kept.write_bytes(archive(session.save))
     except (ValueError, OSError) as error:  # a vanished file, a full disk
         raise gr.Error(f"not saved: {without_places(str(error))}") from error
-    return gr.update(value=[str(page), archive], visible=True)
+    return gr.update(value=[str(page), str(kept)], visible=True)
 
 
 def _settings(model: AnyToAny) -> list[gr.components.Component]:

@@ -41,18 +41,27 @@ class Attachment:
         return {key: getattr(self, key) for key in ("id", "kind", "name", "thumbnail")}
 
 
-def kind_of(name: str, mime: str = "") -> str:
-    """The kind of medium that a file is by its name or, if that says nothing, its MIME type. ValueError if it is none.
+def part_of(path: Path, name: str) -> Part:
+    """A file as a part of a message, of the kind that is in it, whatever its name says.
 
-    What is in the file decides in the end: see `attachment`.
+    MediaError if it is none, with the `name` that the user gave; ValueError if the name is none of a medium either.
     """
-    found = kind_by_name(name) or mime.split("/")[0]
-    if found in MEDIA_KINDS:
-        return found
-    raise ValueError(
-        f"{name}: expected a picture, a sound or a clip, found {mime or 'no known type'}"
-        + (f"; {said}" if (said := unread_by_name(name)) else "")
-    )
+    try:
+        kind = media_files.kind_in(path)
+    except MediaError as error:
+        if error.reason != "missing":
+            check_name(name)
+        raise MediaError(error.reason, error.detail, name) from error
+    return {"type": kind, kind: path}
+
+
+def check_name(name: str) -> None:
+    """ValueError that says what is expected, if by its name a file is no picture, sound or clip."""
+    if kind_by_name(name) not in MEDIA_KINDS:
+        raise ValueError(
+            f"{name}: expected a picture, a sound or a clip, found no known type"
+            + (f"; {reason}" if (reason := unread_by_name(name)) else "")
+        )
 
 
 def attachment(id: str, kind: str, name: str, medium: Any, exact: bool = False) -> Attachment:

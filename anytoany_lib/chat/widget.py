@@ -22,9 +22,18 @@ from anytoany_lib.chat.access import Limits, without_places
 from anytoany_lib.chat.html import CONTENT_STYLE, original
 from anytoany_lib.chat.session import Session
 from anytoany_lib.chat.uploads import Attachment
-from anytoany_lib.chat.view import Bubble, Reply, piece_of
+from anytoany_lib.chat.view import (
+    EXAMPLES,
+    PREVIEW_EVERY,
+    Bubble,
+    Piece,
+    Reply,
+    for_visitors,
+    piece_of,
+    worth_drawing,
+)
 from anytoany_lib.config import portable, resolve
-from anytoany_lib.generation.events import Events, TextDelta
+from anytoany_lib.generation.events import Events
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import Message, Part
 from anytoany_lib.model import AnyToAny
@@ -32,15 +41,7 @@ from anytoany_lib.system import interrupts, remote, runs
 from anytoany_lib.system.urls import check_page
 
 STATIC = Path(__file__).parent / "static"
-REDRAW_SECONDS = 0.08  # text grows on the page at most this often
-PREVIEW_EVERY = 3  # diffusion steps between two first looks at a picture
 _CHATS: weakref.WeakSet[Chat] = weakref.WeakSet()
-EXAMPLES = (
-    "Draw a red bell.",
-    "Play the sound of a train.",
-    "Film a green drum moving left.",
-    "What is the capital of France?",
-)
 
 
 class Chat(anywidget.AnyWidget):
@@ -99,14 +100,12 @@ class Chat(anywidget.AnyWidget):
 
     def _values(self, *names: str) -> dict[str, Any]:
         """What stands around the conversation: what is named, or all of it."""
-        session = self.session
-        sampling = session.sampling or Sampling()
         values: dict[str, Callable[[], Any]] = {
             "title": self._title,
             "status": lambda: self._status,
             "attached": lambda: [one.shown() for one in self._attached],
             "editing": lambda: self._editing,
-            "settings": lambda: settings.fields(session.model.profile, sampling, session.seed),
+            "settings": lambda: settings.fields_of(self.session),
             "runs": lambda: [] if self._served else [portable(run) for run in runs.all_runs()],
             "run": lambda: self._name,
         }
@@ -114,7 +113,10 @@ class Chat(anywidget.AnyWidget):
 
     def _everything(self) -> dict[str, Any]:
         """All that a page needs which opens now, in the middle of a reply perhaps."""
-        bubbles = [{"role": one.role, "pieces": list(one.pieces)} for one in self._bubbles]
+        bubbles = [
+            {"role": bubble.role, "pieces": list(map(self._piece, bubble.pieces))}
+            for bubble in self._bubbles
+        ]
         return self._look | self._values() | {"bubbles": bubbles}
 
     def _tell(self, op: str, data: bytes | None = None, **told: Any) -> None:
@@ -131,8 +133,12 @@ class Chat(anywidget.AnyWidget):
         self._show("status")
 
     def _draw(self, number: int, at: int) -> None:
-        piece = dict(self._bubbles[number].pieces[at])
+        piece = self._piece(self._bubbles[number].pieces[at])
         self._tell("piece", piece.pop("data", None), bubble=number, at=at, piece=piece)
+
+    def _piece(self, piece: Piece) -> Piece:
+        """A piece as it goes to the page, which may take it apart."""
+        return dict(for_visitors(piece) if self._served else piece)
 
     def _bubble(self, index: int) -> Bubble:
         message = self.session.messages[index]
@@ -286,11 +292,7 @@ class Chat(anywidget.AnyWidget):
     # --- settings, runs, keeping ---
 
     def _on_choose(self, values: dict[str, Any]) -> None:
-        session = self.session
-        profile, sampling = session.model.profile, session.sampling or Sampling()
-        chosen, seed = settings.chosen(values, profile, sampling, session.seed)
-        session.sampling = self._served.check(chosen) if self._served else chosen
-        session.seed = seed
+        settings.apply(values, self.session, self._served)
         self._say("settings taken: they hold from the next reply on", "ready")
 
     def _on_switch(self, run: str) -> None:
@@ -362,28 +364,25 @@ class Chat(anywidget.AnyWidget):
         self._aside(lambda: self._follow(events, reply, len(self._bubbles) - 1))
 
     def _follow(self, events: Events, reply: Reply, number: int) -> None:
-        said, drawn = ("ready", "ready"), 0.0
+        status = ("ready", "ready")
         if self._served:
             events = self._served.within(events, self.session.stop)
         try:
-            for event in events:
-                status = reply.take(event)
-                if not isinstance(event, TextDelta) or time.monotonic() - drawn > REDRAW_SECONDS:
-                    self._redraw(reply, number)
-                    drawn = time.monotonic()
-                    if status != self._status["text"]:
-                        self._say(status)
+            for _, text in worth_drawing(events, reply):
+                self._redraw(reply, number)
+                if text != self._status["text"]:
+                    self._say(text)
         except KeyboardInterrupt:  # how a blocking reply is stopped
             reply.finish("stopped")
         except Exception as error:  # shown in the bubble, kept in `error`
             self.error = error
-            reply.fail(RuntimeError(without_places(str(error))) if self._served else error)
-            said = ("the last reply failed: Retry draws it anew", "problem")
+            reply.fail(error)
+            status = ("the last reply failed: Retry draws it anew", "problem")
         finally:
             with interrupts.noted():  # one that comes now has nothing left to stop
                 events.close()
                 self._redraw(reply, number)
-                self._say(*said)
+                self._say(*status)
 
     def _redraw(self, reply: Reply, number: int) -> None:
         for at in sorted(reply.changed):
