@@ -24,10 +24,10 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing leaves thi
 import gradio as gr
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.responses import PlainTextResponse
 
 from anytoany_lib.chat import access, settings
-from anytoany_lib.chat.access import Gate, Limits, bytes_below, parser, without_places
+from anytoany_lib.chat.access import Answer, Gate, Limits, bytes_below, parser, without_places
 from anytoany_lib.chat.export import archive, write_page
 from anytoany_lib.chat.html import (
     CONTENT_STYLE,
@@ -141,14 +141,14 @@ def _dots(_: Piece) -> str:
 
 def _making(piece: Piece) -> str:
     """How far a medium is, with a first look at it if there is one."""
-    steps, at, look = "", "", ""
+    steps, progress, look = "", "", ""
     if "total" in piece:
         steps = f" {piece['done']}/{piece['total']}"
-        at = f' max="{piece["total"]}" value="{piece["done"]}"'
+        progress = f' max="{piece["total"]}" value="{piece["done"]}"'
     if "data" in piece:
         look = f'<br><img src="{data_uri(piece["mime"], piece["data"])}" alt="what it looks like so far">'
     text = html.escape(piece["text"])
-    bar = f'<progress aria-label="{text}"{at}></progress>'
+    bar = f'<progress aria-label="{text}"{progress}></progress>'
     return f'<div class="a2a-note">{ICON[piece["medium"]]} {text} …{steps} {bar}{look}</div>'
 
 
@@ -206,9 +206,9 @@ def _send(visitor: Visitor, message: dict[str, Any], *values: Any) -> Iterator[A
         visitor.limits.check_text(message["text"], len(visitor.session.messages))
         return visitor.session.send(_content(message))
 
-    said = len(visitor.session.messages)
+    before = len(visitor.session.messages)
     for number, turns in enumerate(_play(visitor, begin)):
-        accepted = number == 0 and len(visitor.session.messages) > said
+        accepted = number == 0 and len(visitor.session.messages) > before
         yield turns, gr.update(value=None) if accepted else gr.skip()
 
 
@@ -256,20 +256,20 @@ def _save(visitor: Visitor, name: str) -> Any:
 
 def _settings(model: AnyToAny) -> list[gr.components.Component]:
     """The fields of the settings. Numbers are text, since Gradio makes 0 of an empty number."""
-    found: list[gr.components.Component] = []
+    inputs: list[gr.components.Component] = []
     with gr.Accordion("Settings", open=False), gr.Row():
-        for one in settings.fields(model.profile, Sampling(), 0):
-            common = {"label": one["label"], "info": one["tip"], "min_width": 150}
-            if one["type"] == "checkbox":
-                found.append(gr.Checkbox(one["value"], **common))
+        for field in settings.fields(model.profile, Sampling(), 0):
+            common = {"label": field["label"], "info": field["tip"], "min_width": 150}
+            if field["type"] == "checkbox":
+                inputs.append(gr.Checkbox(field["value"], **common))
             else:
-                value = "" if one["value"] is None else str(one["value"])
-                found.append(gr.Textbox(value, placeholder=one.get("placeholder"), **common))
-    return found
+                value = "" if field["value"] is None else str(field["value"])
+                inputs.append(gr.Textbox(value, placeholder=field.get("placeholder"), **common))
+    return inputs
 
 
 class Gated:
-    """What every request passes before Gradio sees it: the gate, and the room there is for uploads."""
+    """Gradio behind a `Gate`, which every request passes first, and with an end to the room for uploads."""
 
     def __init__(self, app: Any, gate: Gate, limits: Limits):
         self._app, self._gate = app, gate
@@ -279,19 +279,17 @@ class Gated:
         """Answers a request, or has Gradio answer it."""
         if scope["type"] not in ("http", "websocket") or scope["path"] == _STARTING:
             return await self._app(scope, receive, send)
-        headers = {name.decode().title(): told.decode("latin-1") for name, told in scope["headers"]}
+        headers = {name.decode().title(): text.decode("latin-1") for name, text in scope["headers"]}
         target = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
-        refusal = self._gate.refusal(target, headers)
-        if refusal and scope["type"] == "websocket":
+        answer = self._gate.answer(target, headers)
+        if answer and scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
-        answer: Any = None
-        if refusal:
-            answer = PlainTextResponse(refusal.why, refusal.status)
-        elif cookie := self._gate.set_cookie(target):
-            answer = RedirectResponse(self._gate.without_token(target), 302, {"Set-Cookie": cookie})
-        elif scope["path"].endswith("/upload") and self._full():
-            answer = PlainTextResponse("what visitors uploaded fills the room there is", 413)
-        return await (answer or self._app)(scope, receive, send)
+        if not answer and scope["path"].endswith("/upload") and self._full():
+            answer = Answer(413, "what visitors uploaded fills the room there is")
+        if not answer:
+            return await self._app(scope, receive, send)
+        response = PlainTextResponse(answer.text, answer.status, dict(answer.headers))
+        return await response(scope, receive, send)
 
     def _full(self) -> bool:
         return bytes_below(Path(get_upload_folder())) > self._room
@@ -373,8 +371,8 @@ def serve(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: serve a run, the newest one of profile tiny if none is named."""
-    options = parser("gradio", "Talk to a run in the browser, with Gradio.", 7860)
-    given = options.parse_args(arguments)
+    command = parser("gradio", "Talk to a run in the browser, with Gradio.", 7860)
+    given = command.parse_args(arguments)
     run = access.run_named(given.run)
     model, gate = AnyToAny.from_pretrained(run), access.gate_of(given)
     with tempfile.TemporaryDirectory(prefix="anytoany-gradio-") as folder:

@@ -81,8 +81,8 @@ def png(side: int = 32, colour: str = "red") -> bytes:
 )
 def test_who_is_let_in(target: str, headers: dict[str, str], status: int | None):
     gate = Gate(TOKEN, Gate.of(None, ["my.example"]).hosts, cookie="mine")
-    found = gate.refusal(target, headers)
-    assert (found and found.status) == status
+    refusal = gate.refusal(target, headers)
+    assert (refusal and refusal.status) == status
 
 
 def test_a_token_is_drawn_unless_told_otherwise():
@@ -93,10 +93,17 @@ def test_a_token_is_drawn_unless_told_otherwise():
     open_ = Gate.of("", ())
     assert open_.refusal("/", {"Host": "localhost"}) is None
     assert open_.refusal("/", {"Host": "evil.invalid"}).status == 403
-    assert "SameSite=Lax" in one.set_cookie(
-        f"/?token={one.token}"
-    ) and "HttpOnly" in one.set_cookie("/?token=x")
-    assert Gate.without_token("/?theme=dark&token=x") == "/?theme=dark"
+
+
+def test_who_comes_by_the_link_goes_on_with_a_cookie_and_without_the_token():
+    gate, host = Gate(TOKEN, frozenset({"localhost"}), cookie="mine"), {"Host": "localhost"}
+    answer = gate.answer(f"/?theme=dark&token={TOKEN}", host)
+    assert (answer.status, answer.headers["Location"]) == (302, "/?theme=dark")
+    assert answer.headers["Set-Cookie"] == f"mine={TOKEN}; Path=/; HttpOnly; SameSite=Lax"
+    assert gate.answer("/", host | {"Cookie": f"mine={TOKEN}"}) is None
+    assert gate.answer(f"/static/a.js?token={TOKEN}", host) is None
+    assert gate.answer("/?token=x", host).status == 401
+    assert Gate.of("", ()).answer("/?token=x", host) is None
 
 
 def test_no_log_says_the_token(caplog):
@@ -162,6 +169,23 @@ def test_a_visitor_has_no_paths_no_runs_and_no_say_in_what_is_not_understood(vis
     assert not Path("/tmp/anytoany-visitor").exists()
     visit.do("clear")
     assert visit.status["state"] == "ready"
+
+
+def test_what_fails_names_no_folder_of_the_server(visit, scripted, monkeypatch):
+    """A decoder's error stood in the bubble with the path of its file, a whole reply's without it."""
+
+    def lost(*_, **__):
+        raise OSError("no room in /srv/secret/unet.safetensors")
+
+    scripted(["Here", "image", "STOP"], ["Here", "STOP"])
+    monkeypatch.setattr(type(visit.chat.session.model), "render", lost)
+    visit.do("send", text="Draw")
+    assert visit.said(1) == ["Here", "OSError: no room in unet.safetensors"]
+    assert "secret" not in str(visit.chat._everything())
+    monkeypatch.setattr(type(visit.chat.session.model), "hidden_states", lost)
+    visit.do("send", text="And now?")
+    assert visit.said(3) == ["OSError: no room in unet.safetensors"]
+    assert "secret" not in str(visit.history)
 
 
 def test_limits_of_a_message_and_of_settings(visit, scripted):
