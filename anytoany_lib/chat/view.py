@@ -2,7 +2,7 @@
 
 A piece is a dict with a "kind": "text" (html made safe, and the text itself), "image", "audio" or "video" (bytes and MIME
 type), "making" (how far a medium is, perhaps with a first look at it), "note", "error", or "dots" while nothing was said
-yet. The page draws them (`static/chat.js`).
+yet. The pages draw them (`static/chat.js`, `gradio_app`); a terminal prints the `remark` of an event alone.
 """
 
 from __future__ import annotations
