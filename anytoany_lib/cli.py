@@ -5,6 +5,7 @@ Each command is the `main` of a module, loaded when it is asked for: `anytoany -
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,10 +15,10 @@ from anytoany_lib.system import terminal
 
 
 class Command(NamedTuple):
-    """A command: the module whose `main` it is, and what it does."""
+    """A command: the module whose `main` it is, and what it is for."""
 
     module: str
-    does: str
+    purpose: str
 
 
 COMMANDS = {
@@ -31,37 +32,45 @@ COMMANDS = {
     "evaluate": Command("evaluation.matrix", "the any-to-any matrix of a run"),
     "retrieval": Command("evaluation.retrieval", "how well a run tells captioned media apart"),
     "perplexity": Command("evaluation.perplexity", "whether a run still talks as its LLM did"),
-    "benchmark": Command("benchmarks.understanding", "the numbers of papers, by their own rules"),
+    "benchmark": Command(
+        "benchmarks.understanding",
+        "papers' numbers: predict and score texts, generate and compare media",
+    ),
     "chat": Command("chat.console", "talk to a run in the terminal"),
     "app": Command("chat.voila_app", "serve the chat as a page, by Voila"),
     "gradio": Command("chat.gradio_app", "serve the chat as a page, by Gradio"),
     "copy": Command("system.remote", "copy a folder to a URL, or from one"),
 }
-# `benchmark` has four steps: two of understanding, two of generation.
-_OF_GENERATION = ("generate", "compare")
+# The steps of `benchmark` that make media; the others describe them.
+_MEDIA_STEPS = ("generate", "compare")
 
 
 def _module(command: str, rest: Sequence[str]) -> str:
     """The module that runs a command with what follows it on the line."""
-    if command == "benchmark" and rest[:1] and rest[0] in _OF_GENERATION:
+    if command == "benchmark" and rest[:1] and rest[0] in _MEDIA_STEPS:
         return "benchmarks.generation"
     return COMMANDS[command].module
 
 
+def _parser() -> argparse.ArgumentParser:
+    """The help of `anytoany` itself; each command parses its own arguments."""
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {one.purpose}" for name, one in COMMANDS.items())
+    summary = f"{__doc__.splitlines()[0]}\n\ncommands (each has a --help):\n{commands}"
+    parser = terminal.parser("", summary, "train --help", "chat")
+    parser.usage = "anytoany COMMAND ..."
+    return parser
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; the exit status is its own."""
-    width = max(map(len, COMMANDS))
-    parser = terminal.parser("", __doc__.splitlines()[0], "train --help", "chat")
-    parser.prog = "anytoany"
-    parser.usage = "anytoany COMMAND ..."
-    listed = "\n".join(f"  {name:{width}}  {one.does}" for name, one in COMMANDS.items())
-    parser.description = f"{parser.description}\n\ncommands (each has a --help):\n{listed}"
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] not in COMMANDS:
-        parser.parse_args(given[:1] if given[:1] in (["-h"], ["--help"]) else [])
-        found = repr(given[0]) if given else "nothing"
+    command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or [""]
+    if command not in COMMANDS:
+        parser = _parser()
+        if command.startswith("-"):
+            parser.parse_args([command])  # --help, or an option that there is not
+        found = repr(command) if command else "nothing"
         parser.error(f"expected one of {', '.join(COMMANDS)}; found {found}")
-    command, *rest = given
     return import_module(f"anytoany_lib.{_module(command, rest)}").main(rest) or 0
 
 

@@ -21,7 +21,7 @@ import torch
 from record import keep, machine, medians, verdicts
 
 from anytoany_lib.chat.session import Session
-from anytoany_lib.chat.widget import PREVIEW_EVERY
+from anytoany_lib.chat.view import PREVIEW_EVERY
 from anytoany_lib.decoders.adapters import CaptionEncoder
 from anytoany_lib.generation import decoding, replies
 from anytoany_lib.generation.events import Event, MediaProgress, TextDelta

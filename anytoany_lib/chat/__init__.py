@@ -1,6 +1,6 @@
-"""A conversation that goes on: `session` holds it, `widget` shows it in a notebook, two applications serve it.
+"""A conversation that goes on: `session` holds it, `widget` shows it in a notebook, `console` in a terminal, two applications serve it.
 
-What is shown is made by `view`, `html` and `markdown`; what comes in passes `uploads` and, from elsewhere, `access`.
+`view`, `html` and `markdown` make what is shown; what comes in passes `uploads` and, from visitors, `access`.
 """
 
 from anytoany_lib.chat.session import Session

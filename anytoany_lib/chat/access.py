@@ -1,4 +1,4 @@
-"""The gate of chats that are served to others: who comes in, what a visitor may do, and how much of it.
+"""Chats that are served to others: who comes in, how much a visitor may ask for, and the options of such a server.
 
 A visitor talks, attaches files through the page, and downloads. There are no paths, no runs to switch to, and nothing is
 saved on the server. `Gate` looks at every request before anything else does, `Limits` at everything a visitor asks for.
@@ -13,7 +13,7 @@ import logging
 import re
 import secrets
 import socket
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 from anytoany_lib.checkpoints import fetching
 from anytoany_lib.config import Profile, portable, resolve
 from anytoany_lib.gates.sources import how_to_get
-from anytoany_lib.generation.events import Event
+from anytoany_lib.generation.events import Events
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.system import terminal
 from anytoany_lib.system.remote import local
@@ -54,9 +54,9 @@ class Limits:
     def check(self, sampling: Sampling) -> Sampling:
         """The sampling, if it asks for no more than is allowed. ValueError names what does."""
         for name in ("steps", "max_new_tokens", "frames", "seconds"):
-            value, most = getattr(sampling, name), getattr(self, name)
-            if value is not None and value > most:
-                raise ValueError(f"{name} may be {most:g} at most on this page, found {value:g}")
+            value, limit = getattr(sampling, name), getattr(self, name)
+            if value is not None and value > limit:
+                raise ValueError(f"{name} may be {limit:g} at most on this page, found {value:g}")
         return sampling
 
     def check_text(self, text: str, turns: int) -> None:
@@ -68,9 +68,7 @@ class Limits:
         if turns >= 2 * self.turns:
             raise ValueError(f"the conversation has {self.turns} turns: Clear begins another one")
 
-    def within(
-        self, events: Generator[Event, None, None], stop: Callable[[], None]
-    ) -> Generator[Event, None, None]:
+    def within(self, events: Events, stop: Callable[[], None]) -> Events:
         """The events of a reply, which is stopped when its time is over."""
         end, stopped = monotonic() + self.reply_seconds, False
         try:
@@ -84,16 +82,17 @@ class Limits:
 
 
 def without_places(text: str) -> str:
-    """What is said to a visitor: paths of the server as their last name alone."""
-    return _PLACE.sub(lambda found: re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], text)
+    """A text for a visitor: of each path of the server the last name alone."""
+    return _PLACE.sub(lambda path: re.split(r"[/\\]", path[0].rstrip("/\\"))[-1], text)
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """Why a request is not let in: an HTTP status, and words."""
+class Answer:
+    """The HTTP answer of the gate itself to a request: a status, a plain text, and further headers."""
 
     status: int
-    why: str
+    text: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,23 +125,38 @@ class Gate:
             return name.lower() in self.hosts
         return True
 
-    def refusal(self, target: str, headers: Mapping[str, str]) -> Refusal | None:
-        """Why a request for `target` (path?query) with these headers is not let in, None if it is."""
+    def answer(self, target: str, headers: Mapping[str, str]) -> Answer | None:
+        """What to answer a request for `target` (path?query) with these headers; None lets it in.
+
+        Who came by the link is sent on to the same page, with a cookie and without the token in the address.
+        """
+        if refusal := self.refusal(target, headers):
+            return refusal
+        path, query = urlsplit(target).path, urlsplit(target).query
+        if not self.token or path != "/" or "token" not in parse_qs(query):
+            return None
+        kept = urlencode([(name, value) for name, value in parse_qsl(query) if name != "token"])
+        cookie = f"{self.cookie}={self.token}; Path=/; HttpOnly; SameSite=Lax"
+        return Answer(302, "", {"Location": f"/?{kept}" if kept else "/", "Set-Cookie": cookie})
+
+    def refusal(self, target: str, headers: Mapping[str, str]) -> Answer | None:
+        """Why a request is not let in, None if it is."""
         if not self.knows(headers.get("Host", "")):
-            return Refusal(403, "this page is not served under that name: see --allow-host")
+            return Answer(403, "this page is not served under that name: see --allow-host")
         origin = headers.get("Origin")
         if origin and origin != "null" and not self.knows(urlsplit(origin).netloc):
-            return Refusal(403, "another site's page may not use this one")
+            return Answer(403, "another site's page may not use this one")
         if origin == "null":
-            return Refusal(403, "a page without an origin may not use this one")
-        if self.token and not any(map(self._is_token, self._told(target, headers))):
-            return Refusal(401, "open the link that the server printed: it ends with its token")
+            return Answer(403, "a page without an origin may not use this one")
+        if self.token and not any(map(self._is_token, self._tokens(target, headers))):
+            return Answer(401, "open the link that the server printed: it ends with its token")
         return None
 
-    def _is_token(self, told: str) -> bool:
-        return hmac.compare_digest(told.encode(), self.token.encode())
+    def _is_token(self, text: str) -> bool:
+        return hmac.compare_digest(text.encode(), self.token.encode())
 
-    def _told(self, target: str, headers: Mapping[str, str]) -> Iterable[str]:
+    def _tokens(self, target: str, headers: Mapping[str, str]) -> Iterable[str]:
+        """What a request brings in the place of a token: in its address, its headers, its cookie."""
         yield from parse_qs(urlsplit(target).query).get("token", [])
         yield headers.get("Authorization", "").removeprefix("Bearer ")
         try:
@@ -152,42 +166,28 @@ class Gate:
         if kept:
             yield kept.value
 
-    def set_cookie(self, target: str) -> str | None:
-        """The Set-Cookie header for whoever came by the link, None for others."""
-        parts = urlsplit(target)
-        if not self.token or parts.path != "/" or "token" not in parse_qs(parts.query):
-            return None
-        return f"{self.cookie}={self.token}; Path=/; HttpOnly; SameSite=Lax"
-
-    @staticmethod
-    def without_token(target: str) -> str:
-        """Where who came by the link goes on: the same page, and no token in the address."""
-        parts = urlsplit(target)
-        kept = [(name, told) for name, told in parse_qsl(parts.query) if name != "token"]
-        return parts.path + (f"?{urlencode(kept)}" if kept else "")
-
     def keep_out_of_logs(self) -> None:
-        """From now on no log of this process says the token, which servers write with the address of what was refused or broke."""
+        """Hides the token in all logs of this process: servers log the addresses of requests that were refused or broke."""
         make = logging.getLogRecordFactory()
 
-        def made(*given: Any, **more: Any) -> logging.LogRecord:
-            """A record without the token, in what it says and in its traceback."""
-            record = make(*given, **more)
+        def make_record(*arguments: Any, **more: Any) -> logging.LogRecord:
+            """A record without the token, in its message and in its traceback."""
+            record = make(*arguments, **more)
             if isinstance(record.args, tuple):  # which some formatters read one by one
                 record.args = tuple(
                     self._hidden(a) if isinstance(a, str) else a for a in record.args
                 )
             try:
-                said = record.getMessage()
-            except (TypeError, ValueError):  # words and arguments do not fit
-                said = f"{record.msg} {record.args}"
-            if said != self._hidden(said):
-                record.msg, record.args = self._hidden(said), ()
+                message = record.getMessage()
+            except (TypeError, ValueError):  # the format and its arguments do not fit
+                message = f"{record.msg} {record.args}"
+            if message != self._hidden(message):
+                record.msg, record.args = self._hidden(message), ()
             if record.exc_info and record.exc_info[0]:
                 record.exc_text = self._hidden(logging.Formatter().formatException(record.exc_info))
             return record
 
-        logging.setLogRecordFactory(made)
+        logging.setLogRecordFactory(make_record)
 
     def _hidden(self, text: str) -> str:
         kept = _TOKEN_IN_URL.sub(r"\1[hidden]", text)
@@ -211,11 +211,11 @@ def bytes_below(folder: Path) -> int:
     return total
 
 
-# --- the command line of a page: which run, and whom it is served to ---
+# --- the command line: which run talks and, for a page, where it is served and to whom ---
 
 
 def parser(command: str, description: str, port: int) -> argparse.ArgumentParser:
-    """--run, --host and --port, for this machine alone unless the host says otherwise."""
+    """The options of a page's server: for this machine alone, and for whoever has the token, unless they say otherwise."""
     options = terminal.parser(command, description, "--run ckpt/runs/tiny/stage3")
     options.add_argument("--run", help="a run folder (default: the newest of profile tiny)")
     options.add_argument(
@@ -236,24 +236,24 @@ def parser(command: str, description: str, port: int) -> argparse.ArgumentParser
     return options
 
 
-def gate_of(given: argparse.Namespace) -> Gate:
-    """The gate that the command line asks for, whose token no log says."""
-    gate = Gate.of("" if given.no_token else given.token, given.allow_host)
+def gate_of(options: argparse.Namespace) -> Gate:
+    """The gate that the command line asks for; its token is in no log of this process."""
+    gate = Gate.of("" if options.no_token else options.token, options.allow_host)
     gate.keep_out_of_logs()
     return gate
 
 
 def shown_name(run: Path) -> str:
-    """What visitors are told of where a run lies: not the folders of this machine."""
+    """The name of a run for visitors, without the folders of this machine that it lies in."""
     name = portable(run)
     return run.name if Path(name).is_absolute() else name
 
 
 def run_named(name: str | None) -> Path:
-    """The folder of the run that was named, else the newest of profile tiny, whose models are fetched.
+    """The folder of the run that was named, with all its models there; else the newest of profile tiny, whose models are fetched.
 
-    Of a run that was named nothing is fetched: whoever wrote it may be anybody. FileNotFoundError if there is none, or says
-    which of its models are missing and what fetches them.
+    For a run that was named nothing is fetched: whoever wrote it may be anybody. FileNotFoundError if there is no such run,
+    or if models of it are missing: it says what fetches them.
     """
     if name is None:
         fetching.fetch(Profile.load("tiny"))
@@ -261,9 +261,9 @@ def run_named(name: str | None) -> Path:
     run = run or resolve("ckpt/runs")  # of which it is said what is missing, and how to make it
     profile = profile_of(read_record(run), run)
     if absent := fetching.missing_models(profile):
-        said = "; ".join(
+        remedies = "; ".join(
             f"{what} in {folder}: {how_to_get(what, folder)}" for what, folder in absent.items()
         )
-        raise FileNotFoundError(f"{run} needs models that are not there: {said}")
+        raise FileNotFoundError(f"{run} needs models that are not there: {remedies}")
     fetching.verify_models(profile)
     return run

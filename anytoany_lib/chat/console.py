@@ -6,24 +6,20 @@ anytoany chat "What is this?" --attach photo.png         one message and its rep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from anytoany_lib.chat.access import run_named
 from anytoany_lib.chat.session import Session
-from anytoany_lib.chat.uploads import pasted_path
-from anytoany_lib.generation.events import (
-    Done,
-    Event,
-    Loading,
-    MediaFailed,
-    MediaReady,
-    MediaStarted,
-    TextDelta,
-    TurnsDropped,
-)
+from anytoany_lib.chat.uploads import part_of, pasted_path
+from anytoany_lib.chat.view import remark
+from anytoany_lib.generation.events import Events, MediaReady, TextDelta
 from anytoany_lib.media import media_files
-from anytoany_lib.media.containers import MediaError
 from anytoany_lib.messages import Part, medium_of
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import terminal
@@ -33,36 +29,40 @@ _GREETING = (
 )
 
 
-def part_of(text: str) -> Part:
-    """A file that was named, as a part of a message. MediaError if it is no medium, ValueError if it is no path."""
+class _Output:
+    """Standard output: a reply's text as it comes, everything else on lines of its own."""
+
+    def __init__(self) -> None:
+        self._last = ""  # the text that was printed last, "" after a line
+
+    def text(self, delta: str) -> None:
+        """Prints more of the reply's text; the space before its first word goes."""
+        delta = delta if self._last else delta.lstrip()
+        print(delta, end="", flush=True)
+        self._last = delta or self._last
+
+    def end_line(self) -> None:
+        """Ends the line that text stands on, if there is one."""
+        if self._last and not self._last.endswith("\n"):
+            print()
+        self._last = ""
+
+    def line(self, text: str) -> None:
+        """Prints a line of its own."""
+        self.end_line()
+        print(text, flush=True)
+
+
+def attached_part(text: str) -> Part:
+    """The file that was named, as a part of a message. ValueError if it is no path or no medium that can be read."""
     path = pasted_path(text)
-    kind = media_files.kind_in(path)
-    media_files.as_media(kind, path)  # what cannot be read is refused before a message is written
-    return {"type": kind, kind: path}
+    part = part_of(path, str(path))
+    media_files.as_media(part["type"], path)  # a broken file is refused before a message is written
+    return part
 
 
-def tell(events: Iterable[Event], out: Path, say: Callable[[str], None]) -> None:
-    """Says the events of a reply as they happen, and saves its media in the folder `out`."""
-    for event in events:
-        match event:
-            case TurnsDropped(count):
-                say(f"[the oldest {count} messages were left out: there is no room for them]\n")
-            case Loading(what):
-                say(f"[loading the {what}]\n")
-            case TextDelta(text):
-                say(text)
-            case MediaStarted(_, kind):
-                say(f"[{kind}]")
-            case MediaReady(_, part):
-                say(f"\n{_save(part, out)}")
-            case MediaFailed(_, error):
-                say(f"\n[could not be made: {error}]")
-            case Done(_, reason):
-                say("\n" if reason == "stop" else f"\n[{reason}]\n")
-
-
-def _save(part: Part, out: Path) -> Path:
-    """Saves a medium under the next free number and returns its path."""
+def save_numbered(part: Part, out: Path) -> Path:
+    """Saves a part's medium in the folder `out` under the next free number; returns its path."""
     kind = part["type"]
     out.mkdir(parents=True, exist_ok=True)
     number = 1
@@ -71,40 +71,53 @@ def _save(part: Part, out: Path) -> Path:
     return media_files.save(kind, path, medium_of(part))
 
 
-def answer(session: Session, content: list[Part], out: Path) -> None:
-    """One turn: Ctrl-C ends the reply and not the conversation."""
-
-    def say(text: str) -> None:
-        print(text, end="", flush=True)
-
-    events = session.send(content)
-    try:
-        tell(events, out, say)
-    except KeyboardInterrupt:
-        events.close()
-        say("\n[stopped]\n")
+def print_reply(events: Events, out: Path) -> None:
+    """Prints a reply as it is drawn, and saves its media in the folder `out`. Ctrl-C ends the reply alone."""
+    output = _Output()
+    with closing(events):
+        try:
+            for event in events:
+                if isinstance(event, TextDelta):
+                    output.text(event.text)
+                elif isinstance(event, MediaReady):
+                    output.line(str(save_numbered(event.part, out)))
+                elif text := remark(event):
+                    output.line(f"[{text}]")
+            output.end_line()
+        except KeyboardInterrupt:
+            output.line("[stopped]")
 
 
 def converse(session: Session, out: Path) -> None:
-    """Reads messages from the terminal until it ends."""
-    print(_GREETING)
+    """Reads messages from standard input until it ends; whoever types them is greeted and prompted."""
+    typed = sys.stdin.isatty()
+    if typed:
+        print(_GREETING)
     attached: list[Part] = []
     while True:
         try:
-            line = input("> ").strip()
+            line = input("> " if typed else "").strip()
         except (EOFError, KeyboardInterrupt):
-            print()
+            print(end="\n" if typed else "")  # the shell's prompt begins on a line of its own
             return
         if line in ("/quit", "/exit"):
             return
+        command, _, rest = line.partition(" ")
         try:
-            if line.startswith("/attach "):
-                attached.append(part_of(line.removeprefix("/attach ")))
-            elif line:
-                answer(session, [*attached, {"type": "text", "text": line}], out)
-                attached = []
-        except (MediaError, ValueError) as error:
-            print(f"[{error}]")
+            if command == "/attach":
+                attached.append(attached_part(rest))
+                print(
+                    f"[{attached[-1]['type']} attached: it goes with the next message]", flush=True
+                )
+                continue
+            if not line:
+                continue
+            events = session.send([*attached, {"type": "text", "text": line}])
+        except ValueError as error:  # a file or a message that cannot be sent
+            print(f"[{error}]", flush=True)
+            continue
+        attached = []
+        print_reply(events, out)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -121,13 +134,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--attach", action="append", default=[], metavar="FILE")
     parser.add_argument("--out", type=Path, default=Path("out/chat"), help="folder for media")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        attached = [part_of(name) for name in given.attach]
-    except (MediaError, ValueError) as error:
+        attached = [attached_part(name) for name in options.attach]
+    except ValueError as error:
         parser.error(str(error))
-    session = Session(AnyToAny.from_pretrained(run_named(given.run)), given.seed)
-    if given.message is None:
-        converse(session, given.out)
-    else:
-        answer(session, [*attached, {"type": "text", "text": given.message}], given.out)
+    # The bars of what is loaded in the middle of a reply would stand between its texts.
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
+    session = Session(AnyToAny.from_pretrained(run_named(options.run)), options.seed)
+    if options.message is None:
+        converse(session, options.out)
+        return
+    try:
+        events = session.send([*attached, {"type": "text", "text": options.message}])
+    except ValueError as error:
+        parser.error(str(error))
+    print_reply(events, options.out)

@@ -147,22 +147,22 @@ def _part_html(part: Part) -> str:
     try:
         return _medium_html(part)
     except MediaError as error:
-        said = f"{ICON[part['type']]} {label_of(part)}: {error.reason}: {error.detail}"
-        return note_html(said, "a2a-error")
+        text = f"{ICON[part['type']]} {label_of(part)}: {error.reason}: {error.detail}"
+        return note_html(text, "a2a-error")
 
 
 def _medium_html(part: Part) -> str:
     """A medium as it is with a link that saves it; reduced where browsers would not show it or choke on it."""
     name, mime, data = original(part)
-    said = f"{html.escape(name)} · {_size(len(data))}"
+    description = f"{html.escape(name)} · {_size(len(data))}"
     if len(data) > EMBEDDED_BYTES:
-        said += (
+        description += (
             f" · too large for this page, which holds up to {_size(EMBEDDED_BYTES)}: a reduced copy"
         )
-        return figure_html(part, *preview(part), f"<figcaption>{said}</figcaption>")
+        return figure_html(part, *preview(part), f"<figcaption>{description}</figcaption>")
     save = f'<a href="{data_uri(mime, data)}" download="{html.escape(name)}" aria-label="Download {html.escape(name)}">Download</a>'
     shown = (mime, data) if _shown_as_is(part, mime) else preview(part)
-    return figure_html(part, *shown, f"<figcaption>{save}<span>{said}</span></figcaption>")
+    return figure_html(part, *shown, f"<figcaption>{save}<span>{description}</span></figcaption>")
 
 
 def _shown_as_is(part: Part, mime: str) -> bool:
@@ -179,7 +179,7 @@ def _size(count: int) -> str:
 
 
 def new_folder() -> str:
-    """Where a conversation of now may be kept; another one's of the same minute is elsewhere."""
+    """A folder to offer for a conversation of now: a name with its minute, and one that no other conversation has."""
     return f"conversations/{datetime.now():%Y-%m-%d-%H%M}-{secrets.token_hex(2)}"
 
 

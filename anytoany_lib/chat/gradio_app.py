@@ -11,11 +11,9 @@ import hashlib
 import html
 import logging
 import os
-import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -26,11 +24,11 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing leaves thi
 import gradio as gr
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.responses import PlainTextResponse
 
 from anytoany_lib.chat import access, settings
-from anytoany_lib.chat.access import Gate, Limits, bytes_below, parser, without_places
-from anytoany_lib.chat.export import write_page
+from anytoany_lib.chat.access import Answer, Gate, Limits, bytes_below, parser, without_places
+from anytoany_lib.chat.export import archive, write_page
 from anytoany_lib.chat.html import (
     CONTENT_STYLE,
     ICON,
@@ -42,17 +40,23 @@ from anytoany_lib.chat.html import (
     text_html,
 )
 from anytoany_lib.chat.session import Session
-from anytoany_lib.chat.uploads import kind_of
-from anytoany_lib.chat.view import Piece, Reply, problem
-from anytoany_lib.chat.widget import EXAMPLES, PREVIEW_EVERY
-from anytoany_lib.generation.events import Events, Loading, TextDelta
+from anytoany_lib.chat.uploads import part_of
+from anytoany_lib.chat.view import (
+    EXAMPLES,
+    PREVIEW_EVERY,
+    Piece,
+    Reply,
+    for_visitors,
+    note,
+    problem,
+    worth_drawing,
+)
+from anytoany_lib.generation.events import Events, Loading
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.media import media_files
-from anytoany_lib.media.containers import MediaError
 from anytoany_lib.messages import Message, Part, medium_of
 from anytoany_lib.model import AnyToAny
 
-REDRAW_SECONDS = 0.1
 UPLOAD_BYTES = Limits.file_bytes
 _STARTING = "/gradio_api/startup-events"  # which Gradio asks itself for, and nothing follows from
 _HINT = f"Write a message; attach pictures, sounds and clips of up to {UPLOAD_BYTES // 2**20} MB"
@@ -105,7 +109,8 @@ class Visitor:
         return {"path": str(path), "alt_text": label_of(part)}
 
     def piece(self, piece: Piece) -> Shown:
-        """A piece of a reply that grows."""
+        """A piece of a reply that grows, or of the chat's own."""
+        piece = for_visitors(piece)
         kind = piece["kind"]
         if kind == "text":
             return _in_one_line(piece["html"])
@@ -127,7 +132,7 @@ def _note(piece: Piece) -> str:
 
 
 def _error(piece: Piece) -> str:
-    return _in_one_line(note_html(f"⚠ {without_places(piece['text'])}", "a2a-error"))
+    return _in_one_line(note_html(f"⚠ {piece['text']}", "a2a-error"))
 
 
 def _dots(_: Piece) -> str:
@@ -136,20 +141,20 @@ def _dots(_: Piece) -> str:
 
 def _making(piece: Piece) -> str:
     """How far a medium is, with a first look at it if there is one."""
-    steps, at, look = "", "", ""
+    steps, progress, look = "", "", ""
     if "total" in piece:
         steps = f" {piece['done']}/{piece['total']}"
-        at = f' max="{piece["total"]}" value="{piece["done"]}"'
+        progress = f' max="{piece["total"]}" value="{piece["done"]}"'
     if "data" in piece:
         look = f'<br><img src="{data_uri(piece["mime"], piece["data"])}" alt="what it looks like so far">'
     text = html.escape(piece["text"])
-    bar = f'<progress aria-label="{text}"{at}></progress>'
+    bar = f'<progress aria-label="{text}"{progress}></progress>'
     return f'<div class="a2a-note">{ICON[piece["medium"]]} {text} …{steps} {bar}{look}</div>'
 
 
 def _play(visitor: Visitor, begin: Callable[[], Events]) -> Iterator[list[Turn]]:
     """The conversation while a reply is drawn; what goes wrong stands in it with its cause."""
-    reply, before, drawn = Reply(), visitor.turns(), time.monotonic()
+    reply, before = Reply(), visitor.turns()
     shown: list[Shown] = [_dots({})]
     making: dict[int, Piece] = {}
 
@@ -167,12 +172,8 @@ def _play(visitor: Visitor, begin: Callable[[], Events]) -> Iterator[list[Turn]]
         with closing(visitor.limits.within(begin(), visitor.session.stop)) as events:
             before = visitor.turns()
             yield turns()
-            for event in events:
-                status = reply.take(event)
-                if isinstance(event, TextDelta) and time.monotonic() - drawn < REDRAW_SECONDS:
-                    continue
-                yield turns(*([_note({"text": status})] if isinstance(event, Loading) else []))
-                drawn = time.monotonic()
+            for event, status in worth_drawing(events, reply):
+                yield turns(*([_note(note(status))] if isinstance(event, Loading) else []))
     except Exception as error:  # told to the visitor, and to whoever runs the page
         logging.getLogger(__name__).warning("a reply failed", exc_info=error)
         reply.fail(error)
@@ -181,31 +182,20 @@ def _play(visitor: Visitor, begin: Callable[[], Events]) -> Iterator[list[Turn]]
 
 def _refusal(visitor: Visitor, error: Exception) -> list[Turn]:
     """The conversation, and below it why something cannot be done."""
-    return [*visitor.turns(), {"role": "assistant", "content": [_error(problem(error))]}]
+    return [*visitor.turns(), {"role": "assistant", "content": [visitor.piece(problem(error))]}]
 
 
 def _content(message: dict[str, Any]) -> list[Part]:
     """What was written and attached, as parts: media first. ValueError if a file is no medium."""
-    parts: list[Part] = []
-    for path in map(Path, message["files"]):
-        try:
-            kind = media_files.kind_in(path)
-        except MediaError as error:
-            kind_of(path.name)  # one that is no medium by its name either is told what is expected
-            raise MediaError(error.reason, error.detail, path.name) from error
-        parts.append({"type": kind, kind: path})
+    parts = [part_of(path, path.name) for path in map(Path, message["files"])]
     text = message["text"].strip()
     return [*parts, {"type": "text", "text": text}] if text else parts
 
 
 def _set(visitor: Visitor, values: tuple[Any, ...]) -> None:
-    """Takes over what the fields of the settings say, in the order of `_settings`."""
-    session = visitor.session
-    profile, usual = session.model.profile, session.sampling or Sampling()
-    names = [one["name"] for one in settings.fields(profile, usual, session.seed)]
-    told = dict(zip(names, values, strict=True))
-    chosen, seed = settings.chosen(told, profile, usual, session.seed)
-    session.sampling, session.seed = visitor.limits.check(chosen), seed
+    """Takes over the values of the fields of the settings, in the order of `_settings`."""
+    names = [field["name"] for field in settings.fields_of(visitor.session)]
+    settings.apply(dict(zip(names, values, strict=True)), visitor.session, visitor.limits)
 
 
 def _send(visitor: Visitor, message: dict[str, Any], *values: Any) -> Iterator[Any]:
@@ -216,9 +206,9 @@ def _send(visitor: Visitor, message: dict[str, Any], *values: Any) -> Iterator[A
         visitor.limits.check_text(message["text"], len(visitor.session.messages))
         return visitor.session.send(_content(message))
 
-    said = len(visitor.session.messages)
+    before = len(visitor.session.messages)
     for number, turns in enumerate(_play(visitor, begin)):
-        accepted = number == 0 and len(visitor.session.messages) > said
+        accepted = number == 0 and len(visitor.session.messages) > before
         yield turns, gr.update(value=None) if accepted else gr.skip()
 
 
@@ -255,32 +245,31 @@ def _clear(visitor: Visitor) -> list[Turn]:
 
 def _save(visitor: Visitor, name: str) -> Any:
     """The conversation as a page and as an archive that `Session.load` opens once it is unpacked."""
-    messages = visitor.session.messages
+    session, kept = visitor.session, visitor.folder / "conversation.zip"
     try:
-        page = write_page(messages, visitor.folder / "conversation.html", about=name)
-        folder = visitor.session.save(visitor.folder / "conversation")
-        archive = shutil.make_archive(str(folder), "zip", folder)
+        page = write_page(session.messages, kept.with_suffix(".html"), about=name)
+        kept.write_bytes(archive(session.save))
     except (ValueError, OSError) as error:  # a vanished file, a full disk
         raise gr.Error(f"not saved: {without_places(str(error))}") from error
-    return gr.update(value=[str(page), archive], visible=True)
+    return gr.update(value=[str(page), str(kept)], visible=True)
 
 
 def _settings(model: AnyToAny) -> list[gr.components.Component]:
     """The fields of the settings. Numbers are text, since Gradio makes 0 of an empty number."""
-    found: list[gr.components.Component] = []
+    inputs: list[gr.components.Component] = []
     with gr.Accordion("Settings", open=False), gr.Row():
-        for one in settings.fields(model.profile, Sampling(), 0):
-            common = {"label": one["label"], "info": one["tip"], "min_width": 150}
-            if one["type"] == "checkbox":
-                found.append(gr.Checkbox(one["value"], **common))
+        for field in settings.fields(model.profile, Sampling(), 0):
+            common = {"label": field["label"], "info": field["tip"], "min_width": 150}
+            if field["type"] == "checkbox":
+                inputs.append(gr.Checkbox(field["value"], **common))
             else:
-                value = "" if one["value"] is None else str(one["value"])
-                found.append(gr.Textbox(value, placeholder=one.get("placeholder"), **common))
-    return found
+                value = "" if field["value"] is None else str(field["value"])
+                inputs.append(gr.Textbox(value, placeholder=field.get("placeholder"), **common))
+    return inputs
 
 
 class Gated:
-    """What every request passes before Gradio sees it: the gate, and the room there is for uploads."""
+    """Gradio behind a `Gate`, which every request passes first, and with an end to the room for uploads."""
 
     def __init__(self, app: Any, gate: Gate, limits: Limits):
         self._app, self._gate = app, gate
@@ -290,19 +279,17 @@ class Gated:
         """Answers a request, or has Gradio answer it."""
         if scope["type"] not in ("http", "websocket") or scope["path"] == _STARTING:
             return await self._app(scope, receive, send)
-        headers = {name.decode().title(): told.decode("latin-1") for name, told in scope["headers"]}
+        headers = {name.decode().title(): text.decode("latin-1") for name, text in scope["headers"]}
         target = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
-        refusal = self._gate.refusal(target, headers)
-        if refusal and scope["type"] == "websocket":
+        answer = self._gate.answer(target, headers)
+        if answer and scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
-        answer: Any = None
-        if refusal:
-            answer = PlainTextResponse(refusal.why, refusal.status)
-        elif cookie := self._gate.set_cookie(target):
-            answer = RedirectResponse(self._gate.without_token(target), 302, {"Set-Cookie": cookie})
-        elif scope["path"].endswith("/upload") and self._full():
-            answer = PlainTextResponse("what visitors uploaded fills the room there is", 413)
-        return await (answer or self._app)(scope, receive, send)
+        if not answer and scope["path"].endswith("/upload") and self._full():
+            answer = Answer(413, "what visitors uploaded fills the room there is")
+        if not answer:
+            return await self._app(scope, receive, send)
+        response = PlainTextResponse(answer.text, answer.status, dict(answer.headers))
+        return await response(scope, receive, send)
 
     def _full(self) -> bool:
         return bytes_below(Path(get_upload_folder())) > self._room
@@ -384,8 +371,8 @@ def serve(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: serve a run, the newest one of profile tiny if none is named."""
-    options = parser("gradio", "Talk to a run in the browser, with Gradio.", 7860)
-    given = options.parse_args(arguments)
+    command = parser("gradio", "Talk to a run in the browser, with Gradio.", 7860)
+    given = command.parse_args(arguments)
     run = access.run_named(given.run)
     model, gate = AnyToAny.from_pretrained(run), access.gate_of(given)
     with tempfile.TemporaryDirectory(prefix="anytoany-gradio-") as folder:

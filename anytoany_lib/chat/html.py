@@ -114,7 +114,7 @@ def note_html(text: str, css: str = "a2a-note") -> str:
 
 
 def label_of(part: Part) -> str:
-    """What a medium is, in words, for those who do not see or hear it."""
+    """A medium in words, for those who do not see or hear it."""
     caption = part.get("caption")
     return f"{part['type']}: {caption}" if caption else part["type"]
 
@@ -145,7 +145,7 @@ def part_html(part: Part) -> str:
     if part["type"] == "text":
         return text_html(part["text"])
     if medium_of(part) is None:
-        return note_html(f"[{part['type']}: {part.get('caption', '')}]")
+        return note_html(f"[{label_of(part)}]")
     return medium_html(part)
 
 

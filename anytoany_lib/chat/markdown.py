@@ -1,7 +1,8 @@
 """Markdown as people and models write it, turned into HTML that can be read and do nothing else.
 
-CommonMark with tables and with line breaks kept. TeX, backslashes and asterisks inside words stay as they were written. HTML in it stays visible text; a link leads to http, https or mail and
-opens beside the page; a picture from elsewhere would be loaded without being asked for, so it becomes a link to it.
+CommonMark with tables and with line breaks kept. TeX, backslashes and asterisks inside words stay as they were written.
+HTML in it stays visible text; a link leads to http, https or mail and opens beside the page; a picture from elsewhere
+would be loaded without being asked for, so it becomes a link to it.
 """
 
 from __future__ import annotations

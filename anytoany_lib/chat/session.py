@@ -141,10 +141,14 @@ class Session:
 
     def _forget_attempts(self, new: bool = False) -> int:
         """The number of the last turn; attempts at later ones are forgotten, and at a `new` one too."""
-        turn = sum(message["role"] == "user" for message in self.messages) - 1
-        kept = turn - new
-        self._attempts = {n: tries for n, tries in self._attempts.items() if n <= kept}
+        turn = self._turn()
+        last_kept = turn - new
+        self._attempts = {n: tries for n, tries in self._attempts.items() if n <= last_kept}
         return turn
+
+    def _turn(self) -> int:
+        """The number of the last turn."""
+        return sum(message["role"] == "user" for message in self.messages) - 1
 
     def _say(self, content: Content, index: int) -> Events:
         """Puts a user message in the place of `messages[index:]` and draws the reply."""
@@ -191,7 +195,7 @@ class Session:
 
     def _events(self) -> Events:
         """The events of a reply to the history."""
-        turn = sum(message["role"] == "user" for message in self.messages) - 1
+        turn = self._turn()
         seed = self.seed + turn + _RETRY_STRIDE * self._attempts.get(turn, 0)
         prompt = self._prompt()
         stopping = self._stopping.is_set
@@ -235,9 +239,9 @@ class Session:
     def save(self, folder: str | Path) -> Path:
         """Writes the conversation: messages.json, and its media in media/, named by their content.
 
-        The folder appears whole or not at all, for its owner's eyes alone; a conversation that was there is replaced. Returns its path. Raises
-        ValueError if something else is there, OSError if there is no room, MediaError if a file that a message names is
-        gone.
+        The folder appears whole or not at all, for its owner's eyes alone; a conversation that was there is replaced. Returns
+        its path. Raises ValueError if something else is there, OSError if there is no room, MediaError if a file that a
+        message names is gone.
         """
         folder = Path(folder)
         _refuse_to_replace(folder)

@@ -1,10 +1,12 @@
-"""The chat's settings drawer: which fields it has, and what they say as `Sampling` and a seed."""
+"""The chat's settings: the input fields of a page, and their values as a session's `Sampling` and seed."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
+from anytoany_lib.chat.access import Limits
+from anytoany_lib.chat.session import Session
 from anytoany_lib.config import Profile
 from anytoany_lib.generation.sampling import Sampling
 
@@ -29,14 +31,14 @@ _WHOLE = ("max_new_tokens", "seed", "steps", "frames")
 
 
 def fields(profile: Profile, sampling: Sampling, seed: int) -> list[dict[str, Any]]:
-    """The drawer's inputs with their present values; an empty number is the profile's own."""
+    """The input fields with their present values; an empty number is the profile's own."""
     values = {"seed": seed} | vars(sampling)
-    found = [
+    numbers = [
         {"name": name, "label": label, "tip": tip, "type": "number", "value": values[name], **more}
         | ({} if name in ("temperature", "top_p", "seed") else {"placeholder": "auto"})
         for name, label, tip, more in _NUMBERS
     ]
-    return found + [
+    return numbers + [
         {
             "name": kind,
             "label": _PLURAL[kind],
@@ -48,10 +50,23 @@ def fields(profile: Profile, sampling: Sampling, seed: int) -> list[dict[str, An
     ]
 
 
-def chosen(
-    values: dict[str, Any], profile: Profile, sampling: Sampling, seed: int
-) -> tuple[Sampling, int]:
-    """What the inputs say. ValueError that names the input which is out of its range or no number."""
+def fields_of(session: Session) -> list[dict[str, Any]]:
+    """The input fields with the values of a session."""
+    return fields(session.model.profile, session.sampling or Sampling(), session.seed)
+
+
+def apply(values: dict[str, Any], session: Session, limits: Limits | None = None) -> None:
+    """Gives a session the values of the input fields, by name: they hold from its next reply on.
+
+    ValueError names the field that is no number, out of its range or beyond the limits; nothing has changed then.
+    """
+    sampling, seed = _parsed(values, session)
+    session.sampling = limits.check(sampling) if limits else sampling
+    session.seed = seed
+
+
+def _parsed(values: dict[str, Any], session: Session) -> tuple[Sampling, int]:
+    """The values as sampling and seed. An empty seed, temperature or top-p leaves the session's seed and the usual numbers."""
     numbers: dict[str, Any] = {}
     for name, label, *_ in _NUMBERS:
         text = str(values[name]).strip()
@@ -60,9 +75,10 @@ def chosen(
             numbers[name] = None if not text else int(text) if whole else float(text)
         except ValueError as error:
             raise ValueError(f"{label}: expected a number, found {text!r}") from error
-    told = numbers.pop("seed")
+    seed = numbers.pop("seed")
     for name in ("temperature", "top_p"):
         if numbers[name] is None:
             numbers[name] = getattr(Sampling(), name)
-    kinds = tuple(kind for kind in profile.decoders if values[kind])
-    return replace(sampling, **numbers, kinds=kinds), seed if told is None else told
+    kinds = tuple(kind for kind in session.model.profile.decoders if values[kind])
+    sampling = replace(session.sampling or Sampling(), **numbers, kinds=kinds)
+    return sampling, session.seed if seed is None else seed

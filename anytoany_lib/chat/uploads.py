@@ -41,18 +41,27 @@ class Attachment:
         return {key: getattr(self, key) for key in ("id", "kind", "name", "thumbnail")}
 
 
-def kind_of(name: str, mime: str = "") -> str:
-    """The kind of medium that a file is by its name or, if that says nothing, its MIME type. ValueError if it is none.
+def part_of(path: Path, name: str) -> Part:
+    """A file as a part of a message, of the kind that is in it, whatever its name says.
 
-    What is in the file decides in the end: see `attachment`.
+    MediaError if it is none, with the `name` that the user gave; ValueError if the name is none of a medium either.
     """
-    found = kind_by_name(name) or mime.split("/")[0]
-    if found in MEDIA_KINDS:
-        return found
-    raise ValueError(
-        f"{name}: expected a picture, a sound or a clip, found {mime or 'no known type'}"
-        + (f"; {said}" if (said := unread_by_name(name)) else "")
-    )
+    try:
+        kind = media_files.kind_in(path)
+    except MediaError as error:
+        if error.reason != "missing":
+            check_name(name)
+        raise MediaError(error.reason, error.detail, name) from error
+    return {"type": kind, kind: path}
+
+
+def check_name(name: str) -> None:
+    """ValueError that says what is expected, if by its name a file is no picture, sound or clip."""
+    if kind_by_name(name) not in MEDIA_KINDS:
+        raise ValueError(
+            f"{name}: expected a picture, a sound or a clip, found no known type"
+            + (f"; {reason}" if (reason := unread_by_name(name)) else "")
+        )
 
 
 def attachment(id: str, kind: str, name: str, medium: Any, exact: bool = False) -> Attachment:
@@ -72,17 +81,17 @@ def attachment(id: str, kind: str, name: str, medium: Any, exact: bool = False) 
 def attachments_of(
     content: list[Part], names: dict[str, str]
 ) -> tuple[list[Attachment], list[str]]:
-    """The media of a message as attachments, `names` being those that users gave to files; and why others cannot be read."""
-    found, lost = [], []
+    """The media of a message as attachments, and why others cannot be read; `names` are those that users gave to files."""
+    readable, lost = [], []
     for number, part in enumerate(content):
         kind, medium = part["type"], medium_of(part)
         if kind in MEDIA_KINDS:
             name = names.get(str(medium)) or kind
             try:
-                found.append(attachment(f"again-{number}", kind, name, medium, exact=True))
+                readable.append(attachment(f"again-{number}", kind, name, medium, exact=True))
             except MediaError as error:
                 lost.append(str(error))
-    return found, lost
+    return readable, lost
 
 
 _QUOTES = ("''", '""', "``", "“”", "‘’", "«»", "<>")
@@ -149,9 +158,9 @@ def _thumbnail(kind: str, medium: Any) -> str:
 def delete_unused(
     gone: list[Attachment], left: list[Attachment], messages: list[Message], folder: Path
 ) -> None:
-    """Deletes the files of attachments that are gone, if they came through the page and nothing else shows them."""
-    said = [part.get(part["type"]) for message in messages for part in message["content"]]
-    media_kept = (*said, *(one.medium for one in left))
+    """Deletes the files of attachments that are `gone`, if they came through the page and nothing else shows them."""
+    in_messages = [part.get(part["type"]) for message in messages for part in message["content"]]
+    media_kept = (*in_messages, *(one.medium for one in left))
     kept = {str(medium) for medium in media_kept if isinstance(medium, str | Path)}
     for path in (one.medium for one in gone):
         if isinstance(path, Path) and path.parent == folder and str(path) not in kept:
@@ -161,19 +170,19 @@ def delete_unused(
 class Uploads:
     """Files on their way from the page into a folder; a chunk that does not fit what came before is refused.
 
-    A file has `limit` bytes at most, all that lie in the folder `quota` (None: no more is asked than that there is room).
+    A file may have `limit` bytes, all files in the folder together `quota` (None: as many as there is room for).
     """
 
     def __init__(self, limit: int = LIMIT, quota: int | None = None) -> None:
         self._paths: dict[str, Path] = {}
         self._limit, self._quota = limit, quota
 
-    def take(self, told: dict[str, Any], chunk: bytes, folder: Path) -> tuple[int, Path | None]:
-        """Writes a chunk (told: id, name, at, size); bytes there by now, and the path once the file is whole.
+    def take(self, header: dict[str, Any], chunk: bytes, folder: Path) -> tuple[int, Path | None]:
+        """Writes a chunk (header: id, name, at, size); bytes there by now, and the path once the file is whole.
 
         ValueError if the file is too large or the chunk out of place, OSError if there is no room.
         """
-        name, at, size = told["name"], told["at"], told["size"]
+        name, at, size = header["name"], header["at"], header["size"]
         if size > self._limit or at + len(chunk) > size:
             other = "; use a path instead" if self._quota is None else ""
             raise ValueError(f"{name} has {size:,} bytes, the page may send {self._limit:,}{other}")
@@ -187,18 +196,18 @@ class Uploads:
             # Only the ending is the user's: a name may be anything.
             suffix = Path(name).suffix[:8]
             suffix = suffix if suffix[1:].isalnum() else ""
-            self.forget(told["id"])
+            self.forget(header["id"])
             # Drawn, not counted: a name is never another file's, whatever was removed meanwhile.
-            self._paths[told["id"]] = folder / f"{secrets.token_hex(8)}{suffix}"
-            self._paths[told["id"]].write_bytes(b"")
-        path = self._paths.get(told["id"])
+            self._paths[header["id"]] = folder / f"{secrets.token_hex(8)}{suffix}"
+            self._paths[header["id"]].write_bytes(b"")
+        path = self._paths.get(header["id"])
         if path is None or path.stat().st_size != at:
             raise ValueError(f"{name}: a part of the file was lost on its way; attach it again")
         with path.open("ab") as file:
             file.write(chunk)
         if at + len(chunk) < size:
             return at + len(chunk), None
-        return size, self._paths.pop(told["id"])
+        return size, self._paths.pop(header["id"])
 
     def forget(self, id: str) -> None:
         """Deletes what has come of a file that is no longer wanted."""

@@ -2,19 +2,23 @@
 
 A piece is a dict with a "kind": "text" (html made safe, and the text itself), "image", "audio" or "video" (bytes and MIME
 type), "making" (how far a medium is, perhaps with a first look at it), "note", "error", or "dots" while nothing was said
-yet. The page draws them (`static/chat.js`).
+yet. The pages draw them (`static/chat.js`, `gradio_app`); a terminal prints the `remark` of an event alone.
 """
 
 from __future__ import annotations
 
 import io
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from anytoany_lib.chat.access import without_places
 from anytoany_lib.chat.html import MAKING, SHOWN_WIDTH, label_of, preview, text_html
 from anytoany_lib.generation.events import (
     Done,
     Event,
+    Events,
     Loading,
     MediaFailed,
     MediaProgress,
@@ -39,8 +43,39 @@ class Bubble:
     pieces: list[Piece] = field(default_factory=list)
 
 
+EXAMPLES = (  # messages that an empty page offers
+    "Draw a red bell.",
+    "Play the sound of a train.",
+    "Film a green drum moving left.",
+    "What is the capital of France?",
+)
+REDRAW_SECONDS = 0.08  # text grows on a page at most this often
+PREVIEW_EVERY = 3  # diffusion steps between two first looks at a picture
 _REASON = {"stopped": "stopped", "length": "cut at the length limit"}
 _SILENT = "the model ended its turn without saying anything"
+
+
+def remark(event: Event) -> str:
+    """The chat's own words about an event; "" for one that needs none."""
+    match event:
+        case TurnsDropped(count=count):
+            return f"too long for the model: its first {count} messages are not read"
+        case Loading(what=what):
+            return f"loading the {what} {'model' if what == 'encoder' else 'decoder'}"
+        case MediaStarted(kind=kind):
+            return MAKING[kind]
+        case MediaReady(part=part):
+            return f"{part['type']} ready"
+        case MediaFailed(error=error):
+            return error_text(error)
+        case Done(finish_reason=reason):
+            return _REASON.get(reason, "")
+    return ""
+
+
+def error_text(error: BaseException) -> str:
+    """An error with its kind, as it is shown."""
+    return f"{type(error).__name__}: {error}"
 
 
 def text_piece(text: str) -> Piece:
@@ -55,7 +90,14 @@ def note(text: str) -> Piece:
 
 def problem(error: BaseException) -> Piece:
     """An error with its cause; the page offers a retry beside it."""
-    return {"kind": "error", "text": f"{type(error).__name__}: {error}"}
+    return {"kind": "error", "text": error_text(error)}
+
+
+def for_visitors(piece: Piece) -> Piece:
+    """The piece as visitors of a served chat may see it: the chat's own words name no folder of the server."""
+    if piece["kind"] in ("note", "error"):
+        return {**piece, "text": without_places(piece["text"])}
+    return piece
 
 
 def piece_of(part: Part) -> Piece:
@@ -112,13 +154,13 @@ class Reply:
                 return MAKING[kind]
             case MediaReady(index=index, part=part):
                 self._show(index, piece_of(part))
-                return f"{part['type']} ready"
+                return remark(event)
             case MediaFailed(index=index, error=error):
                 self._show(index, problem(error))
-            case TurnsDropped(count=count):
-                self._add(note(f"too long for the model: its first {count} messages are not read"))
-            case Loading(what=what):
-                return f"loading the {what} {'model' if what == 'encoder' else 'decoder'}"
+            case TurnsDropped():
+                self._add(note(remark(event)))
+            case Loading():
+                return remark(event)
             case Done(finish_reason=reason):
                 self.finish(reason)
                 return reason
@@ -160,3 +202,16 @@ class Reply:
         for at, piece in enumerate(self.pieces):
             if piece["kind"] == "making":
                 self._put(at, note(f"{piece['medium']} {why}"))
+
+
+def worth_drawing(events: Events, reply: Reply) -> Iterator[tuple[Event, str]]:
+    """Has the reply take its events in; yields those after which a page is drawn anew, with what its status line says.
+
+    Text alone is drawn no more often than every REDRAW_SECONDS: what comes in between is drawn with what follows.
+    """
+    drawn = 0.0
+    for event in events:
+        status = reply.take(event)
+        if not isinstance(event, TextDelta) or time.monotonic() - drawn > REDRAW_SECONDS:
+            yield event, status
+            drawn = time.monotonic()

@@ -19,7 +19,7 @@ from jupyter_server._tz import utcnow
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from voila.app import Voila
 
-from anytoany_lib.chat.access import Gate, Limits, Refusal, gate_of, parser, run_named, shown_name
+from anytoany_lib.chat.access import Answer, Gate, Limits, gate_of, parser, run_named, shown_name
 from anytoany_lib.config import home
 
 _CELLS = (
@@ -47,27 +47,18 @@ class Kernels(AsyncMappingKernelManager):
             await super().cull_kernel_if_idle(kernel_id)
 
 
-class _Refused(tornado.web.RequestHandler):
-    """Says why a request is not let in."""
+class _Answered(tornado.web.RequestHandler):
+    """Gives a request, whatever its method, the answer of the gate."""
 
-    def initialize(self, refusal: Refusal) -> None:
-        self._refusal = refusal
+    def initialize(self, answer: Answer) -> None:
+        self._answer = answer
 
     def prepare(self) -> None:
-        self.set_status(self._refusal.status)
+        self.set_status(self._answer.status)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
-        self.finish(self._refusal.why)
-
-
-class _Entered(tornado.web.RequestHandler):
-    """Gives who came by the link the cookie that lets them in from then on."""
-
-    def initialize(self, cookie: str) -> None:
-        self._cookie = cookie
-
-    def prepare(self) -> None:
-        self.set_header("Set-Cookie", self._cookie)
-        self.redirect(Gate.without_token(self.request.uri or "/"))
+        for name, value in self._answer.headers.items():
+            self.set_header(name, value)
+        self.finish(self._answer.text)
 
 
 class Served(Voila):
@@ -81,29 +72,26 @@ class Served(Voila):
         find = self.app.find_handler
 
         def gated(request: Any, **more: Any) -> Any:
-            """What answers a request."""
-            refusal = self.gate.refusal(request.uri, request.headers) or self._full(request)
-            delegate = self.app.get_handler_delegate
-            if refusal:
-                return delegate(request, _Refused, {"refusal": refusal})
-            if cookie := self.gate.set_cookie(request.uri):
-                return delegate(request, _Entered, {"cookie": cookie})
+            """The handler of a request: the gate's own, or Voila's."""
+            answer = self.gate.answer(request.uri, request.headers) or self._full(request)
+            if answer:
+                return self.app.get_handler_delegate(request, _Answered, {"answer": answer})
             return find(request, **more)
 
         self.app.find_handler = gated
         super().listen()
 
-    def _full(self, request: Any) -> Refusal | None:
-        """Every page takes a kernel with a model of its own: there are so many places."""
+    def _full(self, request: Any) -> Answer | None:
+        """The refusal of one page more than there are `places`: each takes a kernel with a model of its own."""
         if request.path == "/" and len(self.kernel_manager.list_kernel_ids()) >= self.places:
-            return Refusal(503, "all places of this chat are taken: try again in some minutes")
+            return Answer(503, "all places of this chat are taken: try again in some minutes")
         return None
 
 
 def write_notebook(folder: Path, run: Path, limits: Limits | None = None) -> Path:
-    """A notebook in `folder` that loads a run, without a word, and shows the chat as visitors may use it."""
-    told = {"run": str(run.absolute()), "name": shown_name(run), "limits": limits or Limits()}
-    sources = [cell.format(**told) for cell in _CELLS]
+    """Writes a notebook in `folder` that loads a run without output and shows the chat as visitors may use it."""
+    values = {"run": str(run.absolute()), "name": shown_name(run), "limits": limits or Limits()}
+    sources = [cell.format(**values) for cell in _CELLS]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook = nbformat.v4.new_notebook(
         cells=list(map(nbformat.v4.new_code_cell, sources)), metadata={"kernelspec": kernel}
@@ -130,18 +118,18 @@ def options(notebook: Path, host: str, port: int, theme: str, waiting: int) -> l
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: serve a run, the newest one of profile tiny if none is named."""
-    wanted = parser("app", "The chat as a page of its own, by Voila.", 8866)
-    wanted.add_argument("--theme", choices=("light", "dark"), default="light")
-    wanted.add_argument(
+    command = parser("app", "The chat as a page of its own, by Voila.", 8866)
+    command.add_argument("--theme", choices=("light", "dark"), default="light")
+    command.add_argument(
         "--waiting", type=int, default=1, help="kernels that wait with a loaded model (default: 1)"
     )
-    wanted.add_argument(
+    command.add_argument(
         "--visitors",
         type=int,
         default=Limits.visitors,
         help=f"at most so many at once, each with a model of its own (default: {Limits.visitors})",
     )
-    given = wanted.parse_args(arguments)
+    given = command.parse_args(arguments)
     run = run_named(given.run)
     Served.gate, Served.places = gate_of(given), given.visitors + given.waiting
     with tempfile.TemporaryDirectory(prefix="anytoany-app-") as folder:

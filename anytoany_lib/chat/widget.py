@@ -17,14 +17,14 @@ from typing import Any
 import anywidget
 import traitlets
 
-from anytoany_lib.chat import export, settings, uploads
+from anytoany_lib.chat import export, settings, uploads, view
 from anytoany_lib.chat.access import Limits, without_places
 from anytoany_lib.chat.html import CONTENT_STYLE, original
 from anytoany_lib.chat.session import Session
 from anytoany_lib.chat.uploads import Attachment
-from anytoany_lib.chat.view import Bubble, Reply, piece_of
+from anytoany_lib.chat.view import EXAMPLES, Bubble, Piece, Reply
 from anytoany_lib.config import portable, resolve
-from anytoany_lib.generation.events import Events, TextDelta
+from anytoany_lib.generation.events import Events
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import Message, Part
 from anytoany_lib.model import AnyToAny
@@ -32,15 +32,7 @@ from anytoany_lib.system import interrupts, remote, runs
 from anytoany_lib.system.urls import check_page
 
 STATIC = Path(__file__).parent / "static"
-REDRAW_SECONDS = 0.08  # text grows on the page at most this often
-PREVIEW_EVERY = 3  # diffusion steps between two first looks at a picture
 _CHATS: weakref.WeakSet[Chat] = weakref.WeakSet()
-EXAMPLES = (
-    "Draw a red bell.",
-    "Play the sound of a train.",
-    "Film a green drum moving left.",
-    "What is the capital of France?",
-)
 
 
 class Chat(anywidget.AnyWidget):
@@ -53,7 +45,7 @@ class Chat(anywidget.AnyWidget):
 
     _esm = STATIC / "chat.js"
     _css = CONTENT_STYLE + (STATIC / "chat.css").read_text(encoding="utf-8")
-    # Its value is never used: what a page that opens is told is made when it asks.
+    # Its value is never used: a page that opens gets what `_everything` makes at that moment.
     snapshot = traitlets.Bool().tag(sync=True, to_json=lambda _, chat: chat._everything())
 
     def __init__(
@@ -68,19 +60,19 @@ class Chat(anywidget.AnyWidget):
         examples: tuple[str, ...] = EXAMPLES,
         served: Limits | None = None,
     ):
-        chosen = sampling or Sampling(preview_every=PREVIEW_EVERY)
-        self.session = session or Session(model, seed, chosen)
+        sampling = sampling or Sampling(preview_every=view.PREVIEW_EVERY)
+        self.session = session or Session(model, seed, sampling)
         self.blocking = "google.colab" in sys.modules if blocking is None else blocking
         self.error: BaseException | None = None
         self._name, self._served = name, served
-        self._look: dict[str, Any] = {"height": height, "served": bool(served)}
-        self._look["limit"] = served.file_bytes if served else uploads.LIMIT
+        limit = served.file_bytes if served else uploads.LIMIT
+        self._look: dict[str, Any] = {"height": height, "served": bool(served), "limit": limit}
         self._look |= {"examples": list(examples), "place": export.new_folder()}
         self._status = {"state": "ready", "text": "ready"}
         self._attached: list[Attachment] = []
         self._names: dict[str, str] = {}  # of files, as the user calls them
         self._editing: int | None = None
-        self._uploads = uploads.Uploads(self._look["limit"], served.quota_bytes if served else None)
+        self._uploads = uploads.Uploads(limit, served.quota_bytes if served else None)
         self._bubbles = [self._bubble(n) for n in range(len(self.session.messages))]
         self._actions = self._make_actions()
         self._loop = interrupts.kernel_loop()
@@ -98,30 +90,31 @@ class Chat(anywidget.AnyWidget):
         return f"{self._name} ({profile})" if self._name else profile
 
     def _values(self, *names: str) -> dict[str, Any]:
-        """What stands around the conversation: what is named, or all of it."""
-        session = self.session
-        sampling = session.sampling or Sampling()
+        """The page's values around the conversation: those that are named, or all of them."""
         values: dict[str, Callable[[], Any]] = {
             "title": self._title,
             "status": lambda: self._status,
             "attached": lambda: [one.shown() for one in self._attached],
             "editing": lambda: self._editing,
-            "settings": lambda: settings.fields(session.model.profile, sampling, session.seed),
+            "settings": lambda: settings.fields_of(self.session),
             "runs": lambda: [] if self._served else [portable(run) for run in runs.all_runs()],
             "run": lambda: self._name,
         }
         return {name: values[name]() for name in names or values}
 
     def _everything(self) -> dict[str, Any]:
-        """All that a page needs which opens now, in the middle of a reply perhaps."""
-        bubbles = [{"role": one.role, "pieces": list(one.pieces)} for one in self._bubbles]
+        """All that a page needs that opens now, perhaps in the middle of a reply."""
+        bubbles = [
+            {"role": bubble.role, "pieces": list(map(self._piece, bubble.pieces))}
+            for bubble in self._bubbles
+        ]
         return self._look | self._values() | {"bubbles": bubbles}
 
-    def _tell(self, op: str, data: bytes | None = None, **told: Any) -> None:
-        self.send({"op": op, **told}, None if data is None else [data])
+    def _tell(self, op: str, data: bytes | None = None, **fields: Any) -> None:
+        self.send({"op": op, **fields}, None if data is None else [data])
 
     def _show(self, *names: str) -> None:
-        """Tells the page some of what stands around the conversation."""
+        """Sends the page some of the values around the conversation."""
         self._tell("set", values=self._values(*names))
 
     def _say(self, text: str, state: str = "busy") -> None:
@@ -131,12 +124,16 @@ class Chat(anywidget.AnyWidget):
         self._show("status")
 
     def _draw(self, number: int, at: int) -> None:
-        piece = dict(self._bubbles[number].pieces[at])
+        piece = self._piece(self._bubbles[number].pieces[at])
         self._tell("piece", piece.pop("data", None), bubble=number, at=at, piece=piece)
+
+    def _piece(self, piece: Piece) -> Piece:
+        """A piece as it goes to the page, which may take it apart."""
+        return dict(view.for_visitors(piece) if self._served else piece)
 
     def _bubble(self, index: int) -> Bubble:
         message = self.session.messages[index]
-        return Bubble(message["role"], index, [piece_of(part) for part in message["content"]])
+        return Bubble(message["role"], index, [view.piece_of(part) for part in message["content"]])
 
     def _append(self, bubble: Bubble) -> None:
         self._bubbles.append(bubble)
@@ -153,33 +150,33 @@ class Chat(anywidget.AnyWidget):
     # --- what the user does ---
 
     def _make_actions(self) -> dict[str, Callable[[dict[str, Any], list[Any]], None]]:
-        """What the page may ask for. Whoever adds something decides whether visitors of a served page may."""
-        own = {
-            "path": lambda told, _: self._on_path(told["path"]),
-            "switch": lambda told, _: self._on_switch(told["run"]),
-            "save": lambda told, _: self._on_save(told["path"]),
-            "load": lambda told, _: self._on_load(told["path"]),
+        """The page's requests. Whoever adds one decides whether visitors of a served page may make it."""
+        owners = {
+            "path": lambda request, _: self._on_path(request["path"]),
+            "switch": lambda request, _: self._on_switch(request["run"]),
+            "save": lambda request, _: self._on_save(request["path"]),
+            "load": lambda request, _: self._on_load(request["path"]),
         }
-        return ({} if self._served else own) | {
-            "send": lambda told, _: self._on_send(told["text"]),
+        return ({} if self._served else owners) | {
+            "send": lambda request, _: self._on_send(request["text"]),
             "stop": lambda *_: self.session.stop(),
-            "retry": lambda told, _: self._on_retry(told.get("bubble")),
-            "edit": lambda told, _: self._on_edit(self._bubbles[told["bubble"]].message),
+            "retry": lambda request, _: self._on_retry(request.get("bubble")),
+            "edit": lambda request, _: self._on_edit(self._bubbles[request["bubble"]].message),
             "cancel": lambda *_: self._put_back(None, []),
             "undo": lambda *_: self._on_undo(),
             "clear": lambda *_: self._on_clear(),
             "chunk": self._on_receive,
-            "remove": lambda told, _: self._on_remove(told["id"]),
-            "settings": lambda told, _: self._on_choose(told["values"]),
+            "remove": lambda request, _: self._on_remove(request["id"]),
+            "settings": lambda request, _: self._on_choose(request["values"]),
             "archive": lambda *_: self._on_archive(),
             "page": lambda *_: self._on_page(),
-            "download": lambda told, _: self._on_download(told["bubble"], told["piece"]),
+            "download": lambda request, _: self._on_download(request["bubble"], request["piece"]),
         }
 
-    def _hear(self, _: Any, told: dict[str, Any], buffers: list[Any]) -> None:
-        """Does what the page asks for; what cannot be done is said in the status line, which the page waits for."""
+    def _hear(self, _: Any, request: dict[str, Any], buffers: list[Any]) -> None:
+        """Does what the page asks for. What cannot be done stands in the status line, which the page waits for."""
         try:
-            self._actions[told["do"]](told, buffers)
+            self._actions[request["do"]](request, buffers)
             self._show("status")
         except (ValueError, RuntimeError, OSError) as error:
             self._say(str(error), "problem")
@@ -189,9 +186,7 @@ class Chat(anywidget.AnyWidget):
     def _on_send(self, text: str) -> None:
         if self._served:
             self._served.check_text(text, len(self.session.messages))
-        content: list[dict[str, Any]] = []
-        for one in self._attached:
-            content.append({"type": one.kind, one.kind: one.medium})
+        content: list[Part] = [{"type": a.kind, a.kind: a.medium} for a in self._attached]
         if text.strip():
             content.append({"type": "text", "text": text.strip()})
         index = len(self.session.messages) if self._editing is None else self._editing
@@ -247,21 +242,21 @@ class Chat(anywidget.AnyWidget):
 
     # --- files that come in ---
 
-    def _on_receive(self, told: dict[str, Any], buffers: list[Any]) -> None:
+    def _on_receive(self, header: dict[str, Any], buffers: list[Any]) -> None:
         """A chunk of a file; the page sends the next one when it hears how much is there."""
-        there = told["size"]  # after a failure no more of it is wanted
+        there = header["size"]  # after a failure no more of it is wanted
         path = None
         try:
-            there, path = self._uploads.take(told, bytes(buffers[0]), self.session.folder)
+            there, path = self._uploads.take(header, bytes(buffers[0]), self.session.folder)
             if path is not None:
-                self._attach(told["id"], told["name"], path)
+                self._attach(header["id"], header["name"], path)
         except (ValueError, OSError) as error:
-            self._uploads.forget(told["id"])
+            self._uploads.forget(header["id"])
             if path is not None:
                 path.unlink(missing_ok=True)
-            there = told["size"] or 1
+            there = header["size"] or 1
             self._say(f"not attached: {error}", "problem")
-        self._tell("received", id=told["id"], bytes=there)
+        self._tell("received", id=header["id"], bytes=there)
 
     def _on_path(self, text: str) -> None:
         if text.strip():
@@ -286,11 +281,7 @@ class Chat(anywidget.AnyWidget):
     # --- settings, runs, keeping ---
 
     def _on_choose(self, values: dict[str, Any]) -> None:
-        session = self.session
-        profile, sampling = session.model.profile, session.sampling or Sampling()
-        chosen, seed = settings.chosen(values, profile, sampling, session.seed)
-        session.sampling = self._served.check(chosen) if self._served else chosen
-        session.seed = seed
+        settings.apply(values, self.session, self._served)
         self._say("settings taken: they hold from the next reply on", "ready")
 
     def _on_switch(self, run: str) -> None:
@@ -346,7 +337,7 @@ class Chat(anywidget.AnyWidget):
     # --- talking ---
 
     def _aside(self, work: Callable[[], None]) -> None:
-        """Does work in a thread of its own, so that the page is heard meanwhile; at once where threads are not shown."""
+        """Does work in a thread of its own, so that the page is heard meanwhile; at once where `blocking`."""
         if self.blocking:
             work()
             return
@@ -362,28 +353,25 @@ class Chat(anywidget.AnyWidget):
         self._aside(lambda: self._follow(events, reply, len(self._bubbles) - 1))
 
     def _follow(self, events: Events, reply: Reply, number: int) -> None:
-        said, drawn = ("ready", "ready"), 0.0
+        status = ("ready", "ready")
         if self._served:
             events = self._served.within(events, self.session.stop)
         try:
-            for event in events:
-                status = reply.take(event)
-                if not isinstance(event, TextDelta) or time.monotonic() - drawn > REDRAW_SECONDS:
-                    self._redraw(reply, number)
-                    drawn = time.monotonic()
-                    if status != self._status["text"]:
-                        self._say(status)
+            for _, text in view.worth_drawing(events, reply):
+                self._redraw(reply, number)
+                if text != self._status["text"]:
+                    self._say(text)
         except KeyboardInterrupt:  # how a blocking reply is stopped
             reply.finish("stopped")
         except Exception as error:  # shown in the bubble, kept in `error`
             self.error = error
-            reply.fail(RuntimeError(without_places(str(error))) if self._served else error)
-            said = ("the last reply failed: Retry draws it anew", "problem")
+            reply.fail(error)
+            status = ("the last reply failed: Retry draws it anew", "problem")
         finally:
             with interrupts.deferred():  # one that comes now has nothing left to stop
                 events.close()
                 self._redraw(reply, number)
-                self._say(*said)
+                self._say(*status)
 
     def _redraw(self, reply: Reply, number: int) -> None:
         for at in sorted(reply.changed):

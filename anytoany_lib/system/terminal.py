@@ -8,10 +8,11 @@ from typing import Any
 
 
 def parser(command: str, description: str, *examples: str) -> argparse.ArgumentParser:
-    """The parser of `anytoany COMMAND`, whose help ends with examples: what stands behind the command in each."""
-    shown = "\n".join(" ".join(["  anytoany", *filter(None, (command, one))]) for one in examples)
+    """The parser of `anytoany COMMAND` (or of `anytoany` itself: ""), whose help ends with examples of its arguments."""
+    program = f"anytoany {command}".rstrip()
+    shown = "\n".join(f"  {program} {arguments}".rstrip() for arguments in examples)
     return argparse.ArgumentParser(
-        prog=f"anytoany {command}",
+        prog=program,
         description=description,
         epilog=f"for example:\n{shown}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -19,7 +20,7 @@ def parser(command: str, description: str, *examples: str) -> argparse.ArgumentP
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of the same keys as aligned columns below them: numbers on the right, the rest on the left, None as a dash."""
+    """Rows of the same keys as aligned columns below their names: numbers on the right, the rest on the left, None as a dash."""
     if not rows:
         return "no rows"
     columns = [[name, *(_shown(row[name]) for row in rows)] for name in rows[0]]
@@ -35,5 +36,5 @@ def _shown(value: Any) -> str:
 def _column(cells: Sequence[str]) -> list[str]:
     """A heading and the cells below it, all of one width."""
     width = max(map(len, cells))
-    counts = all(cell[:1].isdigit() or cell in ("", "–") for cell in cells[1:])
-    return [cell.rjust(width) if counts else cell.ljust(width) for cell in cells]
+    numbers = all(cell[:1].isdigit() or cell in ("", "–") for cell in cells[1:])
+    return [cell.rjust(width) if numbers else cell.ljust(width) for cell in cells]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import logging
 import sys
 import time
 import zipfile
@@ -81,8 +82,8 @@ def png(side: int = 32, colour: str = "red") -> bytes:
 )
 def test_who_is_let_in(target: str, headers: dict[str, str], status: int | None):
     gate = Gate(TOKEN, Gate.of(None, ["my.example"]).hosts, cookie="mine")
-    found = gate.refusal(target, headers)
-    assert (found and found.status) == status
+    refusal = gate.refusal(target, headers)
+    assert (refusal and refusal.status) == status
 
 
 def test_a_token_is_drawn_unless_told_otherwise():
@@ -93,10 +94,44 @@ def test_a_token_is_drawn_unless_told_otherwise():
     open_ = Gate.of("", ())
     assert open_.refusal("/", {"Host": "localhost"}) is None
     assert open_.refusal("/", {"Host": "evil.invalid"}).status == 403
-    assert "SameSite=Lax" in one.set_cookie(
-        f"/?token={one.token}"
-    ) and "HttpOnly" in one.set_cookie("/?token=x")
-    assert Gate.without_token("/?theme=dark&token=x") == "/?theme=dark"
+
+
+def test_who_comes_by_the_link_goes_on_with_a_cookie_and_without_the_token():
+    gate, host = Gate(TOKEN, frozenset({"localhost"}), cookie="mine"), {"Host": "localhost"}
+    answer = gate.answer(f"/?theme=dark&token={TOKEN}", host)
+    assert (answer.status, answer.headers["Location"]) == (302, "/?theme=dark")
+    assert answer.headers["Set-Cookie"] == f"mine={TOKEN}; Path=/; HttpOnly; SameSite=Lax"
+    assert gate.answer("/", host | {"Cookie": f"mine={TOKEN}"}) is None
+    assert gate.answer(f"/static/a.js?token={TOKEN}", host) is None
+    assert gate.answer("/?token=x", host).status == 401
+    assert Gate.of("", ()).answer("/?token=x", host) is None
+
+
+def test_no_log_says_the_token(caplog):
+    before, log = logging.getLogRecordFactory(), logging.getLogger("tornado.access")
+    try:
+        Gate(TOKEN).keep_out_of_logs()
+        log.warning("%d %s %.2fms", 403, f"GET /?theme=dark&token={TOKEN} (127.0.0.1)", 0.7)
+        log.warning(f"cookie {TOKEN}")
+        log.warning("%s", {"Referer": f"/?token={TOKEN}&a=1"})
+        log.warning("GET /?token=a%20b&theme=dark")
+        log.warning("all of %(what)s", {"what": "it"})
+        try:
+            raise ValueError(f"no {TOKEN} there")
+        except ValueError:
+            log.exception("GET /?token=%s", TOKEN)
+    finally:
+        logging.setLogRecordFactory(before)
+    assert TOKEN not in caplog.text and caplog.text.count("[hidden]") == 6
+    assert "403 GET /?theme=dark&token=[hidden] (127.0.0.1) 0.70ms" in caplog.text
+    assert "token=[hidden]&theme=dark" in caplog.text and "all of it" in caplog.text
+
+
+def without_the_link(log: Path) -> str:
+    """What a server has printed, but for the line with its link."""
+    lines = log.read_text().splitlines(keepends=True)
+    assert sum("the chat is at http://" in line and TOKEN in line for line in lines) == 1
+    return "".join(line for line in lines if "the chat is at http://" not in line)
 
 
 def test_what_a_visitor_is_told_names_no_folder():
@@ -135,6 +170,23 @@ def test_a_visitor_has_no_paths_no_runs_and_no_say_in_what_is_not_understood(vis
     assert not Path("/tmp/anytoany-visitor").exists()
     visit.do("clear")
     assert visit.status["state"] == "ready"
+
+
+def test_what_fails_names_no_folder_of_the_server(visit, scripted, monkeypatch):
+    """A decoder's error stood in the bubble with the path of its file, a whole reply's without it."""
+
+    def lost(*_, **__):
+        raise OSError("no room in /srv/secret/unet.safetensors")
+
+    scripted(["Here", "image", "STOP"], ["Here", "STOP"])
+    monkeypatch.setattr(type(visit.chat.session.model), "render", lost)
+    visit.do("send", text="Draw")
+    assert visit.said(1) == ["Here", "OSError: no room in unet.safetensors"]
+    assert "secret" not in str(visit.chat._everything())
+    monkeypatch.setattr(type(visit.chat.session.model), "hidden_states", lost)
+    visit.do("send", text="And now?")
+    assert visit.said(3) == ["OSError: no room in unet.safetensors"]
+    assert "secret" not in str(visit.history)
 
 
 def test_no_error_that_a_visitor_sees_names_a_folder(visit, monkeypatch):
@@ -271,7 +323,14 @@ def voila(tmp_path_factory):
     """`make app` for two visitors; its port and the folder of its log."""
     pytest.importorskip("voila", reason="the extra app is not installed")
     folder, port = tmp_path_factory.mktemp("voila"), free_port()
-    command = [sys.executable, "-m", "anytoany_lib", "app", "--run", str(resolve("ckpt/tiny/run"))]
+    command = [
+        sys.executable,
+        "-m",
+        "anytoany_lib",
+        "app",
+        "--run",
+        str(resolve("ckpt/tiny/run")),
+    ]
     command += ["--port", str(port), "--waiting", "0", "--visitors", "2", "--token", TOKEN]
     with server(command, f"http://127.0.0.1:{port}/voila/static/voila.js?token={TOKEN}", folder):
         yield port, folder
@@ -302,6 +361,15 @@ def test_voila_answers_nobody_without_token_or_under_a_foreign_name(voila):
     assert ask(port, channels, **upgrade, **key)[0] == 401
     evil = {"Origin": "http://evil.invalid", "Cookie": cookie}
     assert ask(port, channels, **upgrade, **key, **evil)[0] == 403
+
+
+def test_voilas_log_has_no_token(voila):
+    port, folder = voila
+    assert ask(port, f"/?theme=dark&token={TOKEN}", Host="evil.invalid")[0] == 403
+    ask(port, f"/voila/templates/x?token={TOKEN}")  # which Voila does not expect
+    said = without_the_link(folder / "server.log")
+    assert "403 GET /?theme=dark&token=[hidden]" in said and "/voila/templates/x" in said
+    assert TOKEN not in said
 
 
 @needs_chromium
@@ -345,7 +413,14 @@ def test_two_visitors_talk_and_a_third_is_told_that_it_is_full(voila, tmp_path: 
 def test_nothing_is_left_when_the_server_ends(tmp_path: Path):
     pytest.importorskip("voila", reason="the extra app is not installed")
     port = free_port()
-    command = [sys.executable, "-m", "anytoany_lib", "app", "--run", str(resolve("ckpt/tiny/run"))]
+    command = [
+        sys.executable,
+        "-m",
+        "anytoany_lib",
+        "app",
+        "--run",
+        str(resolve("ckpt/tiny/run")),
+    ]
     command += ["--port", str(port), "--waiting", "0", "--token", TOKEN]
     own = tmp_path / "tmp"
     own.mkdir()
@@ -380,6 +455,13 @@ def test_gradio_answers_nobody_without_token_or_under_a_foreign_name(gradio):
     assert ask(port, "/config", Cookie=cookie)[0] == 200
     for place in ("/etc/passwd", str(resolve("ckpt/tiny/run/run.json"))):
         assert ask(port, f"/gradio_api/file={place}", Cookie=cookie)[0] in (403, 404)
+
+
+def test_gradios_log_has_no_token(gradio):
+    port, own = gradio
+    ask(port, f"/?token={TOKEN}", Host="evil.invalid")
+    ask(port, f"/gradio_api/queue/data?token={TOKEN}")
+    assert TOKEN not in without_the_link(own.parent / "server.log")
 
 
 def test_a_page_of_gradios_cannot_name_files_of_the_server(gradio, tmp_path: Path):

@@ -13,7 +13,7 @@ from scripts import QUICK
 from anytoany_lib.chat import uploads
 from anytoany_lib.chat.html import original, preview
 from anytoany_lib.chat.session import Session
-from anytoany_lib.chat.uploads import attachment, attachments_of, kind_of, pasted_path
+from anytoany_lib.chat.uploads import attachment, attachments_of, check_name, part_of, pasted_path
 from anytoany_lib.media import media_files
 from anytoany_lib.media.containers import MediaError
 
@@ -41,13 +41,25 @@ def test_what_is_in_a_file_decides_not_its_name(tmp_path):
         tmp_path / "a.wav", np.sin(np.arange(9000) / 9).astype(np.float32), 16000
     )
     wrong = sound.rename(tmp_path / "a.mp4")
-    assert attachment("1", kind_of("a.mp4"), "a.mp4", wrong).kind == "audio"
-    assert kind_of("A.TIFF") == kind_of("a.jfif") == "image" and kind_of("a.m4v") == "video"
-    assert kind_of("recording", "audio/webm") == "audio"
+    assert attachment("1", "video", "a.mp4", wrong).kind == "audio"
+    assert part_of(wrong, "a.mp4") == {"type": "audio", "audio": wrong}
+    for name in ("A.TIFF", "a.jfif", "a.m4v"):
+        check_name(name)
     with pytest.raises(ValueError, match="a.txt: expected a picture"):
-        kind_of("a.txt")
+        check_name("a.txt")
     with pytest.raises(ValueError, match="IMG_1.HEIC.*HEIC photograph.*save it as JPEG"):
-        kind_of("IMG_1.HEIC")
+        check_name("IMG_1.HEIC")
+
+
+def test_a_file_that_is_no_medium_is_refused_for_its_name_or_its_content(tmp_path):
+    for name in ("notes.txt", "broken.png"):
+        (tmp_path / name).write_bytes(b"hello")
+    with pytest.raises(ValueError, match="notes.txt: expected a picture"):
+        part_of(tmp_path / "notes.txt", "notes.txt")
+    with pytest.raises(MediaError, match="mine.png: unreadable"):
+        part_of(tmp_path / "broken.png", "mine.png")
+    with pytest.raises(MediaError, match="gone.txt: missing"):
+        part_of(tmp_path / "gone.txt", "gone.txt")
 
 
 def test_a_refusal_names_the_users_file_the_form_and_what_to_do(tmp_path):

@@ -11,7 +11,7 @@ from browser import browser_page, free_port, needs_chromium, screenshot, server
 from anytoany_lib.chat.access import parser, run_named
 from anytoany_lib.config import resolve
 
-app = pytest.importorskip("anytoany_lib", "app", reason="the extra app is not installed")
+app = pytest.importorskip("anytoany_lib.chat.voila_app", reason="the extra app is not installed")
 INPUT = ".a2a-chat .a2a-input textarea"
 
 
@@ -34,7 +34,7 @@ def test_the_run_that_is_served():
     assert (run_named(None) / "run.json").is_file()
     with pytest.raises(FileNotFoundError, match="no run in .*nowhere"):
         run_named("ckpt/nowhere")
-    given = parser("", 8866).parse_args([])
+    given = parser("app", "", 8866).parse_args([])
     assert (given.host, given.port) == ("127.0.0.1", 8866)
 
 
