@@ -20,7 +20,7 @@ from anytoany_lib.toyworld.judges import INPUTS, LABELS, NETWORKS, Judges, load_
 from anytoany_lib.toyworld.mels import LEVELS
 from anytoany_lib.toyworld.pictures import COLOURS, MOTIONS
 from anytoany_lib.toyworld.scenes import THINGS, Scene, random_scene, render
-from anytoany_lib.toyworld.training.pace import Pace
+from anytoany_lib.toyworld.training.pace import Pace, minimise, shuffled_batches
 
 POOL = {"image": 10000, "audio": 6000, "video": 4000}
 BATCH = {"image": 64, "audio": 32, "video": 16}
@@ -114,23 +114,16 @@ def train_judge(kind: str, pace: Pace, pool: tuple[Tensor, Tensor], seed: int) -
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     network = NETWORKS[kind]()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=1e-2)
-    bar = tqdm(total=100, desc=f"{kind} judge", unit="%", mininterval=5)
-    while pace.progress < 1:
-        for rows in torch.randperm(len(pool[0]), generator=generator).split(BATCH[kind]):
-            for group in optimiser.param_groups:
-                group["lr"] = pace.cosine(PEAK_RATE)
-            logits = network(worn(kind, pool[0][rows].float(), generator))
-            loss = loss_of(kind, logits, pool[1][rows])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            pace.taken += 1
-            bar.set_postfix(loss=f"{loss.item():.3f}", step=pace.taken, refresh=False)
-            bar.update(int(100 * pace.progress) - bar.n)
-            if pace.progress >= 1:
-                break
-    bar.close()
+    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
+    optimiser.param_groups[0]["peak"] = PEAK_RATE
+    rows = shuffled_batches(len(pool[0]), BATCH[kind], generator)
+
+    def next_loss() -> Tensor:
+        chosen = next(rows)
+        logits = network(worn(kind, pool[0][chosen].float(), generator))
+        return loss_of(kind, logits, pool[1][chosen])
+
+    minimise(next_loss, optimiser, pace, f"{kind} judge")
     return network.eval()
 
 
