@@ -24,7 +24,7 @@ from transformers import ClapTextModelWithProjection, CLIPTokenizer, SpeechT5Hif
 from anytoany_lib.decoders.mels import HOP, mel_energies
 from anytoany_lib.toyworld.judges import Judges
 from anytoany_lib.toyworld.language import caption
-from anytoany_lib.toyworld.mels import LEVELS, SAMPLES, log_mel
+from anytoany_lib.toyworld.normalised_mels import LEVELS, SAMPLES, normalised_mel
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render
 from anytoany_lib.toyworld.training.audio_models import (
     GUIDANCE,
@@ -38,7 +38,6 @@ from anytoany_lib.toyworld.training.audio_models import (
     save_part,
     tokens,
 )
-from anytoany_lib.toyworld.training.captions import SAYINGS, WIDTH, said
 from anytoany_lib.toyworld.training.diffusion import (
     fast_scheduler,
     half_where_faster,
@@ -48,6 +47,7 @@ from anytoany_lib.toyworld.training.diffusion import (
     save_pipeline,
 )
 from anytoany_lib.toyworld.training.pace import Pace, minimise, shuffled_batches
+from anytoany_lib.toyworld.training.text_encoder import SAYINGS, WIDTH, stated_attributes
 
 SHARES = {"vae": 0.17, "vocoder": 0.2, "text": 0.03, "unet": 0.6}
 POOL = {"vae": 3000, "vocoder": 1500, "unet": 5000}
@@ -63,7 +63,7 @@ LOSS_FLOOR = 5e-5  # of a window's length, in the logarithm of mel energies
 SAVE_EVERY = 300  # steps
 
 
-def make_pool(size: int, seed: int) -> tuple[list[Scene], Tensor, Tensor]:
+def sound_pool(size: int, seed: int) -> tuple[list[Scene], Tensor, Tensor]:
     """Scenes, their samples (size, 32000) int16 and log-mels (size, 200, 64) float16."""
     rng = np.random.default_rng(seed)
     scenes = [random_scene("audio", rng) for _ in range(size)]
@@ -72,7 +72,7 @@ def make_pool(size: int, seed: int) -> tuple[list[Scene], Tensor, Tensor]:
     for i, scene in enumerate(tqdm(scenes, desc="sounds", mininterval=5)):
         rendered = torch.from_numpy(render("audio", scene, rng))
         samples[i] = (rendered * 32767).round().short()
-        mels[i] = log_mel(rendered[None])[0]
+        mels[i] = normalised_mel(rendered[None])[0]
     return scenes, samples, mels
 
 
@@ -111,13 +111,13 @@ def train_vae(pace: Pace, mels: Tensor, seed: int, batch: int = 4) -> Autoencode
         return loss + KL_WEIGHT * kl
 
     minimise(next_loss, clipped_adamw([vae], 2e-3), pace, "mel autoencoder")
-    latents = encode(vae, mels[:512])
+    latents = encode_mels(vae, mels[:512])
     vae.register_to_config(scaling_factor=vae.config.scaling_factor / float(latents.float().std()))
     return vae.eval()
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, mels: Tensor, batch: int = 32) -> Tensor:
+def encode_mels(vae: AutoencoderKL, mels: Tensor, batch: int = 32) -> Tensor:
     """Latent means of log-mels (N, 200, 64), times the scaling factor: (N, 4, 50, 16) float16."""
     parts = []
     for chunk in tqdm(mels.split(batch), desc="latents", mininterval=5):
@@ -128,7 +128,7 @@ def encode(vae: AutoencoderKL, mels: Tensor, batch: int = 32) -> Tensor:
 
 
 @torch.no_grad()
-def decode(vae: AutoencoderKL, latents: Tensor, batch: int = 32) -> Tensor:
+def decode_mels(vae: AutoencoderKL, latents: Tensor, batch: int = 32) -> Tensor:
     """Log-mels (N, 200, 64) float16 of scaled latents."""
     scale = vae.config.scaling_factor
     with half_where_faster():
@@ -182,7 +182,7 @@ def train_vocoder(
     return vocoder.eval()
 
 
-def train_text_encoder(
+def train_clap_text_encoder(
     pace: Pace, tokenizer: CLIPTokenizer, seed: int, batch: int = 64
 ) -> ClapTextModelWithProjection:
     """Teaches the text encoder what a caption says, by naming it with linear heads that are thrown away.
@@ -200,7 +200,7 @@ def train_text_encoder(
         texts = [caption("audio", random_scene("audio", rng), rng) for _ in range(batch)]
         vectors = embed(text_encoder, tokens(tokenizer, texts))
         named = heads(HEAD_SCALE * vectors).split(sizes, dim=1)
-        labels = torch.tensor([said(text) for text in texts])
+        labels = torch.tensor([stated_attributes(text) for text in texts])
         losses = (F.cross_entropy(logits, labels[:, i]) for i, logits in enumerate(named))
         return sum(losses, torch.zeros(()))
 
@@ -269,7 +269,7 @@ def train_audio_unet(
 
 
 @torch.no_grad()
-def generate(
+def generate_sounds(
     pipe: AudioLDMPipeline,
     captions: list[str],
     seed: int,
@@ -295,7 +295,7 @@ def generate(
     return np.concatenate(made)
 
 
-def heard(judges: Judges, sounds: np.ndarray, scenes: list[Scene]) -> dict[str, float]:
+def sound_rates(judges: Judges, sounds: np.ndarray, scenes: list[Scene]) -> dict[str, float]:
     """Share of sounds judged right, by attribute."""
     verdicts = judges.judge("audio", list(sounds), scenes)
     return {name: float(np.nanmean(row)) for name, row in verdicts.items()}
@@ -306,17 +306,17 @@ def run_stage(stage: str, pace: Pace, options: argparse.Namespace) -> None:
     work, seed = options.work, options.seed
     if stage == "text":
         tokenizer = CLIPTokenizer.from_pretrained(options.tokenizer)
-        save_part(train_text_encoder(pace, tokenizer, seed), work / "text")
+        save_part(train_clap_text_encoder(pace, tokenizer, seed), work / "text")
         tokenizer.save_pretrained(work / "text")
         return
-    scenes, samples, mels = make_pool(round(options.pool * POOL[stage]), seed + len(stage))
+    scenes, samples, mels = sound_pool(round(options.pool * POOL[stage]), seed + len(stage))
     if stage == "vae":
         save_part(train_vae(pace, mels, seed), work / "vae")
         return
     vae = AutoencoderKL.from_pretrained(work / "vae")
-    latents = encode(vae, mels)
+    latents = encode_mels(vae, mels)
     if stage == "vocoder":
-        blurred = decode(vae, latents)
+        blurred = decode_mels(vae, latents)
         start = SpeechT5HifiGan.from_pretrained(work / "vocoder") if options.further else None
         vocoder = train_vocoder(pace, samples, mels, blurred, seed, start)
         save_part(vocoder, work / "vocoder")

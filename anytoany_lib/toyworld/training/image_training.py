@@ -1,6 +1,6 @@
 """Trains the tiny image decoder: captions -> pictures of 64 x 64 pixels, as a StableDiffusionPipeline.
 
-In turn: caption tokenizer and text encoder (`captions`), an autoencoder that reduces pictures and film frames
+In turn: caption tokenizer and text encoder (`text_encoder`), an autoencoder that reduces pictures and film frames
 fourfold to 4 x 16 x 16 latents, and a UNet that draws latents from captions. Run as
 `python -m anytoany_lib.toyworld.training.image_training --out ckpt/tiny/image`.
 """
@@ -22,14 +22,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render
 from anytoany_lib.toyworld.training.autoencoder import latents_of, polish_decoder, train_autoencoder
-from anytoany_lib.toyworld.training.captions import (
-    WIDTH,
-    caption_tokenizer,
-    conditions,
-    longest,
-    random_captions,
-    train_text_encoder,
-)
 from anytoany_lib.toyworld.training.diffusion import (
     fast_scheduler,
     load_frozen,
@@ -38,6 +30,14 @@ from anytoany_lib.toyworld.training.diffusion import (
     train_unet,
 )
 from anytoany_lib.toyworld.training.pace import Pace
+from anytoany_lib.toyworld.training.text_encoder import (
+    WIDTH,
+    caption_tokenizer,
+    conditions,
+    longest,
+    random_captions,
+    train_text_encoder,
+)
 
 LATENT = 16
 CHANNELS = (64, 96, 112)

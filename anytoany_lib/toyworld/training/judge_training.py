@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from anytoany_lib.toyworld.judges import INPUTS, LABELS, NETWORKS, Judges, load_judges
-from anytoany_lib.toyworld.mels import LEVELS
+from anytoany_lib.toyworld.normalised_mels import LEVELS
 from anytoany_lib.toyworld.pictures import COLOURS, MOTIONS
 from anytoany_lib.toyworld.scenes import THINGS, Scene, random_scene, render
 from anytoany_lib.toyworld.training.pace import Pace, minimise, shuffled_batches
@@ -48,7 +48,7 @@ def labels_of(kind: str, scene: Scene) -> list[int]:
     return [UNASKED if value is None else options.index(value) for options, value in values]
 
 
-def make_pool(kind: str, size: int, seed: int) -> tuple[Tensor, Tensor]:
+def labelled_pool(kind: str, size: int, seed: int) -> tuple[Tensor, Tensor]:
     """`size` prepared media and their labels: inputs (size, ...) float16, labels (size, attributes)."""
     rng = np.random.default_rng(seed)
     inputs, labels = [], []
@@ -81,8 +81,8 @@ def _hissing(mels: Tensor, generator: torch.Generator) -> Tensor:
     return torch.logaddexp(mels * spread, hiss * spread) / spread
 
 
-def worn(kind: str, inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """The batch as an imperfect decoder might give it back: three in four batches are worn a little."""
+def degraded(kind: str, inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """The batch as an imperfect decoder might give it back: three in four batches are degraded a little."""
     draw = torch.rand(4, generator=generator)
     if draw[0] < 0.25:
         return inputs
@@ -120,7 +120,7 @@ def train_judge(kind: str, pace: Pace, pool: tuple[Tensor, Tensor], seed: int) -
 
     def next_loss() -> Tensor:
         chosen = next(rows)
-        logits = network(worn(kind, pool[0][chosen].float(), generator))
+        logits = network(degraded(kind, pool[0][chosen].float(), generator))
         return loss_of(kind, logits, pool[1][chosen])
 
     minimise(next_loss, optimiser, pace, f"{kind} judge")
@@ -156,7 +156,7 @@ def main() -> None:
     missing = set(LABELS) - set(options.kinds)
     networks = load_judges(options.out).networks if missing else {}
     for kind in options.kinds:
-        pool = make_pool(kind, round(options.pool * POOL[kind]), options.seed)
+        pool = labelled_pool(kind, round(options.pool * POOL[kind]), options.seed)
         networks[kind] = train_judge(kind, Pace(options.steps, options.minutes), pool, options.seed)
     judges = Judges(networks)
     judges.save(options.out)

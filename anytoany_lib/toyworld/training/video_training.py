@@ -25,7 +25,6 @@ from torch import nn
 
 from anytoany_lib.toyworld.scenes import Scene
 from anytoany_lib.toyworld.training.autoencoder import latents_of
-from anytoany_lib.toyworld.training.captions import WIDTH, conditions
 from anytoany_lib.toyworld.training.diffusion import (
     fast_scheduler,
     load_frozen,
@@ -42,6 +41,7 @@ from anytoany_lib.toyworld.training.image_training import (
     rendered,
 )
 from anytoany_lib.toyworld.training.pace import Pace
+from anytoany_lib.toyworld.training.text_encoder import WIDTH, conditions
 
 TEMPORAL = ("temp_convs", "temp_attentions", "transformer_in")
 

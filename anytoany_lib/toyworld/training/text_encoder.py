@@ -49,7 +49,7 @@ def random_captions(count: int, rng: np.random.Generator, held_out: bool = False
     ]
 
 
-def said(text: str) -> list[int]:
+def stated_attributes(text: str) -> list[int]:
     """What a caption states, one index an attribute of `SAYINGS`; 0 where it states nothing of it."""
     padded = f" {text} "
     found = []
@@ -150,7 +150,10 @@ def train_text_encoder(
 
     def next_loss() -> torch.Tensor:
         texts = random_captions(batch, rng)
-        ids, labels = token_ids(tokenizer, texts), torch.tensor([said(text) for text in texts])
+        ids, labels = (
+            token_ids(tokenizer, texts),
+            torch.tensor([stated_attributes(text) for text in texts]),
+        )
         whole = _complete(ids, tokenizer.eos_token_id)  # (B, 16)
         named = naming(encoder(ids).last_hidden_state[whole])
         spread = labels[:, None].expand(-1, POSITIONS, -1)[whole]
@@ -165,7 +168,10 @@ def train_text_encoder(
 @torch.no_grad()
 def _named_rightly(tokenizer, encoder, naming, rng) -> dict[str, float]:
     texts = random_captions(600, rng, held_out=True)
-    ids, labels = token_ids(tokenizer, texts), torch.tensor([said(text) for text in texts])
+    ids, labels = (
+        token_ids(tokenizer, texts),
+        torch.tensor([stated_attributes(text) for text in texts]),
+    )
     last = encoder(ids).last_hidden_state[:, -1]
     named = torch.stack([logits.argmax(-1) for logits in naming(last)], dim=1)
     return dict(zip(SAYINGS, (named == labels).float().mean(0).tolist(), strict=True))
