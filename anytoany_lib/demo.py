@@ -119,7 +119,7 @@ def _max_steps(profile: Profile, stage: int, scale: float) -> int:
     return 0 if steps is None else max(1, round(scale * steps))
 
 
-def plan(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
+def notebooks_to_run(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
     """The notebooks in order, and what each is told. NotebookError if the steps cannot be scaled."""
     profile = Profile.load(options.profile)
     runs = Path(options.runs or f"ckpt/runs/{profile.name}")
@@ -148,9 +148,9 @@ def plan(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
 
 
 def run(options: argparse.Namespace) -> Path:
-    """Runs the plan from `options.start` on; returns the run folder of stage 3. Raises NotebookError."""
+    """Runs the notebooks from `options.start` on; returns the run folder of stage 3. Raises NotebookError."""
     out = resolve(options.out)
-    steps = [step for step in plan(options) if step[0][:2] >= options.start]
+    steps = [step for step in notebooks_to_run(options) if step[0][:2] >= options.start]
     if not steps:
         raise NotebookError(f"no notebook from {options.start!r} on: expected 00 to 09")
     times = out / TIMES
@@ -167,18 +167,18 @@ def run(options: argparse.Namespace) -> Path:
     print(
         f"together: {(time.perf_counter() - started) / 60:.1f} min, peak memory {most / 1e9:.2f} GB"
     )
-    return resolve(dict(plan(options))["08_evaluate"]["RUN"])
+    return resolve(dict(notebooks_to_run(options))["08_evaluate"]["RUN"])
 
 
 def summary(folder: Path, out: Path) -> str:
     """The matrix of a run, and where everything lies."""
     # Not before the end: what it imports would count into the memory of every notebook.
-    from anytoany_lib.evaluation.matrix import table
+    from anytoany_lib.evaluation.matrix import matrix_text
     from anytoany_lib.system.runs import METRICS
 
     metrics = json.loads((folder / METRICS).read_text())
     return (
-        f"\n{table(metrics)}\n\nexecuted notebooks: {out.resolve()}\n"
+        f"\n{matrix_text(metrics)}\n\nexecuted notebooks: {out.resolve()}\n"
         f"run folders:        {folder.parent.resolve()}\n"
         f"metrics.json:       {(folder / METRICS).resolve()}"
     )

@@ -37,7 +37,7 @@ def _chance(results: dict[str, Any]) -> str:
 
 def table(results: dict[str, Any]) -> Iterator[str]:
     """The lines of one ablation's table, and what it was measured on."""
-    rows = ablations.table(results)
+    rows = ablations.variant_rows(results)
     for row in rows:
         del row["minutes"]  # by the clock of a machine that may have done other work
     losses = [variant["validation"] for variant in results["variants"].values()]

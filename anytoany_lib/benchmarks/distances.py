@@ -114,7 +114,7 @@ def mean_kl(real_logits: np.ndarray, made_logits: np.ndarray) -> Score:
     return Score(float(values.mean()), int(good.sum()), int((~good).sum()))
 
 
-def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def paired_cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The cosine of each pair of rows, (N,); NaN where a row is not finite or has no direction."""
     one, other = _paired(one, other)
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
@@ -124,12 +124,12 @@ def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def clip_score(media: np.ndarray, texts: np.ndarray) -> Score:
     """The mean of 2.5 max(cosine, 0) over pictures and their captions, features (N, D) (Hessel et al. 2021)."""
-    return _mean_over_media(CLIP_SCORE_WEIGHT * np.maximum(cosines(media, texts), 0))
+    return _mean_over_media(CLIP_SCORE_WEIGHT * np.maximum(paired_cosines(media, texts), 0))
 
 
 def clap_score(media: np.ndarray, texts: np.ndarray) -> Score:
     """The mean cosine of sounds and their captions in CLAP's space, -1 to 1; failed sounds count 0."""
-    return _mean_over_media(cosines(media, texts))
+    return _mean_over_media(paired_cosines(media, texts))
 
 
 def clipsim(frames: np.ndarray, texts: np.ndarray) -> Score:
@@ -137,7 +137,7 @@ def clipsim(frames: np.ndarray, texts: np.ndarray) -> Score:
     frames = np.asarray(frames, dtype=np.float64)
     if frames.ndim != 3:
         raise ValueError(f"features of frames are (clips, frames, width), not {frames.shape}")
-    each = np.stack([cosines(frames[:, t], texts) for t in range(frames.shape[1])], axis=1)
+    each = np.stack([paired_cosines(frames[:, t], texts) for t in range(frames.shape[1])], axis=1)
     return _mean_over_media(each.mean(1))
 
 

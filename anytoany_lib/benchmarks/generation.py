@@ -148,7 +148,7 @@ def compare(
     return scores
 
 
-def table(scores: Mapping[str, Score]) -> str:
+def scores_text(scores: Mapping[str, Score]) -> str:
     """The metrics as text, with how many media each was taken of and how many failed."""
     lines = [f"{'metric':<26}{'value':>12}{'n':>8}{'failed':>8}"]
     lines += [f"{name:<26}{s.value:>12.4f}{s.n:>8}{s.failures:>8}" for name, s in scores.items()]
@@ -242,7 +242,7 @@ def _compare(given: argparse.Namespace, items: Sequence[Item]) -> None:
     captions = [line["caption"] for line in lines]
     real = real_paths([*paired, *left.values()], given.media)
     scores = compare(items[0].kind, real, paths, captions, found, given.allow_few, given.seed)
-    print(table(scores))
+    print(scores_text(scores))
     result = {"benchmark": given.benchmark, "n": len(lines), "seed": given.seed}
     result["metrics"] = {name: score._asdict() for name, score in scores.items()}
     print(json.dumps(result, ensure_ascii=False))

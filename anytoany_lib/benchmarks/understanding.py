@@ -185,7 +185,7 @@ def score(
     }
 
 
-def table(result: Mapping[str, Any]) -> str:
+def result_text(result: Mapping[str, Any]) -> str:
     """The metrics as text, beside each what papers print (100 times as much)."""
     lines = [f"{'metric':<26}{'value':>9}{'x 100':>9}"]
     lines += [f"{name:<26}{v:>9.4f}{100 * v:>9.2f}" for name, v in result["metrics"].items()]
@@ -252,7 +252,7 @@ def _score(given: argparse.Namespace, items: Sequence[Item], corpus: Sequence[It
     predictions = read_predictions(given.predictions)
     how = (given.missing_as_empty, given.tokenizer, given.java)
     result = {"benchmark": given.benchmark} | score(items, predictions, corpus, *how)
-    print(table(result))
+    print(result_text(result))
     print(json.dumps(result))
     if given.out:
         write_json(given.out, result)

@@ -185,7 +185,7 @@ def run(
     per_task: int = 6,
     values: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Trains and measures the variants of an ablation; returns what came out (see `table` and `save`).
+    """Trains and measures the variants of an ablation; returns what came out (see `variant_rows` and `save`).
 
     `steps` are those of stages 1, 2 and 3, `per_task` the test rows of each task (delete a variant's metrics.json to
     measure it anew), `values` the variants, all if none is named. ValueError if there is no such ablation or value, or a
@@ -228,7 +228,7 @@ def _mean_rate(metrics: dict[str, Any], rate: str) -> float | None:
     )
 
 
-def table(results: dict[str, Any]) -> list[dict[str, Any]]:
+def variant_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
     """One row a variant: right modalities, rates over the whole matrix, loss on plain talk, minutes of training."""
     rows = []
     for value, variant in results["variants"].items():

@@ -14,7 +14,14 @@ import numpy as np
 from anytoany_lib.data.rows import Row, media_in
 from anytoany_lib.data.wording import DESCRIBE
 from anytoany_lib.decoders.adapters import CaptionEncoder
-from anytoany_lib.evaluation.judging import chance, means, rates, request_of, text_of, verdicts
+from anytoany_lib.evaluation.judging import (
+    chance_by_part,
+    means,
+    rates,
+    request_of,
+    text_of,
+    verdicts,
+)
 from anytoany_lib.evaluation.stored_replies import render_to, reply_to
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import Message, Part, parts_of
@@ -39,9 +46,13 @@ def evenly(rows: Sequence[Item], limit: int | None) -> list[Item]:
     return [rows[n] for n in np.linspace(0, len(rows) - 1, count).round().astype(int)]
 
 
-def chances(judges: Any, rows: Sequence[Row], replies: Sequence[Message]) -> dict[str, float]:
+def chance_by_attribute(
+    judges: Any, rows: Sequence[Row], replies: Sequence[Message]
+) -> dict[str, float]:
     """How often a cell's replies are judged right about the scenes of its other rows."""
-    return {a: v for found in chance(judges, rows, replies).values() for a, v in found.items()}
+    return {
+        a: v for found in chance_by_part(judges, rows, replies).values() for a, v in found.items()
+    }
 
 
 def upper_bounds(
@@ -66,7 +77,7 @@ def upper_bounds(
         media = [next((part[kind] for part in r["content"]), None) for r in replies]
         by_kind[kind] = {"n": len(scenes)} | means(judges.judge(kind, media, list(scenes.values())))
     by_cell = {
-        name: rates(verdicts(judges, rows, [_told(row, made) for row in rows]))
+        name: rates(verdicts(judges, rows, [_from_captions(row, made) for row in rows]))
         for name, rows in cells.items()
     }
     return by_kind, by_cell
@@ -77,7 +88,7 @@ def _gives_media(row: Row) -> bool:
     return all(part["kind"] != "text" for part in row.meta["expect"])
 
 
-def _told(row: Row, made: Mapping[tuple[str, str], Message]) -> Message:
+def _from_captions(row: Row, made: Mapping[tuple[str, str], Message]) -> Message:
     """The reply that consists of the media which a row's true captions gave."""
     of_parts = [made[part["kind"], part["caption"]]["content"] for part in row.meta["expect"]]
     return {"role": "assistant", "content": [part for content in of_parts for part in content]}
@@ -89,12 +100,12 @@ def _text(words: str) -> Part:
 
 def in_words(messages: Sequence[Message], captions: Iterable[str]) -> list[Message]:
     """Messages with a sentence in place of each medium, of its caption; the captions are in the media's order."""
-    said = iter(captions)
+    remaining = iter(captions)
 
     def worded(part: Part) -> Part:
         if part["type"] == "text":
             return part
-        return _text(_SHOWN[part["type"]].format(next(said).strip().rstrip(".")) + " ")
+        return _text(_SHOWN[part["type"]].format(next(remaining).strip().rstrip(".")) + " ")
 
     return [{**m, "content": [worded(part) for part in parts_of(m)]} for m in messages]
 

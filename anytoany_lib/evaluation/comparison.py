@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from anytoany_lib.config import portable
 from anytoany_lib.evaluation.failures import OUTCOMES
 from anytoany_lib.evaluation.intervals import by_chance, interval
-from anytoany_lib.figures.display import NOT_LOSSES, conversations, picture
+from anytoany_lib.figures.charts import picture
+from anytoany_lib.figures.display import NOT_LOSSES, conversations
 from anytoany_lib.generation.replies import reply_all
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import Message

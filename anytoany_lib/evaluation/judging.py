@@ -205,7 +205,7 @@ def means(found: dict[str, np.ndarray]) -> dict[str, float]:
     return {a: round(float(np.nanmean(v)), 4) for a, v in found.items() if not np.isnan(v).all()}
 
 
-def chance(
+def chance_by_part(
     judges: Any, rows: Sequence[Row], replies: Sequence[Message]
 ) -> dict[str, dict[str, float]]:
     """How often each kind of part is judged right about the scenes of other rows: what guessing would reach."""

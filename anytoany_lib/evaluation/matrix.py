@@ -27,12 +27,12 @@ from anytoany_lib.config import portable
 from anytoany_lib.data.manifests import read_manifest
 from anytoany_lib.data.rows import Row
 from anytoany_lib.evaluation import failures, similarity
-from anytoany_lib.evaluation.baselines import chances, evenly, text_only, upper_bounds
+from anytoany_lib.evaluation.baselines import chance_by_attribute, evenly, text_only, upper_bounds
 from anytoany_lib.evaluation.intervals import intervals
 from anytoany_lib.evaluation.judging import (
     CELLS,
     Verdict,
-    chance,
+    chance_by_part,
     check_expected,
     grouped,
     load_judges,
@@ -42,8 +42,8 @@ from anytoany_lib.evaluation.judging import (
     verdicts,
 )
 from anytoany_lib.evaluation.perplexity import losses
-from anytoany_lib.evaluation.retrieval import measure as measure_retrieval
-from anytoany_lib.evaluation.stored_replies import key_of, opened, place_of, reply_to
+from anytoany_lib.evaluation.retrieval import retrieval_rates
+from anytoany_lib.evaluation.stored_replies import key_of, open_folder, replies_folder, reply_to
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
@@ -56,7 +56,7 @@ _SPARSE = 4  # an attribute may be asked of a quarter of a cell's rows only
 
 
 @dataclass(frozen=True)
-class _How:
+class _Settings:
     """Test rows of each task (None: all), rows of each cell whose baselines are measured, the seed, requests at once.
 
     ValueError names the value that cannot be used.
@@ -76,20 +76,24 @@ class _How:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """The model of a run folder, the dataset it is measured on, and how."""
+    """The model of a run folder, the dataset it is measured on, the settings, and the folder that keeps replies."""
 
     model: AnyToAny
     run: Path
     data: Path
-    how: _How
+    settings: _Settings
     kept: Path
 
     def replies(self, requests: list[list[Message]]) -> tuple[Path, list[Message]]:
         """The replies to requests, and before them the folder that keeps them (see `stored_replies`)."""
-        model, how = self.model, self.how
-        key = key_of(self.run, model.profile, self.data, requests, sampling=Sampling(), **vars(how))
-        folder = opened(self.kept, key)
-        return folder, reply_to(model, requests, folder, "replies", how.seed, None, how.batch_size)
+        model, settings = self.model, self.settings
+        key = key_of(
+            self.run, model.profile, self.data, requests, sampling=Sampling(), **vars(settings)
+        )
+        folder = open_folder(self.kept, key)
+        return folder, reply_to(
+            model, requests, folder, "replies", settings.seed, None, settings.batch_size
+        )
 
 
 @torch.no_grad()
@@ -132,21 +136,23 @@ def _combines(cell: str) -> bool:
 
 
 def _baselines(
-    model: AnyToAny, judges: Any, results: Sequence[Verdict], folder: Path, how: _How
+    model: AnyToAny, judges: Any, results: Sequence[Verdict], folder: Path, settings: _Settings
 ) -> dict[str, Any]:
     """The metrics "upper_bound" and "chance" by kind of part, and "baselines" by cell."""
     cells = {name: found for name, found in grouped(results).items() if "->" in name}
-    few = {name: evenly([v.row for v in found], how.bound) for name, found in cells.items()}
-    few = few if how.bound else {}
-    by_kind, bounds = upper_bounds(model, judges, few, folder, how.seed, how.batch_size)
-    worded = text_only(model, judges, few, folder, how.seed, how.batch_size)
+    few = {name: evenly([v.row for v in found], settings.bound) for name, found in cells.items()}
+    few = few if settings.bound else {}
+    by_kind, bounds = upper_bounds(model, judges, few, folder, settings.seed, settings.batch_size)
+    worded = text_only(model, judges, few, folder, settings.seed, settings.batch_size)
     baselines = {
-        name: {"chance": chances(judges, [v.row for v in found], [v.reply for v in found])}
+        name: {
+            "chance": chance_by_attribute(judges, [v.row for v in found], [v.reply for v in found])
+        }
         | ({"upper_bound": bounds[name]} if name in bounds else {})
         | ({"text_only": worded[name]} if name in worded else {})
         for name, found in cells.items()
     }
-    guessed = chance(judges, [v.row for v in results], [v.reply for v in results])
+    guessed = chance_by_part(judges, [v.row for v in results], [v.reply for v in results])
     return {"upper_bound": by_kind, "chance": guessed, "baselines": baselines}
 
 
@@ -169,7 +175,7 @@ def evaluate(
     each task are kept with their media. Replies are kept in RUN/.evaluation while it lasts, with `keep` for good: the same
     evaluation, interrupted, goes on there and comes to the same numbers.
     """
-    how = _How(per_task, bound, seed, batch_size)
+    settings = _Settings(per_task, bound, seed, batch_size)
     run = local(run)
     record = runs.read_record(run)
     data = data or next(iter(record["data"]), None)
@@ -180,8 +186,8 @@ def evaluate(
     data, started = local(data), time.perf_counter()
     model = AnyToAny.from_pretrained(run)
     measured = _by_judges if model.profile.judges else _by_similarity
-    with held(run, "trains or measures it"), place_of(run) as kept:
-        found, results = measured(_Evaluation(model, run, data, how, kept))
+    with held(run, "trains or measures it"), replies_folder(run) as kept:
+        found, results = measured(_Evaluation(model, run, data, settings, kept))
         metrics = {
             "profile": record["profile"]["name"],
             "run": portable(run),
@@ -202,30 +208,35 @@ def evaluate(
     return metrics
 
 
-def _by_judges(this: _Evaluation) -> tuple[dict[str, Any], list[Verdict]]:
+def _by_judges(evaluation: _Evaluation) -> tuple[dict[str, Any], list[Verdict]]:
     """What the profile's judges make of each reply, and the metrics beside."""
-    judges, rows = load_judges(this.model.profile), test_set(this.data, this.how.per_task)
-    folder, replies = this.replies(list(map(request_of, rows)))
+    judges, rows = (
+        load_judges(evaluation.model.profile),
+        test_set(evaluation.data, evaluation.settings.per_task),
+    )
+    folder, replies = evaluation.replies(list(map(request_of, rows)))
     results = verdicts(judges, rows, replies)
-    found = _baselines(this.model, judges, results, folder, this.how)
-    return found | {"language_loss_ratio": language_loss_ratio(this.model, rows)}, results
+    found = _baselines(evaluation.model, judges, results, folder, evaluation.settings)
+    return found | {"language_loss_ratio": language_loss_ratio(evaluation.model, rows)}, results
 
 
-def _by_similarity(this: _Evaluation) -> tuple[dict[str, Any], list[Verdict]]:
+def _by_similarity(evaluation: _Evaluation) -> tuple[dict[str, Any], list[Verdict]]:
     """What `similarity` makes of each reply where the profile names no judges, and the metrics beside (see `retrieval`)."""
-    model, how = this.model, this.how
+    model, settings = evaluation.model, evaluation.settings
     similarity.check(model.profile)
-    asked = similarity.wishes(this.data, how.per_task, how.seed)
-    _, replies = this.replies([wish.request for wish in asked])
+    requests = similarity.media_requests(evaluation.data, settings.per_task, settings.seed)
+    _, replies = evaluation.replies([request.messages for request in requests])
     model.make_room()  # for the models that the media are compared with
-    found, results = similarity.measure(model.profile, asked, replies, how.seed, str(model.device))
-    manifest, chosen = read_manifest(this.data, "test"), {wish.id for wish in asked}
+    found, results = similarity.rank_replies(
+        model.profile, requests, replies, settings.seed, str(model.device)
+    )
+    manifest, chosen = read_manifest(evaluation.data, "test"), {request.id for request in requests}
     rows = list(map(manifest.resolved, manifest))
     captioned = [row for row in rows if "caption" in row.meta and row.id in chosen]
     plain = [row for row in rows if row.meta.get("task") == "plain"]
     return {
         **found,
-        "retrieval": measure_retrieval(model, captioned, how.seed, how.batch_size),
+        "retrieval": retrieval_rates(model, captioned, settings.seed, settings.batch_size),
         "language_loss_ratio": language_loss_ratio(model, plain),
     }, results
 
@@ -279,7 +290,7 @@ def beside(metrics: dict[str, Any], cell: str, rate: str) -> str:
     return f"{shown} of " + " / ".join("–" if f is None else f"{100 * f:.0f}" for f in found)
 
 
-def table(metrics: dict[str, Any]) -> str:
+def matrix_text(metrics: dict[str, Any]) -> str:
     """The matrix as text: a line for each cell with its rates, their 95 % intervals and baselines."""
     cells = {**metrics["matrix"], **metrics.get("combinations", {})}
     lines = [
@@ -335,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = vars(parser.parse_args(arguments))
     check = given.pop("check")
     metrics = evaluate(**given, save=not check)
-    print(table(metrics))
+    print(matrix_text(metrics))
     if check:
         recorded = read_json(local(given["run"]) / runs.METRICS)
         wrong = differences(recorded, metrics)

@@ -80,7 +80,7 @@ def _targets(model: AnyToAny, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     }
 
 
-def measure(
+def retrieval_rates(
     model: AnyToAny, rows: Sequence[Row], seed: int = 0, batch_size: int = 16
 ) -> dict[str, dict[str, Any]]:
     """Rates of each kind of medium among captioned rows, whose media are paths that can be read.
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     run, data = local(options.run), local(options.data)
     model = AnyToAny.from_pretrained(run)
-    found = measure(model, captioned(data, options.split), options.seed, options.batch_size)
+    found = retrieval_rates(model, captioned(data, options.split), options.seed, options.batch_size)
     record = {"data": portable(data), "split": options.split, "seed": options.seed, "kinds": found}
     write_json(run / RETRIEVAL, record)
     publish(run)

@@ -1,6 +1,6 @@
-"""How like the wished-for a reply's medium is, where no judge knows the data: ranks among distractors in an encoder's space.
+"""How like what was asked for a reply's medium is, where no judge knows the data: ranks among distractors in an encoder's space.
 
-A medium is compared with its own caption and with captions of other wishes of its kind, drawn by the seed. ImageBind is the
+A medium is compared with its own caption and with captions of other requests of its kind, drawn by the seed. ImageBind is the
 profile's own, which the model reads with and the decoders know nothing of; CLIP and CLAP are used if the profile names
 their folders (`similarity`). A medium that is missing or broken is never right.
 """
@@ -38,43 +38,47 @@ DISTRACTORS = 99  # fewer where the data have fewer captions
 
 
 @dataclass(frozen=True)
-class Wish:
-    """A request for one medium: its row's name, its cell, the conversation, the kind wished for, and what it is to show."""
+class MediaRequest:
+    """A request for one medium: its row's name, its cell, the conversation, the kind asked for, and what it is to show."""
 
     id: str
     cell: str
-    request: list[Message]
+    messages: list[Message]
     kind: str
     caption: str
 
 
-def _wish(row: Row, rng: np.random.Generator) -> Wish | None:
-    """The wish that a row stands for: a captioned medium is asked for in words; None unless it is for one medium."""
+def _request_for(row: Row, rng: np.random.Generator) -> MediaRequest | None:
+    """The request that a row stands for: a captioned medium is asked for in words; None unless it is for one medium."""
     if "caption" in row.meta:
         kind = row.meta["kind"]
-        return Wish(row.id, f"text->{kind}", as_generation(row, rng)[:1], kind, row.meta["caption"])
+        return MediaRequest(
+            row.id, f"text->{kind}", as_generation(row, rng)[:1], kind, row.meta["caption"]
+        )
     if "expect" not in row.meta:
         return None
     check_expected(row, ("task",), ("kind", "caption"))
     wanted = [part for part in row.meta["expect"] if part["kind"] != "text"]
     if len(wanted) != 1:
         return None
-    return Wish(row.id, cell_of(row), request_of(row), wanted[0]["kind"], wanted[0]["caption"])
+    return MediaRequest(
+        row.id, cell_of(row), request_of(row), wanted[0]["kind"], wanted[0]["caption"]
+    )
 
 
-def wishes(data: Path, per_task: int | None, seed: int) -> list[Wish]:
+def media_requests(data: Path, per_task: int | None, seed: int) -> list[MediaRequest]:
     """What the test rows of a dataset ask for, `per_task` of each cell at most. ValueError if they ask for no media.
 
     Or if a row does not say what medium it expects.
     """
     manifest, rng = read_manifest(data, "test"), np.random.default_rng(seed)
-    groups: dict[str, list[Wish]] = defaultdict(list)
+    groups: dict[str, list[MediaRequest]] = defaultdict(list)
     for row in manifest:
-        if wish := _wish(manifest.resolved(row), rng):
-            groups[wish.cell].append(wish)
+        if request := _request_for(manifest.resolved(row), rng):
+            groups[request.cell].append(request)
     if not groups:
         raise ValueError(f"{data}: no test row has a caption or says what medium it expects")
-    return [wish for group in groups.values() for wish in evenly(group, per_task)]
+    return [request for group in groups.values() for request in evenly(group, per_task)]
 
 
 def distractors(captions: Sequence[str], seed: int, count: int = DISTRACTORS) -> list[list[int]]:
@@ -141,19 +145,21 @@ def _features(extract: Extractor, kind: str, items: Sequence[Any]) -> np.ndarray
     return found.mean(1) if found.ndim == 3 else found
 
 
-def _verdict(wish: Wish, reply: Message) -> Verdict:
+def _verdict(request: MediaRequest, reply: Message) -> Verdict:
     """Whether the right kind of medium came, in the form that `failures` lists; how like it is comes later."""
-    expect = [{"kind": wish.kind, "scene": {}, "caption": wish.caption}]
-    meta = {"task": wish.cell, "expect": expect, "unseen": False}
+    expect = [{"kind": request.kind, "scene": {}, "caption": request.caption}]
+    meta = {"task": request.cell, "expect": expect, "unseen": False}
     kinds = [part["type"] for part in reply["content"] if part["type"] != "text"]
-    return Verdict(Row(wish.id, "test", wish.request, meta), reply, kinds == [wish.kind], {})
+    return Verdict(
+        Row(request.id, "test", request.messages, meta), reply, kinds == [request.kind], {}
+    )
 
 
 def _ranked(
-    extract: Extractor, asked: Sequence[Wish], made: Sequence[Any], seed: int
+    extract: Extractor, asked: Sequence[MediaRequest], made: Sequence[Any], seed: int
 ) -> tuple[np.ndarray, int]:
     """Ranks of media of one kind among the captions of all, and among how many distractors."""
-    captions = [wish.caption for wish in asked]
+    captions = [request.caption for request in asked]
     others = distractors(captions, seed)
     texts = _features(extract, "text", captions)
     media = _features(extract, asked[0].kind, made)
@@ -162,7 +168,9 @@ def _ranked(
     return ranks(media, texts, others), min(map(len, others))
 
 
-def _placed(places: Sequence[tuple[float, int]], prefix: str) -> dict[str, float | int | None]:
+def _median_ranks(
+    places: Sequence[tuple[float, int]], prefix: str
+) -> dict[str, float | int | None]:
     """The median of (rank, distractors) and the fewest distractors; None where most media are broken or missing."""
     found, others = map(np.array, zip(*places, strict=True))
     middle = float(np.median(found))
@@ -172,7 +180,7 @@ def _placed(places: Sequence[tuple[float, int]], prefix: str) -> dict[str, float
     }
 
 
-def _guessed(places: Sequence[tuple[float, int]], prefix: str) -> dict[str, float]:
+def _chance(places: Sequence[tuple[float, int]], prefix: str) -> dict[str, float]:
     """How often the own caption would be among the first if the order were drawn."""
     others = np.array([count for _, count in places])
     return {
@@ -181,18 +189,22 @@ def _guessed(places: Sequence[tuple[float, int]], prefix: str) -> dict[str, floa
     }
 
 
-def measure(
-    profile: Profile, asked: Sequence[Wish], replies: Sequence[Message], seed: int, device: str
+def rank_replies(
+    profile: Profile,
+    asked: Sequence[MediaRequest],
+    replies: Sequence[Message],
+    seed: int,
+    device: str,
 ) -> tuple[dict[str, Any], list[Verdict]]:
-    """The metrics "baselines" (chance) and "ranks" by cell, and what came of each wish.
+    """The metrics "baselines" (chance) and "ranks" by cell, and what came of each request.
 
     A reply is right if it holds the right kind of medium alone, with its own caption among the first five (R@5) in every
     space; R@1 is marked.
     """
-    results = [_verdict(wish, reply) for wish, reply in zip(asked, replies, strict=True)]
+    results = [_verdict(request, reply) for request, reply in zip(asked, replies, strict=True)]
     places: dict[str, dict[str, list[tuple[float, int]]]] = defaultdict(lambda: defaultdict(list))
     for (prefix, (extract, kinds)), kind in product(scorers(profile, device).items(), KINDS):
-        of_kind = [n for n, wish in enumerate(asked) if wish.kind == kind and kind in kinds]
+        of_kind = [n for n, request in enumerate(asked) if request.kind == kind and kind in kinds]
         if not of_kind:
             continue
         made = [_medium(replies[n], kind) for n in of_kind]
@@ -204,7 +216,7 @@ def measure(
     baselines: dict[str, dict[str, Any]] = {}
     table: dict[str, dict[str, Any]] = {}
     for cell, by_prefix in places.items():
-        table[cell] = {k: v for p, of in by_prefix.items() for k, v in _placed(of, p).items()}
-        chance = {k: v for p, of in by_prefix.items() for k, v in _guessed(of, p).items()}
+        table[cell] = {k: v for p, of in by_prefix.items() for k, v in _median_ranks(of, p).items()}
+        chance = {k: v for p, of in by_prefix.items() for k, v in _chance(of, p).items()}
         baselines[cell] = {"chance": chance}
     return {"baselines": baselines, "ranks": table}, results

@@ -73,8 +73,8 @@ def key_of(
 
 
 @contextmanager
-def place_of(run: Path) -> Iterator[Path]:
-    """Where the replies of a run are kept: in its folder, or where that cannot be written, in one that goes at the end."""
+def replies_folder(run: Path) -> Iterator[Path]:
+    """The folder that keeps the replies of a run: in its own, or a temporary one where that cannot be written."""
     if os.access(run, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         yield run / FOLDER
         return
@@ -82,14 +82,14 @@ def place_of(run: Path) -> Iterator[Path]:
         yield Path(folder) / FOLDER
 
 
-def opened(folder: Path, key: dict[str, str]) -> Path:
-    """The folder of kept replies; emptied, and it is said why, if what it holds was drawn under another key."""
-    found = json.loads((folder / KEY).read_text()) if (folder / KEY).is_file() else None
-    if found == key:
+def open_folder(folder: Path, key: dict[str, str]) -> Path:
+    """The folder of kept replies; emptied, with the reason printed, if what it holds was drawn under another key."""
+    old_key = json.loads((folder / KEY).read_text()) if (folder / KEY).is_file() else None
+    if old_key == key:
         print(f"going on with the replies in {folder}")
         return folder
-    if found is not None:
-        other = [name for name in key | found if key.get(name) != found.get(name)]
+    if old_key is not None:
+        other = [name for name in key | old_key if key.get(name) != old_key.get(name)]
         print(f"the replies in {folder} are not of this evaluation ({', '.join(other)}): anew")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -128,10 +128,10 @@ def _read(path: Path) -> list[Parts]:
     return replies
 
 
-def kept(path: Path, make: Callable[[], list[Parts]]) -> list[Parts]:
-    """The replies in a file; made and written if there is none."""
+def read_or_draw(path: Path, draw_file: Callable[[], list[Parts]]) -> list[Parts]:
+    """The replies in a file; drawn and written if there is none."""
     if not path.is_file():
-        _write(path, make())
+        _write(path, draw_file())
     return _read(path)
 
 
@@ -182,6 +182,21 @@ def render(
     return [draft.parts for draft in drafts]
 
 
+def _in_files(
+    folder: Path,
+    name: str,
+    count: int,
+    batch_size: int,
+    draw_group: Callable[[int, int], list[Parts]],
+) -> list[Message]:
+    """The replies 0 to `count`, read from the files of a folder; `draw_group(start, end)` draws those of a file that is missing."""
+    replies, step = [], _BATCHES * batch_size
+    for start in tqdm(range(0, count, step), desc=name):
+        draw_file = partial(draw_group, start, start + step)
+        replies += read_or_draw(folder / f"{name}-{start:06d}.safetensors", draw_file)
+    return [message_of(parts) for parts in replies]
+
+
 def reply_to(
     model: AnyToAny,
     prompts: Sequence[list[Message]],
@@ -197,13 +212,11 @@ def reply_to(
     with it changes how sums are rounded, and nothing more; the same requests, batch size and number of threads share the same
     batches, interrupted or not, and give the same replies to the last bit.
     """
-    sampling, replies = sampling or Sampling(), []
-    step = _BATCHES * batch_size
-    for start in tqdm(range(0, len(prompts), step), desc=name):
-        group = prompts[start : start + step]
-        make = partial(draw, model, group, seed + start, sampling, batch_size)
-        replies += kept(folder / f"{name}-{start:06d}.safetensors", make)
-    return [message_of(parts) for parts in replies]
+
+    def draw_group(start: int, end: int) -> list[Parts]:
+        return draw(model, prompts[start:end], seed + start, sampling or Sampling(), batch_size)
+
+    return _in_files(folder, name, len(prompts), batch_size, draw_group)
 
 
 def render_to(
@@ -216,10 +229,8 @@ def render_to(
     batch_size: int = 16,
 ) -> list[Message]:
     """As `reply_to`, for media of conditions (N, *condition) that no language model chose."""
-    replies, step = [], _BATCHES * batch_size
-    for start in tqdm(range(0, len(conditions), step), desc=name):
-        make = partial(
-            render, model, kind, conditions[start : start + step], seed + start, batch_size
-        )
-        replies += kept(folder / f"{name}-{start:06d}.safetensors", make)
-    return [message_of(parts) for parts in replies]
+
+    def draw_group(start: int, end: int) -> list[Parts]:
+        return render(model, kind, conditions[start:end], seed + start, batch_size)
+
+    return _in_files(folder, name, len(conditions), batch_size, draw_group)

@@ -81,7 +81,7 @@ def principal(rows: Tensor, axes: int = 2) -> tuple[Tensor, Tensor]:
     return mean, F.pad(found, (0, 0, 0, axes - len(found))).T
 
 
-def parameters(model: AnyToAny) -> dict[str, int]:
+def parameter_counts(model: AnyToAny) -> dict[str, int]:
     """How many numbers each part of a model holds: the frozen LLM first, then what the stages train."""
     adapter = model.llm.named_parameters() if model.adapter is not None else ()
     lora = sum(p.numel() for name, p in adapter if "lora_" in name)

@@ -1,12 +1,13 @@
-"""Charts of counts, shares and rates, in the one look that all of the notebooks' figures have.
+"""Charts of numbers: counts, shares, spreads, rates and heat maps, in the one look that all figures have.
 
 In come numbers by their names; out come PNGs for a notebook to show.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, product
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
-from anytoany_lib.figures.display import picture
 from anytoany_lib.memory import planning
+from anytoany_lib.modalities import KINDS
 
 # One colour for a kind of medium, and for what is trained, in every figure.
 KIND_COLOURS = {"text": "#7f8a96", "image": "#4a90d9", "audio": "#e08e2b", "video": "#3f9e5f"}
@@ -24,6 +26,13 @@ TRAINED, FROZEN, GREY = "#1f7a46", "#b8c0c8", "#5b6570"
 _RED, _NAVY = "#c0504d", "#1f4e79"
 _SOFT = ("#4a90d9", "#9cc3ea", "#3f9e5f", "#f2b661", "#e08e2b", "#d9dde2", "#8d97a2", "#c79fd9",
          "#c0504d", "#7a6fb0", "#1f4e79")  # fmt: skip
+
+
+def picture(figure: Figure) -> Image:
+    """A matplotlib figure as a PNG to display."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+    return Image(data=buffer.getvalue(), format="png")
 
 
 def panel(width: float, height: float) -> tuple[Figure, Axes]:
@@ -83,14 +92,64 @@ def tallies(counts: Mapping[str, int], title: str, unit: str = "rows") -> Image:
     return picture(figure)
 
 
-def layers(names: Sequence[str], values: np.ndarray, title: str) -> Image:
-    """Values (names, layers) as a map: a row a name, a column a layer, in percent."""
-    figure, axis = panel(max(5.0, 1.8 + 0.26 * values.shape[1]), 1.3 + 0.3 * len(names))
-    shown = axis.imshow(100 * values, cmap="magma_r", aspect="auto", vmin=0)
-    axis.set_yticks(range(len(names)), names)
-    figure.colorbar(shown, label="%", pad=0.02)
-    entitle(axis, title, "layer")
+def heat_maps(
+    panels: Mapping[str, np.ndarray],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    form: str = "{:.2f}",
+    span: tuple[float, float] | None = None,
+    across: str = "",
+    down: str = "",
+) -> Image:
+    """Matrices (len(rows), len(columns)) by their titles, side by side in one scale of colours, their numbers written in.
+
+    `span` is (lowest, highest) of the colours, of all values and zero if it is not given; what is nan stays blank.
+    """
+    if span is None:
+        every = np.concatenate([values[~np.isnan(values)] for values in panels.values()])
+        span = every.min(initial=0), every.max(initial=1e-9)
+    digits = max(len(form.format(value)) for value in span)
+    width = max(3.4, 1.6 + (0.2 + 0.07 * digits) * len(columns))
+    figure = Figure(figsize=(width * len(panels), 1.5 + 0.36 * len(rows)))
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (title, values) in zip(axes, panels.items(), strict=True):
+        _heat_map(axis, values, span, form)
+        turn: dict[str, Any] = {"rotation": 35, "ha": "right"} if max(map(len, columns)) > 5 else {}
+        axis.set_xticks(range(len(columns)), columns, fontsize=8, **turn)
+        axis.set_yticks(range(len(rows)), rows, fontsize=8)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(across, fontsize=8)
+    axes[0].set_ylabel(down, fontsize=8)
+    figure.tight_layout()
     return picture(figure)
+
+
+def _heat_map(axis: Axes, values: np.ndarray, span: tuple[float, float], form: str) -> None:
+    """One matrix in colours with its numbers, which are white where the colour is dark."""
+    low, high = span
+    axis.imshow(values, cmap="viridis", vmin=low, vmax=high, aspect="auto")
+    for (y, x), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            colour = "white" if value < low + 0.6 * (high - low) else "black"
+            axis.text(x, y, form.format(value), ha="center", va="center", fontsize=8, color=colour)
+
+
+def matrix(metrics: Mapping[str, Any], rates: Sequence[str]) -> Image:
+    """The any-to-any matrix of metrics.json, one map a rate: rows are what is given, columns what is answered.
+
+    Combinations of media given are rows below the four kinds.
+    """
+    cells = {**metrics["matrix"], **metrics.get("combinations", {})}
+    given = list(dict.fromkeys([*KINDS, *(name.split("->")[0] for name in cells)]))
+    panels = {
+        f"{rate}, %": 100
+        * np.array(
+            [[cells.get(f"{g}->{w}", {}).get(rate, np.nan) for w in KINDS] for g in given],
+            dtype=float,
+        )
+        for rate in rates
+    }
+    return heat_maps(panels, given, KINDS, "{:.0f}", (0, 100), "answered", "given")
 
 
 def planned(phases: planning.Plan) -> Image:
@@ -168,3 +227,51 @@ def compared(variants: Mapping[str, Mapping[str, float | None]], title: str) -> 
     _lines(axis, names)
     entitle(axis, title, "rate")
     return picture(figure)
+
+
+def fates(report: Mapping[str, Any]) -> Image:
+    """What became of the rows of a data report: kept or why dropped, and the kept ones by source, kind and split."""
+    panels = {"rows": {"kept": report["kept"], **report["dropped"]}}
+    panels |= {f"kept, by {name}": counts for name, counts in report["rows"].items()}
+    tallest = max(len(counts) for counts in panels.values())
+    figure = Figure(figsize=(3.6 * len(panels), 1.0 + 0.27 * tallest))
+    for number, (title, counts) in enumerate(panels.items()):
+        axis = figure.add_subplot(1, len(panels), number + 1)
+        colours = ["C3" if name in report["dropped"] else "C0" for name in counts]
+        bars = axis.barh(range(len(counts)), list(counts.values()), color=colours)
+        axis.bar_label(bars, [f"{count:,}" for count in counts.values()], padding=2, fontsize=8)
+        axis.set_yticks(range(len(counts)), [short(n, 28) for n in counts], fontsize=8)
+        axis.set_ylim(tallest - 0.5, -0.5)
+        axis.margins(x=0.25)
+        axis.xaxis.set_visible(False)
+        axis.spines[["top", "right", "bottom"]].set_visible(False)
+        axis.set_title(title, fontsize=10)
+    figure.tight_layout()
+    return picture(figure)
+
+
+_SPREADS = {"caption_words": "words", "media_seconds": "seconds", "short_side_pixels": "pixels"}
+
+
+def spreads(report: Mapping[str, Any]) -> Image:
+    """How captions, durations and shorter sides of a data report are spread: a row each, a column each kind of medium."""
+    kinds = [kind for kind in KINDS if any(kind in report[name] for name in _SPREADS)]
+    figure = Figure(figsize=(3.6 * max(1, len(kinds)), 2.2 * len(_SPREADS)))
+    for place, (name, kind) in enumerate(product(_SPREADS, kinds)):
+        if kind in report[name]:
+            axis = figure.add_subplot(len(_SPREADS), len(kinds), place + 1)
+            _bars(axis, report[name][kind], f"{kind}: {name.replace('_', ' ')}", _SPREADS[name])
+    figure.tight_layout()
+    return picture(figure)
+
+
+def _bars(axis: Axes, spread: Mapping[str, Any], title: str, unit: str) -> None:
+    """One histogram as the report holds it; each bar goes from the number on its left up to the one on its right."""
+    axis.bar(range(len(spread["counts"])), spread["counts"], width=0.92, align="edge")
+    axis.set_xticks(range(len(spread["edges"])), spread["edges"], fontsize=7, rotation=60)
+    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axis.tick_params("y", labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_title(title, fontsize=9)
+    extent = f"{spread['least']:g} to {spread['most']:g} {unit}"
+    axis.set_xlabel(f"{spread['n']:,} of {extent}, mean {spread['mean']:.3g}", fontsize=8)

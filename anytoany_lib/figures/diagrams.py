@@ -21,8 +21,16 @@ from matplotlib.patches import Patch, Rectangle
 from anytoany_lib.batches import Batch, collate
 from anytoany_lib.decoders.mels import RATE, log_mel
 from anytoany_lib.figures.anatomy import ROLES, Decisions, cosines, names_of, principal, roles
-from anytoany_lib.figures.charts import GREY, KIND_COLOURS, TRAINED, entitle, legend, panel, short
-from anytoany_lib.figures.display import heat, picture
+from anytoany_lib.figures.charts import (
+    GREY,
+    KIND_COLOURS,
+    TRAINED,
+    entitle,
+    legend,
+    panel,
+    picture,
+    short,
+)
 from anytoany_lib.media import media_files
 from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Part, medium_of
 
@@ -34,7 +42,7 @@ _MOST_LINES, _MOST_COLUMNS = 16, 96
 _LINE = 24  # characters
 
 
-def tokens(encoder: MessageEncoder, messages: list[Message]) -> HTML:
+def token_strip(encoder: MessageEncoder, messages: list[Message]) -> HTML:
     """A conversation as the language model reads it, token by token: coloured by what it is, underlined where it is learnt."""
     encoded = encoder.encode(messages)
     batch = collate([encoded], lambda *_: torch.zeros(1), None, 1)
@@ -112,24 +120,6 @@ def journey(steps: Mapping[str, Any]) -> Image:
     arrow = {"arrowprops": {"arrowstyle": "-|>", "color": GREY, "lw": 1.4}}
     for axis in axes[1:]:
         axis.annotate("", (-0.04, 0.5), (-0.22, 0.5), "axes fraction", "axes fraction", **arrow)
-    return picture(figure)
-
-
-def heat_maps(
-    panels: Mapping[str, np.ndarray], rows: Sequence[str], columns: Sequence[str], unit: str
-) -> Image:
-    """Matrices of the same rows and columns side by side, in one scale of colours, numbers written in."""
-    low = min(0.0, *(values.min() for values in panels.values()))
-    high = max(values.max() for values in panels.values())
-    width = max(3.2, 1.2 + 0.44 * len(columns))
-    figure = Figure(figsize=(width * len(panels), 1.6 + 0.3 * len(rows)))
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axis, (title, values) in zip(axes, panels.items(), strict=True):
-        heat(axis, values, (rows, columns), (low, high), "{:.2f}")
-        axis.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8)
-        best = f"best {unit} of a row, on average {values.max(1).mean():.2f}"
-        axis.set_title(f"{title}\n{best}", fontsize=9)
-    figure.tight_layout()
     return picture(figure)
 
 
@@ -214,18 +204,6 @@ def likelihoods(found: Decisions) -> Image:
     return picture(figure)
 
 
-def strip(pictures: Mapping[str, Any], title: str) -> Image:
-    """Pictures side by side, each under its name."""
-    figure = Figure(figsize=(1.35 * len(pictures), 1.9))
-    axes = figure.subplots(1, len(pictures), squeeze=False)[0]
-    for axis, (name, shown) in zip(axes, pictures.items(), strict=True):
-        axis.imshow(np.asarray(shown))
-        axis.set_title(name, fontsize=8)
-        axis.axis("off")
-    figure.suptitle(title, fontsize=10, x=0.125, ha="left")
-    return picture(figure)
-
-
 def _draw(axis: Axes, part: Part) -> None:
     """Words as they are, a picture too, a clip as some of its frames, a sound as its log-mel picture."""
     kind, medium = part["type"], medium_of(part)
@@ -247,7 +225,8 @@ def _draw(axis: Axes, part: Part) -> None:
 def sheet(rows: Mapping[str, Sequence[tuple[Part, str]]]) -> Image:
     """Parts in rows, (part, the line above it): words, pictures, the log-mel pictures of sounds, some frames of clips."""
     columns = max(map(len, rows.values()))
-    figure = Figure(figsize=(2.5 * columns, 1.75 * len(rows)), layout="constrained")
+    width = min(2.5 * columns, 14)
+    figure = Figure(figsize=(width, 1.75 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, (name, parts) in zip(axes, rows.items(), strict=True):
         for axis in line[len(parts) :]:
@@ -257,5 +236,5 @@ def sheet(rows: Mapping[str, Sequence[tuple[Part, str]]]) -> Image:
             axis.set_xticks([])
             axis.set_yticks([])
             axis.set_title(short(above, 38), fontsize=8)
-        line[0].set_ylabel(name, fontsize=9)
+        line[0].set_ylabel(textwrap.fill(name, _LINE), fontsize=9)
     return picture(figure)

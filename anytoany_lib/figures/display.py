@@ -1,33 +1,26 @@
-"""What the notebooks look at: galleries with sound and film to play, tables, loss curves that grow, heat maps,
-data reports.
+"""Cards with media to play, tables, and loss curves that grow while a stage trains.
 
-In come message parts, losses or rates; out come HTML and PNG that stay in an executed notebook as they are, without a
-running kernel. Every text is escaped, media are shrunk to a preview.
+In come message parts, rows or losses; out comes HTML that stays in an executed notebook as it is, without a running
+kernel. Every text is escaped, media are shrunk to a preview.
 """
 
 from __future__ import annotations
 
 import html
-import io
 import math
-import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from IPython.display import HTML, Image, display
-from matplotlib.axes import Axes
+from IPython.display import HTML, display
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from anytoany_lib.chat.html import part_html
 from anytoany_lib.decoders.denoising import is_term
+from anytoany_lib.figures.charts import picture
 from anytoany_lib.media import media_files
 from anytoany_lib.messages import Message, Part, medium_of, parts_of
-from anytoany_lib.modalities import KINDS
 
 _SMALL_PIXELS, _SMALL_SECONDS, _SMALL_RATE = 256, 8.0, 24_000  # a gallery shows many
 NOT_LOSSES = ("step", "seconds", "learning_rate", "tokens_per_second", "skipped_steps")
@@ -132,13 +125,6 @@ def outcome(record: Mapping[str, Any]) -> HTML:
     return facts(fits | losses | {"minutes": record["seconds"] / 60} | memory)
 
 
-def picture(figure: Figure) -> Image:
-    """A matplotlib figure as a PNG to display."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
-    return Image(data=buffer.getvalue(), format="png")
-
-
 class LivePlot:
     """Loss curves that grow in place while a stage trains.
 
@@ -192,109 +178,3 @@ class LivePlot:
             fontsize=10,
         )
         return figure
-
-
-def heat(
-    axis: Axes,
-    values: np.ndarray,
-    names: tuple[Sequence[str], Sequence[str]],
-    span: tuple[float, float],
-    form: str,
-) -> None:
-    """Draws one heat map with its numbers: names of rows and columns, span (lowest, highest); nan stays blank."""
-    low, high = span
-    axis.imshow(values, cmap="viridis", vmin=low, vmax=high, aspect="auto")
-    turn: dict[str, Any] = {"rotation": 30, "ha": "right"} if max(map(len, names[1])) > 8 else {}
-    axis.set_xticks(range(len(names[1])), names[1], fontsize=8, **turn)
-    axis.set_yticks(range(len(names[0])), names[0], fontsize=8)
-    for (y, x), value in np.ndenumerate(values):
-        if not np.isnan(value):
-            colour = "white" if value < low + 0.6 * (high - low) else "black"
-            axis.text(x, y, form.format(value), ha="center", va="center", fontsize=8, color=colour)
-
-
-def heat_map(
-    values: np.ndarray,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    title: str,
-    form: str = "{:.2f}",
-) -> Image:
-    """A matrix (len(rows), len(columns)) in colours, its numbers written in."""
-    figure = Figure(figsize=(2.5 + 0.7 * len(columns), 1.2 + 0.36 * len(rows)))
-    axis = figure.add_subplot()
-    finite = values[~np.isnan(values)]
-    heat(axis, values, (rows, columns), (finite.min(initial=0), finite.max(initial=1e-9)), form)
-    axis.set_title(title, fontsize=10)
-    return picture(figure)
-
-
-def matrix(metrics: Mapping[str, Any], rates: Sequence[str]) -> Image:
-    """The any-to-any matrix of metrics.json, one map a rate: rows are what is given, columns what is answered.
-
-    Combinations of media given are rows below the four kinds.
-    """
-    cells = {**metrics["matrix"], **metrics.get("combinations", {})}
-    given = list(dict.fromkeys([*KINDS, *(name.split("->")[0] for name in cells)]))
-    figure = Figure(figsize=(3.4 * len(rates), 1.1 + 0.45 * len(given)))
-    for number, rate in enumerate(rates):
-        values = np.array(
-            [[cells.get(f"{g}->{w}", {}).get(rate, np.nan) for w in KINDS] for g in given],
-            dtype=float,
-        )
-        axis = figure.add_subplot(1, len(rates), number + 1)
-        heat(axis, 100 * values, (given, KINDS), (0, 100), "{:.0f}")
-        axis.set_title(f"{rate}, %", fontsize=10)
-        axis.set_xlabel("answered", fontsize=8)
-        if not number:
-            axis.set_ylabel("given", fontsize=8)
-    figure.tight_layout()
-    return picture(figure)
-
-
-def fates(report: Mapping[str, Any]) -> Image:
-    """What became of the rows of a data report: kept or why dropped, and the kept ones by source, kind and split."""
-    panels = {"rows": {"kept": report["kept"], **report["dropped"]}}
-    panels |= {f"kept, by {name}": counts for name, counts in report["rows"].items()}
-    tallest = max(len(counts) for counts in panels.values())
-    figure = Figure(figsize=(3.6 * len(panels), 1.0 + 0.27 * tallest))
-    for number, (title, counts) in enumerate(panels.items()):
-        axis = figure.add_subplot(1, len(panels), number + 1)
-        colours = ["C3" if name in report["dropped"] else "C0" for name in counts]
-        bars = axis.barh(range(len(counts)), list(counts.values()), color=colours)
-        axis.bar_label(bars, [f"{count:,}" for count in counts.values()], padding=2, fontsize=8)
-        axis.set_yticks(range(len(counts)), [textwrap.shorten(n, 28) for n in counts], fontsize=8)
-        axis.set_ylim(tallest - 0.5, -0.5)
-        axis.margins(x=0.25)
-        axis.xaxis.set_visible(False)
-        axis.spines[["top", "right", "bottom"]].set_visible(False)
-        axis.set_title(title, fontsize=10)
-    figure.tight_layout()
-    return picture(figure)
-
-
-_SPREADS = {"caption_words": "words", "media_seconds": "seconds", "short_side_pixels": "pixels"}
-
-
-def spreads(report: Mapping[str, Any]) -> Image:
-    """How captions, durations and shorter sides of a data report are spread: a row each, a column each kind of medium."""
-    kinds = [kind for kind in KINDS if any(kind in report[name] for name in _SPREADS)]
-    figure = Figure(figsize=(3.6 * max(1, len(kinds)), 2.2 * len(_SPREADS)))
-    for place, (name, kind) in enumerate(product(_SPREADS, kinds)):
-        if kind in report[name]:
-            axis = figure.add_subplot(len(_SPREADS), len(kinds), place + 1)
-            _bars(axis, report[name][kind], f"{kind}: {name.replace('_', ' ')}", _SPREADS[name])
-    figure.tight_layout()
-    return picture(figure)
-
-
-def _bars(axis: Axes, spread: Mapping[str, Any], title: str, unit: str) -> None:
-    """One histogram as the report holds it; each bar goes from the number on its left up to the one on its right."""
-    axis.bar(range(len(spread["counts"])), spread["counts"], width=0.92, align="edge")
-    axis.set_xticks(range(len(spread["edges"])), spread["edges"], fontsize=7, rotation=60)
-    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axis.tick_params("y", labelsize=7)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title(title, fontsize=9)
-    extent = f"{spread['least']:g} to {spread['most']:g} {unit}"
-    axis.set_xlabel(f"{spread['n']:,} of {extent}, mean {spread['mean']:.3g}", fontsize=8)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from anytoany_lib.system.files import appearing_file, write_json
-from anytoany_lib.toyworld.mels import SAMPLES, log_mel
+from anytoany_lib.toyworld.normalised_mels import SAMPLES, normalised_mel
 from anytoany_lib.toyworld.pictures import COLOURS, FRAMES, MOTIONS, PIXELS
 from anytoany_lib.toyworld.scenes import ATTRIBUTES, THINGS, Scene
 from anytoany_lib.toyworld.sounds import PITCHES
@@ -142,7 +142,7 @@ def sound_input(samples: np.ndarray) -> Tensor | None:
     if samples.size < SAMPLES // 4 or not np.isfinite(samples).all():
         return None
     samples = np.pad(samples[:SAMPLES], (0, max(0, SAMPLES - samples.size)))
-    return log_mel(torch.from_numpy(samples.astype(np.float32))[None])[0]
+    return normalised_mel(torch.from_numpy(samples.astype(np.float32))[None])[0]
 
 
 def film_input(frames: np.ndarray) -> Tensor | None:

@@ -11,11 +11,11 @@ from anytoany_lib.benchmarks.distances import (
     clap_score,
     clip_score,
     clipsim,
-    cosines,
     finite,
     frechet_distance,
     inception_score,
     mean_kl,
+    paired_cosines,
 )
 
 RNG = np.random.default_rng(0)
@@ -137,7 +137,7 @@ def test_kl_of_pairs_against_scipy():
 def test_cosine_scores_by_hand():
     media = np.array([[1.0, 0], [3, 4], [-1, 0], [np.nan, 0]])
     texts = np.array([[2.0, 0], [4, 3], [1, 0], [1, 0]])
-    assert cosines(media, texts)[:3] == pytest.approx([1, 24 / 25, -1])
+    assert paired_cosines(media, texts)[:3] == pytest.approx([1, 24 / 25, -1])
     assert clip_score(media, texts) == pytest.approx((2.5 * (1 + 24 / 25) / 4, 4, 1))
     assert clap_score(media, texts) == pytest.approx((24 / 25 / 4, 4, 1))
     with pytest.raises(ValueError, match="pairs of features"):

@@ -37,7 +37,7 @@ from anytoany_lib.media import media_files
 from anytoany_lib.memory import planning
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import runs
-from anytoany_lib.toyworld.mels import LEVELS
+from anytoany_lib.toyworld.normalised_mels import LEVELS
 from anytoany_lib.training import trackers
 from anytoany_lib.training.setup import trained_parts
 from anytoany_lib.training.stage_data import StageData

@@ -72,7 +72,7 @@ def test_rates_over_the_matrix_are_weighted_by_rows():
         "modality_accuracy": 0.9,
     }
     variant = {"metrics": metrics, "seconds": 90}
-    (row,) = ablations.table({"ablation": "lora_rank", "variants": {"4": variant}})
+    (row,) = ablations.variant_rows({"ablation": "lora_rank", "variants": {"4": variant}})
     assert row["thing"] == pytest.approx((30 * 1.0 + 10 * 0.2) / 40)
     assert row["colour"] is None and row["minutes"] == 1.5 and row["modality"] == 0.9
 

@@ -13,7 +13,14 @@ from anytoany_lib.config import Profile
 from anytoany_lib.data.manifests import read_manifest
 from anytoany_lib.data.rows import Row
 from anytoany_lib.evaluation import failures, matrix
-from anytoany_lib.evaluation.judging import Verdict, cell_of, chance, load_judges, rates, verdicts
+from anytoany_lib.evaluation.judging import (
+    Verdict,
+    cell_of,
+    chance_by_part,
+    load_judges,
+    rates,
+    verdicts,
+)
 from anytoany_lib.toyworld import Scene, render
 from anytoany_lib.toyworld.talks import Maker
 from anytoany_lib.toyworld.tasks import BEYOND, CELLS
@@ -160,7 +167,7 @@ def test_failures_are_all_listed_and_a_medium_that_cannot_be_written_ends_nothin
 
 def test_chance_is_near_one_in_twelve_things(judges):
     rows, replies = rows_and_right_replies(seed=5, each=6)
-    found = chance(judges, rows, replies)
+    found = chance_by_part(judges, rows, replies)
     assert 0.0 <= found["image"]["thing"] < 0.3
     assert 0.0 <= found["audio"]["thing"] < 0.3
 
@@ -197,7 +204,7 @@ def test_a_whole_evaluation_writes_the_contracts_metrics(
     assert metrics["peak_memory_bytes"]["host"] < 6e9
     examples = json.loads((run / "evaluation/examples.json").read_text())
     assert {example["task"] for example in examples} == set(CELLS) | set(BEYOND) | {"plain"}
-    assert "text->image" in matrix.table(metrics)
+    assert "text->image" in matrix.matrix_text(metrics)
 
 
 def test_a_dataset_without_expectations_is_refused(

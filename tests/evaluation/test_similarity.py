@@ -14,7 +14,7 @@ from tiny_encoders import write_clap, write_clip
 from anytoany_lib.config import Profile
 from anytoany_lib.data.manifests import read_manifest
 from anytoany_lib.evaluation import matrix, similarity
-from anytoany_lib.evaluation.similarity import Wish, distractors, ranks, wishes
+from anytoany_lib.evaluation.similarity import MediaRequest, distractors, media_requests, ranks
 
 DECODERS = json.loads(Profile.load("tiny").model_dump_json())["decoders"]  # careful ones
 
@@ -40,8 +40,8 @@ def test_a_run_whose_profile_names_no_judges_is_measured_by_its_encoder(
     toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     run = small_run(tmp_path / "run", judges=None, judges_folder=None, decoders=DECODERS)
-    few = [w for w in wishes(toy_data, 2, 0) if w.cell in ("text->image", "audio->image")]
-    monkeypatch.setattr(similarity, "wishes", lambda *how: few)
+    few = [w for w in media_requests(toy_data, 2, 0) if w.cell in ("text->image", "audio->image")]
+    monkeypatch.setattr(similarity, "media_requests", lambda *how: few)
 
     metrics = matrix.evaluate(run, toy_data, batch_size=4)
     assert json.loads((run / "metrics.json").read_text()) == metrics
@@ -53,7 +53,7 @@ def test_a_run_whose_profile_names_no_judges_is_measured_by_its_encoder(
         found = metrics["ranks"][name]
         assert 1 <= found["median rank"] <= 1 + found["distractors"] <= 4
     assert metrics["modality_accuracy"] == 1.0
-    assert "text->image" in matrix.table(metrics) and "R@1" in matrix.table(metrics)
+    assert "text->image" in matrix.matrix_text(metrics) and "R@1" in matrix.matrix_text(metrics)
     assert (run / "evaluation/failures.jsonl").read_text() == ""
 
 
@@ -94,7 +94,7 @@ def test_clip_and_clap_measure_beside_the_encoder_if_the_profile_names_them(
 def test_media_that_are_missing_or_broken_are_last_in_every_space(profile: Profile, tmp_path: Path):
     spaces = {"clip": str(write_clip(tmp_path / "c")), "clap": str(write_clap(tmp_path / "a"))}
     asked = [
-        Wish(str(n), "follow-up", [], kind, f"a bell {n}")
+        MediaRequest(str(n), "follow-up", [], kind, f"a bell {n}")
         for n, kind in enumerate(("audio", "audio", "audio", "image", "image"))
     ]
     sound = {"type": "audio", "audio": np.zeros(8000, np.float32), "sampling_rate": 8000}
@@ -108,13 +108,13 @@ def test_media_that_are_missing_or_broken_are_last_in_every_space(profile: Profi
     ]
     replies = [{"role": "assistant", "content": content} for content in given]
     varied = profile.model_copy(update={"similarity": spaces})
-    found, results = similarity.measure(varied, asked, replies, 0, "cpu")
+    found, results = similarity.rank_replies(varied, asked, replies, 0, "cpu")
     assert [v.modality for v in results] == [True, False, True, False, False]
     right = [{*v.marks.values(), *v.attributes.values()} for v in results]
     assert right[0] == right[1] == right[4] == {False}
     assert results[2].attributes == {"R@5": True, "clap R@5": True}
     assert results[3].attributes == {"R@5": True, "clip R@5": True} and not results[3].right
-    # A cell of two kinds: three wishes among two others each, two among one; most came to nothing.
+    # A cell of two kinds: three requests among two others each, two among one; most came to nothing.
     ranks_of = found["ranks"]["follow-up"]
     assert ranks_of["median rank"] is None and ranks_of["distractors"] == 1
     chance = found["baselines"]["follow-up"]["chance"]
@@ -128,9 +128,11 @@ def test_a_space_that_is_not_there_is_named(profile: Profile, tmp_path: Path):
         similarity.scorers(varied, "cpu")
 
 
-def test_wishes_are_for_one_medium_each(toy_data: Path):
-    found = wishes(toy_data, None, 0)
-    assert {wish.kind for wish in found} == {"image", "audio", "video"}
+def test_requests_are_for_one_medium_each(toy_data: Path):
+    found = media_requests(toy_data, None, 0)
+    assert {request.kind for request in found} == {"image", "audio", "video"}
     assert {"text->image", "video->audio", "image+audio->image"} <= {w.cell for w in found}
     ids = [row.id for row in read_manifest(toy_data, "test")]
-    assert {wish.id for wish in found} <= set(ids) and len({w.id for w in found}) == len(found)
+    assert {request.id for request in found} <= set(ids) and len({w.id for w in found}) == len(
+        found
+    )

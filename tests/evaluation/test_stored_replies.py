@@ -1,4 +1,4 @@
-"""Replies that are kept while an evaluation lasts: the same to the last bit, interrupted or not; none of another evaluation."""
+"""Replies that are read_or_draw while an evaluation lasts: the same to the last bit, interrupted or not; none of another evaluation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.data.manifests import read_manifest
 from anytoany_lib.evaluation import stored_replies
-from anytoany_lib.evaluation.stored_replies import draw, kept, key_of, opened, reply_to
+from anytoany_lib.evaluation.stored_replies import draw, key_of, open_folder, read_or_draw, reply_to
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.model import AnyToAny
 
@@ -78,7 +78,7 @@ def test_what_is_read_is_what_was_made(tmp_path: Path):
         [{"type": "image", "condition": torch.randn(3, 2), "failed": "not finite"}],
         [],
     ]
-    first, again = (kept(tmp_path / "a.safetensors", lambda: made) for _ in range(2))
+    first, again = (read_or_draw(tmp_path / "a.safetensors", lambda: made) for _ in range(2))
     for found in (first, again):
         assert [[sorted(part) for part in parts] for parts in found] == [
             [sorted(part) for part in parts] for parts in made
@@ -95,11 +95,11 @@ def test_replies_of_another_evaluation_are_not_taken(
     requests = [row.messages for row in read_manifest(toy_data, "test")][:3]
     folder = tmp_path / ".evaluation"
     first = key_of(RUN, profile, toy_data, requests, seed=0)
-    assert opened(folder, first) == folder and not capsys.readouterr().out
+    assert open_folder(folder, first) == folder and not capsys.readouterr().out
     (folder / "replies-000000.safetensors").touch()
-    opened(folder, key_of(RUN, profile, toy_data, requests, seed=0))
+    open_folder(folder, key_of(RUN, profile, toy_data, requests, seed=0))
     assert "going on" in capsys.readouterr().out and len(list(folder.iterdir())) == 2
-    opened(folder, key_of(RUN, profile, toy_data, requests[:2], seed=1))
+    open_folder(folder, key_of(RUN, profile, toy_data, requests[:2], seed=1))
     assert "(requests, seed): anew" in capsys.readouterr().out
     assert [file.name for file in folder.iterdir()] == ["key.json"]
     other = profile.model_copy(update={"name": "other"})
@@ -111,7 +111,9 @@ def test_kept_replies_do_not_change_the_key_of_their_run(
 ):
     (tmp_path / "trainable.safetensors").write_bytes(b"weights")
     before = key_of(tmp_path, profile, toy_data, [])
-    kept(opened(tmp_path / ".evaluation", before) / "replies-000000.safetensors", lambda: [[]])
+    read_or_draw(
+        open_folder(tmp_path / ".evaluation", before) / "replies-000000.safetensors", lambda: [[]]
+    )
     assert key_of(tmp_path, profile, toy_data, []) == before
     (tmp_path / "trainable.safetensors").write_bytes(b"others!")
     assert key_of(tmp_path, profile, toy_data, [])["run"] != before["run"]

@@ -100,7 +100,7 @@ def test_principal_directions_are_those_of_most_spread():
 
 
 def test_parameters_are_counted_by_part(shipped: AnyToAny, model: AnyToAny):
-    found, plain = anatomy.parameters(shipped), anatomy.parameters(model)
+    found, plain = anatomy.parameter_counts(shipped), anatomy.parameter_counts(model)
     config = shipped.causal_lm.config
     sizes = {"q_proj": 576 + 576, "k_proj": 576 + 192, "v_proj": 576 + 192, "o_proj": 576 + 576}
     rank = lora_config(shipped.profile.lora).r
@@ -146,7 +146,7 @@ def test_decisions_are_those_that_drew_the_reply(shipped: AnyToAny):
 
 
 def test_a_strip_of_tokens_underlines_what_is_learnt_and_lets_no_text_act(model: AnyToAny):
-    shown, encoded = diagrams.tokens(model.messages, TALK).data, model.messages.encode(TALK)
+    shown, encoded = diagrams.token_strip(model.messages, TALK).data, model.messages.encode(TALK)
     learnt = sum(label != IGNORED for label in encoded.labels)
     assert shown.count(f"solid {charts.TRAINED}") == learnt + 1  # one in the legend
     boxes = len(encoded.ids) + len(ROLES)
@@ -227,6 +227,19 @@ def test_a_frame_marks_each_mediums_own_caption(drawn):
     assert [patch.get_xy() for patch in axis.patches] == [(0.5, -0.5), (-0.5, 0.5)]
 
 
+def test_the_matrix_has_a_map_for_each_rate_and_blanks_where_nothing_was_asked(drawn):
+    metrics = {
+        "matrix": {"text->image": {"n": 4, "thing": 0.5, "modality": 1.0}},
+        "combinations": {"image+audio->text": {"n": 2, "modality": 0.25}},
+    }
+    thing, modality = charts.matrix(metrics, ["thing", "modality"]).axes
+    assert [text.get_text() for text in thing.texts] == ["50"]
+    assert {text.get_position(): text.get_text() for text in modality.texts} == {
+        (1, 0): "100",
+        (0, 4): "25",
+    }
+
+
 def test_curves_grow_in_place_while_a_stage_trains(monkeypatch):
     shown, clock = [], iter(range(0, 100, 3))
 
@@ -257,10 +270,8 @@ def test_tallies_have_the_most_first(drawn):
 
 FIGURES = {
     "journey": lambda: diagrams.journey({"a row": torch.randn(256), "a matrix": torch.randn(4, 9), "a picture": np.zeros((8, 8, 3), np.uint8)}),
-    "heat_maps": lambda: diagrams.heat_maps({"before": np.eye(3), "after": -np.eye(3)}, list("abc"), list("def"), "cosine"),
+    "heat_maps": lambda: charts.heat_maps({"before": np.eye(3), "after": -np.eye(3)}, list("abc"), list("def")),
     "cloud": lambda: diagrams.cloud(torch.randn(20, 8), ["image"] * 10 + ["other"] * 10, "rows"),
-    "layers": lambda: charts.layers(["q", "v"], np.random.default_rng(0).random((2, 30)), "change"),
-    "strip": lambda: diagrams.strip({"first": picture(), "last": picture("blue")}, "a picture"),
     "sheet": lambda: diagrams.sheet({
         "images": [({"type": "image", "image": picture()}, "red")] * 3,
         "audios": [({"type": "audio", "audio": sound()}, "a tone that goes on and on and on and on")],
@@ -272,7 +283,7 @@ FIGURES = {
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_are_pictures_whose_labels_do_not_run_out_of_them(name: str, monkeypatch):
     kept: list[Figure] = []
-    shown = display.picture
+    shown = charts.picture
     for module in (charts, diagrams):
         monkeypatch.setattr(module, "picture", lambda figure: kept.append(figure) or shown(figure))
     assert FIGURES[name]().data.startswith(b"\x89PNG")

@@ -9,7 +9,7 @@ from anytoany_lib.config import PROFILE_FOLDER, Profile
 
 
 def steps_told(*arguments: str) -> list[int]:
-    planned = demo.plan(demo.parser().parse_args([*arguments]))
+    planned = demo.notebooks_to_run(demo.parser().parse_args([*arguments]))
     return [told["MAX_STEPS"] for _, told in planned if "MAX_STEPS" in told]
 
 

@@ -120,7 +120,7 @@ def course(
         patch.chdir(home)
         toy = ["--media", "24", "--conversations", "24", "--per-task", "1", "--bound", "1"]
         options = demo.parser().parse_args(["--profile", str(file), *toy])
-        for name, parameters in demo.plan(options):
+        for name, parameters in demo.notebooks_to_run(options):
             told = parameters | sizes().get(name, {})
             demo.execute(demo.NOTEBOOKS / f"{name}.ipynb", told, home / "out")
         yield Course(small, Profile.load(file), home)

@@ -70,8 +70,8 @@ def outputs(notebook: Path) -> str:
 
 def test_numbered_notebooks_are_the_plan():
     options = demo.parser().parse_args([])
-    assert [path.stem for path in NUMBERED] == [name for name, _ in demo.plan(options)]
-    for name, parameters in demo.plan(options):
+    assert [path.stem for path in NUMBERED] == [name for name, _ in demo.notebooks_to_run(options)]
+    for name, parameters in demo.notebooks_to_run(options):
         cells = nbformat.read(demo.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
         declared = next(c.source for c in cells if "parameters" in c.metadata.get("tags", []))
         assert all(f"{parameter}: " in declared for parameter in parameters), name
@@ -153,7 +153,7 @@ def test_what_was_learnt_of_real_media_is_asked_back(home):
     settings["stages"]["3"]["steps"] = 120
     (home / "samples.yaml").write_text(yaml.safe_dump(settings))
     run = learn_samples(home, "samples.yaml", {"HELD_OUT": 0.0})
-    found = retrieval.measure(
+    found = retrieval.retrieval_rates(
         AnyToAny.from_pretrained(run), retrieval.captioned(home / "data/samples", "train")
     )
     assert sum(of_kind["n"] for of_kind in found.values()) == 27

@@ -26,7 +26,7 @@ from anytoany_lib.data.inspection import inspect
 from anytoany_lib.data.manifests import read_manifest
 from anytoany_lib.data.reports import Report
 from anytoany_lib.data.rows import DataError
-from anytoany_lib.figures import display
+from anytoany_lib.figures import charts
 from anytoany_lib.media import media_files
 from anytoany_lib.media.containers import MediaError
 from anytoany_lib.messages import check
@@ -257,12 +257,12 @@ def test_the_report_is_drawn(built):
     found = built[0].as_dict()
     drawn = [
         np.asarray(Image.open(io.BytesIO(figure.data)).convert("RGB"))
-        for figure in (display.fates(found), display.spreads(found))
+        for figure in (charts.fates(found), charts.spreads(found))
     ]
     red = [(picture == (214, 39, 40)).all(-1).mean() for picture in drawn]
     blue = [(picture == (31, 119, 180)).all(-1).mean() for picture in drawn]
     assert min(blue) > 0.01 and red[0] > 0.001 and red[1] == 0
-    empty = display.spreads(Report().as_dict())
+    empty = charts.spreads(Report().as_dict())
     assert len(empty.data) > 100
 
 

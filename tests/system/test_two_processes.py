@@ -183,16 +183,16 @@ def test_the_checkpoint_before_stays_and_the_new_one_is_on_the_disk_first(
 
 
 def test_replies_of_a_run_that_cannot_be_written_are_kept_elsewhere(tmp_path: Path):
-    with stored_replies.place_of(tmp_path) as place:
+    with stored_replies.replies_folder(tmp_path) as place:
         assert place == tmp_path / ".evaluation"
     tmp_path.chmod(0o555)
     user = os.geteuid()
     try:
         if user == 0:  # to whom every folder is open
             os.seteuid(65534)
-        with stored_replies.place_of(tmp_path) as place:
+        with stored_replies.replies_folder(tmp_path) as place:
             assert not place.is_relative_to(tmp_path)
-            stored_replies.opened(place, {"a": "b"})
+            stored_replies.open_folder(place, {"a": "b"})
             assert json.loads((place / "key.json").read_text()) == {"a": "b"}
     finally:
         if user == 0:

@@ -12,7 +12,7 @@ from anytoany_lib.toyworld.training.encoder_data import (
     CLASSES,
     IGNORED,
     batch,
-    caption_tokenizer,
+    encoder_tokenizer,
     labels,
     render_pool,
     tiny_config,
@@ -22,7 +22,7 @@ from anytoany_lib.toyworld.training.encoder_training import (
     contrast,
     matches,
     ruled_out,
-    train,
+    train_encoder,
 )
 
 
@@ -80,7 +80,7 @@ def test_batches_equal_what_prepare_makes():
 
 
 def test_any_text_has_tokens_and_the_end_is_highest():
-    tokenizer = caption_tokenizer(seed=0, captions=500)
+    tokenizer = encoder_tokenizer(seed=0, captions=500)
     ids = tokenizer("Grüße aus Zürich, 你好!")["input_ids"]
     assert max(ids) == ids[-1] == len(tokenizer) - 1 and tokenizer.unk_token_id not in ids[:-1]
 
@@ -97,8 +97,8 @@ def one_thread():
 def test_the_same_seed_gives_the_same_weights(tmp_path, monkeypatch, one_thread):
     for kind in BATCH:
         monkeypatch.setitem(BATCH, kind, 6)
-    first, _ = train(tmp_path / "a", steps=2, seed=3, pool_scale=0.004)
-    second, _ = train(tmp_path / "b", steps=2, seed=3, pool_scale=0.004)
+    first, _ = train_encoder(tmp_path / "a", steps=2, seed=3, pool_scale=0.004)
+    second, _ = train_encoder(tmp_path / "b", steps=2, seed=3, pool_scale=0.004)
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
     assert ImageBind.from_checkpoint(tmp_path / "a").fingerprint == (

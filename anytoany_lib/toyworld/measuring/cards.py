@@ -27,7 +27,7 @@ from anytoany_lib.toyworld.judges import Judges, load_judges
 from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.measuring import encoder_probes
 from anytoany_lib.toyworld.measuring.decoder_checks import drawn, judged_reconstructions, verdicts
-from anytoany_lib.toyworld.mels import log_mel
+from anytoany_lib.toyworld.normalised_mels import normalised_mel
 from anytoany_lib.toyworld.pictures import COLOURS, MOTIONS
 from anytoany_lib.toyworld.scenes import HELD_OUT_MOTIONS, HELD_OUT_PAIRS, THINGS, Scene
 from anytoany_lib.toyworld.sounds import COUNTED, PITCHES
@@ -121,10 +121,10 @@ def measure_sounds(
 ) -> tuple[Measured, Image.Image | None]:
     """(rates, sheet) of all sounds; the sheet shows log-mels, time to the right."""
     scenes = sound_prompts()
-    made = audio_training.generate(
+    made = audio_training.generate_sounds(
         pipeline, [caption("audio", scene) for scene in scenes], seed, **settings
     )
-    mels = log_mel(torch.from_numpy(made)).numpy()  # (N, frames, bands)
+    mels = normalised_mel(torch.from_numpy(made)).numpy()  # (N, frames, bands)
     grey = (255 * np.clip((mels - mels.min()) / np.ptp(mels), 0, 1)).astype(np.uint8)
     pictures = [np.repeat(mel.T[::-1, :, None], 3, axis=2) for mel in grey]
     return rates(judges, "audio", list(made), scenes), image_training.sheet(pictures, columns=6)
@@ -134,7 +134,7 @@ def measure_encoder(
     model: ImageBind, judges: Judges, seed: int
 ) -> tuple[Measured, Image.Image | None]:
     """(rates, no sheet): linear probes and the nearest caption."""
-    found = encoder_probes.measure(model)
+    found = encoder_probes.probe_rates(model)
     return {
         f"{title.replace('_', '-')}, {kind}": named
         for title, kinds in found.items()

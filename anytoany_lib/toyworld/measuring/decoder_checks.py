@@ -19,7 +19,7 @@ from anytoany_lib.toyworld.judges import Judges
 from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render
 from anytoany_lib.toyworld.training.autoencoder import reconstructed
-from anytoany_lib.toyworld.training.captions import conditions
+from anytoany_lib.toyworld.training.text_encoder import conditions
 
 GUIDANCE = 2.0
 STEPS = {"image": 16, "video": 12}

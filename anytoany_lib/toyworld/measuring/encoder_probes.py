@@ -97,7 +97,7 @@ def zero_shot(model: ImageBind, kind: str, seed: int, scored: int) -> dict[str, 
     }
 
 
-def measure(
+def probe_rates(
     model: ImageBind, seed: int = 77_000, fitted: int = 3_000, scored: int = 1_000
 ) -> dict[str, dict[str, dict[str, float]]]:
     """All probes and zero-shot rates on media the training never rendered."""

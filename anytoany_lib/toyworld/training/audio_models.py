@@ -1,6 +1,6 @@
 """The parts of the tiny AudioLDM: autoencoder, U-Net, text encoder and vocoder, and how they are kept on disk.
 
-Shapes: samples (B, 32000) at 16 kHz; log-mels (B, 1, 200, 64), time first (`mels`); latents
+Shapes: samples (B, 32000) at 16 kHz; log-mels (B, 1, 200, 64), time first (`normalised_mels`); latents
 (B, 4, 50, 16); captions are one L2-normalised vector each, (B, 128), given to the U-Net as a class
 embedding beside the time embedding, which is how AudioLDM is told what to make.
 """
@@ -25,9 +25,9 @@ from transformers import (
 )
 
 from anytoany_lib.decoders.mels import HOP, MEL_BINS, RATE
-from anytoany_lib.toyworld.mels import LEVELS, SAMPLES, band_tones
-from anytoany_lib.toyworld.training.captions import POSITIONS, WIDTH
+from anytoany_lib.toyworld.normalised_mels import LEVELS, SAMPLES, band_tones
 from anytoany_lib.toyworld.training.diffusion import plain_attention, replace_folder
+from anytoany_lib.toyworld.training.text_encoder import POSITIONS, WIDTH
 
 LATENTS = 4
 FRAMES = SAMPLES // HOP

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from transformers import ClapTextModelWithProjection, CLIPTokenizer, SpeechT5Hif
 from anytoany_lib.decoders.mels import HOP, mel_energies
 from anytoany_lib.toyworld.judges import Judges
 from anytoany_lib.toyworld.language import caption
-from anytoany_lib.toyworld.mels import LEVELS, SAMPLES, log_mel
+from anytoany_lib.toyworld.normalised_mels import LEVELS, SAMPLES, normalised_mel
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render
 from anytoany_lib.toyworld.training.audio_models import (
     GUIDANCE,
@@ -38,7 +38,6 @@ from anytoany_lib.toyworld.training.audio_models import (
     save_part,
     tokens,
 )
-from anytoany_lib.toyworld.training.captions import SAYINGS, WIDTH, said
 from anytoany_lib.toyworld.training.diffusion import (
     fast_scheduler,
     half_where_faster,
@@ -47,7 +46,8 @@ from anytoany_lib.toyworld.training.diffusion import (
     plain_attention,
     save_pipeline,
 )
-from anytoany_lib.toyworld.training.pace import Pace
+from anytoany_lib.toyworld.training.pace import Pace, minimise, shuffled_batches
+from anytoany_lib.toyworld.training.text_encoder import SAYINGS, WIDTH, stated_attributes
 
 SHARES = {"vae": 0.17, "vocoder": 0.2, "text": 0.03, "unet": 0.6}
 POOL = {"vae": 3000, "vocoder": 1500, "unet": 5000}
@@ -55,6 +55,7 @@ CAPTION_DROP = 0.1
 HEAD_SCALE = 8.0  # entries of a unit vector are small for a linear head
 KL_WEIGHT = 3e-3  # of the mean over a latent's numbers
 SEGMENT = 64  # mel frames in one vocoder example, 0.64 s
+FIRST_RATE = 1.2e-3  # peak learning rate of the U-Net
 FURTHER_RATE = 7e-4  # peak learning rate of a training that goes on with trained weights
 # Low, for it starts as a working vocoder (`build_vocoder`) and is easily led astray.
 VOCODER_RATE = 1e-4
@@ -62,7 +63,7 @@ LOSS_FLOOR = 5e-5  # of a window's length, in the logarithm of mel energies
 SAVE_EVERY = 300  # steps
 
 
-def make_pool(size: int, seed: int) -> tuple[list[Scene], Tensor, Tensor]:
+def sound_pool(size: int, seed: int) -> tuple[list[Scene], Tensor, Tensor]:
     """Scenes, their samples (size, 32000) int16 and log-mels (size, 200, 64) float16."""
     rng = np.random.default_rng(seed)
     scenes = [random_scene("audio", rng) for _ in range(size)]
@@ -71,65 +72,52 @@ def make_pool(size: int, seed: int) -> tuple[list[Scene], Tensor, Tensor]:
     for i, scene in enumerate(tqdm(scenes, desc="sounds", mininterval=5)):
         rendered = torch.from_numpy(render("audio", scene, rng))
         samples[i] = (rendered * 32767).round().short()
-        mels[i] = log_mel(rendered[None])[0]
+        mels[i] = normalised_mel(rendered[None])[0]
     return scenes, samples, mels
 
 
-def batches(count: int, size: int, seed: int) -> Iterator[Tensor]:
-    """Row numbers of shuffled batches, for ever."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        yield from torch.randperm(count, generator=generator)[: count - count % size].split(size)
-
-
-def steps(
-    name: str, pace: Pace, models: list[nn.Module], peak: float
-) -> Iterator[Callable[..., None]]:
-    """Yields, until the pace is over, a function that takes a loss and makes one optimiser step."""
+def clipped_adamw(models: Sequence[nn.Module], peak: float) -> torch.optim.AdamW:
+    """AdamW that clips the gradients of all its models together to norm 1 before each step."""
     parameters = [p for model in models for p in model.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
-    bar = tqdm(total=100, desc=name, unit="%", mininterval=5)
+    optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimiser.param_groups[0]["peak"] = peak
 
-    def step(loss: Tensor, **figures: float) -> None:
-        """One optimiser step at the pace's learning rate; the figures are shown in the bar."""
-        for group in optimiser.param_groups:
-            group["lr"] = pace.cosine(peak)
-        optimiser.zero_grad()
-        loss.backward()
+    def clip(*_: object) -> None:
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        pace.taken += 1
-        shown = {key: f"{value:.3f}" for key, value in figures.items()}
-        bar.set_postfix(step=pace.taken, loss=f"{loss.item():.3f}", **shown, refresh=False)
-        bar.update(int(100 * pace.progress) - bar.n)
 
-    while pace.progress < 1:
-        yield step
-    bar.close()
+    optimiser.register_step_pre_hook(clip)
+    return optimiser
+
+
+def _batches(count: int, size: int, seed: int) -> Iterator[Tensor]:
+    return shuffled_batches(count, size, torch.Generator().manual_seed(seed), drop_last=True)
 
 
 def train_vae(pace: Pace, mels: Tensor, seed: int, batch: int = 4) -> AutoencoderKL:
     """Trains the autoencoder on log-mels (N, 200, 64) and sets its scaling factor from the latents."""
     torch.manual_seed(seed)
     vae = build_vae()
-    rows = batches(len(mels), batch, seed)
-    for step in steps("mel autoencoder", pace, [vae], 2e-3):
+    rows = _batches(len(mels), batch, seed)
+
+    def next_loss() -> Tensor:
         truth = mels[next(rows)].float()[:, None]  # (B, 1, 200, 64)
         with half_where_faster():
             posterior = vae.encode(truth).latent_dist
-            guess = vae.decode(posterior.sample()).sample
-        gap = guess.float() - truth
+            decoded = vae.decode(posterior.sample()).sample
+        gap = decoded.float() - truth
         slopes = gap.diff(dim=2).abs().mean() + gap.diff(dim=3).abs().mean()
         loss = gap.abs().mean() + gap.square().mean() + 0.5 * slopes
         kl = posterior.kl().float().mean() / posterior.mean[0].numel()
-        step(loss + KL_WEIGHT * kl, l1=gap.abs().mean().item())
-    latents = encode(vae, mels[:512])
+        return loss + KL_WEIGHT * kl
+
+    minimise(next_loss, clipped_adamw([vae], 2e-3), pace, "mel autoencoder")
+    latents = encode_mels(vae, mels[:512])
     vae.register_to_config(scaling_factor=vae.config.scaling_factor / float(latents.float().std()))
     return vae.eval()
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, mels: Tensor, batch: int = 32) -> Tensor:
+def encode_mels(vae: AutoencoderKL, mels: Tensor, batch: int = 32) -> Tensor:
     """Latent means of log-mels (N, 200, 64), times the scaling factor: (N, 4, 50, 16) float16."""
     parts = []
     for chunk in tqdm(mels.split(batch), desc="latents", mininterval=5):
@@ -140,7 +128,7 @@ def encode(vae: AutoencoderKL, mels: Tensor, batch: int = 32) -> Tensor:
 
 
 @torch.no_grad()
-def decode(vae: AutoencoderKL, latents: Tensor, batch: int = 32) -> Tensor:
+def decode_mels(vae: AutoencoderKL, latents: Tensor, batch: int = 32) -> Tensor:
     """Log-mels (N, 200, 64) float16 of scaled latents."""
     scale = vae.config.scaling_factor
     with half_where_faster():
@@ -179,19 +167,22 @@ def train_vocoder(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     vocoder = build_vocoder() if start is None else start.train()
-    rows = batches(len(mels), batch, seed)
-    for step in steps("vocoder", pace, [vocoder], VOCODER_RATE):
+    rows = _batches(len(mels), batch, seed)
+
+    def next_loss() -> Tensor:
         chosen = next(rows)
         first = int(rng.integers(0, mels.shape[1] - SEGMENT + 1))
         source = torch.where(torch.rand(batch, 1, 1) < 0.5, mels[chosen], blurred[chosen])
         truth = samples[chosen, first * HOP : (first + SEGMENT) * HOP].float() / 32767
         with half_where_faster():
             guess = vocoder(source[:, first : first + SEGMENT].float())
-        step(spectral_loss(guess.float(), truth))
+        return spectral_loss(guess.float(), truth)
+
+    minimise(next_loss, clipped_adamw([vocoder], VOCODER_RATE), pace, "vocoder")
     return vocoder.eval()
 
 
-def train_text_encoder(
+def train_clap_text_encoder(
     pace: Pace, tokenizer: CLIPTokenizer, seed: int, batch: int = 64
 ) -> ClapTextModelWithProjection:
     """Teaches the text encoder what a caption says, by naming it with linear heads that are thrown away.
@@ -204,17 +195,20 @@ def train_text_encoder(
     text_encoder = build_text_encoder(tokenizer)
     sizes = [len(words) + 1 for words in SAYINGS.values()]
     heads = nn.Linear(WIDTH, sum(sizes))
-    for step in steps("text encoder", pace, [text_encoder, heads], 1e-3):
+
+    def next_loss() -> Tensor:
         texts = [caption("audio", random_scene("audio", rng), rng) for _ in range(batch)]
         vectors = embed(text_encoder, tokens(tokenizer, texts))
         named = heads(HEAD_SCALE * vectors).split(sizes, dim=1)
-        labels = torch.tensor([said(text) for text in texts])
+        labels = torch.tensor([stated_attributes(text) for text in texts])
         losses = (F.cross_entropy(logits, labels[:, i]) for i, logits in enumerate(named))
-        step(sum(losses, torch.zeros(())))
+        return sum(losses, torch.zeros(()))
+
+    minimise(next_loss, clipped_adamw([text_encoder, heads], 1e-3), pace, "text encoder")
     return text_encoder.eval().requires_grad_(False)
 
 
-def perturbed(vectors: Tensor, generator: torch.Generator) -> Tensor:
+def turned(vectors: Tensor, generator: torch.Generator) -> Tensor:
     """Unit vectors (B, 128), turned a little: a language model's projection will not hit them exactly."""
     amount = 0.4 * torch.rand(len(vectors), 1, generator=generator)
     noise = torch.randn(vectors.shape, generator=generator) / vectors.shape[1] ** 0.5
@@ -228,7 +222,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
         slow.lerp_(fast, 1 - decay)
 
 
-def train_unet(
+def train_audio_unet(
     pace: Pace,
     latents: Tensor,
     scenes: list[Scene],
@@ -247,13 +241,14 @@ def train_unet(
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     unet, noise = build_unet() if start is None else start.train(), noise_scheduler()
     average = copy.deepcopy(unet)
-    rows = batches(len(latents), batch, seed)
-    for step in steps("U-Net", pace, [unet], 1.2e-3 if start is None else FURTHER_RATE):
+    rows = _batches(len(latents), batch, seed)
+
+    def next_loss() -> Tensor:
         chosen = next(rows)
         texts = [caption("audio", scenes[i], rng) for i in chosen]
         vectors = torch.stack([caption_vector(text) for text in texts])
         dropped = torch.rand(batch, 1, generator=generator) < CAPTION_DROP
-        vectors = torch.where(dropped, caption_vector(""), perturbed(vectors, generator))
+        vectors = torch.where(dropped, caption_vector(""), turned(vectors, generator))
         clean = latents[chosen].float()
         added = torch.randn(clean.shape, generator=generator)
         times = torch.randint(0, noise.config.num_train_timesteps, (batch,), generator=generator)
@@ -261,15 +256,20 @@ def train_unet(
             guess = unet(
                 noise.add_noise(clean, added, times), times, None, class_labels=vectors
             ).sample
-        step(F.mse_loss(guess.float(), noise.get_velocity(clean, added, times)))
+        return F.mse_loss(guess.float(), noise.get_velocity(clean, added, times))
+
+    def after_step() -> None:
         update_average(average, unet, min(0.998, (1 + pace.taken) / (10 + pace.taken)))
         if pace.taken % SAVE_EVERY == 0:
             keep(average)
+
+    optimiser = clipped_adamw([unet], FIRST_RATE if start is None else FURTHER_RATE)
+    minimise(next_loss, optimiser, pace, "audio UNet", after_step)
     return average.eval()
 
 
 @torch.no_grad()
-def generate(
+def generate_sounds(
     pipe: AudioLDMPipeline,
     captions: list[str],
     seed: int,
@@ -295,7 +295,7 @@ def generate(
     return np.concatenate(made)
 
 
-def heard(judges: Judges, sounds: np.ndarray, scenes: list[Scene]) -> dict[str, float]:
+def sound_rates(judges: Judges, sounds: np.ndarray, scenes: list[Scene]) -> dict[str, float]:
     """Share of sounds judged right, by attribute."""
     verdicts = judges.judge("audio", list(sounds), scenes)
     return {name: float(np.nanmean(row)) for name, row in verdicts.items()}
@@ -306,17 +306,17 @@ def run_stage(stage: str, pace: Pace, options: argparse.Namespace) -> None:
     work, seed = options.work, options.seed
     if stage == "text":
         tokenizer = CLIPTokenizer.from_pretrained(options.tokenizer)
-        save_part(train_text_encoder(pace, tokenizer, seed), work / "text")
+        save_part(train_clap_text_encoder(pace, tokenizer, seed), work / "text")
         tokenizer.save_pretrained(work / "text")
         return
-    scenes, samples, mels = make_pool(round(options.pool * POOL[stage]), seed + len(stage))
+    scenes, samples, mels = sound_pool(round(options.pool * POOL[stage]), seed + len(stage))
     if stage == "vae":
         save_part(train_vae(pace, mels, seed), work / "vae")
         return
     vae = AutoencoderKL.from_pretrained(work / "vae")
-    latents = encode(vae, mels)
+    latents = encode_mels(vae, mels)
     if stage == "vocoder":
-        blurred = decode(vae, latents)
+        blurred = decode_mels(vae, latents)
         start = SpeechT5HifiGan.from_pretrained(work / "vocoder") if options.further else None
         vocoder = train_vocoder(pace, samples, mels, blurred, seed, start)
         save_part(vocoder, work / "vocoder")
@@ -339,7 +339,7 @@ def run_stage(stage: str, pace: Pace, options: argparse.Namespace) -> None:
             options.out / "unet", torch_dtype=torch.float32
         )
         plain_attention(start)
-    keep(train_unet(pace, latents, scenes, vector, seed, keep, start))
+    keep(train_audio_unet(pace, latents, scenes, vector, seed, keep, start))
     note_training(options.out, part="U-Net", sounds=len(scenes), seed=seed, **pace.facts())
 
 

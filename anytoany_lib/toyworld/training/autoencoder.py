@@ -7,8 +7,10 @@ import torch
 from diffusers import AutoencoderKL
 from tqdm.auto import tqdm
 
-from anytoany_lib.toyworld.training.diffusion import MuonAdamW, half_where_faster, paced
-from anytoany_lib.toyworld.training.pace import Pace
+from anytoany_lib.toyworld.training.diffusion import MuonAdamW, half_where_faster
+from anytoany_lib.toyworld.training.pace import Pace, minimise
+
+KL_WEIGHT = 2e-4  # of the mean over a latent's numbers
 
 
 def as_pixels(frames: np.ndarray) -> torch.Tensor:
@@ -31,9 +33,9 @@ def new_autoencoder(seed: int = 0) -> AutoencoderKL:
     )
 
 
-def reconstruction_loss(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def reconstruction_loss(decoded: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Absolute and squared error, and the absolute error of the slopes, which keeps outlines sharp."""
-    error = found - wanted
+    error = decoded - truth
     slopes = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     return error.abs().mean() + error.square().mean() + 0.5 * slopes
 
@@ -44,21 +46,16 @@ def train_autoencoder(
     """The autoencoder after training on frames (N, 64, 64, 3), with the latents' scale in its config."""
     vae, rng = new_autoencoder(seed), np.random.default_rng(seed)
     torch.manual_seed(seed)
-    optimiser = MuonAdamW(vae, hidden=3e-3, other=2e-3)
-    for step in paced(pace, optimiser, "autoencoder"):
+
+    def next_loss() -> torch.Tensor:
         pixels = as_pixels(frames[rng.integers(len(frames), size=batch)])
         with half_where_faster():
-            spread = vae.encode(pixels).latent_dist
-            found = vae.decode(spread.sample()).sample
-        loss = (
-            reconstruction_loss(found.float(), pixels)
-            + 2e-4 * spread.kl().mean() / spread.mean[0].numel()
-        )
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if step % 200 == 0:
-            tqdm.write(f"autoencoder step {step} loss {loss.item():.4f}")
+            posterior = vae.encode(pixels).latent_dist
+            decoded = vae.decode(posterior.sample()).sample
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        return reconstruction_loss(decoded.float(), pixels) + KL_WEIGHT * kl
+
+    minimise(next_loss, MuonAdamW(vae, hidden=3e-3, other=2e-3), pace, "autoencoder")
     vae.eval().requires_grad_(False)
     vae.register_to_config(scaling_factor=1 / latents_of(vae, frames[:512]).std().item())
     return vae
@@ -73,19 +70,16 @@ def polish_decoder(
     """
     half = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    optimiser = MuonAdamW(half, hidden=2e-3, other=1e-3)
-    for step in paced(pace, optimiser, "decoder"):
+
+    def next_loss() -> torch.Tensor:
         chosen = frames[rng.integers(len(frames), size=batch)]
         latents = latents_of(vae, chosen)
         noise = torch.randn(latents.shape, generator=generator) * 0.05 / vae.config.scaling_factor
         with half_where_faster():
-            found = vae.decode(latents + noise).sample
-        loss = reconstruction_loss(found.float(), as_pixels(chosen))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if step % 200 == 0:
-            tqdm.write(f"decoder step {step} loss {loss.item():.4f}")
+            decoded = vae.decode(latents + noise).sample
+        return reconstruction_loss(decoded.float(), as_pixels(chosen))
+
+    minimise(next_loss, MuonAdamW(half, hidden=2e-3, other=1e-3), pace, "decoder")
     half.requires_grad_(False)
     return vae
 
@@ -93,15 +87,15 @@ def polish_decoder(
 @torch.no_grad()
 def latents_of(vae: AutoencoderKL, frames: np.ndarray, batch: int = 64) -> torch.Tensor:
     """Mean latents (N, 4, 16, 16), float32, unscaled, of frames (N, 64, 64, 3)."""
-    found = []
+    parts = []
     for start in tqdm(
         range(0, len(frames), batch), desc="latents", mininterval=5, disable=len(frames) < 4096
     ):
         with half_where_faster():
-            found.append(
+            parts.append(
                 vae.encode(as_pixels(frames[start : start + batch])).latent_dist.mean.float()
             )
-    return torch.cat(found)
+    return torch.cat(parts)
 
 
 @torch.no_grad()

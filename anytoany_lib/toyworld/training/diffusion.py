@@ -1,4 +1,4 @@
-"""What the trainings of the tiny diffusion models share: pace and progress, noise, loss, few-step schedulers, saving."""
+"""What the trainings of the tiny diffusion models share: optimiser, noise, loss, few-step schedulers, saving."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -20,11 +21,12 @@ from diffusers import (
 )
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import EMAModel
-from tqdm.auto import tqdm
 
 from anytoany_lib.llm import pick_dtype
 from anytoany_lib.system.files import appearing_whole, write_json
-from anytoany_lib.toyworld.training.pace import Pace
+from anytoany_lib.toyworld.language import caption
+from anytoany_lib.toyworld.scenes import Scene
+from anytoany_lib.toyworld.training.pace import Pace, minimise
 
 UNet: TypeAlias = UNet2DConditionModel | UNet3DConditionModel
 NOISE = {
@@ -94,24 +96,6 @@ class MuonAdamW:
         self._adam.step()
 
 
-def paced(pace: Pace, optimiser: torch.optim.Optimizer | MuonAdamW, title: str) -> Iterator[int]:
-    """Counts steps until the pace is done, sets each group's learning rate from its "peak", shows progress."""
-    with tqdm(
-        total=100,
-        desc=title,
-        unit="%",
-        mininterval=5,
-        bar_format="{l_bar}{bar}| {elapsed} {postfix}",
-    ) as bar:
-        while pace.progress < 1:
-            for group in optimiser.param_groups:
-                group["lr"] = pace.cosine(group["peak"])
-            yield pace.taken
-            pace.taken += 1
-            bar.set_postfix(step=pace.taken, refresh=False)
-            bar.update(int(100 * pace.progress) - bar.n)
-
-
 def noise_scheduler() -> DDIMScheduler:
     """The noise of training (and a sampler): v-prediction, terminal signal-to-noise ratio of zero."""
     return DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=True)
@@ -177,16 +161,12 @@ class MovingAverage:
     def __init__(self, unet: UNet, save: Callable[[], None] | None = None, minutes: float = 4.0):
         self._unet, self._save, self._minutes = unet, save, minutes
         self._average = EMAModel(unet.parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
-        self._taken, self._loss, self._saved = 0, 0.0, time.monotonic()
+        self._saved = time.monotonic()
 
-    def step(self, loss: float) -> None:
+    def step(self) -> None:
         """To be called after each optimiser step."""
         weights = list(self._unet.parameters())
         self._average.step(weights)
-        self._loss += max(0.01, 1 / (self._taken + 1)) * (loss - self._loss)
-        if self._taken % 200 == 0:
-            tqdm.write(f"{type(self._unet).__name__} step {self._taken} loss {self._loss:.4f}")
-        self._taken += 1
         if self._save and time.monotonic() - self._saved > 60 * self._minutes:
             self._average.store(weights)
             self._average.copy_to(weights)
@@ -198,6 +178,38 @@ class MovingAverage:
         """The UNet with the averaged weights, frozen."""
         self._average.copy_to(self._unet.parameters())
         return self._unet.eval().requires_grad_(False)
+
+
+def train_unet(
+    kind: str,
+    unet: UNet,
+    latents: torch.Tensor,
+    scenes: Sequence[Scene],
+    condition: Callable[[list[str]], torch.Tensor],
+    pace: Pace,
+    seed: int = 0,
+    batch: int = 16,
+    save: Callable[[], None] | None = None,
+    pace_of: Callable[[str], float] = lambda name: 1.0,
+) -> UNet:
+    """Trains a UNet on scaled latents (N, ...) of pictures or films; what is saved, and left in the end, is the weights'
+    moving average.
+
+    `condition` gives captions their conditions (B, 16, 128); they are worded anew at each step. `pace_of` as in `MuonAdamW`.
+    """
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    noise, nothing = noise_scheduler(), condition([""])
+    plain_attention(unet.train())
+    average = MovingAverage(unet, save)
+
+    def next_loss() -> torch.Tensor:
+        rows = rng.integers(len(latents), size=batch)
+        texts = [caption(kind, scenes[row], rng) for row in rows]
+        conditions = perturbed(condition(texts), nothing, generator)
+        return velocity_loss(unet, noise, latents[rows], conditions, generator)
+
+    minimise(next_loss, MuonAdamW(unet, pace_of=pace_of), pace, f"{kind} UNet", average.step)
+    return average.finish()
 
 
 NOTES = "training.json"

@@ -63,7 +63,7 @@ def tiny_config(vocab_size: int) -> ImageBindConfig:
     )
 
 
-def caption_tokenizer(seed: int, captions: int = 20_000, merges: int = 250) -> CLIPTokenizer:
+def encoder_tokenizer(seed: int, captions: int = 20_000, merges: int = 250) -> CLIPTokenizer:
     """A CLIP tokenizer (byte pairs, lower case) learnt on toy captions of all kinds.
 
     Every byte has its token, so any text can be written; the end token has the highest id, which

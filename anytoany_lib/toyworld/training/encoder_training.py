@@ -24,14 +24,14 @@ from tqdm.auto import tqdm
 from anytoany_lib.encoders.imagebind import ImageBind
 from anytoany_lib.encoders.imagebind_inputs import ImageBindConfig
 from anytoany_lib.toyworld import HELD_OUT_MOTIONS, HELD_OUT_PAIRS, caption
-from anytoany_lib.toyworld.measuring.encoder_probes import measure
+from anytoany_lib.toyworld.measuring.encoder_probes import probe_rates
 from anytoany_lib.toyworld.training.diffusion import half_where_faster, note_training
 from anytoany_lib.toyworld.training.encoder_data import (
     CLASSES,
     IGNORED,
     Pool,
     batch,
-    caption_tokenizer,
+    encoder_tokenizer,
     labels,
     render_pool,
     tiny_config,
@@ -210,7 +210,7 @@ def render_pools(config: ImageBindConfig, seed: int, scale: float) -> dict[str, 
     }
 
 
-def train(
+def train_encoder(
     out: Path,
     steps: int | None = None,
     minutes: float | None = None,
@@ -227,7 +227,7 @@ def train(
         raise ValueError("give either steps or minutes")
     torch.manual_seed(seed)
     rng, noise = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    tokenizer = caption_tokenizer(seed)
+    tokenizer = encoder_tokenizer(seed)
     model = ImageBind(tiny_config(len(tokenizer)))
     model.tokenizer = tokenizer
     start_positions(model)
@@ -287,14 +287,16 @@ def main() -> None:
     parser.add_argument("--pool-scale", type=float, default=1.0, help="fewer renders, for trials")
     parser.add_argument("--out", type=Path, default=Path("ckpt/tiny/encoder"))
     args = parser.parse_args()
-    model, log = train(args.out, args.steps, args.minutes, args.seed, args.pool_scale)
+    model, log = train_encoder(args.out, args.steps, args.minutes, args.seed, args.pool_scale)
     for row in log[:: max(1, len(log) // 40)]:
         print(json.dumps(row))
     model = ImageBind.from_checkpoint(args.out)
-    print(json.dumps(record(model, log, args.seed, args.out), indent=2))
+    print(json.dumps(note_and_measure(model, log, args.seed, args.out), indent=2))
 
 
-def record(model: ImageBind, log: list[dict], seed: int, out: Path, fitted: int = 3000) -> dict:
+def note_and_measure(
+    model: ImageBind, log: list[dict], seed: int, out: Path, fitted: int = 3000
+) -> dict:
     """Notes the training in OUT/training.json and returns what the saved model was measured at.
 
     `fitted` renders of each kind fit the probes, a third as many score them.
@@ -304,7 +306,7 @@ def record(model: ImageBind, log: list[dict], seed: int, out: Path, fitted: int 
     parameters = sum(p.numel() for p in model.parameters())
     steps = last.get("step", 0)
     note_training(out, seed=seed, steps=steps, minutes=minutes, parameters=parameters)
-    return measure(model, fitted=fitted, scored=fitted // 3)
+    return probe_rates(model, fitted=fitted, scored=fitted // 3)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Trains the tiny image decoder: captions -> pictures of 64 x 64 pixels, as a StableDiffusionPipeline.
 
-In turn: caption tokenizer and text encoder (`captions`), an autoencoder that reduces pictures and film frames
+In turn: caption tokenizer and text encoder (`text_encoder`), an autoencoder that reduces pictures and film frames
 fourfold to 4 x 16 x 16 latents, and a UNet that draws latents from captions. Run as
 `python -m anytoany_lib.toyworld.training.image_training --out ckpt/tiny/image`.
 """
@@ -8,7 +8,7 @@ fourfold to 4 x 16 x 16 latents, and a UNet that draws latents from captions. Ru
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,17 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render
 from anytoany_lib.toyworld.training.autoencoder import latents_of, polish_decoder, train_autoencoder
-from anytoany_lib.toyworld.training.captions import (
+from anytoany_lib.toyworld.training.diffusion import (
+    fast_scheduler,
+    load_frozen,
+    note_training,
+    save_pipeline,
+    train_unet,
+)
+from anytoany_lib.toyworld.training.pace import Pace
+from anytoany_lib.toyworld.training.text_encoder import (
     WIDTH,
     caption_tokenizer,
     conditions,
@@ -31,20 +38,6 @@ from anytoany_lib.toyworld.training.captions import (
     random_captions,
     train_text_encoder,
 )
-from anytoany_lib.toyworld.training.diffusion import (
-    MovingAverage,
-    MuonAdamW,
-    fast_scheduler,
-    load_frozen,
-    noise_scheduler,
-    note_training,
-    paced,
-    perturbed,
-    plain_attention,
-    save_pipeline,
-    velocity_loss,
-)
-from anytoany_lib.toyworld.training.pace import Pace
 
 LATENT = 16
 CHANNELS = (64, 96, 112)
@@ -75,35 +68,6 @@ def new_unet(seed: int = 0) -> UNet2DConditionModel:
         attention_head_dim=tuple(width // HEAD for width in CHANNELS),
         use_linear_projection=True,
     )
-
-
-def train_unet(
-    unet: UNet2DConditionModel,
-    latents: torch.Tensor,
-    scenes: Sequence[Scene],
-    condition: Callable[[list[str]], torch.Tensor],
-    pace: Pace,
-    seed: int = 0,
-    batch: int = 16,
-    save: Callable[[], None] | None = None,
-) -> UNet2DConditionModel:
-    """Trains on scaled latents (N, 4, 16, 16); what is saved, and left in the end, is the weights' moving average."""
-    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    noise, nothing = noise_scheduler(), condition([""])
-    plain_attention(unet.train())
-    optimiser = MuonAdamW(unet)
-    average = MovingAverage(unet, save)
-    for _ in paced(pace, optimiser, "image UNet"):
-        rows = rng.integers(len(latents), size=batch)
-        texts = [caption("image", scenes[row], rng) for row in rows]
-        loss = velocity_loss(
-            unet, noise, latents[rows], perturbed(condition(texts), nothing, generator), generator
-        )
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        average.step(loss.item())
-    return average.finish()
 
 
 def image_pipeline(
@@ -182,7 +146,8 @@ def train_image_decoder(
         latents = latents_of(vae, frames) * vae.config.scaling_factor
         condition = partial(conditions, tokenizer, encoder)
         pace = Pace(**limits["unet"])
-        train_unet(unet.requires_grad_(True), latents, scenes, condition, pace, seed, save=save)
+        unet.requires_grad_(True)
+        train_unet("image", unet, latents, scenes, condition, pace, seed, save=save)
         save()
         note_training(out, part="U-Net", pictures=pictures, seed=seed, **pace.facts())
     if "decoder" in limits:

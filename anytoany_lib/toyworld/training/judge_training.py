@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from anytoany_lib.toyworld.judges import INPUTS, LABELS, NETWORKS, Judges, load_judges
-from anytoany_lib.toyworld.mels import LEVELS
+from anytoany_lib.toyworld.normalised_mels import LEVELS
 from anytoany_lib.toyworld.pictures import COLOURS, MOTIONS
 from anytoany_lib.toyworld.scenes import THINGS, Scene, random_scene, render
-from anytoany_lib.toyworld.training.pace import Pace
+from anytoany_lib.toyworld.training.pace import Pace, minimise, shuffled_batches
 
 POOL = {"image": 10000, "audio": 6000, "video": 4000}
 BATCH = {"image": 64, "audio": 32, "video": 16}
@@ -48,7 +48,7 @@ def labels_of(kind: str, scene: Scene) -> list[int]:
     return [UNASKED if value is None else options.index(value) for options, value in values]
 
 
-def make_pool(kind: str, size: int, seed: int) -> tuple[Tensor, Tensor]:
+def labelled_pool(kind: str, size: int, seed: int) -> tuple[Tensor, Tensor]:
     """`size` prepared media and their labels: inputs (size, ...) float16, labels (size, attributes)."""
     rng = np.random.default_rng(seed)
     inputs, labels = [], []
@@ -81,8 +81,8 @@ def _hissing(mels: Tensor, generator: torch.Generator) -> Tensor:
     return torch.logaddexp(mels * spread, hiss * spread) / spread
 
 
-def worn(kind: str, inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """The batch as an imperfect decoder might give it back: three in four batches are worn a little."""
+def degraded(kind: str, inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """The batch as an imperfect decoder might give it back: three in four batches are degraded a little."""
     draw = torch.rand(4, generator=generator)
     if draw[0] < 0.25:
         return inputs
@@ -114,23 +114,16 @@ def train_judge(kind: str, pace: Pace, pool: tuple[Tensor, Tensor], seed: int) -
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     network = NETWORKS[kind]()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=1e-2)
-    bar = tqdm(total=100, desc=f"{kind} judge", unit="%", mininterval=5)
-    while pace.progress < 1:
-        for rows in torch.randperm(len(pool[0]), generator=generator).split(BATCH[kind]):
-            for group in optimiser.param_groups:
-                group["lr"] = pace.cosine(PEAK_RATE)
-            logits = network(worn(kind, pool[0][rows].float(), generator))
-            loss = loss_of(kind, logits, pool[1][rows])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            pace.taken += 1
-            bar.set_postfix(loss=f"{loss.item():.3f}", step=pace.taken, refresh=False)
-            bar.update(int(100 * pace.progress) - bar.n)
-            if pace.progress >= 1:
-                break
-    bar.close()
+    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
+    optimiser.param_groups[0]["peak"] = PEAK_RATE
+    rows = shuffled_batches(len(pool[0]), BATCH[kind], generator)
+
+    def next_loss() -> Tensor:
+        chosen = next(rows)
+        logits = network(degraded(kind, pool[0][chosen].float(), generator))
+        return loss_of(kind, logits, pool[1][chosen])
+
+    minimise(next_loss, optimiser, pace, f"{kind} judge")
     return network.eval()
 
 
@@ -163,7 +156,7 @@ def main() -> None:
     missing = set(LABELS) - set(options.kinds)
     networks = load_judges(options.out).networks if missing else {}
     for kind in options.kinds:
-        pool = make_pool(kind, round(options.pool * POOL[kind]), options.seed)
+        pool = labelled_pool(kind, round(options.pool * POOL[kind]), options.seed)
         networks[kind] = train_judge(kind, Pace(options.steps, options.minutes), pool, options.seed)
     judges = Judges(networks)
     judges.save(options.out)

@@ -23,22 +23,14 @@ from diffusers import (
 )
 from torch import nn
 
-from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.scenes import Scene
 from anytoany_lib.toyworld.training.autoencoder import latents_of
-from anytoany_lib.toyworld.training.captions import WIDTH, conditions
 from anytoany_lib.toyworld.training.diffusion import (
-    MovingAverage,
-    MuonAdamW,
     fast_scheduler,
     load_frozen,
-    noise_scheduler,
     note_training,
-    paced,
-    perturbed,
-    plain_attention,
     save_pipeline,
-    velocity_loss,
+    train_unet,
 )
 from anytoany_lib.toyworld.training.image_training import (
     CHANNELS,
@@ -49,6 +41,7 @@ from anytoany_lib.toyworld.training.image_training import (
     rendered,
 )
 from anytoany_lib.toyworld.training.pace import Pace
+from anytoany_lib.toyworld.training.text_encoder import WIDTH, conditions
 
 TEMPORAL = ("temp_convs", "temp_attentions", "transformer_in")
 
@@ -121,22 +114,18 @@ def train_video_unet(
     save: Callable[[], None] | None = None,
 ) -> UNet3DConditionModel:
     """Trains on scaled latents (N, 4, 8, 16, 16): the temporal layers fast, what the image UNet knew slowly."""
-    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    noise, nothing = noise_scheduler(), condition([""])
-    plain_attention(_without_dropout(unet.train()))
-    optimiser = MuonAdamW(unet, pace_of=lambda name: 1.0 if is_temporal(name) else 0.4)
-    average = MovingAverage(unet, save)
-    for _ in paced(pace, optimiser, "video UNet"):
-        rows = rng.integers(len(latents), size=batch)
-        texts = [caption("video", scenes[row], rng) for row in rows]
-        loss = velocity_loss(
-            unet, noise, latents[rows], perturbed(condition(texts), nothing, generator), generator
-        )
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        average.step(loss.item())
-    return average.finish()
+    return train_unet(
+        "video",
+        _without_dropout(unet),
+        latents,
+        scenes,
+        condition,
+        pace,
+        seed,
+        batch,
+        save,
+        pace_of=lambda name: 1.0 if is_temporal(name) else 0.4,
+    )
 
 
 def video_pipeline(

@@ -13,7 +13,7 @@ SAMPLES = 32_000
 LEVELS = Levels(peak=None, mean=-6.0, spread=3.6)
 
 
-def log_mel(samples: Tensor) -> Tensor:
+def normalised_mel(samples: Tensor) -> Tensor:
     """Normalised log-mel of samples (B, N) float32 at 16 kHz -> (B, N // 160, 64) float32."""
     return LEVELS.picture(samples)
 

@@ -21,8 +21,7 @@ from anytoany_lib.toyworld.language import PLACED, TIMES, caption, moving
 from anytoany_lib.toyworld.pictures import COLOURS, MOTIONS
 from anytoany_lib.toyworld.scenes import PLACES, SIZES, THINGS, random_scene
 from anytoany_lib.toyworld.sounds import PITCHES
-from anytoany_lib.toyworld.training.diffusion import paced
-from anytoany_lib.toyworld.training.pace import Pace
+from anytoany_lib.toyworld.training.pace import Pace, minimise
 
 KINDS = ("image", "video", "audio")
 POSITIONS = 16
@@ -50,7 +49,7 @@ def random_captions(count: int, rng: np.random.Generator, held_out: bool = False
     ]
 
 
-def said(text: str) -> list[int]:
+def stated_attributes(text: str) -> list[int]:
     """What a caption states, one index an attribute of `SAYINGS`; 0 where it states nothing of it."""
     padded = f" {text} "
     found = []
@@ -148,17 +147,20 @@ def train_text_encoder(
     naming = _Naming()
     optimiser = torch.optim.AdamW([*encoder.parameters(), *naming.parameters()], weight_decay=0.01)
     optimiser.param_groups[0]["peak"] = 2e-3
-    for _ in paced(pace, optimiser, "text encoder"):
+
+    def next_loss() -> torch.Tensor:
         texts = random_captions(batch, rng)
-        ids, labels = token_ids(tokenizer, texts), torch.tensor([said(text) for text in texts])
+        ids, labels = (
+            token_ids(tokenizer, texts),
+            torch.tensor([stated_attributes(text) for text in texts]),
+        )
         whole = _complete(ids, tokenizer.eos_token_id)  # (B, 16)
         named = naming(encoder(ids).last_hidden_state[whole])
         spread = labels[:, None].expand(-1, POSITIONS, -1)[whole]
         losses = (nn.functional.cross_entropy(n, spread[:, i]) for i, n in enumerate(named))
-        loss = sum(losses, torch.zeros(()))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        return sum(losses, torch.zeros(()))
+
+    minimise(next_loss, optimiser, pace, "text encoder")
     encoder.eval().requires_grad_(False)
     return encoder, _named_rightly(tokenizer, encoder, naming, np.random.default_rng(seed + 2))
 
@@ -166,7 +168,10 @@ def train_text_encoder(
 @torch.no_grad()
 def _named_rightly(tokenizer, encoder, naming, rng) -> dict[str, float]:
     texts = random_captions(600, rng, held_out=True)
-    ids, labels = token_ids(tokenizer, texts), torch.tensor([said(text) for text in texts])
+    ids, labels = (
+        token_ids(tokenizer, texts),
+        torch.tensor([stated_attributes(text) for text in texts]),
+    )
     last = encoder(ids).last_hidden_state[:, -1]
     named = torch.stack([logits.argmax(-1) for logits in naming(last)], dim=1)
     return dict(zip(SAYINGS, (named == labels).float().mean(0).tolist(), strict=True))
