@@ -24,11 +24,11 @@ _WINGS = {
     "data": "inspection ledger manifests readers records:manifest_files reports rows",
     "data.formats": """captions folders instructions json_files marks:placeholders named_media:media_references
         parquet_folder:parquet placing:interleaving published shards:webdataset turns""",
-    "decoders": "broken_media conditions decoder_memory:working_memory denoising mels previews",
+    "decoders": "broken_media:pipelines conditions:adapters decoder_memory:pipelines denoising mels previews:pipelines",
     "encoders": "clip_words:clip_vocabulary imagebind imagebind_inputs imagebind_layers",
     "evaluation": """ablations baselines comparison evaluate:matrix failures intervals judging
         kept_replies:stored_replies perplexity retrieval similarity""",
-    "features": """cache contents costs feature_store:dataset_features frozen:frozen_models live:on_the_fly
+    "features": """cache contents costs feature_store:dataset_features frozen:frozen_models live:dataset_features
         npy_folder""",
     "figures": "anatomy charts diagrams",
     "gates": "foreign_code sources template_worker templates",
@@ -39,7 +39,7 @@ _WINGS = {
     "system": """ahead:prefetch aligned:terminal background digests files interrupts out_of_memory
         phases:peak_memory remote residence:offloading runs urls""",
     "tokenizer": "legacy_tokenizer:sentencepiece_legacy pieces",
-    "training": """around:finish checkpoint fitting job:setup ranks:distributed reading:steps sharded:fsdp stage_data
+    "training": """around:finish checkpoint fitting job:setup ranks:distributed reading:stage_data sharded:fsdp stage_data
         trackers""",
 }
 MOVED = {

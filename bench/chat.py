@@ -135,7 +135,7 @@ def diffusion(model: AnyToAny, kind: str, rounds: int, seed: int = 0) -> dict[st
     def streamed() -> None:
         # From inside the stream: only there is the condition known, and where the words before the medium end.
         draft = decoding.Draft([{"type": kind, "condition": condition[0]}])
-        for _ in replies._make(model, draft, 0, seed, sampling, lambda: False):
+        for _ in replies._render(model, draft, 0, seed, sampling, lambda: False):
             pass
         assert kind in draft.parts[0]
 

@@ -250,7 +250,7 @@ def test_what_does_not_fit_the_disk_is_not_begun(
 
 
 def test_a_disk_that_fills_up_says_so_and_leaves_no_model(small: Narrowed, tmp_path: Path):
-    code = f"from pathlib import Path\nfrom anytoany_lib import hub\nhub.from_hub({BASE!r}, None, Path({str(tmp_path / 'm')!r}))"
+    code = f"from pathlib import Path\nfrom anytoany_lib.checkpoints import hub\nhub.from_hub({BASE!r}, None, Path({str(tmp_path / 'm')!r}))"
     limit = 3_000_000  # bytes of a file: what a full disk is to the one who writes
     done = subprocess.run(
         [sys.executable, "-c", code],
