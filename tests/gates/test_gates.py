@@ -117,16 +117,16 @@ GATES = {
         ),
         Gate(
             "gates/template_worker.py",
-            "made = ImmutableSandboxedEnvironment(",
-            "made = jinja2.Environment(",
+            "sandbox = ImmutableSandboxedEnvironment(",
+            "sandbox = jinja2.Environment(",
             "gates/test_foreign_runs.py::test_a_template_has_bounds[{{ ''.__class__.__mro__ }}]",
         ),
     ),
     "gates.foreign_code.without_code": (
         Gate(
             "gates/foreign_code.py",
-            "if found := _named(read_json(file)):",
-            "if found := None:",
+            "if entry := _entry_with_code(read_json(file)):",
+            "if entry := None:",
             "gates/test_foreign_runs.py::test_a_model_folder_that_brings_code_is_refused_without_a_question",
         ),
     ),
@@ -267,7 +267,7 @@ GATES = {
     "chat.access.Limits": (
         Gate(
             "chat/access.py",
-            "if value is not None and value > most:",
+            "if value is not None and value > limit:",
             "if False:",
             "chat/test_access.py::test_limits_of_a_message_and_of_settings",
         ),
