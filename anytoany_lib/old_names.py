@@ -48,22 +48,39 @@ MOVED = {
     for old, _, new in (name.partition(":") for name in names.split())
 } | {"anytoany_lib.tokenizing": "anytoany_lib.llm"}
 
+# By wing: functions and classes that the module of its name had, and where they are in the library now.
 RENAMED = {
     "anytoany_lib.checkpoints": {
-        "missing": "missing_models",
-        "plan": "fetch_plan",
-        "verify": "verify_models",
-    }
+        "missing": "checkpoints.fetching.missing_models",
+        "plan": "checkpoints.fetching.fetch_plan",
+        "verify": "checkpoints.fetching.verify_models",
+    },
+    "anytoany_lib.decoders": {
+        "CaptionEncoder": "decoders.adapters.CaptionEncoder",
+        "Decoder": "decoders.pipelines.Decoder",
+    },
+    "anytoany_lib.features": {"plan": "features.costs.estimate_costs"},
+    "anytoany_lib.generation": {
+        "draw_all": "generation.replies.draw_all",
+        "render_all": "generation.replies.render_all",
+        "stream": "generation.replies.stream",
+    },
+    "anytoany_lib.memory": {
+        "advice": "memory.planning.advice",
+        "plan": "memory.planning.plan_memory",
+        "table": "memory.planning.phase_rows",
+    },
 }
 
 
-def renamed(module: str, name: str) -> Any:
-    """What a module offered under an older name, and a warning: for its `__getattr__`. AttributeError for other names."""
-    new = RENAMED[module].get(name)
+def renamed(wing: str, name: str) -> Any:
+    """What a wing's module offered under an older name, and a warning: for its `__getattr__`. AttributeError for other names."""
+    new = RENAMED[wing].get(name)
     if new is None:
-        raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    warnings.warn(f"{module}.{name} is {new} now", FutureWarning, stacklevel=3)
-    return getattr(import_module(module), new)
+        raise AttributeError(f"module {wing!r} has no attribute {name!r}")
+    warnings.warn(f"{wing}.{name} is anytoany_lib.{new} now", FutureWarning, stacklevel=3)
+    module, _, attribute = new.rpartition(".")
+    return getattr(import_module(f"anytoany_lib.{module}"), attribute)
 
 
 class OldNames(MetaPathFinder, Loader):

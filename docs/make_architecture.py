@@ -25,6 +25,26 @@ BEGIN = "<!-- modules: written by docs/make_architecture.py, do not edit -->"
 END = "<!-- end of modules -->"
 
 TOYS = "toyworld"  # the data of profile `tiny`: for notebooks and tests, unknown to the rest
+# The modules that hold the whole idea, in the order in which it unfolds.
+READING_PATH = (
+    "modalities",
+    "messages",
+    "batches",
+    "projections",
+    "llm",
+    "model",
+    "train",
+    "encoders.imagebind",
+    "generation.sampling",
+    "generation.events",
+    "generation.kv_cache",
+    "generation.decoding",
+    "generation.media_models",
+    "generation.replies",
+    "decoders.adapters",
+)
+PATH_BEGIN = "<!-- reading path: written by docs/make_architecture.py, do not edit -->"
+PATH_END = "<!-- end of reading path -->"
 DOZEN = 12  # files of a folder at most: more is another wing
 
 Imports = dict[str, dict[str, bool]]
@@ -337,6 +357,20 @@ def _first_sentence(file: Path) -> str:
     return re.split(r"(?<=\.)\s|: `?python -m", paragraph)[0].rstrip(".")
 
 
+def reading_path() -> str:
+    """The reading path as a table in markdown, with the lines of each module and of all."""
+    files = sources()
+    lengths = {
+        name: len(files[name].read_text(encoding="utf-8").splitlines()) for name in READING_PATH
+    }
+    lines = [PATH_BEGIN, "", "| module | lines | what it is |", "| --- | ---: | --- |"]
+    lines += [
+        f"| `{name}` | {length} | {_first_sentence(files[name])} |"
+        for name, length in lengths.items()
+    ]
+    return "\n".join([*lines, f"| all of it | {sum(lengths.values()):,} | |", "", PATH_END])
+
+
 def section() -> str:
     """The list of modules in markdown: the ground floor, then wing by wing, a line for each module."""
     files = sources()
@@ -362,8 +396,9 @@ def main() -> None:
     FIGURE.parent.mkdir(exist_ok=True)
     FIGURE.write_text(picture(imports), encoding="utf-8")
     text = DOCUMENT.read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    DOCUMENT.write_text(before + section() + after, encoding="utf-8")
+    for begin, end, written in ((PATH_BEGIN, PATH_END, reading_path()), (BEGIN, END, section())):
+        text = text.split(begin)[0] + written + text.split(end)[1]
+    DOCUMENT.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One conversation: `messages` as DESIGN's contract has them, `meta` anything that JSON can hold."""
+    """One conversation: `messages` in the form of the module `messages`, `meta` anything that JSON can hold."""
 
     id: str
     source: str

@@ -4,8 +4,16 @@
 way takes.
 """
 
+from typing import Any
+
 from anytoany_lib.features.costs import estimate_costs
 from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.features.precomputing import precompute
+from anytoany_lib.old_names import renamed
 
 __all__ = ["DatasetFeatures", "estimate_costs", "precompute"]
+
+
+def __getattr__(name: str) -> Any:
+    """Functions and classes by their names of version 0.1."""
+    return renamed(__name__, name)

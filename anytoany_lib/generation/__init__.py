@@ -4,7 +4,15 @@
 the encoder and the decoders.
 """
 
+from typing import Any
+
 from anytoany_lib.generation.replies import reply_all
 from anytoany_lib.generation.sampling import Sampling
+from anytoany_lib.old_names import renamed
 
 __all__ = ["Sampling", "reply_all"]
+
+
+def __getattr__(name: str) -> Any:
+    """Functions and classes by their names of version 0.1."""
+    return renamed(__name__, name)

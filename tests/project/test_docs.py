@@ -174,6 +174,12 @@ def test_picture_and_list_of_modules_are_those_of_the_code():
     stale = "stale: run docs/make_architecture.py"
     assert read(architecture.FIGURE) == architecture.picture(IMPORTS), stale
     assert architecture.section() in read(architecture.DOCUMENT), stale
+    assert architecture.reading_path() in read(architecture.DOCUMENT), stale
+
+
+def test_the_whole_idea_can_be_read_in_an_hour():
+    lengths = [len(read(SOURCES[name]).splitlines()) for name in architecture.READING_PATH]
+    assert sum(lengths) <= 3000
 
 
 # --- names ---
