@@ -38,7 +38,10 @@ def _missing(file: Path) -> None:
 
 def _cut(file: Path) -> None:
     data = file.read_bytes()
-    file.write_bytes(data[: len(data) * 2 // 3])
+    end = len(data) * 2 // 3
+    if file.name == "merges.txt":  # whole lines would be whole merges: within a word, then
+        end = data.rindex(b"<", 0, end) + 1
+    file.write_bytes(data[:end])
 
 
 def _of_another_type(file: Path) -> None:
