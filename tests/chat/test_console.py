@@ -109,6 +109,8 @@ def test_what_cannot_be_sent_is_said_as_an_error_of_usage(tmp_path, capsys, argu
 
 def test_an_interrupt_ends_the_reply_and_not_the_conversation(capsys, monkeypatch, tmp_path):
     """A real signal comes while the third word of the first reply is drawn."""
+    # A shell's background jobs, and what they start, ignore interrupts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     usual, interrupted = decoding._chooser, []
 
     def chooser(model, *options):
@@ -126,7 +128,10 @@ def test_an_interrupt_ends_the_reply_and_not_the_conversation(capsys, monkeypatc
 
     monkeypatch.setattr(decoding, "_chooser", chooser)
     pipe(monkeypatch, "Count", "Draw a red bell.")
-    console.main([*RUN, "--out", str(tmp_path)])
+    try:
+        console.main([*RUN, "--out", str(tmp_path)])
+    finally:
+        signal.signal(signal.SIGINT, before)
     printed = capsys.readouterr().out
     assert "\n[stopped]\n" in printed and "four" not in printed
     assert printed.startswith("one") and printed.endswith(f"\n{tmp_path / 'image-1.png'}\n")

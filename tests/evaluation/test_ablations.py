@@ -117,6 +117,7 @@ def quick(profile: Profile, folder: Path) -> Path:
     return folder / "quick.yaml"
 
 
+@pytest.mark.long
 def test_one_ablation_from_its_notebook_and_again_without_work(
     profile: Profile, toy_data: Path, tmp_path: Path, monkeypatch
 ):

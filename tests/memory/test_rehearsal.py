@@ -15,7 +15,7 @@ from anytoany_lib.memory import activations, planning, rehearsal
 from anytoany_lib.memory.frozen_rehearsal import drawing_peak
 from anytoany_lib.memory.live_storages import LiveStorages, as_on_a_card
 
-PROFILES = ("tiny", "qwen2.5-1.5b", "qwen3-8b", "nextgpt-7b")
+PROFILES = ("tiny", "qwen2.5-1.5b", pytest.param("qwen3-8b", marks=pytest.mark.long), "nextgpt-7b")
 MEGABYTE = 2**20
 META = torch.device("meta")
 

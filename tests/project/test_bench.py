@@ -41,6 +41,7 @@ def bench() -> dict[str, ModuleType]:
         yield loaded
 
 
+@pytest.mark.long
 def test_manifests_are_measured_and_their_memory_does_not_grow_with_the_rows(
     bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

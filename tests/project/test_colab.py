@@ -241,7 +241,7 @@ def published(folder: Path, settings: str | None = None) -> str:
     tree, repository = folder / "tree", folder / "repository"
     for name in KIT if settings is None else KIT[:-1]:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        ignored = shutil.ignore_patterns("SmolLM2*", "runs", "__pycache__", "evaluation")
+        ignored = shutil.ignore_patterns("SmolLM2*", "runs", "__pycache__")
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, tree / name, ignore=ignored)
         else:

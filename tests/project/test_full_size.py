@@ -103,7 +103,13 @@ def sizes() -> dict[str, dict[str, Any]]:
     }
 
 
-@pytest.fixture(scope="module", params=list(NARROW))
+# Five minutes each: the second one is for `make test-long`.
+COURSES = [
+    name if name == "nextgpt-7b" else pytest.param(name, marks=pytest.mark.long) for name in NARROW
+]
+
+
+@pytest.fixture(scope="module", params=COURSES)
 def course(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Course]:

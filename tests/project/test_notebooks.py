@@ -138,6 +138,7 @@ needs_samples = pytest.mark.skipif(
 )
 
 
+@pytest.mark.long
 @needs_samples
 def test_real_media_by_the_same_notebooks(home):
     learn_samples(home, "fast.yaml", {})
@@ -179,7 +180,16 @@ def test_missing_input_names_the_notebook_that_makes_it(home, capsys):
     assert not (home / "data/none").exists()
 
 
-@pytest.mark.parametrize("name", TINY)
+# The decoders' take five minutes together.
+REBUILT = [
+    pytest.param(name, marks=pytest.mark.long)
+    if name in ("tiny_2_image", "tiny_3_audio", "tiny_4_video")
+    else name
+    for name in TINY
+]
+
+
+@pytest.mark.parametrize("name", REBUILT)
 def test_tiny_models_can_be_rebuilt(name, home, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     notebook, made = demo.NOTEBOOKS / f"{name}.ipynb", tmp_path / "made"

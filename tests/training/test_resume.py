@@ -29,7 +29,7 @@ from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import interrupts, runs
 from anytoany_lib.system.files import Busy
 from anytoany_lib.system.peak_memory import Phases
-from anytoany_lib.training import checkpoint, finish
+from anytoany_lib.training import checkpoint, fitting
 from anytoany_lib.training.checkpoint import CHECKPOINT, TrainingState, newest
 from anytoany_lib.training.fitting import fit_output_projections
 from anytoany_lib.training.setup import Job
@@ -197,7 +197,7 @@ def test_stopped_in_the_fits_that_follow_it_goes_on_with_them(
             raise KeyboardInterrupt
         return found
 
-    monkeypatch.setattr(finish, "fit_output_projections", stopped_the_second_time)
+    monkeypatch.setattr(fitting, "fit_output_projections", stopped_the_second_time)
     run = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt, match="all 2 steps are saved: go on with resume=True"):
         train.train(small, 2, toy_data, run)
@@ -434,7 +434,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_loaded(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # root may write where others may not
-    monkeypatch.setattr(train, "_begun", None)
+    monkeypatch.setattr(train, "new_training", None)
     with pytest.raises(PermissionError, match="run cannot be written.*Read-only file system"):
         trained(quick, toy_data, tmp_path / "run")
     with pytest.raises(ValueError, match="at least 1; found 0"):
