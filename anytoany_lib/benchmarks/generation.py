@@ -21,10 +21,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from anytoany_lib.benchmarks import distances, extractors
-from anytoany_lib.benchmarks.annotations import BENCHMARKS, Item, read_items
+from anytoany_lib.benchmarks.annotations import Item, read_items
 from anytoany_lib.benchmarks.distances import Score
 from anytoany_lib.benchmarks.extractors import Extractor
-from anytoany_lib.benchmarks.understanding import located, mend, settle
+from anytoany_lib.benchmarks.understanding import located, mend, settle, step_parsers
 from anytoany_lib.config import portable
 from anytoany_lib.data.formats.json_files import json_records
 from anytoany_lib.data.rows import DataError
@@ -35,7 +35,6 @@ from anytoany_lib.media import media_files
 from anytoany_lib.media.containers import MediaError
 from anytoany_lib.messages import Message, medium_of
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.system import terminal
 from anytoany_lib.system.files import room_for, write_json
 from anytoany_lib.system.remote import local
 
@@ -165,24 +164,18 @@ def _option(text: str) -> tuple[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     """The command line's options."""
-    parser = terminal.parser(
-        "benchmark",
-        __doc__.splitlines()[0],
+    parser, steps = step_parsers(
+        {"generate": "make media of captions", "compare": "measure them"},
         "generate --run RUN --benchmark coco --annotations FILE --made FOLDER",
         "compare --benchmark coco --annotations FILE --made FOLDER --media REAL",
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, does in (("generate", "make media of captions"), ("compare", "measure them")):
-        command = commands.add_parser(name, help=does)
-        command.add_argument("--benchmark", required=True, choices=BENCHMARKS)
-        command.add_argument("--annotations", required=True, type=Path)
-        command.add_argument("--split", help="of files with several (default: the published test)")
-        command.add_argument("--limit", type=int, help="only that many items, from the beginning")
+    parser.description = __doc__.splitlines()[0]
+    for command in steps.values():
         command.add_argument("--made", required=True, type=Path, help="folder of generated media")
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--batch-size", type=int, default=16)
-    commands.choices["generate"].add_argument("--run", required=True)
-    command = commands.choices["compare"]
+    steps["generate"].add_argument("--run", required=True)
+    command = steps["compare"]
     command.add_argument("--media", required=True, type=Path, help="folder with the real media")
     command.add_argument("--features", type=Path, help="TorchScript for the Fréchet distance")
     command.add_argument("--parts", type=Path, help="the same of frames of clips, 0.96 s of sounds")

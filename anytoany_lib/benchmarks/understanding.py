@@ -204,29 +204,37 @@ def settle(predictions: Path, settings: dict[str, Any]) -> None:
     write_json(path, settings)
 
 
+def step_parsers(
+    steps: Mapping[str, str], *examples: str
+) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of `anytoany benchmark` with some of its steps ({name: what it does}), and those by name: each knows which items."""
+    parser = terminal.parser("benchmark", __doc__.splitlines()[0], *examples)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, purpose in steps.items():
+        command = commands.add_parser(name, help=purpose)
+        command.add_argument("--benchmark", required=True, choices=BENCHMARKS)
+        command.add_argument("--annotations", required=True, type=Path)
+        command.add_argument("--split", help="of files with several (default: the published test)")
+        command.add_argument("--limit", type=int, help="only that many items, from the beginning")
+    return parser, commands.choices
+
+
 def _parser() -> argparse.ArgumentParser:
     """The command line's options."""
-    parser = terminal.parser(
-        "benchmark",
-        __doc__.splitlines()[0],
+    parser, steps = step_parsers(
+        {"predict": "describe or answer", "score": "score predictions"},
         "predict --run RUN --benchmark vqav2 --annotations FILE --media FOLDER --predictions P.jsonl",
         "score --benchmark vqav2 --annotations FILE --predictions P.jsonl",
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, does in (("predict", "describe or answer"), ("score", "score predictions")):
-        command = commands.add_parser(name, help=does)
-        command.add_argument("--benchmark", required=True, choices=BENCHMARKS)
-        command.add_argument("--annotations", required=True, type=Path)
+    for command in steps.values():
         command.add_argument("--questions", type=Path, help="VQAv2: its questions file")
-        command.add_argument("--split", help="of files with several (default: the published test)")
-        command.add_argument("--limit", type=int, help="only that many items, from the beginning")
         command.add_argument("--predictions", required=True, type=Path, help="JSON lines: id, text")
-    command = commands.choices["predict"]
+    command = steps["predict"]
     command.add_argument("--run", required=True)
     command.add_argument("--media", required=True, type=Path, help="folder with the media")
     command.add_argument("--prompt", help="what to ask (VQAv2: what follows the question)")
     command.add_argument("--batch-size", type=int, default=16)
-    command = commands.choices["score"]
+    command = steps["score"]
     command.add_argument("--missing-as-empty", action="store_true")
     command.add_argument("--tokenizer", choices=("python", "java"), default="python")
     command.add_argument("--java", nargs="*", default=(), choices=("METEOR", "SPICE"))

@@ -22,22 +22,12 @@ from anytoany_lib.checkpoints.integrity import (
     weights_problems,
     words_problems,
 )
-from anytoany_lib.checkpoints.nextgpt import export_nextgpt, import_nextgpt
 from anytoany_lib.config import Profile, Source, resolve
 from anytoany_lib.encoders.imagebind_inputs import ImageBindConfig
 from anytoany_lib.gates import sources
 from anytoany_lib.system import terminal
 from anytoany_lib.system.files import write_file
 
-__all__ = [
-    "disk_use",
-    "export_nextgpt",
-    "fetch",
-    "fetch_plan",
-    "import_nextgpt",
-    "missing_models",
-    "verify_models",
-]
 _ASKED = 5.0  # seconds that a plan waits for a hub
 
 

@@ -1,4 +1,4 @@
-"""`anytoany features`, which launchers of several processes start: the same as `anytoany features`."""
+"""`python -m anytoany_lib.features`, which launchers of several processes start: the same as `anytoany features`."""
 
 from anytoany_lib.features.precomputing import main
 

@@ -29,7 +29,6 @@ from anytoany_lib.media.containers import (
     track_kind,
 )
 from anytoany_lib.media.downmixing import downmix
-from anytoany_lib.media.file_types import SUFFIXES as SUFFIXES
 from anytoany_lib.media.pictures import on_white, upright, with_picture
 from anytoany_lib.modalities import MEDIA_KINDS
 from anytoany_lib.system.files import appearing_file
