@@ -21,7 +21,7 @@ class Batch:
     ids, labels (B, T) int64; mask (B, T) int64, 0 at padding; media (M, D) float32 and media_at (M, 2) int64 [row,
     first soft token]; signals_at {kind: (S, 2)} [row, first signal token]; targets {kind: (S, *condition)} float32.
     Where a stage trains on latents: latents {kind: (L, *latent shape)} float32 of the media at hand, and latents_of
-    {kind: (L,)} which of the kind's S they are.
+    {kind: (L,)} which of the kind's S they are. plain (B,) bool: the rows that the untouched LLM would answer alike.
     """
 
     ids: torch.Tensor
@@ -33,6 +33,7 @@ class Batch:
     targets: dict[str, torch.Tensor]
     latents: dict[str, torch.Tensor] = field(default_factory=dict)
     latents_of: dict[str, torch.Tensor] = field(default_factory=dict)
+    plain: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with all tensors on a device."""
@@ -92,4 +93,5 @@ def collate(
         {kind: torch.stack(rows).float() for kind, rows in targets.items()},
         {kind: torch.stack(rows).float() for kind, rows in latents.items()},
         {kind: torch.tensor(numbers) for kind, numbers in latents_of.items()},
+        torch.tensor([row.plain for row in rows]),
     )

@@ -261,6 +261,11 @@ class StageConfig(_Checked):
         ge=0,
         description="of the decoders' own training loss, told the conditions; NExT-GPT v1.5 has 1, 0 loads no decoder",
     )
+    divergence_weight: float = Field(
+        0.0,
+        ge=0,
+        description="of the distance to the untouched LLM's next words, in rows whose meta says plain; costs those a second pass",
+    )
     fit_before: FitConfig = FitConfig()
     fit_after: FitConfig = FitConfig()
     weight_decay: float = 0.001

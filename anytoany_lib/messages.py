@@ -119,7 +119,8 @@ class Encoded:
 
     ids and labels have the same length T; labels are IGNORED where nothing is learnt. `media` lists (kind, medium,
     position of its first soft token), `signals` lists (kind, caption, position of its first signal token), and `target_media`
-    for each of those the medium that is to be generated, None where the conversation has only its caption.
+    for each of those the medium that is to be generated, None where the conversation has only its caption. `plain` says that
+    the answer is one that the untouched LLM would give.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -127,6 +128,7 @@ class Encoded:
     media: list[tuple[str, Any, int]] = field(default_factory=list)
     signals: list[tuple[str, str, int]] = field(default_factory=list)
     target_media: list[Any] = field(default_factory=list)
+    plain: bool = False
 
     def add(self, ids: list[int], learnt: bool) -> None:
         """Appends tokens, which are `learnt` or only read."""

@@ -7,6 +7,7 @@ S generated media in a batch, N signal tokens of one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,10 +197,15 @@ class AnyToAny(nn.Module):
         return all(projection.calibrated for projection in self.output_projections.values())
 
     def forward(
-        self, batch: Batch, alignment: Alignment = "l2", denoiser: Denoiser | None = None
+        self,
+        batch: Batch,
+        alignment: Alignment = "l2",
+        denoiser: Denoiser | None = None,
+        divergence: bool = False,
     ) -> dict[str, torch.Tensor]:
         """Losses of a batch: "text" (cross entropy a supervised token) and one for each kind generated; with a denoiser
-        also "image denoising" and so on, for the kinds that it has latents of.
+        also "image denoising" and so on, for the kinds that it has latents of; with `divergence` how far the answers of its
+        plain rows are from the untouched LLM's.
 
         `alignment` is the stage's distance between conditions and caption embeddings (`projections.alignment_loss`).
         """
@@ -210,6 +216,9 @@ class AnyToAny(nn.Module):
         if learnt.any():
             logits = self.logits(hidden[:, :-1][learnt])
             losses["text"] = F.cross_entropy(logits, batch.labels[:, 1:][learnt])
+            held = (learnt & batch.plain[:, None])[learnt] if divergence else None
+            if held is not None and held.any():
+                losses["divergence"] = self._divergence(batch, logits[held])
         for kind, at in batch.signals_at.items():
             projected = self.project(kind, self.signal_states(hidden, kind, at))
             losses[kind] = alignment_loss(projected, batch.targets[kind], alignment)
@@ -217,6 +226,20 @@ class AnyToAny(nn.Module):
                 conditions = projected[batch.latents_of[kind]]
                 losses[term(kind)] = denoiser.loss(kind, conditions, batch.latents[kind])
         return losses
+
+    def _divergence(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        """Kullback-Leibler divergence, in nats a token, of the untouched LLM's next words from the logits (N, V + new tokens)
+        of the plain rows' answers. What goes to a new token counts too: the untouched LLM knows none.
+        """
+        ids, labels, mask = (t[batch.plain] for t in (batch.ids, batch.labels, batch.mask))
+        untouched = self.adapter.disable_adapter() if self.adapter is not None else nullcontext()
+        with torch.no_grad(), untouched:
+            inputs = self.causal_lm.get_input_embeddings()(ids)
+            hidden = self.hidden_states(inputs, mask, use_cache=False)[:, :-1]
+            states = hidden[labels[:, 1:] != IGNORED]
+            target = self.causal_lm.get_output_embeddings()(states).float().log_softmax(-1)
+        own = logits.log_softmax(-1)[:, : target.shape[-1]]
+        return F.kl_div(own, target, reduction="batchmean", log_target=True)
 
     # --- media and talk: `generation` does it, which builds on this class and is therefore imported late ---
 

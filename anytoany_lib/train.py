@@ -178,7 +178,8 @@ def _gradients(
         with nullcontext() if last else accelerator.no_sync(model):
             if denoiser:
                 denoiser.begin(step.number, accelerator.process_index, number)
-            losses = model(batch.to(accelerator.device), settings.alignment, denoiser)
+            terms = (settings.alignment, denoiser, settings.divergence_weight > 0)
+            losses = model(batch.to(accelerator.device), *terms)
             losses = {name: loss * shares[kind_of(name)] for name, loss in losses.items()}
             # Between processes gradients are averaged, but these are shares of a sum.
             accelerator.backward(total_loss(losses, settings) * accelerator.num_processes)
@@ -188,11 +189,11 @@ def _gradients(
 
 
 def total_loss(losses: Mapping[str, Loss], stage: StageConfig) -> Loss:
-    """Cross entropy plus the weighted alignment losses and denoising terms of all kinds."""
+    """Cross entropy plus the weighted divergence, and the alignment losses and denoising terms of all kinds."""
+    weights = {"text": 1.0, "divergence": stage.divergence_weight}
     return sum(  # type: ignore[return-value]  # 0 only of no loss at all
-        loss
-        if name == "text"
-        else (stage.denoising_weight if is_term(name) else stage.alignment_weight) * loss
+        weights.get(name, stage.denoising_weight if is_term(name) else stage.alignment_weight)
+        * loss
         for name, loss in losses.items()
     )
 

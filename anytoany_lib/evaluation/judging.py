@@ -7,6 +7,7 @@ is missing, empty, broken or of another kind is wrong in all that was asked; not
 from __future__ import annotations
 
 import importlib
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,12 @@ JUDGES = {
 }
 CELLS = tuple(f"{given}->{wanted}" for given in KINDS for wanted in KINDS)
 _SHIFTS = 5
+# Words that answer a question between themselves: a reply with two of them has not answered.
+_VERDICTS = (
+    frozenset(("yes", "no")),
+    frozenset(("first", "second", "third")),
+    frozenset(("same", "different")),
+)
 
 
 @dataclass
@@ -149,6 +156,13 @@ def _asked(
     return jobs
 
 
+def _says(text: str, word: str) -> bool:
+    """Whether an answer has a word, and none of those that answer the same question otherwise."""
+    others = next((words for words in _VERDICTS if word in words), frozenset()) - {word}
+    spoken = set(re.findall(r"\w+", text.lower()))
+    return word in spoken and not spoken & others
+
+
 def _judged(
     judges: Any, kind: str, about: str, items: Sequence[Any], scenes: Sequence[dict]
 ) -> dict[str, np.ndarray]:
@@ -156,11 +170,10 @@ def _judged(
     judge = judges.judge_text if kind == "text" else judges.judge
     found = dict(judge(about, items, scenes))
     if kind == "text":
-        starts = [s.get("starts") for s in scenes]
-        found["starts"] = np.array(
+        found["says"] = np.array(
             [
-                np.nan if s is None else float(t.startswith(s))
-                for s, t in zip(starts, items, strict=True)
+                float(_says(text, scene["says"])) if "says" in scene else np.nan
+                for text, scene in zip(items, scenes, strict=True)
             ]
         )
     return found
@@ -179,7 +192,46 @@ def verdicts(judges: Any, rows: Sequence[Row], replies: Sequence[Message]) -> li
                 if not np.isnan(value):
                     right = results[number].attributes.get(attribute, True) and bool(value)
                     results[number].attributes[attribute] = right
+    for verdict in results:
+        verdict.marks |= _edit_marks(verdict)
     return results
+
+
+def _edit_marks(verdict: Verdict) -> dict[str, bool]:
+    """Of an edit, whether all that was asked for is so ("asked"), and all else as it was ("kept")."""
+    kept = {name for part in verdict.row.meta["expect"] for name in part.get("kept", ())}
+    if not kept:
+        return {}
+    found = verdict.attributes
+    return {
+        "asked": verdict.modality and all(found[name] for name in found.keys() - kept),
+        "kept": verdict.modality and all(found[name] for name in found.keys() & kept),
+    }
+
+
+def by_author(results: Sequence[Verdict]) -> dict[str, dict[str, Any]]:
+    """{author: {"n", "modality", "right", "cells": {cell: the same}}} where rows say who worded them.
+
+    `right` is the share of replies in which everything is: the kinds of media in order, and all that was asked of each.
+    """
+    groups: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in results:
+        if author := verdict.row.meta.get("author"):
+            groups[author].append(verdict)
+    return {
+        author: _shares(own)
+        | {"cells": {n: _shares(of_cell) for n, of_cell in grouped(own).items()}}
+        for author, own in sorted(groups.items())
+    }
+
+
+def _shares(results: Sequence[Verdict]) -> dict[str, Any]:
+    """Of these replies how many, the share with the right kinds of media, and of those right in everything."""
+    return {
+        "n": len(results),
+        "modality": round(float(np.mean([v.modality for v in results])), 4),
+        "right": round(float(np.mean([v.right for v in results])), 4),
+    }
 
 
 def outcomes(results: Sequence[Verdict]) -> dict[str, np.ndarray]:

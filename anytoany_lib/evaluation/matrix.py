@@ -32,6 +32,7 @@ from anytoany_lib.evaluation.intervals import intervals
 from anytoany_lib.evaluation.judging import (
     CELLS,
     Verdict,
+    by_author,
     chance_by_part,
     check_expected,
     grouped,
@@ -253,6 +254,7 @@ def _rates(results: Sequence[Verdict], seed: int) -> dict[str, Any]:
         "combinations": {name: cell for name, cell in cells.items() if _combines(name)},
         "more": {n: cell for n, cell in cells.items() if n not in CELLS and not _combines(n)},
         "intervals": {name: intervals(outcomes(found), seed) for name, found in groups.items()},
+        "authors": by_author(results),
         "modality_accuracy": round(float(np.mean([v.modality for v in results])), 4),
     }
 
@@ -304,6 +306,10 @@ def matrix_text(metrics: dict[str, Any]) -> str:
             if rate not in ("n", "modality")
         )
         lines.append(f"{name:<20}{cell['n']:>4}  {100 * cell['modality']:>7.0f}%  {asked}")
+    for author, found in metrics.get("authors", {}).items():
+        lines.append(
+            f"worded by {author:<10}{found['n']:>4}  {100 * found['modality']:>7.1f}%  all right {100 * found['right']:.1f}%"
+        )
     ratio = metrics["language_loss_ratio"]
     lines.append(
         f"right modalities {100 * metrics['modality_accuracy']:.1f}%, language loss ratio {ratio}"

@@ -29,18 +29,22 @@ from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.media import media_files
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system.files import appearing_whole
+from anytoany_lib.toyworld.conversations import BEYOND, CELLS, SHARES, Maker, plain
+from anytoany_lib.toyworld.conversations.authors import whole_requests, wordings
+from anytoany_lib.toyworld.conversations.whole import WHOLE
 from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.pictures import FPS, FRAMES, PIXELS
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render
 from anytoany_lib.toyworld.sounds import RATE, SECONDS
-from anytoany_lib.toyworld.talks import Maker, phrases
-from anytoany_lib.toyworld.tasks import BEYOND, CELLS, SHARES
 
 SOURCE = "toyworld"
 _SECONDS = {"audio": SECONDS, "video": FRAMES / FPS}
 _KIND_SHARES = {"image": 0.4, "audio": 0.3, "video": 0.3}
-_PLAIN_SHARE = 0.14
+_PLAIN_SHARE = 0.22
+_QUESTIONS_A_ROW = 0.4  # of plain talk: the untouched LLM takes a tenth of a second for an answer
+_PLAIN_TEST_ROWS = 50
 _UNSEEN_SHARE = 0.25
+_NOTHING_UNSEEN = ("text->text", "text->audio", "audio->text", "which more often", "whole request")
 _BETWEEN_SENTENCES = re.compile(r"(?<=[^\d\s][.!?])\s+")  # not behind "1.", which counts a list
 
 
@@ -122,48 +126,61 @@ def conversation_rows(
 def test_rows(per_task: int, per_text_task: int, seed: int, files: _Pictures) -> list[Row]:
     """`per_task` rows of every cell and every other task, a quarter of them on held-out pairs where there are any.
 
-    The cells that read text alone get `per_text_task` rows.
+    The cells that read text alone get `per_text_task` rows. The test authors word them in turn.
     """
     rows = []
+    authors, whole_authors = tuple(wordings("test")), tuple(whole_requests("test"))
     for name, task in tqdm((CELLS | BEYOND).items(), desc="test conversations"):
         rng = _generator(seed, "test", name)
         count = per_text_task if name.startswith("text->") else per_task
         for number in range(count):
-            unseen = number < round(count * _UNSEEN_SHARE) and name not in (
-                "text->text",
-                "text->audio",
-            )
-            talk = task(Maker(rng, "test", unseen))
+            unseen = number < round(count * _UNSEEN_SHARE) and name not in _NOTHING_UNSEEN
+            turn = whole_authors if name in WHOLE else authors
+            author = turn[number % len(turn)]
+            talk = task(Maker(rng, "test", unseen, author))
             messages = files.stored(talk.messages[:-1])
-            meta = {"task": name, "expect": talk.expect, "unseen": unseen}
+            meta = {"task": name, "expect": talk.expect, "unseen": unseen, "author": author}
             rows.append(Row(f"test-{name}-{number}", SOURCE, messages, meta))
     return rows
+
+
+def plain_questions(split: str, most: int, seed: int) -> list[tuple[str, str]]:
+    """(author, question) of a split's plain talk, all authors' alike, at most so many."""
+    everything = [(author, line) for author, lines in plain(split).items() for line in lines]
+    order = _generator(seed, "plain", split).permutation(len(everything))
+    return [everything[number] for number in order[:most]]
 
 
 def plain_rows(
     split: str,
     count: int,
+    asked: Sequence[tuple[str, str]],
     answers: dict[str, str],
     around: Callable[[], list[dict[str, Any]]] | None = None,
 ) -> list[Row]:
-    """Plain questions with the untouched LLM's answers, each repeated until there are `count`.
+    """The (author, question) pairs with the untouched LLM's answers, again and again until there are `count`; none that it did
+    not answer.
 
-    With `finish` a third of them follow what it returns, another conversation, and a third go before one. No rows if it
-    answered none of them whole.
+    With `around` a quarter of them follow what it returns, another conversation, and a quarter go before one. Those alone
+    say `plain`: training may hold them to the untouched LLM (see `StageConfig.divergence_weight`).
     """
-    questions = [question for question in phrases()["plain"][split] if answers[question]]
+    questions = [(author, question) for author, question in asked if answers[question]]
     if not questions:
         return []
     rows = []
     for number in range(max(count, len(questions))):
-        question = questions[number % len(questions)]
+        author, question = questions[number % len(questions)]
         messages = [
             {"role": "user", "content": [{"type": "text", "text": question}]},
             {"role": "assistant", "content": [{"type": "text", "text": answers[question]}]},
         ]
-        if around and number % 3:
-            messages = around() + messages if number % 3 == 1 else messages + around()
+        # By the times that all questions have come, so that each of them comes in every place.
+        place = (number + number // len(questions)) % 4
+        alone = around is None or place < 2
+        if around and not alone:
+            messages = around() + messages if place == 2 else messages + around()
         meta = {"task": "plain", "expect": [{"kind": "text", "scene": {}}], "unseen": False}
+        meta |= {"author": author, "plain": alone}
         rows.append(Row(f"{split}-plain-{number}", SOURCE, messages, meta))
     return rows
 
@@ -186,7 +203,7 @@ def untouched(profile: Profile, seed: int = 0) -> Callable[[Sequence[str]], list
         """The untouched model's answer to each question."""
         conversations = [[{"role": "user", "content": question}] for question in questions]
         replies = reply_all(
-            model, conversations, seed, Sampling(kinds=(), max_new_tokens=48), batch_size=32
+            model, conversations, seed, Sampling(kinds=(), max_new_tokens=48), batch_size=64
         )
         texts = ["".join(part["text"] for part in reply["content"]) for reply in replies]
         return [" ".join(_whole_sentences(text)[:2]) for text in texts]
@@ -202,14 +219,22 @@ def write(
     per_task: int = 24,
     seed: int = 0,
     per_text_task: int | None = None,
+    questions_a_row: float = _QUESTIONS_A_ROW,
 ) -> dict[str, int]:
     """Writes the dataset into a folder (whole or not at all); returns the rows of each split.
 
-    `answer` gives the untouched LLM's answers to plain questions.
+    `answer` gives the untouched LLM's answers to plain questions, of which there are `questions_a_row` for each row of plain
+    talk: the others come again.
     """
     check_target(Path(out), overwrite=True)
-    questions = phrases()["plain"]
-    everything = [question for split in questions.values() for question in split]
+    plain_count = round(conversations * _PLAIN_SHARE)
+    most = {
+        "train": round(plain_count * questions_a_row),
+        "validation": conversations,
+        "test": max(_PLAIN_TEST_ROWS, per_task * 5),
+    }
+    asked = {split: plain_questions(split, count, seed) for split, count in most.items()}
+    everything = [question for pairs in asked.values() for _, question in pairs]
     answers = dict(zip(everything, answer(everything), strict=True))
     report = Report()
     with appearing_whole(Path(out)) as folder:
@@ -227,13 +252,14 @@ def write(
                 rows += plain_rows(
                     split,
                     round(talks * _PLAIN_SHARE),
+                    asked[split],
                     answers,
                     partial(_any_talk, maker, files),
                 )
             _write_split(rows, files, report)
         files = _Pictures(folder, "test", _generator(seed, "test"), pool=1)
         rows = test_rows(per_task, per_text_task or per_task, seed, files) + plain_rows(
-            "test", 0, answers
+            "test", 0, asked["test"], answers
         )
         _write_split(rows, files, report)
         report.save(folder / "report.json")
@@ -266,6 +292,12 @@ def main() -> None:
         type=int,
         help="test rows of each task that reads text alone (as others)",
     )
+    parser.add_argument(
+        "--questions-a-row",
+        type=float,
+        default=_QUESTIONS_A_ROW,
+        help="different questions for each row of plain talk",
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     answer = untouched(Profile.load(options.profile))
@@ -278,6 +310,7 @@ def main() -> None:
             options.per_task,
             options.seed,
             options.per_text_task,
+            options.questions_a_row,
         )
     )
 

@@ -41,9 +41,10 @@ class EncodedRow:
 
     @cached_property
     def learnt(self) -> Counter[str]:
-        """What there is to learn from it: how many tokens of "text", and media of each kind."""
+        """What there is to learn from it: how many tokens of "text", and of those of "divergence", and media of each kind."""
         counts = Counter(kind for kind, _, _ in self.encoded.signals)
         counts["text"] = sum(label != IGNORED for label in self.encoded.labels[1:])
+        counts["divergence"] = counts["text"] * self.encoded.plain
         return +counts
 
 
@@ -153,6 +154,8 @@ class StageData:
             return None
         if dropped:
             self.cut.add(index)
+        text_alone = not encoded.media and not encoded.signals
+        encoded.plain = bool(row.meta.get("plain")) and text_alone
         return EncodedRow(row.id, encoded)
 
     def _encoded(self, indices: np.ndarray, epoch: int) -> list[EncodedRow]:

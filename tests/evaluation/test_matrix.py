@@ -22,8 +22,7 @@ from anytoany_lib.evaluation.judging import (
     verdicts,
 )
 from anytoany_lib.toyworld import Scene, render
-from anytoany_lib.toyworld.talks import Maker
-from anytoany_lib.toyworld.tasks import BEYOND, CELLS
+from anytoany_lib.toyworld.conversations import BEYOND, CELLS, Maker
 
 
 @pytest.fixture(scope="module")

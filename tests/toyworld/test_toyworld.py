@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections import Counter
@@ -29,9 +28,8 @@ from anytoany_lib.toyworld import (
     render,
     sound,
 )
-from anytoany_lib.toyworld.dataset import plain_rows, write
-from anytoany_lib.toyworld.talks import Maker, phrases
-from anytoany_lib.toyworld.tasks import BEYOND, CELLS
+from anytoany_lib.toyworld.conversations import BEYOND, CELLS
+from anytoany_lib.toyworld.dataset import plain_questions, plain_rows, write
 
 
 def test_the_world_is_as_large_as_promised():
@@ -135,55 +133,6 @@ def test_plain_captions_say_everything_that_is_set():
     assert caption("video", Scene("bell", "orange", motion="left")) == "an orange bell moving left"
 
 
-@pytest.mark.parametrize("name", list(CELLS | BEYOND))
-def test_every_task_makes_alternating_turns_that_end_with_what_is_expected(name: str):
-    for seed in range(20):
-        talk = (CELLS | BEYOND)[name](Maker(np.random.default_rng(seed), "train"))
-        assert [m["role"] for m in talk.messages] == ["user", "assistant"] * (
-            len(talk.messages) // 2
-        )
-        made = [part["type"] for part in talk.messages[-1]["content"] if part["type"] != "text"]
-        assert made == [part["kind"] for part in talk.expect if part["kind"] != "text"]
-        assert not re.search(
-            r"[{}]", str([p.get("text") for m in talk.messages for p in m["content"]])
-        )
-
-
-def spelled_out(wordings: list[str]) -> set[str]:
-    """Every sentence that wordings with [alternatives|like these] stand for."""
-    sentences = set()
-    for wording in wordings:
-        pieces = re.split(r"\[([^\]]*)\]", wording)
-        choices = [p.split("|") if n % 2 else [p] for n, p in enumerate(pieces)]
-        sentences |= {"".join(chosen) for chosen in itertools.product(*choices)}
-    return sentences
-
-
-def test_no_test_phrasing_is_a_training_phrasing():
-    for name, wordings in phrases().items():
-        if isinstance(wordings, dict) and "test" in wordings:
-            assert not spelled_out(wordings["train"]) & spelled_out(wordings["test"]), name
-
-
-def test_alternatives_in_a_wording_are_chosen_and_the_richer_wording_more_often(monkeypatch):
-    wordings = {"train": ["say {thing}", "[tell|name|shout] {thing}[, please|]"], "test": ["x"]}
-    monkeypatch.setattr("anytoany_lib.toyworld.talks.phrases", lambda: {"demand": wordings})
-    maker = Maker(np.random.default_rng(0), "train")
-    said = Counter(maker.said("demand", thing="bell") for _ in range(800))
-    assert set(said) == {
-        f"{verb} bell{end}" for verb in ("tell", "name", "shout") for end in ("", ", please")
-    } | {"say bell"}
-    assert 150 < said["say bell"] < 250
-
-
-def test_a_changed_subject_is_judged_by_its_last_reply():
-    for seed in range(20):
-        talk = BEYOND["change of subject"](Maker(np.random.default_rng(seed), "train"))
-        assert [message["role"] for message in talk.messages] == ["user", "assistant"] * 2
-        media = [p["type"] for p in talk.messages[-1]["content"] if p["type"] != "text"]
-        assert media == [p["kind"] for p in talk.expect if p["kind"] != "text"]
-
-
 def test_what_is_written_keeps_its_promises(toy_data: Path):
     def requests(split: str) -> list[str]:
         rows = [row for row in read_manifest(toy_data, split) if "caption" not in row.meta]
@@ -235,6 +184,8 @@ def test_the_report_says_what_opening_every_file_would(toy_data: Path):
 
 
 def test_a_model_that_answers_nothing_whole_gives_no_plain_talk():
-    questions = phrases()["plain"]["train"]
-    assert plain_rows("train", 5, dict.fromkeys(questions, "")) == []
-    assert len(plain_rows("train", 5, dict.fromkeys(questions, "Yes."))) == max(5, len(questions))
+    asked = plain_questions("train", 40, seed=0)
+    questions = [question for _, question in asked]
+    assert plain_rows("train", 50, asked, dict.fromkeys(questions, "")) == []
+    assert len(plain_rows("train", 50, asked, dict.fromkeys(questions, "Yes."))) == 50
+    assert len(plain_rows("train", 5, asked, dict.fromkeys(questions, "Yes."))) == 40

@@ -1,0 +1,37 @@
+"""All conversations about the toy world by name, and their shares of the training rows."""
+
+from __future__ import annotations
+
+from anytoany_lib.toyworld.conversations.cells import CELLS, Task
+from anytoany_lib.toyworld.conversations.questions import QUESTIONS
+from anytoany_lib.toyworld.conversations.several import SEVERAL
+from anytoany_lib.toyworld.conversations.turns import TURNS
+from anytoany_lib.toyworld.conversations.whole import WHOLE
+
+BEYOND: dict[str, Task] = QUESTIONS | SEVERAL | TURNS | WHOLE
+
+# A row of several turns teaches as much as several rows.
+SHARES = dict.fromkeys((*CELLS, *BEYOND), 1.0) | {
+    "text->text": 0.7,
+    "text->image": 1.5,
+    "text->audio": 1.5,
+    "text->video": 2.0,
+    "image->text": 1.5,
+    "image->image": 2.0,
+    "image->video": 1.5,
+    "video->text": 1.5,
+    "video->video": 1.5,
+    "yes or no": 2.0,
+    "which of several": 2.0,
+    "same or different": 1.5,
+    "picture and sound": 1.5,
+    "compare": 0.5,
+    "second one": 0.7,
+    "two outputs": 3.0,
+    "three outputs": 2.0,
+    "edit": 3.0,
+    "follow-up": 6.0,
+    "change of subject": 7.0,
+    "whole request": 9.0,
+    "whole conversion": 5.0,
+}
