@@ -59,8 +59,23 @@ _KIT_KEYS = {
     "then_see_it": "then_draw",
 }
 _ORDERS = frozenset(
-    "draw play film recolour redraw draw_heard play_shown play_shown_times replay echo film_shown film_heard draw_and_play "
-    "draw_and_film film_and_play".split()
+    [
+        "draw",
+        "play",
+        "film",
+        "recolour",
+        "redraw",
+        "draw_heard",
+        "play_shown",
+        "play_shown_times",
+        "replay",
+        "echo",
+        "film_shown",
+        "film_heard",
+        "draw_and_play",
+        "draw_and_film",
+        "film_and_play",
+    ]
 )
 PLAIN_KEYS = (
     "about_media",

@@ -95,10 +95,7 @@ def converted(m: Maker) -> Talk:
             shown = m.sound_of(m.pick(COUNTED)) if shown_kind == "audio" else shown
             if shown.thing not in COUNTED:
                 continue
-        wanted = {
-            number: shown.but(**({} if shown_kind == "audio" else {}), **description)
-            for number, description in said.items()
-        }
+        wanted = {number: shown.but(**description) for number, description in said.items()}
         if m.split == "test" or not any(_held_out(s.asked()) for s in wanted.values()):
             break
     media, kept = [], set()
