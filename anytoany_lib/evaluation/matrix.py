@@ -33,6 +33,7 @@ from anytoany_lib.evaluation.judging import (
     CELLS,
     Verdict,
     by_author,
+    cell_of,
     chance_by_part,
     check_expected,
     grouped,
@@ -242,12 +243,22 @@ def _by_similarity(evaluation: _Evaluation) -> tuple[dict[str, Any], list[Verdic
     }, results
 
 
+def _by_task(results: Sequence[Verdict]) -> dict[str, list[Verdict]]:
+    """Verdicts by task, of those that are counted in the cell of a combination."""
+    groups: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in results:
+        if _combines(cell_of(verdict.row)):
+            groups[verdict.row.meta["task"]].append(verdict)
+    return dict(groups)
+
+
 def _rates(results: Sequence[Verdict], seed: int) -> dict[str, Any]:
     """The metrics "matrix" in its own order, "combinations" of media and "more", {cell: rates}, and "intervals" of them all.
 
-    With them the share of all replies that have the right kinds of media.
+    What a combination counts together, as "which of several" and "compare", stands in "more" task by task. With them how each
+    author's requests came out, and the share of all replies that have the right kinds of media.
     """
-    groups = grouped(results)
+    groups = grouped(results) | _by_task(results)
     cells = {name: rates(found) for name, found in groups.items()}
     return {
         "matrix": {name: cells[name] for name in CELLS if name in cells},
