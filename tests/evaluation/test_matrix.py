@@ -264,13 +264,14 @@ def test_a_whole_evaluation_writes_the_contracts_metrics(
     )
     combined = {"image+image->image", "image+audio->text", "image+audio->image"}
     assert set(metrics["combinations"]) > combined
-    assert set(metrics["more"]) == set(BEYOND) | {"plain"}
+    assert set(metrics["more"]) == set(BEYOND) | {"plain", "known answers"}
+    assert metrics["baselines"]["known answers"]["untouched"].keys() >= {"n", "answers"}
     assert set(metrics["authors"]) > {"kit", "author_06", "author_12"}
     assert sum(one["n"] for one in metrics["authors"].values()) == sum(
         cell["n"]
         for part in ("matrix", "combinations", "more")
         for name, cell in metrics[part].items()
-        if part != "more" or name not in SEVERAL_SHOWN
+        if part != "more" or name not in SEVERAL_SHOWN | {"known answers"}
     )
     cells = metrics["matrix"] | metrics["combinations"]
     for name, cell in cells.items():
@@ -286,7 +287,10 @@ def test_a_whole_evaluation_writes_the_contracts_metrics(
     assert 0.5 < metrics["language_loss_ratio"] < 2
     assert metrics["peak_memory_bytes"]["host"] < 6e9
     examples = json.loads((run / "evaluation/examples.json").read_text())
-    assert {example["task"] for example in examples} == set(CELLS) | set(BEYOND) | {"plain"}
+    assert {example["task"] for example in examples} == set(CELLS) | set(BEYOND) | {
+        "plain",
+        "known answers",
+    }
     assert "text->image" in matrix.matrix_text(metrics)
 
 
