@@ -19,8 +19,9 @@ _HEADER = ("| what | measured | all of it | measure it anew |", "| --- | --- | -
 
 
 def newest(kind: str) -> dict[str, Any]:
-    """The newest record of a bench; of those of one day, that of the machine with the most cores."""
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob(f"{kind}-*.json")]
+    """The newest record of a bench; of those of one day, that of the machine with the most cores, then the first by name."""
+    paths = sorted(RESULTS.glob(f"{kind}-*.json"))
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     return max(records, key=lambda record: (record["date"], _cores(record)))
 
 
@@ -111,61 +112,53 @@ def _shipped_run() -> Iterator[str]:
         yield _row(what, number, page, "make chat-check")
 
 
+def _machine(record: dict[str, Any]) -> str:
+    """The machine of a record, as a link to where the records lie."""
+    return f"[{record['machine']}](bench/results)"
+
+
 def _speed() -> Iterator[str]:
     """Steps, talking and diffusion beside the bare libraries."""
     training, chat = newest("training"), newest("chat")
-    page = "[records](bench/results)"
-    steps = (training[f"stage {number}"]["ratio to bare"] for number in (1, 2, 3))
-    yield _row(
-        "a training step, of the bare libraries' time (stages 1, 2, 3)",
-        ", ".join(f"{ratio:.2f}" for ratio in steps),
-        page,
-        "make bench",
-    )
-    yield _row(
-        "going on after a kill, until the next step",
-        f"{training['resume']['seconds']:.1f} s",
-        page,
-        "make bench",
-    )
-    yield _row(
-        "two processes, rows a second beside one",
-        f"{training['processes']['ratio to one']:.2f}",
-        page,
-        "make bench",
-    )
-    text = chat["text"]
-    yield _row(
-        "writing in the chat, beside bare `generate`",
-        f"{text['a second']:.1f} and {text['bare a second']:.1f} tokens a second",
-        page,
-        "python bench/chat.py",
-    )
-    made = (f"{kind} {chat['diffusion'][kind]['seconds']:.1f} s" for kind in ("image", "audio", "video"))
-    yield _row("a medium in the chat", ", ".join(made), page, "python bench/chat.py")
+    ratios = (f"{training[f'stage {number}']['ratio to bare']:.2f}" for number in (1, 2, 3))
+    for what, number in (
+        ("a training step, of the bare libraries' time (stages 1, 2, 3)", ", ".join(ratios)),
+        ("going on after a kill, to the next step", f"{training['resume']['seconds']:.1f} s"),
+        ("two processes, rows a second beside one", f"{training['processes']['ratio to one']:.2f}"),
+    ):
+        yield _row(what, number, _machine(training), "make bench")
+    text, media = chat["text"], chat["diffusion"]
+    written = f"{text['a second']:.1f} and {text['bare a second']:.1f} tokens a second"
+    made = (f"{kind} {media[kind]['seconds']:.1f} s" for kind in ("image", "audio", "video"))
+    for what, number in (
+        ("writing in the chat, beside bare `generate`", written),
+        ("a medium in the chat", ", ".join(made)),
+    ):
+        yield _row(what, number, _machine(chat), "python bench/chat.py")
 
 
 def _data() -> Iterator[str]:
     """Features, manifests, and scores of captions."""
     features, manifests, captions = newest("features-tiny"), newest("manifests"), newest("captions")
-    page = "[records](bench/results)"
-    ratios = (features[f"{kind} captions"]["ratio to bare"] for kind in ("image", "audio", "video"))
+    kinds = ("image", "audio", "video")
+    ratios = (f"{features[f'{kind} captions']['ratio to bare']:.2f}" for kind in kinds)
     yield _row(
         "caption features, of the bare text encoder's rate (image, audio, video)",
-        ", ".join(f"{ratio:.2f}" for ratio in ratios),
-        page,
+        ", ".join(ratios),
+        _machine(features),
         "python bench/features.py",
     )
-    built = manifests["jsonl"]["1000000"]["build"]
+    lines = manifests["jsonl"]
+    seconds, growth = lines["1000000"]["build"]["seconds"], lines["build_memory_growth_mb"]
     yield _row(
         "a manifest of a million rows",
-        f"{built['seconds']:.0f} s, {manifests['jsonl']['build_memory_growth_mb']:.0f} MB more than one of 10,000",
-        page,
+        f"{seconds:.0f} s, {growth:.0f} MB more than one of 10,000",
+        _machine(manifests),
         "python bench/manifests.py",
     )
     yield _row(
         f"BLEU, ROUGE-L and CIDEr-D of {captions['captions']:,} captions",
         f"{captions['seconds']['all']:.0f} s on one core",
-        page,
+        _machine(captions),
         "python bench/captions.py",
     )
