@@ -91,7 +91,12 @@ def _fresh_machines() -> Iterator[str]:
             f"python docs/fresh_machine.py {command.removeprefix('make ')}",
         )
     peak = f"{readme_results.demo_peak():.1f} GB"
-    yield _row("memory of `make demo`", peak, f"[the demo]({_RESULTS_PAGE}#what-make-demo-leaves)", "make demo")
+    yield _row(
+        "memory of `make demo`",
+        peak,
+        f"[the demo]({_RESULTS_PAGE}#what-make-demo-leaves)",
+        "make demo",
+    )
 
 
 def _shipped_run() -> Iterator[str]:

@@ -68,5 +68,6 @@ def _address(system: dict[str, Any], path: str) -> str:
     """Of a file or folder at the commit that was read; relative for this repository's own."""
     if "repository" not in system:
         return path
+    root = f"https://github.com/{system['repository']}/tree/{system['commit']}"
     where = posixpath.normpath(posixpath.join(system.get("folder", ""), path))
-    return f"https://github.com/{system['repository']}/tree/{system['commit']}/{where}".removesuffix("/.")
+    return root if where == "." else f"{root}/{where}"

@@ -71,11 +71,16 @@ def _beyond(metrics: dict) -> Iterator[str]:
 def _authors(metrics: dict) -> Iterator[str]:
     """How often all is right in whose words, and in which task least; nothing in records without authors."""
     if found := metrics.get("authors"):
-        yield from ("", "| worded by | requests | right kinds of media | all right | least of all in |")
+        yield from (
+            "",
+            "| worded by | requests | right kinds of media | all right | least of all in |",
+        )
         yield "| --- | ---: | ---: | ---: | --- |"
         for name, of in found.items():
             worst = min(of["cells"], key=lambda cell: of["cells"][cell]["right"])
-            least = f"{worst} ({_percent(of['cells'][worst]['right'])} of {of['cells'][worst]['n']})"
+            least = (
+                f"{worst} ({_percent(of['cells'][worst]['right'])} of {of['cells'][worst]['n']})"
+            )
             shares = f"{_percent(of['modality'])} | {_percent(of['right'])}"
             yield f"| {name.replace('_', ' ')} | {of['n']} | {shares} | {least} |"
 
