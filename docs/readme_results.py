@@ -65,7 +65,10 @@ def _beyond(metrics: dict) -> Iterator[str]:
         yield from ("", "| beyond the matrix | requests | right kinds of media | judged right |")
         yield "| --- | ---: | ---: | --- |"
         for name, cell in found.items():
-            yield f"| {name} | {cell['n']} | {_percent(cell['modality'])} | {_rates(cell) or '–'} |"
+            before = metrics.get("baselines", {}).get(name, {}).get("untouched")
+            beside = f" (untouched language model: {_rates(before)})" if before else ""
+            judged = _rates(cell) or "–"
+            yield f"| {name} | {cell['n']} | {_percent(cell['modality'])} | {judged}{beside} |"
 
 
 def _authors(metrics: dict) -> Iterator[str]:

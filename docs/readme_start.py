@@ -37,9 +37,7 @@ def address() -> str | None:
 
 def start() -> str:
     """Commands from nothing to the chat, and the seconds they took on fresh machines."""
-    known = address()
-    what = f"git clone {known} anytoany" if known else "git clone URL anytoany  # URL: this page's"
-    lines = ["```", what, "cd anytoany", "make lab", "```"]
+    lines = ["```", f"git clone {address() or 'URL'} anytoany", "cd anytoany", "make lab", "```"]
     if seconds := _seconds("make lab"):
         measured = " to ".join(_clock(n) for n in dict.fromkeys((min(seconds), max(seconds))))
         lines += ["", f"`make lab` took {measured} on two CPU cores with an empty pip cache."]

@@ -196,7 +196,9 @@ def metrics(script, monkeypatch, tmp_path: Path) -> dict:
     found["more"] |= {
         "edit": {"n": 24, "modality": 1.0, "asked": 0.875, "kept": 0.75, "colour": 0.9},
         "plain": {"n": 15, "modality": 1.0},
+        "known answers": {"n": 200, "modality": 0.99, "answers": 0.71},
     }
+    found["baselines"]["known answers"] = {"untouched": {"n": 200, "modality": 1, "answers": 0.74}}
     found["authors"] = {
         "author_05": {
             "n": 40,
@@ -218,6 +220,8 @@ def test_what_is_measured_beyond_the_matrix_is_shown(script, metrics: dict):
     lines = script("readme_results").shipped().splitlines()
     assert "| edit | 24 | 100 | asked 88, kept 75, colour 90 |" in lines
     assert "| plain | 15 | 100 | – |" in lines
+    before = "untouched language model: answers 74"
+    assert f"| known answers | 200 | 99 | answers 71 ({before}) |" in lines
     assert "| author 05 | 40 | 98 | 90 | yes or no (60 of 10) |" in lines
 
 
