@@ -191,6 +191,12 @@ class DecoderConfig(_Checked):
         {}, description="passed to the pipeline: height, num_frames, ..."
     )
     fps: int | None = None
+    edit_strength: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="how much of a picture that is shown a new one may change; None draws every picture anew",
+    )
     safety_checker: bool = Field(
         False,
         description="load the pipeline's own; what it refuses fails with that reason. Off, its files are not needed",
@@ -200,6 +206,12 @@ class DecoderConfig(_Checked):
     def _has_checker(self):
         if self.safety_checker and self.pipeline != "stable-diffusion":
             raise ValueError(f"safety_checker: true, but a {self.pipeline} pipeline has none")
+        return self
+
+    @model_validator(mode="after")
+    def _can_edit(self):
+        if self.edit_strength is not None and self.pipeline in ("audioldm", "text-to-video"):
+            raise ValueError(f"edit_strength is for pictures, and {self.pipeline} makes none")
         return self
 
 

@@ -44,7 +44,7 @@ def toy_data(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A small toy-world dataset with plain talk answered by a fixed sentence, and with features."""
     folder = tmp_path_factory.mktemp("data") / "toy"
     dataset.write(
-        folder, lambda questions: ["That is a good question."] * len(questions), 24, 40, 4, seed=1
+        folder, lambda questions: ["That is a good question."] * len(questions), 24, 40, 3, seed=1
     )
     precomputing.precompute(profile, folder)
     return folder

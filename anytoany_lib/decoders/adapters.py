@@ -17,7 +17,9 @@ import torch
 from diffusers import (
     AudioLDMPipeline,
     DiffusionPipeline,
+    StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
     TextToVideoSDPipeline,
 )
@@ -139,6 +141,8 @@ class Adapter:
     """What the pipeline calls the length of a medium: "frames" of a clip, "seconds" of a sound."""
     told: Callable[[torch.Tensor], dict[str, torch.Tensor | None]] | None = attended
     """Conditions -> the arguments of its UNet beside latents and timesteps; None: it needs more than a condition."""
+    editing: type[DiffusionPipeline] | None = None
+    """The pipeline of the same parts that begins with a picture rather than with noise."""
 
     def parts(self) -> list[tuple[str, str, type[PreTrainedModel]]]:
         """(tokenizer folder, text encoder folder, its class) of each."""
@@ -151,7 +155,12 @@ class Adapter:
 
 ADAPTERS = {
     "stable-diffusion": Adapter(
-        StableDiffusionPipeline, (CLIPTextModel,), clip_condition, _image, True
+        StableDiffusionPipeline,
+        (CLIPTextModel,),
+        clip_condition,
+        _image,
+        True,
+        editing=StableDiffusionImg2ImgPipeline,
     ),
     "stable-diffusion-xl": Adapter(
         StableDiffusionXLPipeline,
@@ -161,6 +170,7 @@ ADAPTERS = {
         True,
         embeds_and_pooled,
         told=None,
+        editing=StableDiffusionXLImg2ImgPipeline,
     ),
     "audioldm": Adapter(
         AudioLDMPipeline,

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.nn import functional as F
 
 from anytoany_lib.config import DecoderConfig
@@ -79,6 +79,10 @@ class DiffusionSettings:
     """Length of sounds."""
     preview_every: int = 0
     """After every so many steps `on_step` gets the first picture as it is so far, else None; 0 is never."""
+    picture: Image.Image | None = None
+    """Where to begin instead of with noise: the picture that is edited."""
+    strength: float = 1.0
+    """How much of that picture may change, and the part of the steps that is taken."""
 
 
 class Decoder:
@@ -135,6 +139,35 @@ class Decoder:
     def _colours(self) -> torch.Tensor:
         return colour_map(self.pipeline.vae)
 
+    @cached_property
+    def _editing(self) -> DiffusionPipeline:
+        """The pipeline of the same parts that edits a picture."""
+        if self._adapter.editing is None:
+            raise ValueError(
+                f"a {self.config.pipeline} pipeline cannot edit: leave the picture out, or set edit_strength and strength to None"
+            )
+        parts = dict(self.pipeline.components)
+        if "safety_checker" in self._adapter.editing._optional_components:
+            parts["requires_safety_checker"] = self.config.safety_checker
+        pipeline = self._adapter.editing(**parts)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _beginning(self, settings: DiffusionSettings) -> tuple[Any, dict[str, Any]]:
+        """The pipeline to call, and its arguments for the size of a medium, or for the picture to begin with."""
+        if settings.picture is None:
+            lengths = {
+                argument: getattr(settings, length)
+                for length, argument in self._adapter.lengths.items()
+            }
+            given = {name: length for name, length in lengths.items() if length is not None}
+            return self.pipeline, self.config.options | given
+        options = {n: v for n, v in self.config.options.items() if n not in ("height", "width")}
+        trained = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+        size = tuple(int(self.config.options.get(side, trained)) for side in ("width", "height"))
+        picture = ImageOps.fit(settings.picture.convert("RGB"), size, Image.Resampling.LANCZOS)
+        return self._editing, options | {"image": picture, "strength": settings.strength}
+
     def _callbacks(self, settings: DiffusionSettings) -> dict[str, Any]:
         """The pipeline's argument that has it call `on_step` after its steps.
 
@@ -163,7 +196,8 @@ class Decoder:
                 # Some schedulers keep latents larger than the autoencoder's, by the noise that is left.
                 latents = pipe.scheduler.scale_model_input(arguments["latents"], timestep)
                 shown = preview(colours, latents[0], pipe.vae_scale_factor)
-            on_step(step + 1, len(scheduler.timesteps), shown)
+            # An edit takes the last of the scheduler's steps alone.
+            on_step(step + 1, pipe.num_timesteps, shown)
             return arguments
 
         return {"callback_on_step_end": called}
@@ -184,7 +218,7 @@ class Decoder:
         """Embeddings (B, *condition) and a seed each -> B media as the payload of reply parts.
 
         What follows the seeds are `DiffusionSettings`, in their order or by their names: steps, guidance, on_step, frames, seconds,
-        preview_every. An image part gets "image" (PIL), an audio part "audio" (float32 mono) and "sampling_rate", a video part
+        preview_every, picture, strength. An image part gets "image" (PIL), an audio part "audio" (float32 mono) and "sampling_rate", a video part
         "video" (uint8 (T, H, W, 3)) and "fps". BrokenMedia if embeddings or media are not finite, or the safety checker
         refuses some; the others are made all the same, as they would have been.
         """
@@ -192,18 +226,15 @@ class Decoder:
         finite = torch.isfinite(embeddings).flatten(1).all(1).tolist()
         if not any(finite):
             raise BrokenMedia([None] * len(finite), [_CONDITION_NOT_FINITE] * len(finite))
-        lengths = {
-            argument: getattr(chosen, length) for length, argument in self._adapter.lengths.items()
-        }
-        lengths = {name: length for name, length in lengths.items() if length is not None}
-        output = self.pipeline(
+        pipeline, beginning = self._beginning(chosen)
+        output = pipeline(
             # A broken embedding keeps its place in the batch, so that the others are computed as ever.
             **self._conditions(embeddings.nan_to_num(0, 0, 0)),
             num_inference_steps=chosen.steps or self.config.steps,
             guidance_scale=self.config.guidance if chosen.guidance is None else chosen.guidance,
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             output_type="np",  # before it is rounded to bytes, where NaN would look like black
-            **(self.config.options | lengths),
+            **beginning,
             **self._callbacks(chosen),
         )
         refused = getattr(output, "nsfw_content_detected", None) or [False] * len(finite)

@@ -6,6 +6,7 @@ The last two cost as much a row as the cell itself, so they are given some of it
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,6 +93,18 @@ def _from_captions(row: Row, made: Mapping[tuple[str, str], Message]) -> Message
     """The reply that consists of the media which a row's true captions gave."""
     of_parts = [made[part["kind"], part["caption"]]["content"] for part in row.meta["expect"]]
     return {"role": "assistant", "content": [part for content in of_parts for part in content]}
+
+
+def untouched(
+    model: AnyToAny, judges: Any, rows: Sequence[Row], folder: Path, seed: int, batch_size: int
+) -> dict[str, Any]:
+    """The rates of plain rows when they are answered by the language model as it was before any training."""
+    adapter = model.adapter
+    with adapter.disable_adapter() if adapter is not None else nullcontext():
+        requests = [request_of(row) for row in rows]
+        how = (seed, Sampling(kinds=()), batch_size)
+        replies = reply_to(model, requests, folder, "untouched", *how)
+    return rates(verdicts(judges, rows, replies))
 
 
 def _text(words: str) -> Part:

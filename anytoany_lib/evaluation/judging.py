@@ -163,6 +163,12 @@ def _says(text: str, word: str) -> bool:
     return word in spoken and not spoken & others
 
 
+def _answers(text: str, forms: Sequence[str]) -> bool:
+    """Whether a text has one of the forms of a known answer, as whole words."""
+    lowered = text.lower()
+    return any(re.search(rf"(?<!\w){re.escape(form.lower())}(?!\w)", lowered) for form in forms)
+
+
 def _judged(
     judges: Any, kind: str, about: str, items: Sequence[Any], scenes: Sequence[dict]
 ) -> dict[str, np.ndarray]:
@@ -170,12 +176,13 @@ def _judged(
     judge = judges.judge_text if kind == "text" else judges.judge
     found = dict(judge(about, items, scenes))
     if kind == "text":
-        found["says"] = np.array(
-            [
-                float(_says(text, scene["says"])) if "says" in scene else np.nan
-                for text, scene in zip(items, scenes, strict=True)
-            ]
-        )
+        for name, is_right in (("says", _says), ("answers", _answers)):
+            found[name] = np.array(
+                [
+                    float(is_right(text, scene[name])) if name in scene else np.nan
+                    for text, scene in zip(items, scenes, strict=True)
+                ]
+            )
     return found
 
 

@@ -27,12 +27,19 @@ from anytoany_lib.config import portable
 from anytoany_lib.data.manifests import read_manifest
 from anytoany_lib.data.rows import Row
 from anytoany_lib.evaluation import failures, similarity
-from anytoany_lib.evaluation.baselines import chance_by_attribute, evenly, text_only, upper_bounds
+from anytoany_lib.evaluation.baselines import (
+    chance_by_attribute,
+    evenly,
+    text_only,
+    untouched,
+    upper_bounds,
+)
 from anytoany_lib.evaluation.intervals import intervals
 from anytoany_lib.evaluation.judging import (
     CELLS,
     Verdict,
     by_author,
+    cell_of,
     chance_by_part,
     check_expected,
     grouped,
@@ -153,6 +160,12 @@ def _baselines(
         | ({"text_only": worded[name]} if name in worded else {})
         for name, found in cells.items()
     }
+    known = [
+        v.row for v in results if any("answers" in part["scene"] for part in v.row.meta["expect"])
+    ]
+    if known and settings.bound:
+        before = untouched(model, judges, known, folder, settings.seed, settings.batch_size)
+        baselines[known[0].meta["task"]] = {"untouched": before}
     guessed = chance_by_part(judges, [v.row for v in results], [v.reply for v in results])
     return {"upper_bound": by_kind, "chance": guessed, "baselines": baselines}
 
@@ -242,12 +255,22 @@ def _by_similarity(evaluation: _Evaluation) -> tuple[dict[str, Any], list[Verdic
     }, results
 
 
+def _by_task(results: Sequence[Verdict]) -> dict[str, list[Verdict]]:
+    """Verdicts by task, of those that are counted in the cell of a combination."""
+    groups: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in results:
+        if _combines(cell_of(verdict.row)):
+            groups[verdict.row.meta["task"]].append(verdict)
+    return dict(groups)
+
+
 def _rates(results: Sequence[Verdict], seed: int) -> dict[str, Any]:
     """The metrics "matrix" in its own order, "combinations" of media and "more", {cell: rates}, and "intervals" of them all.
 
-    With them the share of all replies that have the right kinds of media.
+    What a combination counts together, as "which of several" and "compare", stands in "more" task by task. With them how each
+    author's requests came out, and the share of all replies that have the right kinds of media.
     """
-    groups = grouped(results)
+    groups = grouped(results) | _by_task(results)
     cells = {name: rates(found) for name, found in groups.items()}
     return {
         "matrix": {name: cells[name] for name in CELLS if name in cells},
@@ -310,6 +333,11 @@ def matrix_text(metrics: dict[str, Any]) -> str:
         lines.append(
             f"worded by {author:<10}{found['n']:>4}  {100 * found['modality']:>7.1f}%  all right {100 * found['right']:.1f}%"
         )
+    for name, cell in metrics.get("more", {}).items():
+        if before := metrics.get("baselines", {}).get(name, {}).get("untouched"):
+            lines.append(
+                f"{name:<20}{cell['n']:>4}  {100 * cell['answers']:.0f}% right, untouched language model {100 * before['answers']:.0f}%"
+            )
     ratio = metrics["language_loss_ratio"]
     lines.append(
         f"right modalities {100 * metrics['modality_accuracy']:.1f}%, language loss ratio {ratio}"

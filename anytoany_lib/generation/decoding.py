@@ -37,6 +37,7 @@ class Draft(PartialReply):
     tokens: list[int] = field(default_factory=list)  # of the text part being written
     length: int = 0
     finish_reason: str | None = None
+    beginning: dict[str, Any] = field(default_factory=dict)  # of its pictures, see `edits`
 
     def text_part(self) -> Part:
         """The text that is being written: the last part, a new one behind a medium."""

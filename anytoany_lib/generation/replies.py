@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import torch
 
 from anytoany_lib.decoders.pipelines import BrokenMedia
 from anytoany_lib.generation.decoding import Draft, decode, never, read_prompts
+from anytoany_lib.generation.edits import picture_to_edit
 from anytoany_lib.generation.events import (
     Done,
     Event,
@@ -102,10 +104,12 @@ def _render(
     draft: Draft,
     index: int,
     seed: int,
-    sampling: Sampling,
+    settings: dict[str, Any],
     stopping: Callable[[], bool],
 ) -> Iterator[Event]:
-    """Makes a medium from its condition and puts it into its part; one that cannot be made ends nothing else."""
+    """Makes a medium from its condition, by these settings of `Decoder.generate`, and puts it into its part; one that cannot
+    be made ends nothing else.
+    """
     part = draft.parts[index]
     if not model.loaded(part["type"]):
         yield Loading(part["type"])
@@ -116,7 +120,6 @@ def _render(
         def on_step(*step: Any) -> None:
             report(MediaProgress(index, *step))
 
-        settings = sampling.diffusion()
         condition = part["condition"][None]
         return model.render(part["type"], condition, [seed], on_step=on_step, **settings)[0]
 
@@ -158,9 +161,12 @@ def stream(
                 yield MediaStarted(len(draft.parts) - 1, draft.parts[-1]["type"])
         if draft.finish_reason is None:
             raise Stopped
+        beginning = picture_to_edit(messages, model.profile, sampling)
         for index, part in enumerate(draft.parts):
             if part["type"] != "text":
-                yield from _render(model, draft, index, media_seed(seed, index), sampling, stopping)
+                settings = sampling.diffusion()
+                settings |= beginning if part["type"] == "image" else {}
+                yield from _render(model, draft, index, media_seed(seed, index), settings, stopping)
     except Stopped:
         draft.finish_reason = "stopped"
     yield Done(draft.message(), draft.finish_reason)
@@ -194,6 +200,7 @@ def draw_all(
         for at, draft, _ in decode(
             model, [prompts[r] for r in rows], sampling, [seed + r for r in rows]
         ):
+            draft.beginning = picture_to_edit(conversations[rows[at]], model.profile, sampling)
             drafts[rows[at]] = draft
     return [drafts[row] for row in range(len(conversations))]
 
@@ -210,25 +217,36 @@ def render_all(
     A medium that comes out broken has "failed", why, in its part and ends nothing else.
     """
     sampling = sampling or Sampling()
-    pending = [
-        (media_seed(seed + row, index), part)
-        for row, draft in enumerate(drafts)
-        for index, part in enumerate(draft.parts)
-        if part["type"] != "text"
-    ]
-    for kind in dict.fromkeys(part["type"] for _, part in pending):
-        of_kind = [item for item in pending if item[1]["type"] == kind]
+    pending: dict[str, list[tuple[int, Part]]] = defaultdict(list)
+    edited: list[tuple[int, Part, dict[str, Any]]] = []
+    for row, draft in enumerate(drafts):
+        for index, part in enumerate(draft.parts):
+            item = (media_seed(seed + row, index), part)
+            if part["type"] == "image" and draft.beginning:
+                edited.append((*item, draft.beginning))
+            elif part["type"] != "text":
+                pending[part["type"]].append(item)
+    for of_kind in pending.values():
         for start in range(0, len(of_kind), batch_size):
-            seeds, parts = zip(*of_kind[start : start + batch_size], strict=True)
-            conditions = torch.stack([part["condition"] for part in parts])
-            media: Sequence[dict[str, Any] | None]
-            try:
-                media = model.render(kind, conditions, seeds, **sampling.diffusion())
-                reasons = [""] * len(parts)
-            except BrokenMedia as error:
-                media, reasons = error.media, error.reasons
-            for part, payload, reason in zip(parts, media, reasons, strict=True):
-                part.update(payload or {"failed": reason})
+            _render_batch(model, of_kind[start : start + batch_size], sampling.diffusion())
+    for number, part, beginning in edited:  # each begins with a picture of its own
+        _render_batch(model, [(number, part)], sampling.diffusion() | beginning)
+
+
+def _render_batch(
+    model: AnyToAny, batch: Sequence[tuple[int, Part]], settings: dict[str, Any]
+) -> None:
+    """Makes the media of parts of one kind, each with its seed, and puts them into the parts."""
+    seeds, parts = zip(*batch, strict=True)
+    conditions = torch.stack([part["condition"] for part in parts])
+    media: Sequence[dict[str, Any] | None]
+    try:
+        media = model.render(parts[0]["type"], conditions, seeds, **settings)
+        reasons = [""] * len(parts)
+    except BrokenMedia as error:
+        media, reasons = error.media, error.reasons
+    for part, payload, reason in zip(parts, media, reasons, strict=True):
+        part.update(payload or {"failed": reason})
 
 
 def reply_all(

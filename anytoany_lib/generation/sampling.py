@@ -18,6 +18,7 @@ _RULES: dict[str, tuple[type, Callable[[Any], bool], str]] = {
     "steps": (Integral, lambda value: value >= 1, "a whole number from 1 up"),
     "frames": (Integral, lambda value: value >= 2, "a whole number from 2 up"),
     "seconds": (Real, lambda value: 0 < value < inf, "a number above 0"),
+    "strength": (Real, lambda value: 0 < value <= 1, "a number above 0, at most 1"),
     "preview_every": (Integral, lambda value: value >= 0, "a whole number from 0 up"),
 }
 _DIFFUSION = ("steps", "guidance", "frames", "seconds", "preview_every")
@@ -27,8 +28,9 @@ _DIFFUSION = ("steps", "guidance", "frames", "seconds", "preview_every")
 class Sampling:
     """How a reply is drawn. Temperature 0 takes the likeliest token; `kinds` are the media it may contain.
 
-    `frames` is the length of clips, `seconds` that of sounds; where a value is None the profile's holds. A picture shows
-    a preview after every `preview_every` diffusion steps (0: never). ValueError names the value that cannot be used.
+    `frames` is the length of clips, `seconds` that of sounds; where a value is None the profile's holds. With `strength` a
+    picture begins with the newest one of the conversation, of which that much may change (see `edits`). A picture shows a
+    preview after every `preview_every` diffusion steps (0: never). ValueError names the value that cannot be used.
     """
 
     temperature: float = 0.0
@@ -39,6 +41,7 @@ class Sampling:
     steps: int | None = None
     frames: int | None = None
     seconds: float | None = None
+    strength: float | None = None
     preview_every: int = 0
 
     def __post_init__(self):

@@ -30,7 +30,7 @@ from anytoany_lib.media import media_files
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system.files import appearing_whole
 from anytoany_lib.toyworld.conversations import BEYOND, CELLS, SHARES, Maker, plain
-from anytoany_lib.toyworld.conversations.authors import whole_requests, wordings
+from anytoany_lib.toyworld.conversations.authors import known_answers, whole_requests, wordings
 from anytoany_lib.toyworld.conversations.whole import WHOLE
 from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.pictures import FPS, FRAMES, PIXELS
@@ -42,7 +42,7 @@ _SECONDS = {"audio": SECONDS, "video": FRAMES / FPS}
 _KIND_SHARES = {"image": 0.4, "audio": 0.3, "video": 0.3}
 _PLAIN_SHARE = 0.22
 _QUESTIONS_A_ROW = 0.4  # of plain talk: the untouched LLM takes a tenth of a second for an answer
-_PLAIN_TEST_ROWS = 50
+_PLAIN_TEST_ROWS = 30
 _UNSEEN_SHARE = 0.25
 _NOTHING_UNSEEN = ("text->text", "text->audio", "audio->text", "which more often", "whole request")
 _BETWEEN_SENTENCES = re.compile(r"(?<=[^\d\s][.!?])\s+")  # not behind "1.", which counts a list
@@ -185,6 +185,19 @@ def plain_rows(
     return rows
 
 
+def known_rows(most: int, seed: int) -> list[Row]:
+    """At most so many plain questions whose answers are known."""
+    questions = known_answers()
+    rows = []
+    for number in _generator(seed, "known answers").permutation(len(questions))[:most]:
+        question, answers = questions[number]
+        messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
+        expect = [{"kind": "text", "scene": {"answers": answers}}]
+        meta = {"task": "known answers", "expect": expect, "unseen": False}
+        rows.append(Row(f"test-known-{number}", SOURCE, messages, meta))
+    return rows
+
+
 def _whole_sentences(text: str) -> list[str]:
     return [s for s in _BETWEEN_SENTENCES.split(text.strip()) if re.search(r"[^\d\s][.!?]$", s)]
 
@@ -258,9 +271,9 @@ def write(
                 )
             _write_split(rows, files, report)
         files = _Pictures(folder, "test", _generator(seed, "test"), pool=1)
-        rows = test_rows(per_task, per_text_task or per_task, seed, files) + plain_rows(
-            "test", 0, asked["test"], answers
-        )
+        rows = test_rows(per_task, per_text_task or per_task, seed, files)
+        rows += plain_rows("test", 0, asked["test"], answers)
+        rows += known_rows(most["test"], seed)
         _write_split(rows, files, report)
         report.save(folder / "report.json")
     return report.splits

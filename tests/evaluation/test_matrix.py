@@ -15,6 +15,7 @@ from anytoany_lib.data.rows import Row
 from anytoany_lib.evaluation import failures, matrix
 from anytoany_lib.evaluation.judging import (
     Verdict,
+    by_author,
     cell_of,
     chance_by_part,
     load_judges,
@@ -23,6 +24,18 @@ from anytoany_lib.evaluation.judging import (
 )
 from anytoany_lib.toyworld import Scene, render
 from anytoany_lib.toyworld.conversations import BEYOND, CELLS, Maker
+
+# Tasks that show several media in one message: counted in a combination's cell, and by themselves.
+SEVERAL_SHOWN = {
+    "which of several",
+    "which more often",
+    "same or different",
+    "picture and sound",
+    "second one",
+    "compare",
+    "mixed pictures",
+    "mixed request",
+}
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +116,7 @@ def test_media_that_cannot_be_judged_count_as_wrong(judges):
 
 
 def test_an_empty_reply_is_wrong_in_all_that_was_asked(judges):
-    scenes = [{"thing": "bell", "colour": "red"}, {"starts": "Yes"}, {}]
+    scenes = [{"thing": "bell", "colour": "red"}, {"says": "yes"}, {}]
     rows = [
         Row(
             str(n),
@@ -116,7 +129,7 @@ def test_an_empty_reply_is_wrong_in_all_that_was_asked(judges):
     results = verdicts(judges, rows, [{"role": "assistant", "content": []}] * 3)
     assert [verdict.wrong for verdict in results] == [
         ["thing", "colour", "modality"],
-        ["starts", "modality"],
+        ["says", "modality"],
         ["modality"],
     ]
     assert rates(results) == {
@@ -124,18 +137,83 @@ def test_an_empty_reply_is_wrong_in_all_that_was_asked(judges):
         "modality": 0.0,
         "thing": 0.0,
         "colour": 0.0,
-        "starts": 0.0,
+        "says": 0.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "right"),
+    [
+        ("It is blue: yes.", "yes", True),
+        ("Yes, it is blue.", "yes", True),
+        ("It is blue: no.", "yes", False),
+        ("Yes and no.", "yes", False),
+        ("A nose is shown.", "no", False),
+        ("Red and blue: the second one.", "second", True),
+        ("The first and the second one.", "second", False),
+    ],
+)
+def test_an_answer_says_its_word_and_no_other_of_the_same_question(
+    judges, text: str, word: str, right: bool
+):
+    expect = [{"kind": "text", "scene": {"says": word}}]
+    row = Row("r", "test", [], {"task": "yes or no", "expect": expect, "unseen": False})
+    reply = {"role": "assistant", "content": [{"type": "text", "text": text}]}
+    assert verdicts(judges, [row], [reply])[0].attributes == {"says": right}
+
+
+def test_an_edit_is_counted_by_what_was_asked_and_by_what_was_kept(judges):
+    rng, scene = np.random.default_rng(0), Scene("bell", "red")
+    expect = [{"kind": "image", "scene": scene.asked(), "kept": ["thing"]}]
+    row = Row("r", "test", [], {"task": "edit", "expect": expect, "unseen": False})
+
+    def shown(*drawn: Scene) -> dict:
+        parts = [{"type": "image", "image": render("image", one, rng)} for one in drawn]
+        return {"role": "assistant", "content": parts}
+
+    replies = [
+        shown(scene),
+        shown(scene.but(colour="blue")),
+        shown(scene.but(thing="cat")),
+        shown(),
+    ]
+    results = verdicts(judges, [row] * 4, replies)
+    assert [verdict.marks["asked"] for verdict in results] == [True, False, True, False]
+    assert [verdict.marks["kept"] for verdict in results] == [True, True, False, False]
+    assert rates(results)["asked"] == 0.5 and rates(results)["kept"] == 0.5
+
+
+def test_the_shares_of_each_author_are_of_that_authors_rows():
+    asked = [{"role": "user", "content": "Again."}]
+    rows = [
+        Row(str(n), "test", asked, {"task": task, "expect": [], "unseen": False, "author": author})
+        for n, (task, author) in enumerate((("edit", "a"), ("edit", "b"), ("plain", "a")))
+    ]
+    right = (True, False, False)
+    results = [
+        Verdict(row, {"role": "assistant", "content": []}, True, {"thing": one})
+        for row, one in zip(rows, right, strict=True)
+    ]
+    found = by_author(results)
+    assert found["a"] == {
+        "n": 2,
+        "modality": 1.0,
+        "right": 0.5,
+        "cells": {
+            "edit": {"n": 1, "modality": 1.0, "right": 1.0},
+            "plain": {"n": 1, "modality": 1.0, "right": 0.0},
+        },
+    }
+    assert found["b"]["right"] == 0.0
 
 
 def test_several_media_in_one_message_are_a_cell_of_their_own():
     rows, _ = rows_and_right_replies(each=1)
     cells = {row.meta["task"]: cell_of(row) for row in rows}
-    assert cells["two pictures"] == "image+image->text"
+    assert cells["mixed pictures"] == "image+image->image"
     assert cells["picture and sound"] == "image+audio->text"
     assert cells["mixed request"] == "image+audio->image"
-    others = cells.keys() - {"two pictures", "picture and sound", "mixed request"}
-    assert all(cells[task] == task for task in others)
+    assert all(cells[task] == task for task in cells.keys() - SEVERAL_SHOWN)
 
 
 def test_failures_are_all_listed_and_a_medium_that_cannot_be_written_ends_nothing(tmp_path: Path):
@@ -184,10 +262,17 @@ def test_a_whole_evaluation_writes_the_contracts_metrics(
         for name, rate in cell.items()
         if name != "n"
     )
-    combined = {"image+image->text", "image+audio->text", "image+audio->image"}
-    assert set(metrics["combinations"]) == combined
-    several = {"two pictures", "picture and sound", "mixed request"}
-    assert set(metrics["more"]) == set(BEYOND) - several | {"plain"}
+    combined = {"image+image->image", "image+audio->text", "image+audio->image"}
+    assert set(metrics["combinations"]) > combined
+    assert set(metrics["more"]) == set(BEYOND) | {"plain", "known answers"}
+    assert metrics["baselines"]["known answers"]["untouched"].keys() >= {"n", "answers"}
+    assert set(metrics["authors"]) > {"kit", "author_06", "author_12"}
+    assert sum(one["n"] for one in metrics["authors"].values()) == sum(
+        cell["n"]
+        for part in ("matrix", "combinations", "more")
+        for name, cell in metrics[part].items()
+        if part != "more" or name not in SEVERAL_SHOWN | {"known answers"}
+    )
     cells = metrics["matrix"] | metrics["combinations"]
     for name, cell in cells.items():
         around = metrics["intervals"][name]
@@ -202,7 +287,10 @@ def test_a_whole_evaluation_writes_the_contracts_metrics(
     assert 0.5 < metrics["language_loss_ratio"] < 2
     assert metrics["peak_memory_bytes"]["host"] < 6e9
     examples = json.loads((run / "evaluation/examples.json").read_text())
-    assert {example["task"] for example in examples} == set(CELLS) | set(BEYOND) | {"plain"}
+    assert {example["task"] for example in examples} == set(CELLS) | set(BEYOND) | {
+        "plain",
+        "known answers",
+    }
     assert "text->image" in matrix.matrix_text(metrics)
 
 

@@ -16,6 +16,7 @@ from anytoany_lib.toyworld.conversations import BEYOND, CELLS, Maker, kit, synon
 from anytoany_lib.toyworld.conversations.authors import (
     KIT,
     Marked,
+    known_answers,
     plain,
     whole_requests,
     wordings,
@@ -208,6 +209,19 @@ def test_plain_talk_has_many_authors_and_the_test_authors_their_own():
     assert not {q for own in train.values() for q in own} & {
         q for own in test.values() for q in own
     }
+
+
+def test_questions_with_known_answers_are_in_no_training_set():
+    """Nor any that differs in a word or two, which in a fact is another fact as a rule, and often the same sentence."""
+    training = [words_of(question) for own in plain("train").values() for question in own]
+    assert len(known_answers()) >= 200
+    for question, answers in known_answers():
+        words = words_of(question)
+        assert answers and not any(
+            words_apart(words, other, most) <= most
+            for other in training
+            for most in [min(too_near(len(words)), too_near(len(other)))]
+        ), question
 
 
 def test_alternatives_in_a_wording_are_chosen_and_the_richer_wording_more_often(monkeypatch):

@@ -169,6 +169,14 @@ def whole_requests(split: str) -> dict[str, list[Request]]:
 
 
 @cache
+def known_answers() -> list[tuple[str, list[str]]]:
+    """(question, the forms that a right answer may have) of plain questions for testing; no training set has them."""
+    path = _FOLDER / "known_answers.jsonl"
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [(row["question"], row["answers"]) for row in rows]
+
+
+@cache
 def plain(split: str) -> dict[str, list[str]]:
     """{author: questions and remarks that want words alone} of a split ("train", "validation" or "test")."""
     found = {KIT: list(kit()["plain"][split])}
