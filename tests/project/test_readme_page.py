@@ -190,7 +190,7 @@ def test_the_short_conversation_has_every_kind_that_the_whole_one_has(script):
 
 @pytest.fixture
 def metrics(script, monkeypatch, tmp_path: Path) -> dict:
-    """The shipped run's metrics with an edit, a task without rates, and two authors, in the place of its own."""
+    """The shipped run's metrics with an edit, a task without rates, known answers and an author, in their place."""
     results = script("readme_results")
     found = results.shipped_metrics()
     found["more"] |= {
