@@ -105,22 +105,52 @@ def _draw_waveform(samples: np.ndarray, rate: int, target: Path) -> None:
     figure.savefig(target, dpi=160, facecolor="white")
 
 
+def recorded() -> dict:
+    """The record: the run, the seed, the commit, and the messages with their media by the names of their files."""
+    return json.loads((FOLDER / RECORD).read_text(encoding="utf-8"))
+
+
+def short() -> str:
+    """The turns of the recorded conversation in which a kind of medium goes in or comes out for the first time."""
+    record = recorded()
+    seen: set[tuple[str, str]] = set()
+    kept = []
+    for turn in _turns(record):
+        kinds = {(message["role"], part["type"]) for message in turn for part in message["content"]}
+        if kinds - seen:
+            kept.append(turn)
+        seen |= kinds
+    spoken = len(record["messages"]) // 2
+    lines = [
+        f"{len(kept)} of the {spoken} turns of one session, seed {record['seed']}, first replies; [all of them](docs/results.md#the-whole-conversation). Media as",
+        "made, 64 pixels wide.",
+    ]
+    return "\n".join([*_rows(kept), "", *lines])
+
+
 def table() -> str:
     """The recorded conversation as a markdown table, a row a turn."""
-    told = json.loads((FOLDER / RECORD).read_text(encoding="utf-8"))
-    asked = told["messages"][0::2]
-    answered = told["messages"][1::2]
-    lines = ["| you | the model |", "| --- | --- |"]
-    lines += [f"| {_cell(a)} | {_cell(b)} |" for a, b in zip(asked, answered, strict=True)]
-    commit = told["commit"][:8]
+    record = recorded()
     return "\n".join(
         [
-            *lines,
+            *_rows(_turns(record)),
             "",
-            f"One session with `{told['run']}`, seed {told['seed']}, first replies, recorded at commit {commit} by",
-            f"`python docs/make_readme.py --conversation {told['run']}`. Pictures and clips are 64 pixels wide as made.",
+            f"One session with `{record['run']}`, seed {record['seed']}, first replies, recorded at commit {record['commit'][:8]} by",
+            f"`python docs/make_readme.py --conversation {record['run']}`. Pictures and clips are 64 pixels wide as made.",
         ]
     )
+
+
+def _turns(record: dict) -> list[tuple[Message, Message]]:
+    """What was said to the model, and what it answered."""
+    messages = record["messages"]
+    return list(zip(messages[0::2], messages[1::2], strict=True))
+
+
+def _rows(shown: list[tuple[Message, Message]]) -> list[str]:
+    """A markdown table, a row a turn."""
+    lines = ["| you | the model |", "| --- | --- |"]
+    return lines + [f"| {_cell(asked)} | {_cell(answered)} |" for asked, answered in shown]
 
 
 def _cell(message: Message) -> str:

@@ -1,4 +1,4 @@
-"""The README's two drawings, as SVG: how data flow through the system, and what each of the three stages trains.
+"""Two drawings of README and docs, as SVG: how data flow through the system, and what each of the three stages trains.
 
 What is in them comes from a profile: names of decoders and signal tokens, and its table of stages. The same profile gives
 the same bytes. In the manner of the framework picture of the NExT-GPT paper (arXiv 2309.05519), drawn anew.

@@ -1,4 +1,4 @@
-"""The profiles and the models they name, for the README: what each needs, how it is licensed, what its stages train.
+"""The profiles and the models they name, for docs/profiles.md and docs/licences.md: what each needs, how it is licensed, what its stages train.
 
 Everything comes from anytoany_lib/profiles/*.yaml and from `anytoany_lib.memory.planning`, as on a machine that has fetched nothing.
 """

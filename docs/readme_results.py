@@ -1,4 +1,4 @@
-"""What was measured, for the README: any-to-any matrices, what a demo takes, and the sheet of its replies.
+"""What was measured, for README and docs: any-to-any matrices, what a demo takes, and the sheet of its replies.
 
 In come metrics.json of a run and the demo's records in docs/demo; out come lines of markdown, and one picture.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ DEMO = ROOT / "docs" / "demo"
 SHIPPED = ROOT / "ckpt" / "tiny" / "run"
 SHEET = "examples.png"
 FRESH = "fresh.json"
+# Neither says what was judged of a reply: they have columns or sentences of their own.
 _NO_RATES = ("n", "modality", "unseen_pairs")
 
 
@@ -36,22 +37,55 @@ def _rates(cell: dict) -> str:
     return ", ".join(f"{name} {_percent(cell[name])}" for name in cell if name not in _NO_RATES)
 
 
-def _matrix(metrics: dict) -> Iterator[str]:
+def _weakest(cell: dict) -> str:
+    """The lowest of the rates that say what was judged: "96"."""
+    return _percent(min(cell[name] for name in cell if name not in _NO_RATES))
+
+
+def _matrix(metrics: dict, shown: Callable[[dict], str] = _rates) -> Iterator[str]:
+    """The 16 cells, each as `shown` writes it."""
     yield "| in \\ out | " + " | ".join(KINDS) + " |"
     yield "| --- |" + " --- |" * len(KINDS)
     for given in KINDS:
-        cells = (_rates(metrics["matrix"][f"{given}->{wanted}"]) for wanted in KINDS)
+        cells = (shown(metrics["matrix"][f"{given}->{wanted}"]) for wanted in KINDS)
         yield f"| **{given}** | " + " | ".join(cells) + " |"
 
 
 def _combinations(metrics: dict) -> Iterator[str]:
     """What several media in one message come to, a line each; nothing in records from before these were cells."""
     if found := metrics.get("combinations"):
-        yield ""
-        yield "| several media in one message | judged right |"
-        yield "| --- | --- |"
+        yield from ("", "| several media in one message | judged right |", "| --- | --- |")
         for name, cell in found.items():
             yield f"| {name} | {_rates(cell)} |"
+
+
+def _beyond(metrics: dict) -> Iterator[str]:
+    """Tasks beyond the matrix, a line each: questions, several outputs, edits, turns, plain talk."""
+    if found := metrics.get("more"):
+        yield from ("", "| beyond the matrix | requests | right kinds of media | judged right |")
+        yield "| --- | ---: | ---: | --- |"
+        for name, cell in found.items():
+            before = metrics.get("baselines", {}).get(name, {}).get("untouched")
+            beside = f" (untouched language model: {_rates(before)})" if before else ""
+            judged = _rates(cell) or "–"
+            yield f"| {name} | {cell['n']} | {_percent(cell['modality'])} | {judged}{beside} |"
+
+
+def _authors(metrics: dict) -> Iterator[str]:
+    """How often all is right in whose words, and in which task least; nothing in records without authors."""
+    if found := metrics.get("authors"):
+        yield from (
+            "",
+            "| worded by | requests | right kinds of media | all right | least of all in |",
+        )
+        yield "| --- | ---: | ---: | ---: | --- |"
+        for name, of in found.items():
+            worst = min(of["cells"], key=lambda cell: of["cells"][cell]["right"])
+            least = (
+                f"{worst} ({_percent(of['cells'][worst]['right'])} of {of['cells'][worst]['n']})"
+            )
+            shares = f"{_percent(of['modality'])} | {_percent(of['right'])}"
+            yield f"| {name.replace('_', ' ')} | {of['n']} | {shares} | {least} |"
 
 
 def _bounds(metrics: dict) -> Iterator[str]:
@@ -69,7 +103,7 @@ def _sizes(metrics: dict) -> tuple[int, int]:
     return min(cells), max(cells)
 
 
-def _held_out(metrics: dict) -> float:
+def held_out(metrics: dict) -> float:
     """The rate at which everything about held-out pairs was right, a quarter of each cell's requests."""
     cells = [cell for cell in metrics["matrix"].values() if "unseen_pairs" in cell]
     counts = [round(cell["n"] / 4) for cell in cells]
@@ -77,9 +111,32 @@ def _held_out(metrics: dict) -> float:
     return right / sum(counts)
 
 
+def shipped_metrics() -> dict:
+    """metrics.json of the run that comes with the repository."""
+    return json.loads((SHIPPED / "metrics.json").read_text(encoding="utf-8"))
+
+
+def right_kinds(metrics: dict) -> str:
+    """Percent of all replies that had the right kinds of media."""
+    return f"{100 * metrics['modality_accuracy']:.1f}"
+
+
+def matrix() -> str:
+    """The shipped run's matrix in small: of each cell the lowest rate."""
+    metrics = shipped_metrics()
+    lines = [
+        *_matrix(metrics, _weakest),
+        "",
+        f"The shipped run: in each direction the weakest of what is judged (thing, colour, motion, count ...), in %. {right_kinds(metrics)} % of all",
+        f"replies had the right kinds of media, {_percent(held_out(metrics))} % were wholly right about pairs never trained on. Measured at commit",
+        f"{metrics['commit'][:8]}; `make chat-check` measures it anew.",
+    ]
+    return "\n".join(lines)
+
+
 def shipped() -> str:
-    """The matrix of the run that comes with the repository, as markdown."""
-    metrics = json.loads((SHIPPED / "metrics.json").read_text(encoding="utf-8"))
+    """All that was measured of the run that comes with the repository, as markdown."""
+    metrics = shipped_metrics()
     steps = json.loads((SHIPPED / "run.json").read_text(encoding="utf-8"))["steps"]
     least, most = _sizes(metrics)
     lines = [
@@ -89,9 +146,11 @@ def shipped() -> str:
         "",
         *_matrix(metrics),
         *_combinations(metrics),
+        *_beyond(metrics),
+        *_authors(metrics),
         "",
-        f"The right kinds of media came in {100 * metrics['modality_accuracy']:.1f} % of all replies, everything was right about held-out pairs in",
-        f"{_percent(_held_out(metrics))} %, the thing in follow-up turns in {_percent(metrics['more']['follow-up']['thing'])} %. On plain talk its loss is {metrics['language_loss_ratio']:.2f} of the untouched language",
+        f"The right kinds of media came in {right_kinds(metrics)} % of all replies, everything was right about held-out pairs in",
+        f"{_percent(held_out(metrics))} %. On plain talk its loss is {metrics['language_loss_ratio']:.2f} of the untouched language",
         f"model's. Measured at commit {metrics['commit'][:8]}; `make chat-check` measures it anew.",
     ]
     return "\n".join(lines)
@@ -117,7 +176,7 @@ def demo() -> str:
     metrics = json.loads((DEMO / "metrics.json").read_text(encoding="utf-8"))
     least, _ = _sizes(metrics)
     lines = [
-        f"Recorded at commit {metrics['commit'][:8]} on 2 CPU cores: {demo_minutes():.0f} minutes (of each notebook: above), {demo_peak():.1f} GB of memory at most, downloads",
+        f"Recorded at commit {metrics['commit'][:8]} on 2 CPU cores: {demo_minutes():.0f} minutes (of each notebook: [the course](docs/notebooks.md)), {demo_peak():.1f} GB of memory at most, downloads",
         f"aside. The run that it trained saw less than the shipped one. On {least} requests a cell {100 * metrics['modality_accuracy']:.1f} % of the replies had the right kinds",
         f"of media; loss on plain talk: {metrics['language_loss_ratio']:.2f} of the untouched language model's.",
         "",
@@ -133,11 +192,18 @@ def demo() -> str:
     return "\n".join(lines)
 
 
+def fresh_times() -> dict[str, dict[str, dict]]:
+    """What commands took on fresh machines, {version of Python: {command: its record}}; empty if nobody recorded any."""
+    if not (DEMO / FRESH).is_file():
+        return {}
+    return json.loads((DEMO / FRESH).read_text(encoding="utf-8"))["python"]
+
+
 def fresh() -> str:
     """Times and sizes on fresh machines, as a table; empty as long as nobody recorded any."""
-    if not (DEMO / FRESH).is_file():
+    by_version = fresh_times()
+    if not by_version:
         return ""
-    by_version = json.loads((DEMO / FRESH).read_text(encoding="utf-8"))["python"]
     commands = list(dict.fromkeys(name for found in by_version.values() for name in found))
     lines = [
         "From a fresh clone with an empty pip cache on two CPU cores: time until the command has ended, or its page is there, "

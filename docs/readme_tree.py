@@ -1,6 +1,6 @@
-"""What is where, for the README: the commands, the notebooks and the folders.
+"""What is where, for the pages in docs: the notebooks and the folders; and how to cite the kit.
 
-Commands come from the Makefile's first lines, notebooks from their titles, the library's wings from their docstrings.
+Notebooks come from their titles, the library's wings from their docstrings.
 The other folders have none: `FOLDERS` says by hand what they hold, and has to name all of them.
 """
 
@@ -32,14 +32,6 @@ FOLDERS = {
     "tests": "unit tests, every notebook, the chat in a real browser",
 }
 _NOT_OURS = {"out", "__pycache__"}
-
-
-def commands() -> str:
-    """The Makefile's targets with what they do, as its first lines say it."""
-    lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
-    told = [re.match(r"# (make [\w-]+)\s+(.+)", line) for line in lines]
-    rows = [f"| `{found[1]}` | {found[2]} |" for found in told if found]
-    return "\n".join(["| command | what it does |", "| --- | --- |", *rows])
 
 
 def notebooks() -> str:

@@ -45,6 +45,7 @@ PAGES = sorted(
 RECORDS = {ROOT / "CHANGELOG.md", DOCS / "LOG.md"}
 PRESENT = [page for page in PAGES if page not in RECORDS]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = r'\]\(([^)\s]+)\)|(?:src|href)="([^"]+)"'
 CODE = re.compile(r"`([^`\n]+)`")
 FILES = (
     "py",
@@ -98,7 +99,7 @@ def broken_links(page: Path) -> list[str]:
     """The relative links of a page that lead nowhere."""
     prose = CODE.sub("", FENCED.sub("", read(page)))
     broken = []
-    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+    for link in map("".join, re.findall(LINK, prose)):
         file, _, anchor = link.partition("#")
         if re.match(r"[a-z]+:", link):
             continue
@@ -116,8 +117,11 @@ def test_links_lead_somewhere(page: Path):
 
 def test_a_link_that_leads_nowhere_is_seen(tmp_path: Path):
     page = tmp_path / "page.md"
-    page.write_text("# Here\n[a](page.md) [b](#here) [c](gone.md) [d](#there) `[e](code.md)`\n")
-    assert broken_links(page) == ["gone.md", "#there"]
+    page.write_text(
+        "# Here\n[a](page.md) [b](#here) [c](gone.md) [d](#there) `[e](code.md)`\n"
+        '<img src="gone.png"> <a href="page.md">\n'
+    )
+    assert broken_links(page) == ["gone.md", "#there", "gone.png"]
 
 
 def test_every_document_is_in_the_index():
@@ -283,7 +287,7 @@ def options_of(file: Path) -> frozenset[str]:
 
 
 COMMAND = re.compile(
-    r"(?:(?<![\w/.-])anytoany ([a-z]+)(?= |`|$)|-m (?:-- )?(anytoany_lib[\w.]*)|python ((?:bench|docs)/\w+\.py))"
+    r"(?:(?:(?<![\w/.-])|(?<=\.venv/bin/))anytoany ([a-z]+)(?= |`|$)|-m (?:-- )?(anytoany_lib[\w.]*)|python ((?:bench|docs)/\w+\.py))"
     r"([^`\n#]*)",
     re.MULTILINE,
 )
@@ -345,11 +349,13 @@ def test_commands_that_are_not_accepted_are_seen():
         "`make tset`\nanytoany train --stages 1 \\\n  --resume --sed\n`python bench/scale.py --x`\n"
     )
     text += "papermill notebooks/07_chat.ipynb out.ipynb -p RUNS x\n-m -- anytoany_lib.trian ...\n"
+    text += ".venv/bin/anytoany chat --sed 1\n"
     assert wrong_commands(text) == [
         "train --stages",
         "train --sed",
         "bench/scale.py --x",
         "anytoany_lib.trian",
+        "chat --sed",
         "make tset",
         "notebooks/07_chat.ipynb RUNS",
     ]

@@ -18,7 +18,6 @@ from PIL import Image
 from anytoany_lib.config import Profile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-README = REPOSITORY / "README.md"
 LARGEST_PICTURE = 400_000
 
 
@@ -29,10 +28,26 @@ def script(monkeypatch: pytest.MonkeyPatch):
     return importlib.import_module
 
 
-def test_every_part_of_the_readme_is_what_the_script_writes_today(script):
-    make, text = script("make_readme"), README.read_text(encoding="utf-8")
-    stale = [name for name in make.PARTS if make.part(name) not in text]
+def test_every_part_of_readme_and_docs_is_what_the_script_writes_today(script):
+    make = script("make_readme")
+    texts = {page: (REPOSITORY / page).read_text(encoding="utf-8") for page in make.PAGES}
+    stale = [
+        f"{page}: {name}"
+        for page, parts in make.PAGES.items()
+        for name in parts
+        if make.part(page, name) not in texts[page]
+    ]
     assert not stale, "run make readme"
+
+
+def test_every_part_has_one_name_and_every_mark_is_of_a_part(script):
+    make = script("make_readme")
+    names = [name for parts in make.PAGES.values() for name in parts]
+    assert len(names) == len(set(names))
+    for page, parts in make.PAGES.items():
+        text = (REPOSITORY / page).read_text(encoding="utf-8")
+        marked = re.findall(r"<!-- (.+): written by docs/make_readme\.py", text)
+        assert sorted(marked) == sorted(parts), page
 
 
 def test_the_conda_environment_is_written_from_pyproject(script):
@@ -66,15 +81,6 @@ def test_the_tree_names_every_folder(script):
     assert tree.FOLDERS.keys() | tree.wings().keys() == tree.folders_there(), (
         "docs/readme_tree.py: FOLDERS"
     )
-
-
-def test_every_address_within_the_repository_exists():
-    text = README.read_text(encoding="utf-8")
-    named = re.findall(r'\]\(([^)\s]+)\)|(?:src|href)="([^"]+)"', text)
-    paths = [a or b for a, b in named if not (a or b).startswith(("http", "#"))]
-    assert len(paths) > 20
-    missing = [path for path in paths if not (REPOSITORY / path.partition("#")[0]).exists()]
-    assert not missing
 
 
 def test_pictures_are_small(script):
