@@ -106,7 +106,11 @@ def texts(url: str | None, root: Path = REPOSITORY) -> dict[Path, str]:
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         notebook: Any = nbformat.read(path, as_version=4)
         found[path] = nbformat.writes(with_address(notebook, url, path.stem)) + "\n"
-    for path in (root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))):
+    for path in (
+        root / "README.md",
+        root / "CONTRIBUTING.md",
+        *sorted((root / "docs").glob("*.md")),
+    ):
         text = path.read_text(encoding="utf-8")
         if path.name == "README.md" and path.parent == root:
             text = with_badge(text, url, CHAT)
