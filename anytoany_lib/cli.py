@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,19 +71,23 @@ def _load(command: str, rest: Sequence[str]) -> Callable[[Sequence[str]], int | 
     try:
         return import_module(f"anytoany_lib.{_module(command, rest)}").main
     except ModuleNotFoundError as error:
-        if not extra or (error.name or "").startswith("anytoany_lib"):
+        missing = (error.name or "").partition(".")[0]
+        if not extra or missing == "anytoany_lib":
             raise
         raise ImportError(
-            f"anytoany {command} needs the extra {extra!r}, of which {error.name} is not installed: {install_line(extra)}"
+            f"anytoany {command} needs the extra {extra!r}, of which {missing} is not installed: {install_line(extra)}"
         ) from error
 
 
 def install_line(extra: str) -> str:
-    """The command that installs an extra of this package: of the checkout if it runs in one."""
+    """The command that installs an extra of this package: from the checkout if it runs in one, else from where that is published."""
     checkout = Path(__file__).resolve().parents[1]
-    package = str(checkout) if (checkout / "pyproject.toml").is_file() else "anytoany"
-    editable = "-e " if package != "anytoany" else ""
-    return f'{sys.executable} -m pip install {editable}"{package}[{extra}]"'
+    pip = f"{sys.executable} -m pip install"
+    if (checkout / "pyproject.toml").is_file():
+        return f'{pip} -e "{checkout}[{extra}]"'
+    urls = metadata.metadata("anytoany").get_all("Project-URL") or []
+    repository = next((url.split()[1] for url in urls if url.startswith("Repository, ")), "")
+    return f'{pip} "anytoany[{extra}]{repository and f" @ git+{repository}"}"'
 
 
 def _dispatch(arguments: Sequence[str]) -> int | None:

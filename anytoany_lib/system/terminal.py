@@ -79,10 +79,12 @@ def run(command: Callable[[list[str]], int | None], arguments: Sequence[str] | N
 def _sentence(error: Exception) -> str:
     """An error in words: its own, or for a bare error of the system which file, what happened, and what to do."""
     text = str(error)
-    if isinstance(error, OSError) and error.errno and error.strerror == os.strerror(error.errno):
-        names = " -> ".join(str(f) for f in (error.filename, error.filename2) if f is not None)
-        text = f"{names}: {error.strerror}" if names else error.strerror
-        return "; ".join(filter(None, [text, _REMEDIES.get(error.errno)]))
+    if isinstance(error, OSError) and error.errno:
+        reason = os.strerror(error.errno)
+        if error.strerror == reason:  # no better words
+            names = " -> ".join(str(f) for f in (error.filename, error.filename2) if f is not None)
+            what = f"{names}: {reason}" if names else reason
+            return "; ".join(filter(None, [what, _REMEDIES.get(error.errno)]))
     if isinstance(error, _WORDED) and text:
         return text
     what = f"{type(error).__name__}: {text}".rstrip(": ")
