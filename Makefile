@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 TORCH := torch>=2.11,<2.14
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-long coverage lab app gradio chat-check bench gpu-check tiny lint readme browser clean
+.PHONY: demo test test-long coverage lab app gradio chat-check bench gpu-check tiny lint readme address browser clean
 
 demo: $(VENV)/installed
 	$(BIN)/anytoany demo
@@ -79,6 +79,11 @@ readme: $(VENV)/installed
 	$(BIN)/python docs/make_ablations.py
 	$(BIN)/python docs/make_architecture.py
 	$(BIN)/python docs/make_environment.py
+
+# make address URL=https://github.com/OWNER/NAME: badges, Colab cells and install lines get the repository's address, which
+# stands in pyproject.toml alone; URL=none takes it away; without URL they are written anew.
+address: $(VENV)/installed
+	$(BIN)/python docs/make_address.py $(URL)
 
 # Without an NVIDIA card the CPU build of torch saves gigabytes; pip's own index has only the CUDA one for Linux.
 $(VENV)/installed: pyproject.toml

@@ -79,6 +79,12 @@ def _read_yaml(path: Path) -> Any:
             if depth > _DEEPEST:
                 raise ValueError(f"expected {_DEEPEST} levels of nesting at most")
         return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        raise ValueError(
+            f"{path}: expected YAML, found at {place}: {error.problem}; mend it there or in the lines before"
+        ) from None
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
 

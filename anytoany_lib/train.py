@@ -14,6 +14,7 @@ N. Only the first process writes. A run that was killed goes on with `--resume`,
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -299,12 +300,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--report-to", default="", help=f"one or more of {', '.join(TRACKERS)}, with commas"
     )
     given = vars(parser.parse_args(arguments))
-    try:
-        run = train(Profile.load(given.pop("profile")), **given)
-    except KeyboardInterrupt as interrupt:
-        raise SystemExit(str(interrupt) or "interrupted before the first step") from None
-    PartialState().print(run)
+    PartialState().print(train(Profile.load(given.pop("profile")), **given))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(terminal.run(main))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -243,13 +242,8 @@ def _compare(given: argparse.Namespace, items: Sequence[Item]) -> None:
         write_json(given.out, result)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: generate media, or compare them with real ones."""
     given = _parser().parse_args(arguments)
-    try:
-        items = read_items(given.benchmark, given.annotations, given.split)[: given.limit]
-        (_generate if given.command == "generate" else _compare)(given, items)
-    except (ValueError, OSError) as error:  # DataError and MediaError are ValueErrors
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    items = read_items(given.benchmark, given.annotations, given.split)[: given.limit]
+    (_generate if given.command == "generate" else _compare)(given, items)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -266,19 +265,14 @@ def _score(given: argparse.Namespace, items: Sequence[Item], corpus: Sequence[It
         write_json(given.out, result)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: predict texts, or score them."""
     given = _parser().parse_args(arguments)
-    try:
-        corpus = read_items(given.benchmark, given.annotations, given.split, given.questions)
-        items = corpus[: given.limit]
-        if not items:
-            raise DataError(f"--limit {given.limit} leaves no item")
-        if given.command == "predict":
-            _predict(given, items)
-        else:
-            _score(given, items, corpus)
-    except (DataError, MediaError, java_metrics.JavaMissing, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    corpus = read_items(given.benchmark, given.annotations, given.split, given.questions)
+    items = corpus[: given.limit]
+    if not items:
+        raise DataError(f"--limit {given.limit} leaves no item")
+    if given.command == "predict":
+        _predict(given, items)
+    else:
+        _score(given, items, corpus)

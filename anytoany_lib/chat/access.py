@@ -243,6 +243,23 @@ def gate_of(options: argparse.Namespace) -> Gate:
     return gate
 
 
+def check_port(host: str, port: int) -> None:
+    """OSError or ValueError if a page cannot be served there: found before a model is loaded, which takes longer."""
+    if not 0 < port < 2**16:
+        raise ValueError(f"expected a port from 1 to 65535, found {port}; name one with --port")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
+            probe.bind(address)
+    except OSError as error:
+        raise OSError(
+            f"the page cannot be served at {host}, port {port}: {error}; name another one with --port, or --host"
+        ) from error
+
+
 def shown_name(run: Path) -> str:
     """The name of a run for visitors, without the folders of this machine that it lies in."""
     name = portable(run)

@@ -373,6 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: serve a run, the newest one of profile tiny if none is named."""
     command = parser("gradio", "Talk to a run in the browser, with Gradio.", 7860)
     given = command.parse_args(arguments)
+    access.check_port(given.host, given.port)
     run = access.run_named(given.run)
     model, gate = AnyToAny.from_pretrained(run), access.gate_of(given)
     with tempfile.TemporaryDirectory(prefix="anytoany-gradio-") as folder:

@@ -19,7 +19,16 @@ from jupyter_server._tz import utcnow
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from voila.app import Voila
 
-from anytoany_lib.chat.access import Answer, Gate, Limits, gate_of, parser, run_named, shown_name
+from anytoany_lib.chat.access import (
+    Answer,
+    Gate,
+    Limits,
+    check_port,
+    gate_of,
+    parser,
+    run_named,
+    shown_name,
+)
 from anytoany_lib.config import home
 
 _CELLS = (
@@ -130,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help=f"at most so many at once, each with a model of its own (default: {Limits.visitors})",
     )
     given = command.parse_args(arguments)
+    check_port(given.host, given.port)
     run = run_named(given.run)
     Served.gate, Served.places = gate_of(given), given.visitors + given.waiting
     with tempfile.TemporaryDirectory(prefix="anytoany-app-") as folder:

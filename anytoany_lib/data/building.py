@@ -298,8 +298,8 @@ def _place(text: str) -> str | Path:
     return text if is_url(text) else Path(text).absolute()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: build a dataset, and say what became of its rows."""
     parser = terminal.parser(
         "data",
         "Turn a dataset's own files into a manifest.",
@@ -321,22 +321,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     # Ends through `build`'s own clearing up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        with published(given.out) as out:
-            report = build(
-                given.reader,
-                local(given.source),
-                out,
-                seed=given.seed,
-                validation_fraction=given.validation,
-                test_fraction=given.test,
-                link=given.link,
-                overwrite=given.overwrite,
-            )
-    except (DataError, MediaError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    with published(given.out) as out:
+        report = build(
+            given.reader,
+            local(given.source),
+            out,
+            seed=given.seed,
+            validation_fraction=given.validation,
+            test_fraction=given.test,
+            link=given.link,
+            overwrite=given.overwrite,
+        )
     print(report)
     sizes = (f"{split} {len(read_manifest(out, split))}" for split in splits_in(out))
     print(f"{given.out}: {', '.join(sizes)}")
-    return 0

@@ -198,6 +198,7 @@ def evaluate(
             f"{run} was trained on no dataset here: name one (--data, or DATA in notebook 08)"
         )
     data, started = local(data), time.perf_counter()
+    read_manifest(data, "test")  # before the models are loaded, which takes a minute
     model = AnyToAny.from_pretrained(run)
     measured = _by_judges if model.profile.judges else _by_similarity
     with held(run, "trains or measures it"), replies_folder(run) as kept:

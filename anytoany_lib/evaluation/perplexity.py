@@ -98,8 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     given = parser.parse_args(arguments)
     run, data = local(given.run), local(given.data)
-    model = AnyToAny.from_pretrained(run)
-    found = perplexity(model, list(read_manifest(data, given.split)), given.batch_size)
+    rows = list(read_manifest(data, given.split))
+    found = perplexity(AnyToAny.from_pretrained(run), rows, given.batch_size)
     record = {"data": portable(data), "split": given.split, **found}
     write_json(run / PERPLEXITY, record)
     print(json.dumps(record, indent=2))

@@ -135,8 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     options = parser.parse_args(arguments)
     run, data = local(options.run), local(options.data)
+    rows = captioned(data, options.split)
     model = AnyToAny.from_pretrained(run)
-    found = retrieval_rates(model, captioned(data, options.split), options.seed, options.batch_size)
+    found = retrieval_rates(model, rows, options.seed, options.batch_size)
     record = {"data": portable(data), "split": options.split, "seed": options.seed, "kinds": found}
     write_json(run / RETRIEVAL, record)
     publish(run)

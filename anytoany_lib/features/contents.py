@@ -60,8 +60,12 @@ def contents(rows: Iterable[Row]) -> Contents:
 
 
 def rows_to_embed(data: Path) -> Iterator[Row]:
-    """The rows of a dataset whose features training reads: all but those of the test split, which are for generating."""
-    manifests = [read_manifest(data, split) for split in splits_in(data) if split != "test"]
+    """The rows of a dataset whose features training reads: all but those of the test split, which are for generating.
+
+    DataError if the folder holds no dataset.
+    """
+    splits = splits_in(data) or ["train"]  # of which it is said that it is missing
+    manifests = [read_manifest(data, split) for split in splits if split != "test"]
     rows = (row for manifest in manifests for row in manifest)
     # Only a manifest of very many rows takes long enough to look at.
     return iter(tqdm(rows, "rows looked through", sum(map(len, manifests)), leave=False, delay=2))

@@ -245,7 +245,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(
+            f"{path}: expected JSON, found a file that is cut or damaged: {error}; get it again"
+        ) from None
 
 
 @contextmanager

@@ -334,5 +334,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if is_url(given.source):
         print(f"{given.target}: {download(given.source, resolve(given.target))} files copied")
     else:
-        sent = upload(resolve(given.source), given.target)
+        folder = resolve(given.source)
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"expected a folder to copy, found none at {folder}; check the path"
+            )
+        sent = upload(folder, given.target)
         print(f"{without_secrets(given.target)}: {sent} files uploaded")

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import get_scheduler
 
 from anytoany_lib.config import Profile, StageConfig
-from anytoany_lib.data.manifests import dataset_fingerprint
+from anytoany_lib.data.manifests import dataset_fingerprint, read_manifest
 from anytoany_lib.decoders.denoising import denoiser_of
 from anytoany_lib.features.dataset_features import DatasetFeatures, LiveFeatures
 from anytoany_lib.llm import unpack
@@ -66,8 +66,8 @@ class Job:
     def check(self, resume: bool) -> None:
         """Raises what would keep the training from beginning or from ending; nothing is written.
 
-        ValueError if the run folder holds another stage or profile, or a number makes no sense; FileNotFoundError if there is
-        nothing to resume.
+        ValueError if the run folder holds another stage or profile, a number makes no sense, or there is no dataset;
+        FileNotFoundError if there is no run to start from, or nothing to resume. Models are loaded after this, for minutes.
         """
         if self.save_every < 1 or (self.max_steps is not None and self.max_steps < 1):
             raise ValueError(
@@ -85,6 +85,9 @@ class Job:
         if resume and newest(self.run) is None:
             why = "is finished" if there else f"has no {CHECKPOINT} folder"
             raise FileNotFoundError(f"nothing to resume: {self.run} {why}; start without --resume")
+        read_manifest(self.data, "train")
+        if self.init:
+            runs.read_record(self.init)
 
     def check_writable(self) -> None:
         """Makes the run folder. PermissionError if it, or what it would lie in, cannot be written."""

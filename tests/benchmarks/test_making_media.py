@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from anytoany_lib import cli
 from anytoany_lib.benchmarks import extractors, generation
 from anytoany_lib.benchmarks.annotations import Item
 from anytoany_lib.benchmarks.distances import frechet_distance, inception_score
@@ -59,7 +60,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _command(name: str, real: Path, made: Path, *more: str) -> int:
     where = ("--annotations", str(real / "captions.json"), "--made", str(made))
-    return generation.main([name, "--benchmark", "coco", *where, *more])
+    return cli.main(["benchmark", name, "--benchmark", "coco", *where, *more])
 
 
 def test_a_run_makes_pictures_and_they_are_measured(

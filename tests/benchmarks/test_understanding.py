@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anytoany_lib import cli
 from anytoany_lib.benchmarks import generation, understanding
 from anytoany_lib.benchmarks.annotations import read_items
 from anytoany_lib.benchmarks.caption_metrics import caption_scores
@@ -277,7 +278,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def _command(command: str, annotations: Path, predictions: Path, *more: str) -> int:
     common = ("--annotations", str(annotations), "--predictions", str(predictions))
-    return understanding.main([command, "--benchmark", "coco", *common, *more])
+    return cli.main(["benchmark", command, "--benchmark", "coco", *common, *more])
 
 
 def test_a_run_describes_and_is_scored(

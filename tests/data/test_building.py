@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from anytoany_lib import cli
 from anytoany_lib.data import building
 from anytoany_lib.data.building import build
 from anytoany_lib.data.formats.json_files import json_records
@@ -325,7 +326,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(building.shutil, "copyfile", full)
     monkeypatch.setattr(building.signal, "signal", lambda *given: None)
-    assert building.main(["cc3m", str(tmp_path / "source"), str(tmp_path / "out")]) == 1
+    assert cli.main(["data", "cc3m", str(tmp_path / "source"), str(tmp_path / "out")]) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert names_in(tmp_path) == ["source"]
 

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from test_folders import shard
 from test_published import film, png, said, sound, write
 
+from anytoany_lib import cli
 from anytoany_lib.data import building
 from anytoany_lib.data.building import build
 from anytoany_lib.data.manifests import read_manifest, write_manifest
@@ -248,7 +249,9 @@ def test_the_command_ends_with_an_error_on_a_full_disk(tmp_path: Path, small_dis
     resized(small_disk, 256)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building.signal, "signal", lambda *_: None)
-        assert building.main(["webdataset", str(tmp_path / "source"), str(small_disk / "out")]) == 1
+        assert (
+            cli.main(["data", "webdataset", str(tmp_path / "source"), str(small_disk / "out")]) == 1
+        )
     told = capsys.readouterr().err
     assert "error: [Errno 28] No space left on device: " in told and "run again" in told
 

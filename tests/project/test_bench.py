@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -185,3 +186,43 @@ def test_a_resumed_training_is_timed_until_its_first_line(bench, kit, tmp_path: 
     lines = [{"step": 5, "seconds": 10.0}, {"step": 10, "seconds": 12.0}]
     curves.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert training.steps_a_second(curves) == 2.5
+
+
+def test_a_bench_says_what_changed_since_it_was_committed(
+    bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    record, results = bench["record"], tmp_path / "results"
+    monkeypatch.setattr(record, "RESULTS", results)
+    before = {
+        "machine": "Some CPU x2",
+        "date": "2026-01-02",
+        "profile": "tiny",
+        "step": {"seconds": 2.0, "bare": 1.0, "gone": 3},
+        "each": [1.0, 0.0],
+    }
+
+    def printed(result: dict) -> str:
+        record.keep(result, "steps")
+        _, end, told = capsys.readouterr().out.partition("\n}\n")
+        assert end and json.loads((results / "steps-some-cpu-x2.json").read_text()) == result
+        return told.strip()
+
+    assert printed(before) == "no result of Some CPU x2 is committed to compare with"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@y.z"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "measured"]):
+        subprocess.run([*git, *command], check=True)
+    unchanged = "since 2026-01-02 on Some CPU x2 nothing changed by more than 5%"
+    assert printed(before) == unchanged
+    nearly = {"seconds": 2.08, "bare": 0.96, "gone": 3}
+    assert printed(before | {"date": "2026-01-03", "step": nearly}) == unchanged
+    slower = {"seconds": 2.5, "bare": 1.0, "new": 4}
+    told = printed(before | {"step": slower, "each": [1.0, 0.5]}).splitlines()
+    assert told[0] == "since 2026-01-02 on Some CPU x2, by more than 5%:"
+    assert [line.split() for line in told[1:]] == [
+        ["what", "was", "is", "ratio"],
+        ["step:", "seconds", "2", "2.5", "1.25"],
+        ["step:", "gone", "3", "–", "–"],
+        ["each:", "1", "0", "0.5", "–"],
+        ["step:", "new", "–", "4", "–"],
+    ]
+    assert "committed result is of profile tiny" in printed(before | {"profile": "nextgpt-7b"})

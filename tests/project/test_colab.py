@@ -1,7 +1,7 @@
 """Colab's kernel: ipywidgets 7.7 and ipykernel 6.17 in an environment of their own, spoken to over its sockets.
 
 First the chat: nothing of Colab's page is here, but all that its page would say to the kernel and hear from it. Then the
-notebooks as they are opened there: in an empty folder, where their install cell has to get the kit. Skipped where pip
+notebooks as they are opened there: in an empty folder, where their Colab cell has to get the kit. Skipped where pip
 reaches no index.
 """
 
@@ -24,7 +24,7 @@ import pytest
 from jupyter_client import BlockingKernelClient, KernelManager
 from jupyter_client.kernelspec import KernelSpec
 from scripts import LOADING, SCRIPT, Screen, picture
-from test_course import EVERY, code_of, tagged
+from test_course import EVERY, code_of, make_address
 from test_notebooks import TINY, quick
 
 from anytoany_lib.config import Profile, home, resolve
@@ -37,6 +37,7 @@ import importlib.machinery, sys, types, ipykernel, ipywidgets
 assert (ipywidgets.__version__, ipykernel.__version__) == ("7.7.1", "6.17.1")
 sys.modules["google.colab"] = types.ModuleType("google.colab")
 sys.modules["google.colab"].__spec__ = importlib.machinery.ModuleSpec("google.colab", None)
+type(get_ipython()).__str__ = lambda shell: "<google.colab._shell.Shell object at 0x7f>"
 """
 COLAB_PYTHON, COLAB_TORCH = "3.12", "2.11.0"
 KIT = ("pyproject.toml", "README.md", "LICENSE", "anytoany_lib", "notebooks", "ckpt")
@@ -254,10 +255,10 @@ def published(folder: Path, settings: str | None = None) -> str:
     return repository.as_uri()
 
 
-def environment(source: str) -> dict[str, str]:
-    """The environment of a kernel that knows nothing of this checkout, but where the kit is published."""
+def environment() -> dict[str, str]:
+    """The environment of a kernel that knows nothing of this checkout."""
     known = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "ANYTOANY_HOME")}
-    return known | {"ANYTOANY_SOURCE": source, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    return known | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def run(client: BlockingKernelClient, code: str) -> str:
@@ -275,9 +276,9 @@ def run(client: BlockingKernelClient, code: str) -> str:
     return "".join(printed)
 
 
-def install_cell() -> str:
-    """The cell that all notebooks share (test_course)."""
-    return tagged(nbformat.read(EVERY[0], as_version=4), "colab")[0].source
+def install_cell(source: str) -> str:
+    """The Colab cell of all notebooks (test_course), of a kit that is published there."""
+    return make_address.colab_cell(source)
 
 
 VERSIONS = f"import importlib.metadata as m; print([m.version(name) for name in {HELD}])"
@@ -288,12 +289,12 @@ def opened(python: Path, toy_data: Path, tmp_path_factory) -> Iterator[BlockingK
     """Colab's kernel in an empty folder, in which the install cell was run; then a language model and a dataset are put there."""
     folder = tmp_path_factory.mktemp("content")
     source = published(tmp_path_factory.mktemp("github"))
-    for _, client in started(python, env=environment(source), cwd=str(folder)):
+    for _, client in started(python, env=environment(), cwd=str(folder)):
         run(client, CHECK)
         with pytest.raises(AssertionError, match="No module named 'anytoany_lib'"):
             run(client, "import anytoany_lib")
         before = run(client, VERSIONS)
-        assert f"in {folder / 'anytoany'}" in run(client, install_cell())
+        assert f"in {folder / 'anytoany'}" in run(client, install_cell(source))
         assert run(client, VERSIONS) == before
         clone = folder / "anytoany"
         found = run(client, "import anytoany_lib; print(anytoany_lib.__file__)")
@@ -324,16 +325,16 @@ def test_the_install_cell_would_rather_fail_than_change_torch(python: Path, tmp_
     other = f'"torch!={there.partition("+")[0]}"'  # which pip would get, if it may
     source = published(tmp_path, re.sub(r'"torch>=[^"]*"', other, settings))
     (tmp_path / "content").mkdir()
-    for _, client in started(python, env=environment(source), cwd=str(tmp_path / "content")):
+    for _, client in started(python, env=environment(), cwd=str(tmp_path / "content")):
         run(client, CHECK)
         with pytest.raises(AssertionError, match="ResolutionImpossible"):
-            run(client, install_cell())
+            run(client, install_cell(source))
         assert there in run(client, VERSIONS)
 
 
 def test_elsewhere_the_install_cell_does_nothing(python: Path, tmp_path: Path):
-    for _, client in started(python, env=environment("/nowhere"), cwd=str(tmp_path)):
-        assert importlib.metadata.version("torch") in run(client, install_cell())
+    for _, client in started(python, env=environment(), cwd=str(tmp_path)):
+        assert run(client, install_cell("file:///nowhere")) == ""
     assert not list(tmp_path.iterdir())
 
 
@@ -356,11 +357,11 @@ def test_the_install_cell_in_an_environment_with_nothing_else(tmp_path: Path):
     subprocess.run([python, "-m", "pip", "install", "--quiet", *there], check=True)
     (tmp_path / "content").mkdir()
     source = published(tmp_path)
-    for _, client in started(python, env=environment(source), cwd=str(tmp_path / "content")):
+    for _, client in started(python, env=environment(), cwd=str(tmp_path / "content")):
         run(client, CHECK)
         before = run(client, VERSIONS)
         assert COLAB_TORCH in before
-        run(client, install_cell())
+        run(client, install_cell(source))
         assert run(client, VERSIONS) == before
         parameters, _, *cells = code_of(nbformat.read(EVERY[0], as_version=4))
         for cell in (parameters, *cells):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import copy
+import importlib
 import inspect
 import re
 import statistics
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from IPython.display import HTML, Image
 from nbformat import NotebookNode
 
@@ -20,9 +23,8 @@ from anytoany_lib.figures import charts, diagrams
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NUMBERED = [path for path in EVERY if path.stem[0] == "0"]
-# Where the notebooks are published, unless pyproject.toml says it. No account can have this name: underscores are not allowed.
-# To publish: sed -i 's#YOUR_GITHUB_NAME/anytoany#OWNER/NAME#' notebooks/*.ipynb tests/project/test_course.py
-UNPUBLISHED = "YOUR_GITHUB_NAME/anytoany"
+sys.path.append(str(ROOT / "docs"))
+make_address = importlib.import_module("make_address")
 FIGURES = {
     name
     for module in (charts, diagrams)
@@ -31,13 +33,6 @@ FIGURES = {
     and found.__module__ == module.__name__
 }
 _SHOWING = {"print", "display", "show", "LivePlot"}
-
-
-def repository() -> str:
-    """OWNER/NAME on GitHub."""
-    declared = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    found = re.search(r'^Repository = "https://github\.com/([^"]+)"', declared, re.MULTILINE)
-    return found[1] if found else UNPUBLISHED
 
 
 def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
@@ -49,23 +44,22 @@ def code_of(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def parsed(source: str) -> ast.Module:
+    """A cell of code, its magics as calls."""
+    return ast.parse(TransformerManager().transform_cell(source))
+
+
 def called(source: str) -> set[str]:
     """The names of all functions that code calls."""
-    calls = (node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    calls = (node.func for node in ast.walk(parsed(source)) if isinstance(node, ast.Call))
     return {
         func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "") for func in calls
     }
 
 
-def assigned(source: str) -> set[str]:
-    """The names that code gives a value."""
-    names = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name))
-    return {name.id for name in names if isinstance(name.ctx, ast.Store)}
-
-
 def shows(source: str) -> bool:
     """Whether a cell leaves something to look at."""
-    return isinstance(ast.parse(source).body[-1], ast.Expr) or bool(_SHOWING & called(source))
+    return isinstance(parsed(source).body[-1], ast.Expr) or bool(_SHOWING & called(source))
 
 
 def faults(name: str, notebook: NotebookNode) -> Iterator[str]:
@@ -87,11 +81,9 @@ def _faults_of_its_opening(name: str, notebook: NotebookNode) -> Iterator[str]:
         f"**{what}**" in opening for what in ("Reads", "Writes")
     ):
         yield "does not say first what it reads and writes"
-    colab = (
-        f"https://colab.research.google.com/github/{repository()}/blob/main/notebooks/{name}.ipynb"
-    )
-    if re.findall(r"\((https://colab[^)]*/github/[^)]*)\)", opening) != [colab]:
-        yield f"has no badge that opens {colab}"
+    badge = make_address.badge(make_address.address(), name)
+    if re.findall(r"\[!\[Open in Colab\S*", opening) != ([badge] if badge else []):
+        yield f"has another badge than {badge or 'none'}: run make address"
     if tagged(notebook, "parameters") != code[:1]:
         yield "does not begin with its parameters, in one cell"
     elif not all(": " in line.split("=")[0] for line in code[0].source.splitlines() if "=" in line):
@@ -99,10 +91,8 @@ def _faults_of_its_opening(name: str, notebook: NotebookNode) -> Iterator[str]:
     installing = tagged(notebook, "colab")
     if installing != code[1:2]:
         yield "does not install the kit in Colab, in one cell behind the parameters"
-    elif assigned(installing[0].source) & assigned(code[0].source):
-        yield "overwrites its parameters where it installs the kit"
-    elif f'"https://github.com/{repository()}"' not in installing[0].source:
-        yield "gets the kit from elsewhere than its badge"
+    elif installing[0].source != make_address.colab_cell(make_address.address()):
+        yield "sets Colab up in another way than all others: run make address"
 
 
 def _faults_of_its_cells(notebook: NotebookNode) -> Iterator[str]:
@@ -115,7 +105,8 @@ def _faults_of_its_cells(notebook: NotebookNode) -> Iterator[str]:
     kept = "ran" in notebook.metadata  # the gallery; see docs/make_gallery.py
     if not kept and any(cell.outputs or cell.execution_count for cell in code):
         yield "holds outputs"
-    silent = [cell.id for cell in code[1:] if not shows(cell.source)]
+    lessons = [cell for cell in code[1:] if "colab" not in cell.metadata.get("tags", [])]
+    silent = [cell.id for cell in lessons if not shows(cell.source)]
     if silent:
         yield f"has cells that show nothing: {', '.join(silent)}"
 
@@ -133,13 +124,9 @@ def test_every_notebook_is_a_lesson(path: Path):
     assert list(faults(path.stem, notebook)) == []
 
 
-def test_all_notebooks_install_the_kit_by_the_same_cell():
-    cells = {tagged(nbformat.read(path, as_version=4), "colab")[0].source for path in EVERY}
-    assert len(cells) == 1
-
-
 def _other_badge(notebook: NotebookNode) -> None:
-    notebook.cells[0].source = notebook.cells[0].source.replace(NUMBERED[4].stem, NUMBERED[5].stem)
+    other = make_address.badge("https://github.com/someone/else", NUMBERED[4].stem)
+    notebook.cells[0].source += f"\n\n{other}"
 
 
 def _no_reads(notebook: NotebookNode) -> None:
@@ -158,12 +145,7 @@ def _no_install(notebook: NotebookNode) -> None:
     notebook.cells.remove(tagged(notebook, "colab")[0])
 
 
-def _other_source(notebook: NotebookNode) -> None:
-    cell = tagged(notebook, "colab")[0]
-    cell.source = cell.source.replace(repository(), "someone/else")
-
-
-def _overwriting(notebook: NotebookNode) -> None:
+def _other_setup(notebook: NotebookNode) -> None:
     tagged(notebook, "colab")[0].source += "\nDATA = 'elsewhere'"
 
 
@@ -196,13 +178,12 @@ def _nothing_to_try(notebook: NotebookNode) -> None:
 
 
 SPOILT: dict[Callable[[NotebookNode], None], str] = {
-    _other_badge: "has no badge that opens",
+    _other_badge: "has another badge than",
     _no_reads: "does not say first",
     _two_parameter_cells: "does not begin with its parameters",
     _untyped: "has a parameter without its type",
     _no_install: "does not install the kit",
-    _other_source: "gets the kit from elsewhere",
-    _overwriting: "overwrites its parameters",
+    _other_setup: "sets Colab up in another way",
     _long: "has a cell of",
     _all_long: "at the median",
     _outputs: "holds outputs",

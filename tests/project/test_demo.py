@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from anytoany_lib import demo
+from anytoany_lib import cli, demo
 from anytoany_lib.config import PROFILE_FOLDER, Profile
 
 
@@ -25,5 +25,5 @@ def test_steps_are_scaled_and_epochs_cannot_be(capsys: pytest.CaptureFixture):
     stages = Profile.load("tiny").stages.values()
     expected = [max(1, round(stage.steps * 0.001)) for stage in stages]
     assert steps_told("--steps-scale", "0.001") == expected
-    assert demo.main(["--profile", "nextgpt-7b", "--steps-scale", "0.5"]) == 1
+    assert cli.main(["demo", "--profile", "nextgpt-7b", "--steps-scale", "0.5"]) == 1
     assert "stage 1 of profile nextgpt-7b counts epochs" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from test_course import NUMBERED
 
-from anytoany_lib import demo
+from anytoany_lib import cli, demo
 from anytoany_lib.checkpoints import fetching
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.evaluation import retrieval
@@ -79,7 +79,7 @@ def test_numbered_notebooks_are_the_plan():
 
 def test_every_notebook_in_order(home, capsys):
     sizes = ["--media", "60", "--conversations", "60", "--per-task", "1", "--bound", "2"]
-    assert demo.main(["--profile", "fast.yaml", *sizes]) == 0, capsys.readouterr().err
+    assert cli.main(["demo", "--profile", "fast.yaml", *sizes]) == 0, capsys.readouterr().err
     printed = capsys.readouterr().out
     assert all(f"{path.stem}: " in printed for path in NUMBERED)
     metrics = json.loads((home / "ckpt/runs/tiny/stage3/metrics.json").read_text())
@@ -174,7 +174,7 @@ def test_missing_input_names_the_notebook_that_makes_it(home, capsys):
         "--from",
         "03",
     ]
-    assert demo.main(arguments) == 1
+    assert cli.main(["demo", *arguments]) == 1
     error = capsys.readouterr().err
     assert "03_embeddings.ipynb failed" in error and "02_data" in error
     assert not (home / "data/none").exists()

@@ -15,9 +15,8 @@ import pytest
 from PIL import Image
 from resuming import weights, with_stage
 
-from anytoany_lib import train
+from anytoany_lib import cli, train
 from anytoany_lib.config import Profile
-from anytoany_lib.data import building
 from anytoany_lib.data.manifests import read_manifest, write_manifest
 from anytoany_lib.data.rows import Row
 from anytoany_lib.features import precomputing
@@ -278,7 +277,7 @@ def test_a_dataset_is_made_of_one_url_at_another(monkeypatch):
         "--test",
         "0",
     ]
-    assert building.main(asked) == 0
+    assert cli.main(["data", *asked]) == 0
     out = remote.local("memory://bucket/toy")
     assert read_manifest(out)[0].meta["caption"] == "A square." and (out / "media/a.png").is_file()
     assert any(name.endswith("/train.parquet") for name in STORE.find("/bucket/toy"))
