@@ -146,7 +146,7 @@ class LivePlot:
         self._draw()
 
     def __call__(self, line: dict[str, Any]) -> None:
-        """Takes one logged line; redraws if the last drawing is `every` seconds old."""
+        """Takes one logged line (its step, losses, and the pace if it is known); redraws if the last drawing is `every` seconds old."""
         self.lines.append(line)
         if time.monotonic() - self._drawn > self.every:
             self._draw()
@@ -172,9 +172,8 @@ class LivePlot:
             axis.set(xlabel="step", ylabel=measure)
             axis.set_ylim(bottom=0)
             axis.legend(fontsize=8)
-        last = self.lines[-1]
-        figure.suptitle(
-            f"{self.title}: step {last['step']}, {last['seconds']:.0f} s, {last['tokens_per_second']} tokens/s",
-            fontsize=10,
-        )
+        last, pace = self.lines[-1], ""
+        if "seconds" in last:
+            pace = f", {last['seconds']:.0f} s, {last['tokens_per_second']} tokens/s"
+        figure.suptitle(f"{self.title}: step {last['step']}{pace}", fontsize=10)
         return figure

@@ -261,6 +261,13 @@ def test_curves_grow_in_place_while_a_stage_trains(monkeypatch):
     assert (left.get_ylabel(), right.get_ylabel()) == ("cross entropy", "distance to the caption")
     assert left.lines[0].get_xydata().tolist() == [[1, 3], [2, 2], [3, 1]]
     assert right.lines[0].get_xydata().tolist() == [[3, 0.5]]
+    assert plot._figure(["text"]).get_suptitle() == "stage 2: step 3, 2 s, 30 tokens/s"
+
+
+def test_curves_need_no_pace():
+    plot = display.LivePlot("by hand")
+    plot.lines.append({"step": 7, "text": 0.5})
+    assert plot._figure(["text"]).get_suptitle() == "by hand: step 7"
 
 
 def test_tallies_have_the_most_first(drawn):

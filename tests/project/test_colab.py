@@ -55,6 +55,7 @@ HALVES = {
     "08_evaluate": {"RUN": "ckpt/runs/tiny/stage3", "PER_TASK": 1, "BOUND": 0},
     "09_compare": {"RUNS": ["ckpt/runs/tiny/stage2", "ckpt/tiny/run"]},
     "ablation": {"STEPS": "1 1 1", "PER_TASK": 1, "VALUES": "4"},
+    "from_scratch": {"BATCH": 3},
     "gallery": {},
 } | {name: {**told, "OUT": "out/tiny"} for name, told in TINY.items()}
 

@@ -124,6 +124,47 @@ def test_every_notebook_is_a_lesson(path: Path):
     assert list(faults(path.stem, notebook)) == []
 
 
+def from_scratch() -> list[NotebookNode]:
+    """The code of notebook from_scratch up to where the library comes in to compare, without the install cell."""
+    cells = nbformat.read(ROOT / "notebooks" / "from_scratch.ipynb", as_version=4).cells
+    titles = [cell.source.splitlines()[0] for cell in cells]
+    own = cells[: titles.index("## The library computes the same")]
+    code = [cell for cell in own if cell.cell_type == "code"]
+    return [cell for cell in code if "colab" not in cell.metadata.get("tags", [])]
+
+
+def lines_of_code(source: str) -> int:
+    """Lines that are neither blank nor part of an import, a docstring or a comment."""
+    left_out: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            left_out |= set(range(node.lineno, node.end_lineno + 1))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+            left_out |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    lines = enumerate(map(str.strip, source.splitlines()), 1)
+    return sum(bool(line) and line[0] != "#" and n not in left_out for n, line in lines)
+
+
+def test_lines_of_code_are_counted():
+    source = 'import a\nfrom b import (\n    c,\n)\n\n# why\ndef f():\n    """What."""\n    return c  # so\n'
+    assert lines_of_code(source) == 2
+
+
+def test_from_scratch_takes_no_more_lines_than_its_title_says():
+    title = nbformat.read(ROOT / "notebooks" / "from_scratch.ipynb", as_version=4).cells[0].source
+    said = re.match(r"# From scratch: any-to-any in (\d+) lines\n", title)
+    assert said and sum(lines_of_code(cell.source) for cell in from_scratch()) <= int(said[1])
+
+
+def test_from_scratch_has_of_the_library_only_frozen_models_data_and_figures():
+    nodes = [node for cell in from_scratch() for node in ast.walk(ast.parse(cell.source))]
+    modules = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    own = {
+        name.removeprefix("anytoany_lib.") for name in modules if name.startswith("anytoany_lib")
+    }
+    assert own == {"checkpoints", "config", "encoders.imagebind", "figures", "toyworld"}
+
+
 def _other_badge(notebook: NotebookNode) -> None:
     other = make_address.badge("https://github.com/someone/else", NUMBERED[4].stem)
     notebook.cells[0].source += f"\n\n{other}"

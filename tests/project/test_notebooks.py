@@ -4,6 +4,7 @@ All of it happens in a temporary home whose frozen models are links to the real 
 """
 
 import json
+import re
 import shutil
 from itertools import product
 from pathlib import Path
@@ -87,6 +88,9 @@ def test_every_notebook_in_order(home, capsys):
     assert str((home / "ckpt/runs/tiny/stage3/metrics.json").resolve()) in printed
     shown = {path.stem: outputs(home / "out" / path.name) for path in NUMBERED}
     assert all('"image/png": ' in shown[path.stem] for path in NUMBERED)
+    for name in (path.stem for path in NUMBERED[4:7]):
+        by_hand = re.findall(r"by hand ([\d.]+), by the library ([\d.]+)", shown[name])
+        assert by_hand and all(abs(float(a) - float(b)) < 1e-3 for a, b in by_hand), name
     for name in ("01_checkpoints", "02_data", "03_embeddings", "04_stage1_input_alignment"):
         assert "<audio controls" in shown[name] and "<video controls" in shown[name], name
 
@@ -98,6 +102,17 @@ def test_the_gallery_answers_in_every_direction(home):
         asked, came = f"{given}+text" if given else "text", f"text+{made}" if made else "text"
         assert f"{asked} -> {came}\\n" in shown
     assert shown.count('"image/png": ') >= 5 and shown.count("<audio") >= 3
+
+
+def test_from_scratch_trains_answers_and_computes_what_the_library_does(home):
+    """The notebook itself asserts that they agree; here are two numbers, so that it cannot do so in silence."""
+    quickly = {"STEPS": 3, "BATCH": 3}
+    demo.execute(demo.NOTEBOOKS / "from_scratch.ipynb", quickly, home / "out-scratch")
+    shown = outputs(home / "out-scratch" / "from_scratch.ipynb")
+    found = re.findall(r"(text|image) +here ([\d.]+) +library ([\d.]+)", shown)
+    assert [name for name, _, _ in found] == ["text", "image"]
+    assert all(abs(float(ours) - float(theirs)) < 1e-4 for _, ours, theirs in found)
+    assert "All keys matched successfully" in shown and shown.count('"image/png": ') >= 2
 
 
 def test_the_chat_plays_a_script_from_outside_and_leaves_media_in_place(home):
