@@ -6,9 +6,9 @@ Minutes are those of docs/demo/fresh.json, the address is that of pyproject.toml
 from __future__ import annotations
 
 import math
-import tomllib
 from pathlib import Path
 
+import make_address
 import readme_results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,16 +28,9 @@ def picture() -> str:
     return f'<img src="{DRAWING}" alt="{shown}">'
 
 
-def address() -> str | None:
-    """Where the repository lies, by `[project.urls]` of pyproject.toml; None while it names no place."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    urls = settings["project"].get("urls", {})
-    return urls.get("Repository") or next(iter(urls.values()), None)
-
-
 def start() -> str:
     """Commands from nothing to the chat, and the seconds they took on fresh machines."""
-    lines = ["```", f"git clone {address() or 'URL'} anytoany", "cd anytoany", "make lab", "```"]
+    lines = ["```", f"git clone {make_address.address() or 'URL'} anytoany", "cd anytoany", "make lab", "```"]
     if seconds := _seconds("make lab"):
         measured = " to ".join(_clock(n) for n in dict.fromkeys((min(seconds), max(seconds))))
         lines += ["", f"`make lab` took {measured} on two CPU cores with an empty pip cache."]
