@@ -30,7 +30,13 @@ def picture() -> str:
 
 def start() -> str:
     """Commands from nothing to the chat, and the seconds they took on fresh machines."""
-    lines = ["```", f"git clone {make_address.address() or 'URL'} anytoany", "cd anytoany", "make lab", "```"]
+    lines = [
+        "```",
+        f"git clone {make_address.address() or 'URL'} anytoany",
+        "cd anytoany",
+        "make lab",
+        "```",
+    ]
     if seconds := _seconds("make lab"):
         measured = " to ".join(_clock(n) for n in dict.fromkeys((min(seconds), max(seconds))))
         lines += ["", f"`make lab` took {measured} on two CPU cores with an empty pip cache."]

@@ -164,8 +164,12 @@ class Decoder:
             return self.pipeline, self.config.options | given
         options = {n: v for n, v in self.config.options.items() if n not in ("height", "width")}
         trained = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
-        size = tuple(int(self.config.options.get(side, trained)) for side in ("width", "height"))
-        picture = ImageOps.fit(settings.picture.convert("RGB"), size, Image.Resampling.LANCZOS)
+        width, height = (
+            int(self.config.options.get(side, trained)) for side in ("width", "height")
+        )
+        picture = ImageOps.fit(
+            settings.picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS
+        )
         return self._editing, options | {"image": picture, "strength": settings.strength}
 
     def _callbacks(self, settings: DiffusionSettings) -> dict[str, Any]:

@@ -33,6 +33,7 @@ _BELONGS = (
     ". A run belongs to the language model, encoder and decoders it was trained with: name its own profile, or train "
     "for the new ones (anytoany features, then stages 1 to 3)"
 )
+_LIBRARY = Path(__file__).parents[1]
 _RECORDED = {"profile": dict, "stage": int, "data": dict}
 _PACKAGES = ("transformers", "peft", "diffusers", "bitsandbytes", "accelerate")
 
@@ -41,10 +42,8 @@ def _git(*arguments: str) -> str | None:
     """What git prints in the library's own folder, None where it fails: no git, no repository, no such file."""
     if shutil.which("git") is None:
         return None
-    here = str(Path(__file__).parents[1])
-    done = subprocess.run(
-        ["git", "-C", here, *arguments], capture_output=True, text=True, check=False
-    )
+    command = ["git", "-C", str(_LIBRARY), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else None
 
 
@@ -54,7 +53,9 @@ def provenance() -> dict[str, Any]:
     Commit and "dirty" are None where the library is in no repository.
     """
     # A copy in site-packages may lie below someone's repository, which does not hold it.
-    held = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
+    held = (
+        _git("ls-files", "--error-unmatch", str(Path(__file__).relative_to(_LIBRARY))) is not None
+    )
     return {
         # Of torch there are builds, which its package's version does not tell apart; its own is no plain string.
         "versions": {"torch": str(torch.__version__)}

@@ -272,7 +272,9 @@ class Maker:
         value: Any = getattr(scene, {"times": "count"}.get(name, name))
         if varied:
             return self.pick(_VARIED[name][value])
-        return {"times": times, "place": PLACED.get}.get(name, str)(value)
+        if name == "times":
+            return times(value)
+        return PLACED[value] if name == "place" else str(value)
 
     def typed(self, text: str) -> str:
         """A training request as hurried people type it: now and then in small letters, shouted, or with a slip."""
