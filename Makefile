@@ -60,7 +60,7 @@ tiny: $(VENV)/installed
 chat-check: $(VENV)/installed
 	$(BIN)/anytoany fetch --profile tiny
 	$(BIN)/python -m anytoany_lib.toyworld.dataset data/toy-check --media 0 --conversations 0 --per-text-task 96
-	$(BIN)/anytoany evaluate --run ckpt/tiny/run --data data/toy-check --check
+	$(BIN)/anytoany evaluate --run ckpt/tiny/run --data data/toy-check --per-task 12 --bound 2 --check
 
 # It times what it runs: let nothing else run beside it.
 bench: $(VENV)/installed

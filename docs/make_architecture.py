@@ -35,7 +35,6 @@ READING_PATH = (
     "model",
     "train",
     "encoders.imagebind",
-    "generation.sampling",
     "generation.events",
     "generation.kv_cache",
     "generation.decoding",
