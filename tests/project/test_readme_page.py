@@ -144,10 +144,10 @@ def test_the_recorded_chat_is_shown_once_there_is_one(script, monkeypatch, tmp_p
 
 def test_the_address_is_that_of_pyproject(script, monkeypatch, tmp_path: Path):
     start = script("readme_start")
-    monkeypatch.setattr(start, "ROOT", tmp_path)
+    monkeypatch.setattr(script("make_address"), "REPOSITORY", tmp_path)
     settings = tmp_path / "pyproject.toml"
     settings.write_text('[project]\nname = "anytoany"\n')
-    assert start.address() is None and "git clone URL anytoany" in start.start()
+    assert "git clone URL anytoany" in start.start()
     settings.write_text('[project.urls]\nRepository = "https://example.org/a/anytoany"\n')
     assert "git clone https://example.org/a/anytoany anytoany\n" in start.start()
 
