@@ -266,7 +266,7 @@ def test_a_whole_evaluation_writes_the_contracts_metrics(
     assert set(metrics["combinations"]) > combined
     assert set(metrics["more"]) == set(BEYOND) | {"plain", "known answers"}
     assert metrics["baselines"]["known answers"]["untouched"].keys() >= {"n", "answers"}
-    assert set(metrics["authors"]) > {"kit", "author_06", "author_12"}
+    assert set(metrics["authors"]) >= {"kit", "author_12"}
     assert sum(one["n"] for one in metrics["authors"].values()) == sum(
         cell["n"]
         for part in ("matrix", "combinations", "more")
