@@ -198,24 +198,23 @@ def evaluate(
             f"{run} was trained on no dataset here: name one (--data, or DATA in notebook 08)"
         )
     data, started = local(data), time.perf_counter()
-    read_manifest(data, "test")  # before the models are loaded, which takes a minute
+    read_manifest(data, "test")  # before the models are loaded
     model = AnyToAny.from_pretrained(run)
-    measured = _by_judges if model.profile.judges else _by_similarity
     with held(run, "trains or measures it"), replies_folder(run) as kept:
+        measured = _by_judges if model.profile.judges else _by_similarity
         found, results = measured(_Evaluation(model, run, data, settings, kept))
         metrics = {
             "profile": record["profile"]["name"],
             "run": portable(run),
             "seed": seed,
             "commit": runs.provenance()["commit"],
-            **_rates(results, seed),
-            **found,
+            **(_rates(results, seed) | found),
             "seconds": round(time.perf_counter() - started, 1),
             "peak_memory_bytes": peak_memory_bytes(),
         }
         if save:
-            test_rows = read_manifest(data, "test").catalogue.digest
-            failures.save(run / runs.EVALUATION, results, examples, test_rows)
+            rows = read_manifest(data, "test").catalogue
+            failures.save(run / runs.EVALUATION, results, examples, rows.digest)
             write_json(run / runs.METRICS, metrics)
         if not keep:
             shutil.rmtree(kept)

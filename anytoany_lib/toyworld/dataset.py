@@ -261,14 +261,9 @@ def write(
                 split, talks, rng, files
             )
             if talks:
-                maker = Maker(rng, split)
-                rows += plain_rows(
-                    split,
-                    round(talks * _PLAIN_SHARE),
-                    asked[split],
-                    answers,
-                    partial(_any_talk, maker, files),
-                )
+                around = partial(_any_talk, Maker(rng, split), files)
+                count = round(talks * _PLAIN_SHARE)
+                rows += plain_rows(split, count, asked[split], answers, around)
             _write_split(rows, files, report)
         files = _Pictures(folder, "test", _generator(seed, "test"), pool=1)
         rows = test_rows(per_task, per_text_task or per_task, seed, files)

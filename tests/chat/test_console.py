@@ -43,7 +43,7 @@ def test_one_message_with_a_medium_gets_a_picture(tmp_path, bell, capfd):
     printed, errors = capfd.readouterr()
     assert "%|" not in errors, "bars of what is loaded stand between the texts"
     assert "[loading the encoder model]\n" in printed
-    text, path = "Here is a red bell.\n[drawing a picture]\n", out / "image-1.png"
+    text, path = "red bell.\n[drawing a picture]\n", out / "image-1.png"
     assert text in printed and printed.endswith(f"\n{path}\n") and "\n\n" not in printed
     assert Image.open(path).size == (64, 64)
 
