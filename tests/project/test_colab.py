@@ -308,6 +308,7 @@ def opened(python: Path, toy_data: Path, tmp_path_factory) -> Iterator[BlockingK
 
 
 @pytest.mark.parametrize("path", EVERY, ids=lambda path: path.stem)
+@pytest.mark.long  # minutes; the cell itself is tested below
 def test_a_notebooks_first_half_runs_in_colab(opened: BlockingKernelClient, path: Path):
     """One after the other in one kernel, as each reads what those before it have written."""
     parameters, _, *cells = code_of(nbformat.read(path, as_version=4))
