@@ -234,7 +234,7 @@ class AnyToAny(nn.Module):
         ids, labels, mask = (t[batch.plain] for t in (batch.ids, batch.labels, batch.mask))
         untouched = self.adapter.disable_adapter() if self.adapter is not None else nullcontext()
         with torch.no_grad(), untouched:
-            inputs = self.causal_lm.get_input_embeddings()(ids)
+            inputs = self.token_rows.embed(ids, self.causal_lm.get_input_embeddings())
             hidden = self.hidden_states(inputs, mask, use_cache=False)[:, :-1]
             states = hidden[labels[:, 1:] != IGNORED]
             target = self.causal_lm.get_output_embeddings()(states).float().log_softmax(-1)

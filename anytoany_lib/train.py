@@ -300,7 +300,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--report-to", default="", help=f"one or more of {', '.join(TRACKERS)}, with commas"
     )
     given = vars(parser.parse_args(arguments))
-    PartialState().print(train(Profile.load(given.pop("profile")), **given))
+    run = train(Profile.load(given.pop("profile")), **given)
+    PartialState().print(run)  # only now: made before the training's own, it would know of one process
 
 
 if __name__ == "__main__":

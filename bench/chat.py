@@ -130,12 +130,12 @@ def diffusion(model: AnyToAny, kind: str, rounds: int, seed: int = 0) -> dict[st
     """Seconds of a medium through the stream of a reply, with the chat's previews, and of the bare call."""
     config = model.profile.decoders[kind]
     condition = CaptionEncoder(config, model.device)([REQUESTS[kind]])
-    sampling = Sampling(preview_every=PREVIEW_EVERY)
+    settings = Sampling(preview_every=PREVIEW_EVERY).diffusion()
 
     def streamed() -> None:
         # From inside the stream: only there is the condition known, and where the words before the medium end.
         draft = decoding.Draft([{"type": kind, "condition": condition[0]}])
-        for _ in replies._render(model, draft, 0, seed, sampling, lambda: False):
+        for _ in replies._render(model, draft, 0, seed, settings, lambda: False):
             pass
         assert kind in draft.parts[0]
 

@@ -151,6 +151,8 @@ def _fit_projections(job: Job, state: TrainingState, fit: FitConfig, when: str) 
     settings, data = job.settings, state.data
     share = state.record["steps"] / settings.steps_of(len(data))
     rows, steps = max(fit.batch_size, round(share * fit.rows)), round(share * fit.steps)
+    # Whole steps: the same rows, however many of them share a batch.
+    rows = -(-rows // settings.rows_a_step) * settings.rows_a_step
     scaled = fit.model_copy(update={"rows": rows, "steps": steps})
 
     def collected(rows_at_once: int) -> States:

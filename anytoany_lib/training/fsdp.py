@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from anytoany_lib.config import StageConfig
+from anytoany_lib.messages import IGNORED
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.training.stage_data import Step
 
@@ -65,14 +67,22 @@ def divided(
 
 
 def evened(step: Step) -> Step:
-    """The step with as many parts as that of the process with most: in every pass all of them get each layer together.
+    """The step with as many parts as that of the process with most, and as many passes in each: in every pass all of them get
+    each layer together.
 
-    What this one lacks it makes up with its first batch, whose losses count for nothing.
+    What this one lacks it makes up with its first batch, whose losses count for nothing; so does a row that it holds to the
+    untouched LLM where only another process has a plain one.
     """
     most = max(gather_object([len(step.parts)]))
     while len(step.parts) < most:
         batch, shares = step.parts[0]
         step.parts.append((batch, dict.fromkeys(shares, 0.0)))
+    plain = gather_object([[bool(batch.plain.any()) for batch, _ in step.parts]])
+    for number, ((batch, shares), *of_all) in enumerate(zip(step.parts, *plain, strict=True)):
+        if any(of_all) and not batch.plain.any():
+            stand_in = torch.zeros_like(batch.plain)
+            stand_in[(batch.labels[:, 1:] != IGNORED).any(1).int().argmax()] = True
+            step.parts[number] = (replace(batch, plain=stand_in), shares)
     return step
 
 

@@ -175,7 +175,7 @@ def test_curves_of_several_runs_are_drawn_over_one_another(tmp_path: Path, monke
     shutil.copy(SHIPPED / runs.CURVES, other)
     comparison.curves([SHIPPED, other, changed(tmp_path / "without")])
     panels = {axis.get_title(): axis for axis in drawn[0].axes}
-    assert panels.keys() == {"text", "image", "audio", "video"}
+    assert panels.keys() == {"text", "divergence", "image", "audio", "video"}
     last = comparison.curve(SHIPPED)[-1]
     for name, axis in panels.items():
         labels = [line.get_label() for line in axis.lines]
