@@ -301,7 +301,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     given = vars(parser.parse_args(arguments))
     run = train(Profile.load(given.pop("profile")), **given)
-    PartialState().print(run)  # only now: made before the training's own, it would know of one process
+    # Only now: made before the training's own, it would know of one process.
+    PartialState().print(run)
 
 
 if __name__ == "__main__":

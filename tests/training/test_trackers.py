@@ -54,7 +54,9 @@ def test_the_settings_of_a_run_say_whether_its_code_was_committed(monkeypatch: p
 def test_only_the_library_s_own_files_count():
     assert runs._git("rev-parse", "--show-prefix") == "anytoany_lib/"
     listed = runs._git("ls-files", "--", ".").splitlines()
-    assert "system/runs.py" in listed and not any(Path(name).name.startswith("test_") for name in listed)
+    assert "system/runs.py" in listed and not any(
+        Path(name).name.startswith("test_") for name in listed
+    )
 
 
 def test_tensorboard_reads_the_curves_of_metrics_jsonl(
