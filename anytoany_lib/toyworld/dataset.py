@@ -30,8 +30,8 @@ from anytoany_lib.media import media_files
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system.files import appearing_whole
 from anytoany_lib.toyworld.conversations import BEYOND, CELLS, SHARES, Maker, plain
-from anytoany_lib.toyworld.conversations.authors import known_answers, whole_requests, wordings
-from anytoany_lib.toyworld.conversations.whole import WHOLE
+from anytoany_lib.toyworld.conversations.authors import known_answers, wordings
+from anytoany_lib.toyworld.conversations.whole import WHOLE, requests_of
 from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.pictures import FPS, FRAMES, PIXELS
 from anytoany_lib.toyworld.scenes import Scene, random_scene, render
@@ -129,13 +129,13 @@ def test_rows(per_task: int, per_text_task: int, seed: int, files: _Pictures) ->
     The cells that read text alone get `per_text_task` rows. The test authors word them in turn.
     """
     rows = []
-    authors, whole_authors = tuple(wordings("test")), tuple(whole_requests("test"))
+    authors = tuple(wordings("test"))
     for name, task in tqdm((CELLS | BEYOND).items(), desc="test conversations"):
         rng = _generator(seed, "test", name)
         count = per_text_task if name.startswith("text->") else per_task
+        turn = tuple(requests_of(name, "test")) if name in WHOLE else authors
         for number in range(count):
             unseen = number < round(count * _UNSEEN_SHARE) and name not in _NOTHING_UNSEEN
-            turn = whole_authors if name in WHOLE else authors
             author = turn[number % len(turn)]
             talk = task(Maker(rng, "test", unseen, author))
             messages = files.stored(talk.messages[:-1])

@@ -201,7 +201,7 @@ def test_whole_requests_name_the_world_and_say_what_they_want():
                 marks = [part for part in request.parts if isinstance(part, Marked)]
                 assert all(mark.value in known[mark.attribute] for mark in marks), request
                 things = {mark.number for mark in marks if mark.attribute == "thing"}
-                if request.shown is None:
+                if not request.shown:
                     assert {number for _, number in request.reply} <= things, request
                 assert "|" not in request.text
 

@@ -101,15 +101,23 @@ class Marked:
 
 @dataclass(frozen=True)
 class Request:
-    """A whole request: texts and marked words in turn, the kind of medium that is shown with it, the media it wants.
+    """A whole request: texts and marked words in turn, the kinds of media that are shown with it, and what it wants.
 
-    `reply` holds (kind, number of the description that it shows); nothing where an answer in words is wanted.
+    `reply` holds (kind, number of the description that it shows) of the media it wants; `ask` says what it asks about those
+    shown, and `mix` what is to be made of two. Plain talk has none of the three.
     """
 
     author: str
-    shown: str | None
+    shown: tuple[str, ...]
     parts: tuple[str | Marked, ...]
     reply: tuple[tuple[str, int], ...]
+    ask: str = ""
+    mix: str = ""
+
+    @property
+    def plain(self) -> bool:
+        """Whether it wants words alone, and shows nothing."""
+        return not (self.reply or self.ask or self.mix)
 
     @property
     def text(self) -> str:
@@ -153,8 +161,9 @@ def _parsed(author: str, line: str) -> Request:
         parts += [row["text"][at : mark.start()], Marked(words, attribute, int(number or 1), known)]
         at = mark.end()
     parts.append(row["text"][at:])
-    reply = tuple((kind, int(number)) for kind, number in row["reply"])
-    return Request(author, row["shown"], tuple(parts), reply)
+    shown = tuple(row["shown"].split("+")) if row["shown"] else ()
+    reply = tuple((kind, int(number)) for kind, number in row.get("reply", ()))
+    return Request(author, shown, tuple(parts), reply, row.get("ask", ""), row.get("mix", ""))
 
 
 @cache
@@ -186,5 +195,5 @@ def plain(split: str) -> dict[str, list[str]]:
         if author != KIT:
             found[author] = [line for key in PLAIN_KEYS for line in keys[key]]
     for author, requests in whole_requests(split).items():
-        found[author] = [request.text for request in requests if not request.reply]
+        found[author] = [request.text for request in requests if request.plain]
     return found

@@ -6,6 +6,7 @@ second half of that where it would guess at "The second one." alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from anytoany_lib.toyworld.conversations.cells import Task
@@ -19,35 +20,38 @@ ORDINALS = ("first", "second", "third")
 _SIZED = {"small": "small", "big": "big", None: "neither small nor big"}
 
 
-def about(m: Maker, kind: str, scene: Scene) -> tuple[str, str, dict[str, Any]]:
-    """A question about one medium: (the question, the answer, the attributes that it has to name)."""
-    choices: list[tuple[str, str, dict[str, Any]]] = [
-        ("name_thing", f"It is {article(scene.thing)}.", {"thing": scene.thing})
-    ]
+def answers(kind: str, scene: Scene) -> dict[str, tuple[str, dict[str, Any]]]:
+    """{question about one medium: (its answer, the attributes that it has to name)} of all that can be asked of it."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {
+        "name_thing": (f"It is {article(scene.thing)}.", {"thing": scene.thing})
+    }
     if kind != "audio":
-        choices.append(("which_colour", f"It is {scene.colour}.", {"colour": scene.colour}))
+        found["which_colour"] = (f"It is {scene.colour}.", {"colour": scene.colour})
     if kind == "image":
-        where = PLACED[scene.place] if scene.place else "in the middle"
         placed = {"place": scene.place} if scene.place else {}
-        choices.append(("where_is_it", f"It is {where}.", placed))
+        found["where_is_it"] = (f"It is {_worded(scene, 'place')}.", placed)
         sized = {"size": scene.size} if scene.size else {}
-        choices.append(("how_big", f"It is {_SIZED[scene.size]}.", sized))
-        choices.append(
-            ("how_many_things", f"One: {article(_words(scene))}.", {"thing": scene.thing})
-        )
+        found["how_big"] = (f"It is {_worded(scene, 'size')}.", sized)
+        found["how_many_things"] = (f"One: {article(_words(scene))}.", {"thing": scene.thing})
     if kind == "video":
-        reply = f"It is {moving(scene.motion)}."
-        choices += [("how_does_it_move", reply, {"motion": scene.motion})] * 2
+        found["how_does_it_move"] = (f"It is {moving(scene.motion)}.", {"motion": scene.motion})
     if kind == "audio":
         doing = f"It is {article(scene.thing)} {DOING[scene.thing]}."
-        choices.append(("what_sound_is_it", doing, {"thing": scene.thing}))
+        found["what_sound_is_it"] = (doing, {"thing": scene.thing})
         if scene.count:
-            reply = f"It {DOES[scene.thing]} {times(scene.count)}."
-            choices += [("how_often", reply, {"count": scene.count})] * 2
+            often = f"It {DOES[scene.thing]} {times(scene.count)}."
+            found["how_often"] = (often, {"count": scene.count})
         if scene.pitch:
-            choices.append(("high_or_low", f"It is {scene.pitch}.", {"pitch": scene.pitch}))
-    key, reply, asked = m.pick(choices)
-    return m.ask(key), reply, asked
+            found["high_or_low"] = (f"It is {scene.pitch}.", {"pitch": scene.pitch})
+    return found
+
+
+def about(m: Maker, kind: str, scene: Scene) -> tuple[str, str, dict[str, Any]]:
+    """A question about one medium: (the question, the answer, the attributes that it has to name)."""
+    choices = answers(kind, scene)
+    harder = [key for key in choices if key in ("how_does_it_move", "how_often")]
+    key = m.pick([*choices, *harder])
+    return m.ask(key), *choices[key]
 
 
 def _words(scene: Scene) -> str:
@@ -82,18 +86,30 @@ def yes_or_no(m: Maker) -> Talk:
         "is_moving": lambda: {"motion": m.motion_for(scene.thing, other_than=scene.motion)},
         "is_times": lambda: {"count": m.pick(n for n in (1, 2, 3) if n != scene.count)},
     }
-    is_so = {
-        "is_colour": f"It is {scene.colour}",
-        "is_thing": f"It is {article(scene.thing)}",
-        "is_moving": f"It is {moving(scene.motion)}",
-        "is_times": f"It {DOES[scene.thing]} {times(scene.count)}",
-    }[key]
     asked = m.ask(key, scene=scene if true else scene.but(**other[key]()))
+    attribute = {"is_moving": "motion", "is_times": "count"}.get(key, key.removeprefix("is_"))
+    return whether(Talk().user((kind, scene), asked), scene, attribute, true)
+
+
+def whether(talk: Talk, scene: Scene, attribute: str, true: bool) -> Talk:
+    """The answer yes or no, behind what the medium shows of the attribute that was asked about."""
+    verb = DOES[scene.thing] if attribute == "count" else "is"
     word = "yes" if true else "no"
-    return Talk().user((kind, scene), asked).answer(f"{is_so}: {word}.", says=word)
+    return talk.answer(f"It {verb} {_worded(scene, attribute)}: {word}.", says=word)
 
 
-def _several(m: Maker, kind: str, count: int, by: str) -> list[Scene]:
+def _worded(scene: Scene, attribute: str) -> str:
+    """What a scene shows of an attribute, in words."""
+    value: Any = getattr(scene, attribute)
+    if attribute == "place":
+        return PLACED[value] if value else "in the middle"
+    if attribute == "size":
+        return _SIZED[value]
+    words: dict[str, Callable[[Any], str]] = {"thing": article, "motion": moving, "count": times}
+    return words.get(attribute, str)(value)
+
+
+def several(m: Maker, kind: str, count: int, by: str) -> list[Scene]:
     """Scenes that differ in one attribute, each from every other."""
     while True:
         scenes = [
@@ -114,30 +130,29 @@ def which(m: Maker) -> Talk:
             ("which_moves", "video", "motion"),
         )
     )
-    scenes = _several(m, kind, 3 if m.chance(0.15) and m.split != "test" else 2, by)
+    scenes = several(m, kind, 3 if m.chance(0.15) and m.split != "test" else 2, by)
     number = int(m.rng.integers(len(scenes)))
     asked = m.ask(key, scene=scenes[number])
-    values = [
-        moving(s.motion)
-        if by == "motion"
-        else article(s.thing)
-        if by == "thing"
-        else str(getattr(s, by))
-        for s in scenes
-    ]
+    return the_one(Talk().user(*((kind, scene) for scene in scenes), asked), scenes, by, number)
+
+
+def the_one(talk: Talk, scenes: Sequence[Scene], by: str, number: int) -> Talk:
+    """The answer which of several it is, behind what each of them shows of the attribute."""
+    values = [_worded(scene, by) for scene in scenes]
     reply = f"{_listed(values)}: the {ORDINALS[number]} one."
-    talk = Talk().user(*((kind, scene) for scene in scenes), asked)
     return talk.answer(sentence_start(reply), says=ORDINALS[number])
 
 
 def which_more_often(m: Maker) -> Talk:
     """Which of two sounds comes more often."""
-    scenes = _several(m, "audio", 2, "count")
-    number = int((scenes[1].count or 0) > (scenes[0].count or 0))
-    values = [times(scene.count) for scene in scenes]
-    reply = f"{_listed(values)}: the {ORDINALS[number]} one."
+    scenes = several(m, "audio", 2, "count")
     talk = Talk().user(*(("audio", scene) for scene in scenes), m.ask("which_more_often"))
-    return talk.answer(sentence_start(reply), says=ORDINALS[number])
+    return more_often(talk, scenes)
+
+
+def more_often(talk: Talk, scenes: Sequence[Scene]) -> Talk:
+    """The answer which of two sounds comes more often."""
+    return the_one(talk, scenes, "count", int((scenes[1].count or 0) > (scenes[0].count or 0)))
 
 
 def sentence_start(text: str) -> str:
@@ -152,47 +167,59 @@ def _listed(values: list[str]) -> str:
 def same_or_different(m: Maker) -> Talk:
     """Whether two pictures show the same thing, or the same colour."""
     key, by = m.pick((("same_or_different", "thing"), ("same_colour", "colour")))
-    kind = m.pick(("image", "video"))
-    first, same = m.scene(kind), m.chance(0.5)
+    return same(m, m.pick(("image", "video")), by, m.ask(key))
+
+
+def same(m: Maker, kind: str, by: str, asked: str) -> Talk:
+    """Whether two media show the same thing or colour, asked in these words."""
+    first, alike = m.scene(kind), m.chance(0.5)
     second = m.scene(kind)
-    while (getattr(second, by) == getattr(first, by)) != same:
+    while (getattr(second, by) == getattr(first, by)) != alike:
         second = m.scene(kind)
-    shown = [article(s.thing) if by == "thing" else str(s.colour) for s in (first, second)]
-    verdict = f"the same {by}" if same else f"different {by}s"
-    reply = f"{_listed(shown)}: {'yes' if same else 'no'}, {verdict}."
-    talk = Talk().user((kind, first), (kind, second), m.ask(key))
-    return talk.answer(sentence_start(reply), says="same" if same else "different")
+    shown = [_worded(scene, by) for scene in (first, second)]
+    verdict = f"the same {by}" if alike else f"different {by}s"
+    reply = f"{_listed(shown)}: {'yes' if alike else 'no'}, {verdict}."
+    talk = Talk().user((kind, first), (kind, second), asked)
+    return talk.answer(sentence_start(reply), says="same" if alike else "different")
 
 
 def belong_together(m: Maker) -> Talk:
     """Whether a picture and a sound are of the same thing."""
+    return belong(m, m.ask("belong_together"))
+
+
+def belong(m: Maker, asked: str) -> Talk:
+    """Whether a picture and a sound are of the same thing, asked in these words."""
     shown = m.scene("image")
-    same = m.chance(0.5)
-    heard = m.sound_of(shown.thing if same else m.pick(t for t in THINGS if t != shown.thing))
-    word = "yes" if same else "no"
+    alike = m.chance(0.5)
+    heard = m.sound_of(shown.thing if alike else m.pick(t for t in THINGS if t != shown.thing))
+    word = "yes" if alike else "no"
     media = [("image", shown), ("audio", heard)]
     names = [article(shown.thing), f"the sound of {article(heard.thing)}"]
     if m.chance(0.5):
         media.reverse()
         names.reverse()
-    reply = f"{_listed(names)}: {word}, they {'' if same else 'do not '}belong together."
-    talk = Talk().user(*media, m.ask("belong_together"))
-    return talk.answer(sentence_start(reply), says=word)
+    reply = f"{_listed(names)}: {word}, they {'' if alike else 'do not '}belong together."
+    return Talk().user(*media, asked).answer(sentence_start(reply), says=word)
 
 
 def second_one(m: Maker) -> Talk:
     """What the second of two media is."""
-    kinds = m.pick((("image", "image"), ("audio", "audio"), ("video", "video"), ("image", "audio")))
+    kinds = (("image", "image"), ("audio", "audio"), ("video", "video"), ("image", "audio"))
+    return second(m, m.pick(kinds), m.ask("second_one"))
+
+
+def second(m: Maker, kinds: Sequence[str], asked: str) -> Talk:
+    """What the second of media of these kinds is, asked in these words."""
     shown = [(kind, m.scene(kind)) for kind in kinds]
     scene = shown[1][1]
-    reply = f"It is {article(_words(scene))}."
-    return Talk().user(*shown, m.ask("second_one")).answer(reply, thing=scene.thing)
+    return Talk().user(*shown, asked).answer(f"It is {article(_words(scene))}.", thing=scene.thing)
 
 
 def compare(m: Maker) -> Talk:
     """What two pictures or clips show, beside each other."""
     kind = m.pick(("image", "video"))
-    first, second = _several(m, kind, 2, "thing")
+    first, second = several(m, kind, 2, "thing")
     reply = f"The first is {caption(kind, first)}, the second is {caption(kind, second)}."
     return Talk().user((kind, first), (kind, second), m.ask("compare")).answer(reply)
 

@@ -53,30 +53,34 @@ def _coloured(m: Maker, thing: str) -> tuple[str, Scene]:
 
 def mix(m: Maker) -> Talk:
     """The thing of one picture in the colour of another."""
+    colour_first = m.chance(0.5)
+    asked = m.ask("mix_first_colour" if colour_first else "mix_second_colour")
+    return mixed(m, colour_first, asked)
+
+
+def mixed(m: Maker, colour_first: bool, asked: str) -> Talk:
+    """The thing of one picture in the colour of another, which comes first or second, asked in these words."""
     thing = m.scene("image")
     colour, palette = _coloured(m, thing.thing)
-    colour_first = m.chance(0.5)
     shown = [("image", palette), ("image", thing)]
-    key = "mix_first_colour"
     if not colour_first:
         shown.reverse()
-        key = "mix_second_colour"
-    wanted = ("image", Scene(thing.thing, colour))
-    return Talk().user(*shown, m.ask(key)).produce(wanted)
+    return Talk().user(*shown, asked).produce(("image", Scene(thing.thing, colour)))
 
 
 def draw_mixed(m: Maker) -> Talk:
     """The thing of a sound in the colour of a picture."""
+    return heard_in_colour(m, m.ask("hear_in_colour_of"))
+
+
+def heard_in_colour(m: Maker, asked: str) -> Talk:
+    """The thing of a sound in the colour of a picture, asked in these words."""
     heard = m.sound_of(m.pick(THINGS))
     colour, palette = _coloured(m, heard.thing)
     shown = [("audio", heard), ("image", palette)]
     if m.chance(0.4):
         shown.reverse()
-    return (
-        Talk()
-        .user(*shown, m.ask("hear_in_colour_of"))
-        .produce(("image", Scene(heard.thing, colour)))
-    )
+    return Talk().user(*shown, asked).produce(("image", Scene(heard.thing, colour)))
 
 
 SEVERAL: dict[str, Task] = {

@@ -5,21 +5,51 @@ In training their things and colours are exchanged for others half of the time, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from anytoany_lib.toyworld.conversations import synonyms
 from anytoany_lib.toyworld.conversations.authors import Marked, Request, whole_requests
-from anytoany_lib.toyworld.conversations.cells import Task
+from anytoany_lib.toyworld.conversations.cells import Task, sentence
+from anytoany_lib.toyworld.conversations.questions import (
+    answers,
+    belong,
+    more_often,
+    same,
+    second,
+    several,
+    the_one,
+    whether,
+)
+from anytoany_lib.toyworld.conversations.several import heard_in_colour, mixed
 from anytoany_lib.toyworld.conversations.talks import Maker, Talk, fit
+from anytoany_lib.toyworld.language import caption
 from anytoany_lib.toyworld.scenes import HELD_OUT_MOTIONS, HELD_OUT_PAIRS, THINGS, Scene
 from anytoany_lib.toyworld.sounds import COUNTED
 
+# Which requests a task has.
+_OF_TASK: dict[str, Callable[[Request], bool]] = {
+    "whole request": lambda request: bool(request.reply) and not request.shown,
+    "whole conversion": lambda request: bool(request.reply and request.shown),
+    "whole question": lambda request: bool(request.ask) and len(request.shown) == 1,
+    "whole comparison": lambda request: len(request.shown) == 2,
+}
 
-def _chosen(m: Maker, shown: bool) -> Request:
-    """A request of one of the split's authors that wants media, with a medium shown or without."""
-    by_author = whole_requests(m.split)
-    author = m.author if m.author in by_author else m.pick(by_author)
-    return m.pick(r for r in by_author[author] if r.reply and bool(r.shown) == shown)
+
+@cache
+def requests_of(task: str, split: str) -> dict[str, list[Request]]:
+    """{author: whole requests for the task} of a split's authors that have any."""
+    found = {
+        author: [request for request in requests if _OF_TASK[task](request)]
+        for author, requests in whole_requests(split).items()
+    }
+    return {author: own for author, own in found.items() if own}
+
+
+def _chosen(m: Maker, task: str) -> Request:
+    by_author = requests_of(task, m.split)
+    return m.pick(by_author[m.author if m.author in by_author else m.pick(by_author)])
 
 
 def _described(request: Request) -> dict[int, dict[str, Any]]:
@@ -75,7 +105,7 @@ def _text(
 
 def asked(m: Maker) -> Talk:
     """Media asked for in words alone."""
-    request = _chosen(m, shown=False)
+    request = _chosen(m, "whole request")
     said = _described(request)
     new = said
     if m.split != "test" and (m.chance(0.5) or any(map(_held_out, said.values()))):
@@ -86,9 +116,9 @@ def asked(m: Maker) -> Talk:
 
 def converted(m: Maker) -> Talk:
     """A medium that is shown, turned into others."""
-    request = _chosen(m, shown=True)
+    request = _chosen(m, "whole conversion")
     said = _described(request)
-    shown_kind = str(request.shown)
+    shown_kind = request.shown[0]
     while True:
         shown = m.scene(shown_kind)
         if any({"count", "pitch"} & description.keys() for description in said.values()):
@@ -112,4 +142,89 @@ def converted(m: Maker) -> Talk:
     )
 
 
-WHOLE: dict[str, Task] = {"whole request": asked, "whole conversion": converted}
+_MARKLESS = {
+    "thing": "name_thing",
+    "colour": "which_colour",
+    "place": "where_is_it",
+    "size": "how_big",
+    "how many": "how_many_things",
+    "motion": "how_does_it_move",
+    "count": "how_often",
+    "pitch": "high_or_low",
+}
+
+
+def _shown_for(m: Maker, kind: str, attribute: str) -> Scene:
+    """A scene that has the attribute."""
+    if kind == "audio" and attribute in ("count", "pitch"):
+        return m.sound_of(m.pick(COUNTED))
+    while True:
+        scene = m.scene(kind)
+        if getattr(scene, attribute, "") is not None:
+            return scene
+
+
+def questioned(m: Maker) -> Talk:
+    """A question about one medium."""
+    request = _chosen(m, "whole question")
+    (kind,), text = request.shown, m.typed(request.text)
+    if request.ask == "is":
+        return _whether(m, kind, request, text)
+    scene = _shown_for(m, kind, request.ask)
+    talk = Talk().user((kind, scene), text)
+    if request.ask == "describe":
+        return talk.answer(sentence(caption(kind, scene)), **scene.asked())
+    reply, names = answers(kind, scene)[_MARKLESS[request.ask]]
+    return talk.answer(reply, **names)
+
+
+def _whether(m: Maker, kind: str, request: Request, text: str) -> Talk:
+    """Whether a medium is as the marked word says: half of the time it is."""
+    ((attribute, value),) = _described(request)[1].items()
+    true = m.chance(0.5)
+    while True:
+        scene = _shown_for(m, kind, attribute)
+        if true and m.chance(0.9):
+            scene = scene.but(**{attribute: value})
+        fits = m.split == "test" or not _held_out(scene.asked())
+        if fits and (getattr(scene, attribute) == value) == true:
+            return whether(Talk().user((kind, scene), text), scene, attribute, true)
+
+
+def compared(m: Maker) -> Talk:
+    """A question about two media, or a wish to mix them."""
+    request = _chosen(m, "whole comparison")
+    kind, text = request.shown[0], m.typed(request.text)
+    if request.mix == "heard in colour":
+        return heard_in_colour(m, text)
+    if request.mix:
+        return mixed(m, request.mix == "colour of first", text)
+    if request.ask == "which":
+        return _which(m, kind, request, text)
+    if request.ask == "more often":
+        scenes = several(m, kind, 2, "count")
+        return more_often(Talk().user(*((kind, scene) for scene in scenes), text), scenes)
+    if request.ask == "belong":
+        return belong(m, text)
+    if request.ask == "second":
+        return second(m, request.shown, text)
+    return same(m, kind, request.ask.removeprefix("same "), text)
+
+
+def _which(m: Maker, kind: str, request: Request, text: str) -> Talk:
+    """Which of two media is as the marked word says."""
+    ((attribute, value),) = _described(request)[1].items()
+    while True:
+        scenes = several(m, kind, 2, attribute)
+        values = [getattr(scene, attribute) for scene in scenes]
+        if value in values:
+            talk = Talk().user(*((kind, scene) for scene in scenes), text)
+            return the_one(talk, scenes, attribute, values.index(value))
+
+
+WHOLE: dict[str, Task] = {
+    "whole request": asked,
+    "whole conversion": converted,
+    "whole question": questioned,
+    "whole comparison": compared,
+}
