@@ -30,7 +30,7 @@ from anytoany_lib.generation.events import (
 from anytoany_lib.generation.kv_cache import PrefixCache
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import Encoded, Message, Part
-from anytoany_lib.system.background import Stopped, run_in_background
+from anytoany_lib.system.background import Stopped, drawn_in_background, run_in_background
 from anytoany_lib.system.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:  # the model builds on this module
@@ -59,7 +59,6 @@ def prepare(
     return model.messages.encode_within(messages, room, prompt=True, keep=_KEPT)
 
 
-@torch.inference_mode()
 def read_on(
     model: AnyToAny, messages: list[Message], sampling: Sampling | None, cache: PrefixCache
 ) -> None:
@@ -68,8 +67,12 @@ def read_on(
     One that has outgrown its room is left alone, as the next turn drops some of it.
     """
     encoded = model.messages.encode(messages)
-    if len(encoded.ids) > _room(model, sampling):
-        return
+    if len(encoded.ids) <= _room(model, sampling):
+        model.media_models.worker.submit(_read_on, model, encoded, cache).result()
+
+
+@torch.inference_mode()
+def _read_on(model: AnyToAny, encoded: Encoded, cache: PrefixCache) -> None:
     try:
         read_prompts(model, [encoded], cache)
     except BaseException as error:
@@ -154,7 +157,8 @@ def stream(
     draft = Draft()
     try:
         yield from _encode_media(model, prompt, cache, stopping)
-        for _, draft, delta in decode(model, [prompt], sampling, [seed], cache, stopping):
+        drawn = decode(model, [prompt], sampling, [seed], cache, stopping)
+        for _, draft, delta in drawn_in_background(model.media_models.worker, drawn):
             if delta:
                 yield TextDelta(delta)
             elif draft.parts[-1]["type"] != "text":

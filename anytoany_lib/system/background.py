@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -58,6 +58,21 @@ def _end(jobs: queue.SimpleQueue, thread: threading.Thread) -> None:
     jobs.put(None)
     if thread is not threading.current_thread():  # where the last work held the owner
         thread.join(EXIT_SECONDS)
+
+
+def drawn_in_background(worker: Worker, items: Iterator[Report]) -> Iterator[Report]:
+    """The items of an iterator, each drawn on the worker when it is asked for; closed there when this one is.
+
+    Torch keeps a pool of threads for every thread that computes, and the pools of two of them slow each other down: what one
+    process computes for a reply is therefore computed by one worker.
+    """
+    end: Any = object()
+    try:
+        while (item := worker.submit(next, items, end).result()) is not end:
+            yield item
+    finally:
+        if isinstance(items, Generator):
+            worker.submit(items.close)
 
 
 def run_in_background(

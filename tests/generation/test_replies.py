@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -184,6 +185,34 @@ def test_events_of_a_reply_with_media(model: AnyToAny, scripted):
     done = events[-1]
     assert isinstance(done, Done)
     assert [part["type"] for part in done.message["content"]] == ["text", "image", "text", "audio"]
+
+
+def test_one_thread_computes_all_of_a_reply(
+    model: AnyToAny, scripted, monkeypatch: pytest.MonkeyPatch
+):
+    """What is shown is read, words are drawn and media made by the worker, so that torch has one pool of threads."""
+    computing = set()
+
+    def watched(owner: object, name: str) -> None:
+        original = getattr(owner, name)
+
+        def work(*arguments, **named):
+            computing.add((name, threading.get_ident()))
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, work)
+
+    watched(model, "hidden_states")
+    watched(model.encoder, "embed")
+    watched(model.decoder("image").pipeline.unet, "forward")
+    scripted(["Here", "image", "STOP"])
+    picture = {"type": "image", "image": draw("bell", "red", np.random.default_rng(0))}
+    shown = [{"role": "user", "content": [picture, {"type": "text", "text": "Again."}]}]
+    *_, done = generation.stream(model, shown)
+    assert isinstance(done, Done)
+    assert {name for name, _ in computing} == {"hidden_states", "embed", "forward"}
+    worker = model.media_models.worker.submit(threading.get_ident).result()
+    assert {thread for _, thread in computing} == {worker}
 
 
 def test_the_same_seed_gives_the_same_picture(model: AnyToAny, scripted):

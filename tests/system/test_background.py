@@ -11,7 +11,12 @@ import weakref
 
 import pytest
 
-from anytoany_lib.system.background import Stopped, Worker, run_in_background
+from anytoany_lib.system.background import (
+    Stopped,
+    Worker,
+    drawn_in_background,
+    run_in_background,
+)
 
 
 def never() -> bool:
@@ -46,6 +51,36 @@ def test_what_the_work_raises_is_raised_to_its_reader():
     assert next(steps) == 1
     with pytest.raises(OSError, match="no paint"):
         next(steps)
+
+
+def test_items_are_drawn_and_their_iterator_closed_on_the_worker():
+    worker, threads = Worker(), []
+
+    def items():
+        try:
+            for n in range(3):
+                threads.append(threading.get_ident())
+                yield n
+        finally:
+            threads.append(threading.get_ident())
+
+    assert list(drawn_in_background(worker, items())) == [0, 1, 2]
+    some = drawn_in_background(worker, items())
+    assert next(some) == 0
+    some.close()
+    (only,) = {worker.submit(threading.get_ident).result(), *threads}
+    assert only != threading.get_ident() and len(threads) == 6
+
+
+def test_what_drawing_an_item_raises_is_raised_to_its_reader():
+    def items():
+        yield 1
+        raise OSError("no ink")
+
+    drawn = drawn_in_background(Worker(), items())
+    assert next(drawn) == 1
+    with pytest.raises(OSError, match="no ink"):
+        next(drawn)
 
 
 @pytest.mark.parametrize("leave", ["stop", "close"])
