@@ -6,6 +6,7 @@ reply = model.chat([{"role": "user", "content": "Draw a red bell."}], seed=0)
 """
 
 import logging
+import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,10 @@ _HOMES = {
     "Profile": "config",
     "Session": "chat.session",
 }
+
+# Before torch is imported, whose OpenMP reads it then. Its threads wait for each other by spinning, for milliseconds unless told
+# otherwise: beside any other program they spin while the one that they wait for has no core. docs/LOG.md has measurements.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # Two notices at import, about optional packages (kernels, torchvision) that the kit does without on purpose.
 for _noisy in ("bitsandbytes.backends.cpu.ops", "transformers.utils.import_utils"):

@@ -24,7 +24,7 @@ from anytoany_lib.training.checkpoint import newest
 from anytoany_lib.training.trackers import Log
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
-NAMES = ("record", "steps", "chat", "manifests", "features", "training")
+NAMES = ("record", "steps", "chat", "manifests", "features", "training", "company")
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,32 @@ def test_verdicts_name_what_is_not_reached_and_leave_out_what_was_not_measured(b
         "text: ratio to bare": "0.95, at least 0.9: yes",
         "stop: seconds": "0.7, at most 0.5: NO",
     }
+
+
+def test_a_step_is_timed_beside_other_programs_which_end_with_it(bench, monkeypatch):
+    company, started = bench["company"], []
+    real = company.subprocess.Popen
+
+    def popen(*arguments, **named):
+        started.append(real(*arguments, **named))
+        return started[-1]
+
+    monkeypatch.setattr(company.subprocess, "Popen", popen)
+    options = ["--profile=tiny", "--threads=1", "--steps=1"]
+    assert company.in_company(1, "1000", options) > 0
+    assert len(started) == 2 and all(process.poll() is not None for process in started)
+
+
+def test_what_company_costs_is_relative_to_being_alone(bench, monkeypatch):
+    company = bench["company"]
+    monkeypatch.setenv(company.SPINS, "1000")
+    seconds = {(0, "1000"): 2.0, (0, company.OWN): 2.0, (1, "1000"): 3.0, (1, company.OWN): 6.0}
+    seconds |= {(2, spins): 4.0 for spins in ("1000", company.OWN)}
+    monkeypatch.setattr(company, "in_company", lambda programs, spins, _: seconds[programs, spins])
+    found = company.measure([])
+    assert found["beside one"]["ratio to idle"] == 1.5
+    assert found["beside one"]["ratio to OpenMP's own"] == 0.5
+    assert found["verdicts"]["beside one: ratio to idle"] == "1.5, at most 1.9: yes"
 
 
 @pytest.fixture(scope="module")
