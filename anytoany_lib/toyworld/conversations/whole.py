@@ -142,7 +142,8 @@ def converted(m: Maker) -> Talk:
     )
 
 
-_MARKLESS = {
+# What an author calls a question, and `answers` does.
+_QUESTIONS = {
     "thing": "name_thing",
     "colour": "which_colour",
     "place": "where_is_it",
@@ -174,7 +175,7 @@ def questioned(m: Maker) -> Talk:
     talk = Talk().user((kind, scene), text)
     if request.ask == "describe":
         return talk.answer(sentence(caption(kind, scene)), **scene.asked())
-    reply, names = answers(kind, scene)[_MARKLESS[request.ask]]
+    reply, names = answers(kind, scene)[_QUESTIONS[request.ask]]
     return talk.answer(reply, **names)
 
 
@@ -185,7 +186,7 @@ def _whether(m: Maker, kind: str, request: Request, text: str) -> Talk:
     while True:
         scene = _shown_for(m, kind, attribute)
         if true and m.chance(0.9):
-            scene = scene.but(**{attribute: value})
+            scene = fit(kind, scene.but(**{attribute: value}))
         fits = m.split == "test" or not _held_out(scene.asked())
         if fits and (getattr(scene, attribute) == value) == true:
             return whether(Talk().user((kind, scene), text), scene, attribute, true)
