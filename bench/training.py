@@ -72,11 +72,11 @@ FORMS = {
 class AsDrawn(StageData):
     """A stage's rows in groups as they are drawn, of whatever lengths."""
 
-    def _groups(self, size: int, start: int) -> Iterator[list[EncodedRow]]:
+    def _groups(self, size: int, start: int, *shared: Any) -> Iterator[list[EncodedRow]]:
         for epoch in count():
             order = self._epoch(np.random.default_rng([self._seed, epoch]))
             for first in range(0, len(order), size):
-                yield self._encoded(order[first : first + size], epoch)
+                yield self._encoded(order[first : first + size], epoch, *shared)
 
 
 class Uncached(LiveFeatures):

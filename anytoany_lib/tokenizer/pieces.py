@@ -6,6 +6,7 @@ text differently when another one stands before it, so which texts are read toge
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -48,18 +49,25 @@ class Apart:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_mark: str):
         self._tokenizer = tokenizer
+        # Whether special tokens are read as such is a setting of the tokenizer, not of a call: with two threads in it, what a
+        # visitor writes would now and then be read as the template's.
+        self._one_at_a_time = threading.Lock()
         self.stop = self._template_ids(end_mark)
         self.stops = [self.stop]
 
     def _template_ids(self, text: str) -> list[int]:
-        return self._tokenizer(text, add_special_tokens=False).input_ids if text else []
+        return self._ids(text, special=True)
+
+    def _ids(self, text: str, special: bool) -> list[int]:
+        if not text:
+            return []
+        with self._one_at_a_time:
+            how = {"add_special_tokens": False, "split_special_tokens": not special}
+            return self._tokenizer(text, **how).input_ids
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of text that somebody wrote: special tokens in it are read as plain characters."""
-        if not text:
-            return []
-        settings = {"add_special_tokens": False, "split_special_tokens": True}
-        return self._tokenizer(text, **settings).input_ids
+        return self._ids(text, special=False)
 
     def inner_ids(self, text: str) -> list[int]:
         """Ids of text within a sentence."""

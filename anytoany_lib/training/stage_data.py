@@ -4,8 +4,9 @@ Stages 1 and 2 read captioned media, each in its direction; stage 3 reads conver
 directions if there is nothing else. A mixture says how often an epoch shows the rows of each source. Rows are known by
 their indices in numpy arrays, and read when their batch is due.
 
-Several processes share the rows of every step. All of them encode all rows, which is quick, and so know the same order and
-how much there is to learn in a step; each looks up features for its own rows alone.
+Several processes share the rows of every step. Each reads and encodes its share of the next steps' rows and is given the
+others', as token ids: so all know the same order and how much there is to learn in a step. Each looks up features for its own
+rows of a step alone.
 
 How many rows share a batch changes the time and the memory of a step, not what is learnt in it: the batches of a step add up.
 """
@@ -14,10 +15,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +32,8 @@ from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.messages import IGNORED, Encoded, MessageEncoder, TooLong
 
 _WINDOW_BATCHES = 50
+# What all processes give, one after the other in a list, from what each of them gives in one.
+Gather = Callable[[list[Any]], list[Any]]
 
 
 @dataclass(frozen=True)
@@ -158,8 +162,25 @@ class StageData:
         encoded.plain = bool(row.meta.get("plain")) and text_alone
         return EncodedRow(row.id, encoded)
 
-    def _encoded(self, indices: np.ndarray, epoch: int) -> list[EncodedRow]:
-        rows = (self._encode(int(index), epoch) for index in indices)
+    def _encoded(
+        self,
+        indices: np.ndarray,
+        epoch: int,
+        rank: int = 0,
+        world: int = 1,
+        gather: Gather | None = None,
+    ) -> list[EncodedRow]:
+        """The rows of these indices that are short enough: with a `gather`, this process reads its share of them alone."""
+        if gather is None:
+            rank, world, gather = 0, 1, list
+        own = indices[rank::world].tolist()
+        share = [self._encode(index, epoch) for index in own]
+        rows: list[EncodedRow | None] = [None] * len(indices)
+        of_all = gather([(share, self.cut.intersection(own), self.left_out.intersection(own))])
+        for place, (read, cut, left_out) in enumerate(of_all):
+            rows[place::world] = read
+            self.cut |= cut
+            self.left_out |= left_out
         return [row for row in rows if row is not None]
 
     def _collate(self, rows: Sequence[EncodedRow], latents: bool) -> Batch:
@@ -208,8 +229,10 @@ class StageData:
                 drawn.append(rng.permutation(indices)[:rest])
         return rng.permutation(np.concatenate(drawn))
 
-    def _groups(self, size: int, start: int) -> Iterator[list[EncodedRow]]:
-        """Endless groups of rows of like length, epoch after epoch, from number `start` on.
+    def _groups(
+        self, size: int, start: int, rank: int = 0, world: int = 1, gather: Gather | None = None
+    ) -> Iterator[list[EncodedRow]]:
+        """Endless groups of rows of like length, epoch after epoch, from number `start` on; all processes have the same.
 
         An epoch's last group may be smaller: every row of the epoch comes once. The order depends on the seed alone, so a
         resumed run begins where it was: rows before are not read. ValueError once all rows have proved too long.
@@ -224,7 +247,7 @@ class StageData:
                 left = groups[max(0, start - (epoch * in_epoch + first)) :]
                 if not len(left):
                     continue
-                rows = self._encoded(window, epoch)
+                rows = self._encoded(window, epoch, rank, world, gather)
                 rows.sort(key=lambda row: len(row.encoded.ids))
                 for number in left:
                     yield rows[number * size : (number + 1) * size]
@@ -252,11 +275,15 @@ class StageData:
         rank: int = 0,
         world: int = 1,
         latents: bool = False,
+        gather: Gather | None = None,
     ) -> Iterator[Step]:
-        """Endless steps of `size` rows from number `start` on, as process `rank` of `world` reads them: its share of the
+        """Endless steps of `size` rows from number `start` on, as process `rank` of `world` computes them: its share of the
         rows, at most `rows_at_once` in a batch; `latents` as for `batches`.
+
+        By `gather`, which all processes call together, each of them reads a share of the rows only; without, all rows.
         """
-        for step, rows in enumerate(self._groups(size, start), start):
+        groups = self._groups(size, start, rank, world, gather)
+        for step, rows in enumerate(groups, start):
             names, tokens = [row.name for row in rows], sum(len(row.encoded.ids) for row in rows)
             learning = [row for row in rows if row.learnt]
             whole = sum((row.learnt for row in learning), Counter())
@@ -284,9 +311,17 @@ class StepReader:
     of rows at once, begins anew at that step.
     """
 
-    def __init__(self, data: StageData, size: int, rank: int, world: int, latents: bool):
+    def __init__(
+        self,
+        data: StageData,
+        size: int,
+        rank: int,
+        world: int,
+        latents: bool,
+        gather: Gather | None = None,
+    ):
         self._data, self._size, self._latents = data, size, latents
-        self._rank, self._world = rank, world
+        self._rank, self._world, self._gather = rank, world, gather
         self._steps: Iterator[Step] = iter(())
         self._next: tuple[int, int] | None = None
 
@@ -294,7 +329,8 @@ class StepReader:
         """Step `number`, at most `rows_at_once` of its rows in a batch."""
         if (number, rows_at_once) != self._next:
             where = (number, self._rank, self._world)
-            self._steps = self._data.steps(self._size, rows_at_once, *where, self._latents)
+            how = (self._latents, self._gather)
+            self._steps = self._data.steps(self._size, rows_at_once, *where, *how)
         self._next = (number + 1, rows_at_once)
         return next(self._steps)
 

@@ -9,8 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from multiprocessing.process import BaseProcess
@@ -284,6 +287,62 @@ def test_processes_share_an_epoch_without_loss_or_repetition(
         assert sum(shares["text"] for _, shares in parts) == pytest.approx(1)
         assert all(step.parts for step in of_ranks) and max(len(b.ids) for b, _ in parts) <= 2
     assert len(names) == rows and set(names.values()) == {1}
+
+
+class Meeting:
+    """Processes of a training as threads, which gather what each of them gives."""
+
+    def __init__(self, world: int):
+        self._world, self._barrier = world, threading.Barrier(world)
+        self._given: list[list[Any]] = [[] for _ in range(world)]
+
+    def gather_of(self, rank: int) -> Callable[[list[Any]], list[Any]]:
+        def gather(items: list[Any]) -> list[Any]:
+            self._given[rank] = items
+            self._barrier.wait(60)
+            everything = [item for given in self._given for item in given]
+            self._barrier.wait(60)  # before anybody gives anew
+            return everything
+
+        return gather
+
+
+@pytest.mark.parametrize("world", [1, 2, 4, 64])
+def test_each_process_reads_its_share_of_the_rows_and_all_take_the_steps_of_one(
+    profile: Profile, toy_data: Path, model: AnyToAny, world: int
+):
+    store = DatasetFeatures(profile, toy_data)
+    size, meeting = 64, Meeting(world)
+    counts, steps = Counter(), {}
+
+    class Counted(StageData):
+        def __init__(self, rank: int):
+            super().__init__(toy_data, "train", "instructions", model.messages, store, seed=3)
+            self.rank = rank
+
+        def _encode(self, index: int, epoch: int) -> Any:
+            counts[self.rank] += 1
+            return super()._encode(index, epoch)
+
+        def _collate(self, rows: list, latents: bool) -> list[str]:
+            return [row.name for row in rows]  # who computes what is the question, not with what
+
+    def take(rank: int, gather: Any) -> list[Any]:
+        own = Counted(rank).steps(size, 8, 0, max(rank, 0), world, gather=gather)
+        return list(islice(own, 4))
+
+    with ThreadPoolExecutor(world) as pool:
+        work = {r: pool.submit(take, r, meeting.gather_of(r)) for r in range(world)}
+        steps = {rank: future.result() for rank, future in work.items()}
+    rows = len(Counted(0))
+    epochs = -(-4 // -(-rows // size))
+    assert (
+        max(counts.values()) <= epochs * -(-rows // world) and sum(counts.values()) == epochs * rows
+    )
+    for rank, taken in steps.items():
+        alone = Counted(-1).steps(size, 8, 0, rank, world)
+        for one, other in zip(taken, islice(alone, 4), strict=True):
+            assert one == other
 
 
 def test_more_processes_than_rows_a_step_are_refused(profile: Profile, tmp_path: Path):
