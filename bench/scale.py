@@ -255,9 +255,8 @@ def step(
     card: Card,
     cards: int,
     at_once: int | None = None,
-    own_rows: bool = False,
 ) -> Step:
-    """A step of so many cards, `at_once` rows each. Every process reads the rows of all; with `own_rows` its own alone."""
+    """A step of so many cards, `at_once` rows each; every process reads as many."""
     at_once = at_once or ROWS_AT_ONCE[stage]
     there, measured = sizes(profile.name), rates()
     gradients = 4 * there.trained[stage]
@@ -267,7 +266,7 @@ def step(
     one_row = (
         1 / measured.cached + (targets + 2 * profile.encoder.embedding) / measured.cached_bytes
     )
-    read = at_once * (1 if own_rows else cards) / measured.manifest + at_once * one_row
+    read = at_once / measured.manifest + at_once * one_row
     return Step(
         at_once * row_operations(profile, stage) / (card.operations * UTILISATION),
         unpacking(profile, stage, card),
@@ -282,10 +281,10 @@ def _condition(profile: Profile, kind: str) -> int:
     return 2 * math.prod(profile.decoders[kind].condition)
 
 
-def hours(profile: Profile, stage: int, card: Card, cards: int, **how: bool) -> float:
+def hours(profile: Profile, stage: int, card: Card, cards: int) -> float:
     """Of one epoch."""
     steps = rows(stage) / (ROWS_AT_ONCE[stage] * cards)
-    return steps * step(profile, stage, card, cards, **how).seconds / HOUR
+    return steps * step(profile, stage, card, cards).seconds / HOUR
 
 
 def _blocks(width: int, layers: int, positions: int) -> float:
@@ -479,17 +478,15 @@ def parts(profile: Profile) -> Iterator[str]:
     little, much = (
         step(profile, 1, card, 1, at_once=n).seconds / n for n in (few, ROWS_AT_ONCE[1])
     )
-    now, then = (hours(profile, 1, card, most, own_rows=own) for own in (False, True))
-    machine = step(profile, 1, card, CARDS_A_MACHINE)
+    on_most = step(profile, 1, card, most)
     yield "- **Rows at once.** 4-bit weights are unpacked in every pass and every work is launched, whatever the batch: at the"
     yield f"  profile's {few} rows a captioned pair takes {little / much:.1f} times as long as at {ROWS_AT_ONCE[1]}. Captioned rows are short: raise `batch_size` until the"
     yield "  memory plan (`anytoany memory`) says stop."
     yield "- **Launching.** What the shortest measured steps took beside multiplying and unpacking (below), of the same stage. It does not"
     yield "  depend on the batch, and is the host's as much as the card's; the other profile and the A100 are given the same."
-    yield "- **Reading.** All processes read the rows of a whole step, so that they agree on its order, and rows come from random"
-    yield f"  places of the manifest: {rates().manifest:,.0f} a second were measured on one core, before they are tokenised. In stage 1 on {CARDS_A_MACHINE}"
-    yield f"  cards that is {machine.reading / machine.multiplying:.1f} of the time of multiplying; on {most} it is the bottleneck: {_hours(now)} an epoch instead of the {_hours(then)} it"
-    yield "  would be if each process read its own rows alone."
+    yield "- **Reading.** Each process reads and tokenises its share of the rows, and is given the others' as token ids, so that all agree on"
+    yield f"  the order; rows come from random places of the manifest: {rates().manifest:,.0f} a second were measured on one core, before they are"
+    yield f"  tokenised. In stage 1 that is {on_most.reading / on_most.multiplying:.2f} of the time of multiplying, on {most} cards as on one: {_hours(hours(profile, 1, card, most))} an epoch."
     yield f"- **Exchange.** Stage 1 averages {4 * sizes(profile.name).trained[1] / 1e6:,.0f} MB of gradients a step, stages 2 and 3 {4 * sizes(profile.name).trained[2] / 1e6:,.0f} and {4 * sizes(profile.name).trained[3] / 1e6:,.0f} MB. Between machines"
     yield "  that is what `accumulation` is for: several batches a step, one exchange. DDP hides part of it behind the backward pass;"
     yield "  here nothing is hidden."
