@@ -132,18 +132,22 @@ def _template(made: Merged) -> str | None:
         template = made.profile.llm.chat_template
         return _MARK.split(templates.render(made.tokenizer, template, turns, prompt))
 
-    before, behind = around(["user"], False)
-    opening = around(["user"], True)[1].removeprefix(behind)
-    first, between, _ = around(["system", "user"], False)
-    _, answer, end = around(["user", "assistant"], False)
+    roles = ["system", "user", "assistant", "user"]
+    try:
+        before, behind = around(["user"], False)
+        opening = around(["user"], True)[1].removeprefix(behind)
+        first, between, _ = around(["system", "user"], False)
+        _, answer, end = around(["user", "assistant"], False)
+        whole = around(roles, True)
+    except ValueError:  # it refuses such turns, or does not show each of them once
+        return None
     texts = {
         "system": (first, between.removesuffix(before)),
         "user": (before, behind),
         "assistant": (answer.removeprefix(behind), end),
     }
-    roles = ["system", "user", "assistant", "user"]
     joined = "".join(f"{texts[role][0]}\ue000{texts[role][1]}" for role in roles) + opening
-    if joined.split("\ue000") != around(roles, True) or '"""' in joined or "{{" in joined:
+    if joined.split("\ue000") != whole or '"""' in joined or "{{" in joined:
         return None
     turns = "{{ else if ".join(
         f'eq .Role "{role}" }}}}{a}{{{{ .Content }}}}{b}' for role, (a, b) in texts.items()

@@ -124,6 +124,7 @@ def _add_rows(llm: PreTrainedModel, rows: TokenRows, ids: list[int]) -> None:
 
 def _card(made: Merged, dtype: torch.dtype) -> str:
     source, (opening, closing, *signals) = made.profile.llm.source, map(text, made.names)
+    asking = f"{signals[0]} to {signals[-1]}" if signals else "It has no tokens that"
     return _README.format(
         profile=text(made.profile.name),
         stage=text(made.record["stage"]),
@@ -131,9 +132,7 @@ def _card(made: Merged, dtype: torch.dtype) -> str:
         dtype=str(dtype).removeprefix("torch."),
         quantization=made.profile.llm.quantization,
         wrappers=f"{opening} and {closing}",
-        signals=f"{signals[0]} to {signals[-1]}"
-        if signals
-        else "Signal tokens, of which it has none,",
+        signals=asking,
         licence=text(source.licence if source and source.licence else "not stated in its profile"),
     )
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_runs import SHIPPED, small_llama_run
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
 from anytoany_lib.config import Profile
 from anytoany_lib.export import command, gguf_file, merging
@@ -129,6 +130,34 @@ def test_what_is_not_written_is_said(small: Path, tmp_path: Path):
         with pytest.raises(ValueError, match="byte-level BPE of GPT-2"):
             gguf_file._pre_tokenizer({"pre_tokenizer": steps, "model": {"type": "BPE"}})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ways_to_split_have_the_names_of_llama_cpp():
+    split = {"type": "Split", "pattern": {"Regex": GGUF_PRE_TOKENIZER_SPLITS["llama-bpe"]}}
+    bytes_ = {"type": "ByteLevel", "use_regex": False}
+    digits = {"type": "Digits", "individual_digits": True}
+    for name, steps in {
+        "gpt-2": [{"type": "ByteLevel", "use_regex": True}],
+        "smollm": [digits, bytes_ | {"use_regex": True}],
+        "llama-bpe": [split, bytes_],
+    }.items():
+        sequence = {"type": "Sequence", "pretokenizers": steps}
+        found = gguf_file._pre_tokenizer({"pre_tokenizer": sequence, "model": {"type": "BPE"}})
+        assert found == name
+
+
+def test_a_template_that_is_more_than_texts_around_messages_is_none_of_ollamas(small: Path):
+    made = merging.merged(small)
+    assert "<|im_start|>" in str(gguf_file._template(made))
+    for template in (
+        "{% for m in messages %}{{ m.role | upper if loop.last else m.role }}{{ m.content }}{% endfor %}",
+        "{{ raise_exception('no') }}",
+        "{% for m in messages[1:] %}{{ m.content }}{% endfor %}",
+        '{% for m in messages %}"""{{ m.content }}{% endfor %}',
+    ):
+        llm = made.profile.llm.model_copy(update={"chat_template": template})
+        other = made._replace(profile=made.profile.model_copy(update={"llm": llm}))
+        assert gguf_file._template(other) is None
 
 
 def test_a_token_that_is_a_word_already_is_refused(small: Path, tmp_path: Path):
