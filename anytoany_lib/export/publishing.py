@@ -94,9 +94,10 @@ def _cached(name: str, revision: str | None, error: ConnectionError) -> Path:
     except LocalEntryNotFoundError:
         folder = None
     if folder is None or not (folder / runs.RECORD).is_file():
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         raise ConnectionError(
             f"{name} is no folder here, the hub cannot be reached, and the cache does not have it whole: connect, or name the "
-            f"folder of a run. {hub.first_line(error.__cause__ or error)}"
+            f"folder of a run. {hub.first_line(cause)}"
         ) from error
     return folder
 
