@@ -147,8 +147,8 @@ def _check_weights(model: PreTrainedModel, report: dict[str, Any], folder: Path)
         )
 
 
-def unpack(llm: PreTrainedModel) -> None:
-    """Gives the 4-bit layers of an LLM on a CPU the weights they stand for, if half of the free memory holds them.
+def unpack(llm: PreTrainedModel, always: bool = False) -> None:
+    """Gives the 4-bit layers of an LLM on a CPU the weights they stand for, if half of the free memory holds them, or `always`.
 
     A CPU unpacks a 4-bit layer anew in every pass, which is a fifth of the time of a token; hidden states and gradients are
     the same to the last bit.
@@ -156,7 +156,7 @@ def unpack(llm: PreTrainedModel) -> None:
     layers = {name: m for name, m in llm.named_modules() if isinstance(m, Linear4bit)}
     size = sum(layer.in_features * layer.out_features for layer in layers.values())
     room = psutil.virtual_memory().available // 2
-    if llm.device.type != "cpu" or size * llm.dtype.itemsize > room:
+    if not always and (llm.device.type != "cpu" or size * llm.dtype.itemsize > room):
         return
     for name, layer in layers.items():
         weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(llm.dtype)

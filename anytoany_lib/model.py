@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from anytoany_lib.batches import Batch
 from anytoany_lib.config import Alignment, Dtype, Profile
 from anytoany_lib.decoders.denoising import Denoiser, term
+from anytoany_lib.export import publishing
 from anytoany_lib.llm import (
     TokenRows,
     add_lora,
@@ -32,7 +33,6 @@ from anytoany_lib.llm import (
 from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Vocabulary
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
 from anytoany_lib.system import runs
-from anytoany_lib.system.remote import local
 from anytoany_lib.tokenizer.pieces import Tokenizer
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class AnyToAny(nn.Module):
 
         super().__init__()
         self.profile, self.tokenizer = profile, tokenizer
+        self.run: Path | None = None
         self.llm: PreTrainedModel | PeftModel = llm
         hidden = llm.config.get_text_config().hidden_size
         self.vocabulary = Vocabulary.of(llm.get_input_embeddings().weight.shape[0], profile)
@@ -81,13 +82,17 @@ class AnyToAny(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, run: str | Path, device: torch.device | None = None, dtype: Dtype | None = None
+        cls,
+        run: str | Path,
+        device: torch.device | None = None,
+        dtype: Dtype | None = None,
+        revision: str | None = None,
     ) -> AnyToAny:
-        """The model of a run folder (a path or URL), ready to talk; `dtype` is taken for llm.dtype of its profile.
+        """The model of a run (a path, a URL, or OWNER/NAME on the hub), ready to talk; `dtype` is taken for its profile's llm.dtype.
 
-        Raises FileNotFoundError if there is no run, ValueError if its weights do not fit its profile.
+        FileNotFoundError if there is no run, ValueError if its weights do not fit its profile; see also `publishing.run_folder`.
         """
-        run = local(run)
+        run = publishing.run_folder(run, revision)
         profile = runs.profile_of(runs.read_record(run), run)
         if dtype is not None:
             llm = profile.llm.model_copy(update={"dtype": dtype})
@@ -97,9 +102,14 @@ class AnyToAny(nn.Module):
         if (run / runs.ADAPTER).is_dir():
             model.add_lora()
         model.load(run)
+        model.run = run
         if model.device.type != "cpu":
             model.cast_for_talking()
         return model.requires_grad_(False).eval()
+
+    def push_to_hub(self, name: str, private: bool | None = None) -> str:
+        """Publishes the run that this model was loaded from as OWNER/NAME on the hub; see `publishing.push`."""
+        return publishing.push(self.run, name, private)
 
     @torch.no_grad()
     def cast_for_talking(self) -> None:

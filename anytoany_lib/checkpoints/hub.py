@@ -39,7 +39,7 @@ _STEM = r"(?:diffusion_pytorch_model|pytorch_model|model)"
 _WEIGHTS = re.compile(_STEM + r"(?:-\d+(?:-of-\d+)?)?\.(safetensors|bin)")
 _VARIANT = re.compile(_STEM + r"\.(\w+)(?:-\d+(?:-of-\d+)?)?\.(?:safetensors|bin)")
 # OSError, and the error class of whichever HTTP library the hub client uses.
-_HUB_ERRORS: tuple[Any, ...] = HfHubHTTPError.__bases__
+HUB_ERRORS: tuple[Any, ...] = HfHubHTTPError.__bases__
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def without_weights(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
 
 def listing(repository: str, revision: str | None, timeout: float | None = None) -> Listing:
     """The files of a repository at a branch, tag or commit. Errors as `from_hub` has them."""
-    with _explained(repository, revision):
+    with explained(repository, revision):
         info = HfApi().model_info(
             repository, revision=revision, files_metadata=True, timeout=timeout
         )
@@ -132,7 +132,7 @@ def needed(found: Listing, work: Path, without: Collection[str] = ()) -> list[st
     """
     names, parts = list(found.files), None
     if INDEX in found.files:
-        with _explained(found.repository, found.commit):
+        with explained(found.repository, found.commit):
             hf_hub_download(found.repository, INDEX, revision=found.commit, local_dir=work)
         index = read_json(work / INDEX)
         parts = [k for k, v in index.items() if isinstance(v, list) and v[0] and k not in without]
@@ -234,16 +234,22 @@ def _drop_empty(work: Path) -> None:
 
 
 def _get(found: Listing, names: Sequence[str], work: Path) -> None:
-    with _explained(found.repository, found.commit):
+    with explained(found.repository, found.commit):
         snapshot_download(
             found.repository, revision=found.commit, local_dir=work, allow_patterns=list(names)
         )
+    check_arrived(found, names, work)
+
+
+def check_arrived(found: Listing, names: Sequence[str], folder: Path) -> None:
+    """ValueError unless files came into a folder, or the client's cache, as the hub's list has them; what differs is deleted."""
     for name in names:
-        file = work / name
+        file = folder / name
         if not file.is_file():
             raise ValueError(f"{found.repository}: {name} is in its list and did not come")
         if problem := _difference(file, found.files[name]):
-            file.unlink()
+            file.resolve().unlink()  # in the cache it is a link
+            file.unlink(missing_ok=True)
             raise ValueError(
                 f"{name} of {found.repository}: {problem}; it was thrown away, the others are kept. Fetch again; if it "
                 "stays so, the repository changed in between or something between you and the hub changes files"
@@ -290,7 +296,7 @@ def check_room(folder: Path, size: int) -> None:
 
 
 @contextmanager
-def _explained(repository: str, revision: str | None) -> Iterator[None]:
+def explained(repository: str, revision: str | None) -> Iterator[None]:
     """The hub client's errors as the ones that `from_hub` promises, each with what to do."""
     at = f"{repository} at {revision}" if revision else repository
     try:
@@ -302,7 +308,7 @@ def _explained(repository: str, revision: str | None) -> Iterator[None]:
         ) from error
     except RevisionNotFoundError as error:
         raise FileNotFoundError(
-            f"{repository} has no revision {revision}: correct the profile's source, or, if it was fetched from just now, "
+            f"{repository} has no revision {revision}: correct its name (a profile's: its source), or, if it was fetched from just now, "
             "it changed in between: fetch again"
         ) from error
     except EntryNotFoundError as error:
@@ -313,10 +319,10 @@ def _explained(repository: str, revision: str | None) -> Iterator[None]:
         ) from error
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"there is no repository {repository} on the hub, or it is private: correct the profile's source, or log in "
+            f"there is no repository {repository} on the hub, or it is private: correct its name (a profile's: its source), or log in "
             "with an account that may read it (`hf auth login`)"
         ) from error
-    except _HUB_ERRORS as error:
+    except HUB_ERRORS as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise OSError(
                 error.errno,

@@ -19,7 +19,7 @@ from anytoany_lib.config import PROFILE_FOLDER, Profile, Source, home, resolve
 
 LOOPBACK = "ANYTOANY_LOOPBACK_HTTP"  # "1" lets plain http to this machine through, for tests
 _PLACES = ("wheel", "sha256", "hub", "revision", "url", "difference_to")
-_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _HERE = ("127.0.0.1", "localhost", "::1")
 
 
@@ -40,7 +40,7 @@ def check(profile: Profile, what: str, source: Source, target: Path, trusted: bo
         )
     check_target(target)
     for name in filter(None, (source.hub, source.difference_to)):
-        if not _HUB.fullmatch(name) and not resolve(name).is_dir():
+        if not HUB_NAME.fullmatch(name) and not resolve(name).is_dir():
             raise NotTrusted(f"expected owner/name on the hub or a folder, found {name!r}")
     if source.url:
         check_url(source.url)
@@ -92,7 +92,7 @@ def open_url(request: urllib.request.Request, timeout: float = 30) -> Any:
 def how_to_get(what: str, folder: str) -> str:
     """The command that fetches a part of a run, if a profile of the kit has it in the same folder; else what to do."""
     for profile in _profiles():
-        there = _parts(profile).get(what)
+        there = parts(profile).get(what)
         if there and there[0] == folder and there[1]:
             return f"anytoany fetch --profile {profile.name} fetches it"
     return (
@@ -101,7 +101,7 @@ def how_to_get(what: str, folder: str) -> str:
     )
 
 
-def _parts(profile: Profile) -> dict[str, tuple[str, Source | None]]:
+def parts(profile: Profile) -> dict[str, tuple[str, Source | None]]:
     """The folder of each frozen model of a profile, and where to get it."""
     llm, encoder = profile.llm, profile.encoder
     return {
@@ -123,5 +123,5 @@ def _place(source: Source) -> tuple[str | None, ...]:
 @cache
 def _known() -> frozenset[tuple[str | None, ...]]:
     """Every place that a profile of the kit names."""
-    sources = (source for one in _profiles() for _, source in _parts(one).values())
+    sources = (source for one in _profiles() for _, source in parts(one).values())
     return frozenset(map(_place, filter(None, sources)))

@@ -4,11 +4,13 @@
         os.environ["HF_ENDPOINT"] = hub.url  # of the process that fetches
 
 Large files are answered by a redirect to another host name with ETag, size and ranges, small ones directly. `asked` records
-every file of which bytes were sent; the other attributes make things go wrong.
+every file of which bytes were sent; the other attributes make things go wrong. With a folder for `uploads`, repositories
+can be made and written too, large files by git-lfs.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.server
 import json
@@ -24,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 _LARGE = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".model")
 _PIECE = 2**20
+TOKEN = "hf_writes"  # of an account that may write; any other may not
 
 
 @cache
@@ -44,7 +47,7 @@ def sums(path: Path) -> tuple[str, str]:
 class Hub:
     """See the module's docstring. `repositories` is {owner/name: folder}, `plain` {name: file} below /plain/."""
 
-    repositories: Mapping[str, Path]
+    repositories: dict[str, Path]
     plain: Mapping[str, Path] = field(default_factory=dict)
     gated: dict[str, int] = field(default_factory=dict)
     """owner/name -> 401 or 403, which files of it are answered with."""
@@ -57,6 +60,16 @@ class Hub:
     """Files that are in the list and are not found."""
     asked: list[tuple[str, int, int]] = field(default_factory=list)
     """(name, first byte, bytes sent) of every answer with a file's bytes."""
+    uploads: Path | None = None
+    """Where repositories are that are made here."""
+    private: set[str] = field(default_factory=set)
+    """Repositories that are there only for who sends TOKEN."""
+    commits: list[tuple[str, str]] = field(default_factory=list)
+    """(owner/name, file that was written or, behind a "-", deleted), commit by commit."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """File -> what its list says of its size, in the place of the truth."""
+    objects: dict[str, bytes] = field(default_factory=dict)
+    """sha256 -> large file that was sent."""
 
     def __enter__(self) -> Hub:
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -114,6 +127,92 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        found = re.fullmatch(r"/lfs/([0-9a-f]{64})", self.path)
+        content = self._content()
+        if not found or hashlib.sha256(content).hexdigest() != found[1]:
+            return self._refuse(400, "BadRequest", "not what was announced")
+        self.hub.objects[found[1]] = content
+        return self._tell({})
+
+    def do_POST(self) -> None:
+        path, content = unquote(urlsplit(self.path).path), self._content()
+        if path == "/api/validate-yaml":
+            return self._tell({"errors": [], "warnings": []})
+        if self.hub.uploads is None or not self._trusted():
+            return self._refuse(403, "Forbidden", "you have no right to write here")
+        if path == "/api/repos/create":
+            return self._create(json.loads(content))
+        if found := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+            return self._tell({"objects": list(map(self._place, json.loads(content)["objects"]))})
+        found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main", path)
+        if found and found[2] == "preupload":
+            files = [file["path"] for file in json.loads(content)["files"]]
+            modes = {True: "lfs", False: "regular"}
+            told = [
+                {"path": name, "uploadMode": modes[name.endswith(_LARGE)], "shouldIgnore": False}
+                for name in files
+            ]
+            return self._tell({"files": told})
+        if found and found[1] in self.hub.repositories:
+            return self._commit(found[1], [json.loads(line) for line in content.splitlines()])
+        return self._refuse(404, "EntryNotFound", "no such page")
+
+    def _trusted(self) -> bool:
+        return self.headers.get("Authorization") == f"Bearer {TOKEN}"
+
+    def _content(self) -> bytes:
+        """What was sent, in one piece or in chunks."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        pieces = []
+        while size := int(self.rfile.readline(), 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(pieces)
+
+    def _create(self, wanted: dict[str, Any]) -> None:
+        name = f"{wanted['organization']}/{wanted['name']}"
+        if name in self.hub.repositories:
+            there = {
+                "error": "You already created this model repo",
+                "url": f"{self.hub.url}/{name}",
+            }
+            return self._tell(there, 409)
+        assert self.hub.uploads is not None
+        self.hub.repositories[name] = self.hub.uploads / name
+        (self.hub.uploads / name).mkdir(parents=True)
+        self.hub.private |= {name} if wanted.get("visibility") == "private" else set()
+        return self._tell({"url": f"{self.hub.url}/{name}", "name": name})
+
+    def _place(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Where a large file is to be sent."""
+        upload = {"upload": {"href": f"{self.hub.url}/lfs/{asked['oid']}"}}
+        return {"oid": asked["oid"], "size": asked["size"], "actions": upload}
+
+    def _commit(self, repository: str, lines: list[dict[str, Any]]) -> None:
+        root = self.hub.repositories[repository]
+        for line in lines:
+            kind, value = line["key"], line["value"]
+            if kind == "header":
+                continue
+            file = root / value["path"]
+            if kind == "deletedFile":
+                file.unlink()
+                self.hub.commits.append((repository, f"-{value['path']}"))
+                continue
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "file":
+                file.write_bytes(base64.b64decode(value["content"]))
+            else:
+                file.write_bytes(self.hub.objects[value["oid"]])
+            self.hub.commits.append((repository, value["path"]))
+        commit = self.hub.commit(repository)
+        self._tell(
+            {"commitUrl": f"{self.hub.url}/{repository}/commit/{commit}", "commitOid": commit}
+        )
+
     def _head(self, status: int, headers: Mapping[str, Any]) -> None:
         self.send_response(status)
         for name, value in headers.items():
@@ -123,10 +222,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _refuse(self, status: int, code: str, message: str) -> None:
         self._head(status, {"Content-Length": 0, "X-Error-Code": code, "X-Error-Message": message})
 
-    def _tell(self, content: Any) -> None:
+    def _tell(self, content: Any, status: int = 200) -> None:
         told = json.dumps(content).encode()
-        self._head(200, {"Content-Type": "application/json", "Content-Length": len(told)})
-        if self.command == "GET":
+        self._head(status, {"Content-Type": "application/json", "Content-Length": len(told)})
+        if self.command != "HEAD":
             self.wfile.write(told)
 
     def _answer(self) -> None:
@@ -144,7 +243,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _known(self, repository: str, revision: str | None) -> bool:
         """Whether there is such a thing; answers if not."""
-        if repository not in self.hub.repositories:
+        hidden = repository in self.hub.private and not self._trusted()
+        if repository not in self.hub.repositories or hidden:
             self._refuse(401, "RepoNotFound", "Repository not found")
             return False
         known = (*self.hub.revisions, self.hub.commit(repository), None)
@@ -158,7 +258,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return None
         entries = []
         for name, path in self.hub.files(repository).items():
-            size, (sha256, git) = path.stat().st_size, sums(path)
+            size, (sha256, git) = self.hub.sizes.get(name, path.stat().st_size), sums(path)
             entry = {"path": name, "rfilename": name, "type": "file", "size": size}
             entry |= {"oid": git, "blobId": git}
             if name.endswith(_LARGE) or size > 2**20:

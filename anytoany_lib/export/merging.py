@@ -1,0 +1,154 @@
+"""A run's language model as an ordinary one: its 4-bit weights unpacked, LoRA merged into them, new tokens as rows and words.
+
+What comes out is a folder that plain transformers loads. It reads and writes text: encoder, projections and decoders stay in
+the run, and so does what it sees and draws.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tokenizers import AddedToken
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from anytoany_lib.config import Profile
+from anytoany_lib.export.model_card import CARD, text
+from anytoany_lib.gates.foreign_code import LOCAL
+from anytoany_lib.llm import (
+    TokenRows,
+    add_lora,
+    check_tokenizer,
+    load_llm,
+    model_folder,
+    replace_vocabulary,
+    unpack,
+)
+from anytoany_lib.messages import MessageEncoder, Vocabulary
+from anytoany_lib.system import runs
+from anytoany_lib.system.files import appearing_whole, write_file
+
+_README = """# The language model of a run of anytoany
+
+Profile {profile}, stage {stage}, commit {commit}. Its LoRA was trained on {quantization} weights and is merged into them;
+they are {dtype} now.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model, tokenizer = (one.from_pretrained("FOLDER") for one in (AutoModelForCausalLM, AutoTokenizer))
+```
+
+It reads and writes text, by the chat template that comes with it. It cannot see, hear or draw: encoder, projections and decoders
+are no part of it. {wrappers} stand around a medium that is shown, whose soft tokens only the run's input projection makes.
+{signals} ask for a medium: the first of a kind says that the run would make one here, and what follows it means nothing.
+They are special tokens: decode with `skip_special_tokens=True`; read texts of others with `split_special_tokens=True`, or
+these can be typed.
+
+Licence of the language model that it was made from: {licence}.
+"""
+
+
+class Merged(NamedTuple):
+    """A merged language model, its tokenizer, the names of the new tokens, what ends a reply, and the run's profile and record."""
+
+    llm: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    names: tuple[str, ...]
+    stop_text: str
+    profile: Profile
+    record: dict[str, Any]
+
+
+def merged(run: Path) -> Merged:
+    """The language model of a run folder on the CPU in float32, merged: 4 bytes of memory a parameter, and what it loads from.
+
+    FileNotFoundError if there is no run or no language model, ValueError if one does not fit the other.
+    """
+    record = runs.read_record(run)
+    profile = runs.profile_of(record, run)
+    folder = model_folder(profile)
+    whole = profile.llm.model_copy(update={"dtype": "float32"})
+    tokenizer = check_tokenizer(profile, folder)
+    llm = load_llm(profile.model_copy(update={"llm": whole}), torch.device("cpu"))
+    unpack(llm, always=True)
+    vocabulary = Vocabulary.of(llm.get_input_embeddings().weight.shape[0], profile)
+    rows = TokenRows(llm, len(vocabulary.names)).requires_grad_(False)
+    if (run / runs.VOCABULARY).is_file():
+        replace_vocabulary(llm, run / runs.VOCABULARY)
+    adapter = add_lora(llm, profile.lora) if (run / runs.ADAPTER).is_dir() else None
+    runs.read_tensors(run, {"token_rows": rows}, adapter, partly=True)
+    llm = adapter.merge_and_unload() if adapter is not None else llm
+    _forget_quantisation(llm)
+    messages = MessageEncoder(tokenizer, profile, vocabulary)
+    words = AutoTokenizer.from_pretrained(folder, **LOCAL)
+    words.chat_template = profile.llm.chat_template or words.chat_template
+    _add_rows(llm, rows, _add_words(words, vocabulary.names))
+    if len(messages.stop) == 1:
+        llm.generation_config.eos_token_id = messages.stop[0]
+        words.eos_token = words.convert_ids_to_tokens(messages.stop[0])
+    return Merged(llm, words, vocabulary.names, messages.stop_text, profile, record)
+
+
+def _forget_quantisation(llm: PreTrainedModel) -> None:
+    """Has transformers take the model for one that never was in 4 bits, which it would refuse to cast and to save."""
+    llm.hf_quantizer, llm.is_quantized, llm.is_loaded_in_4bit = None, False, False
+    for name in ("quantization_method", "quantization_config"):
+        for place in (llm, llm.config):
+            if hasattr(place, name):
+                delattr(place, name)
+
+
+def _add_words(tokenizer: PreTrainedTokenizerBase, names: tuple[str, ...]) -> list[int]:
+    """Teaches a tokenizer the new tokens; returns their ids, the next that it has. ValueError if it has one of the names."""
+    known = tokenizer.get_vocab()
+    if taken := [name for name in names if name in known]:
+        raise ValueError(
+            f"the tokenizer knows {', '.join(taken)} as a word of its own: expected names that are new to it; give the profile "
+            "other wrappers and train again"
+        )
+    tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    return [tokenizer.convert_tokens_to_ids(name) for name in names]
+
+
+@torch.no_grad()
+def _add_rows(llm: PreTrainedModel, rows: TokenRows, ids: list[int]) -> None:
+    """Puts the rows of the new tokens into embedding and head, at ids that lie behind the words or in unused rows."""
+    count = llm.get_input_embeddings().weight.shape[0]
+    llm.resize_token_embeddings(max(count, max(ids) + 1), mean_resizing=False)
+    llm.get_input_embeddings().weight[ids] = rows.input
+    if rows.output is not None:
+        llm.get_output_embeddings().weight[ids] = rows.output
+
+
+def _card(made: Merged, dtype: torch.dtype) -> str:
+    source, (opening, closing, *signals) = made.profile.llm.source, map(text, made.names)
+    asking = f"{signals[0]} to {signals[-1]}" if signals else "It has no tokens that"
+    return _README.format(
+        profile=text(made.profile.name),
+        stage=text(made.record["stage"]),
+        commit=text(made.record.get("commit") or "not recorded"),
+        dtype=str(dtype).removeprefix("torch."),
+        quantization=made.profile.llm.quantization,
+        wrappers=f"{opening} and {closing}",
+        signals=asking,
+        licence=text(source.licence if source and source.licence else "not stated in its profile"),
+    )
+
+
+def write_merged(run: Path, out: Path, dtype: torch.dtype) -> Path:
+    """Writes the merged language model of a run folder as a folder of transformers; returns it. It appears whole or not at all.
+
+    FileExistsError if something is there already; else what `merged` raises.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(
+            f"{out} is there already: expected the name of a new folder; name another, or move it away"
+        )
+    made = merged(run)
+    with appearing_whole(out) as folder:
+        made.llm.to(dtype).save_pretrained(folder)
+        made.tokenizer.save_pretrained(folder)
+        write_file(folder / CARD, _card(made, dtype))
+    return out
