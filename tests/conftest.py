@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Nothing here is compiled by torch, but bitsandbytes asks for it at import: a second of every process and kernel.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 import pytest
+from resuming import unquantised
 from scripts import script
 
 from anytoany_lib.checkpoints import fetching
@@ -26,11 +29,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def profile() -> Profile:
-    """Profile `tiny`, with its language model fetched if this machine does not have it yet."""
+def four_bits() -> Profile:
+    """Profile `tiny` as it ships, with its language model fetched if this machine does not have it yet."""
     profile = Profile.load("tiny")
     fetching.fetch(profile)
     return profile
+
+
+@pytest.fixture(scope="session")
+def profile(four_bits: Profile) -> Profile:
+    """The same with a language model that is not quantised: packing it takes four seconds of every loading."""
+    return unquantised(four_bits)
 
 
 @pytest.fixture(scope="session")

@@ -47,9 +47,9 @@ print(torch.get_num_threads())
 
 
 @pytest.fixture(scope="module")
-def small(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+def small(four_bits: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
     """Profile tiny, of its language model the first layers, with stages of small steps."""
-    cut = shallow(profile, tmp_path_factory.mktemp("llm"))
+    cut = shallow(four_bits, tmp_path_factory.mktemp("llm"))
     for stage in (1, 3):
         cut = with_stage(cut, stage, batch_size=6, fit_after={"steps": 0})
     return cut

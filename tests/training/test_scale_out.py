@@ -49,9 +49,9 @@ def small(profile: Profile, batch_size: int, accumulation: int) -> Profile:
 
 
 @pytest.fixture(scope="module")
-def shallow(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+def shallow(four_bits: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
     """Profile tiny with the first two layers of its language model: what is compared here is two trainings of the same."""
-    return resuming.shallow(profile, tmp_path_factory.mktemp("shallow"))
+    return resuming.shallow(four_bits, tmp_path_factory.mktemp("shallow"))
 
 
 @pytest.fixture(scope="module")
