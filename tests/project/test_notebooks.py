@@ -97,7 +97,9 @@ def test_every_notebook_in_order(home, capsys):
 
 
 def test_the_gallery_answers_in_every_direction(home):
-    run = small_run(home / "quick-run")  # the notebook as it ships shows what the run as it ships makes
+    run = small_run(
+        home / "quick-run"
+    )  # the notebook as it ships shows what the run as it ships makes
     demo.execute(demo.NOTEBOOKS / "gallery.ipynb", {"RUN": str(run)}, home / "out-gallery")
     shown = outputs(home / "out-gallery" / "gallery.ipynb")
     for given, made in product(("", *MODALITIES), repeat=2):

@@ -303,9 +303,15 @@ def launched(launcher: list[str], data: Path, run: Path, profile: Path) -> str:
     return done.stdout
 
 
-def test_accelerate_launches_it(profile: Profile, toy_data: Path, tmp_path: Path):
-    file = tmp_path / "small.yaml"
-    file.write_text("like: tiny\nname: tiny\nstages: {1: {batch_size: 2}}\n")
+def small_file(shallow: Profile, folder: Path) -> Path:
+    """A profile's file that names the first layers of the language model, with a stage 1 of small steps."""
+    file, llm = folder / "small.yaml", f"llm: {{folder: {shallow.llm.folder}}}"
+    file.write_text(f"like: tiny\nname: tiny\n{llm}\nstages: {{1: {{batch_size: 2}}}}\n")
+    return file
+
+
+def test_accelerate_launches_it(shallow: Profile, toy_data: Path, tmp_path: Path):
+    file = small_file(shallow, tmp_path)
     launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     launcher += ["--main_process_port", "0"]
@@ -317,9 +323,7 @@ def test_accelerate_launches_it(profile: Profile, toy_data: Path, tmp_path: Path
 def test_an_interrupted_launcher_leaves_a_checkpoint(
     shallow: Profile, toy_data: Path, tmp_path: Path
 ):
-    file, run = tmp_path / "small.yaml", tmp_path / "run"
-    llm = f"llm: {{folder: {shallow.llm.folder}}}"
-    file.write_text(f"like: tiny\nname: tiny\n{llm}\nstages: {{1: {{batch_size: 2}}}}\n")
+    file, run = small_file(shallow, tmp_path), tmp_path / "run"
     told = ["--profile", str(file), "--stage", "1", "--data", str(toy_data), "--run", str(run)]
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [sys.executable, "-m", *launcher, "-m", "--", "anytoany_lib.train", *told]
