@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Nothing here is compiled by torch, but bitsandbytes asks for it at import: a second of every process and kernel.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 import pytest
+from resuming import unquantised
 from scripts import script
 
 from anytoany_lib.checkpoints import fetching
@@ -20,17 +23,33 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLES = REPOSITORY.parent / "shared" / "samples" / "nextgpt"
 
 
+# The files that take longest, the longest first: two processes that take one after the other end at about the same time.
+SLOWEST = (
+    *("test_notebooks", "test_full_size", "test_whole_evaluations", "test_scale_out"),
+    *("test_widget_browser", "test_access", "test_resume", "test_determinism", "test_hub"),
+    *("test_features_and_training", "test_precomputing", "test_half_precision", "test_denoising"),
+    *("test_foreign_runs", "test_foreign_files", "test_gradio_app", "test_bench"),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The notebooks take longest, so they begin first, beside everything else."""
-    items.sort(key=lambda item: item.path.stem not in ("test_notebooks", "test_full_size"))
+    """What takes long begins first, beside everything else, so that nothing of it is left for the end alone."""
+    place = {name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(scope="session")
-def profile() -> Profile:
-    """Profile `tiny`, with its language model fetched if this machine does not have it yet."""
+def four_bits() -> Profile:
+    """Profile `tiny` as it ships, with its language model fetched if this machine does not have it yet."""
     profile = Profile.load("tiny")
     fetching.fetch(profile)
     return profile
+
+
+@pytest.fixture(scope="session")
+def profile(four_bits: Profile) -> Profile:
+    """The same with a language model that is not quantised: packing it takes four seconds of every loading."""
+    return unquantised(four_bits)
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ def test_every_process_has_its_own_card_from_threads_too(monkeypatch: pytest.Mon
 
 
 @pytest.fixture(scope="module")
-def padded(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+def padded(four_bits: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
     """A language model with a row behind its vocabulary, and a head of its own."""
     folder = tmp_path_factory.mktemp("padded")
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
@@ -45,8 +45,8 @@ def padded(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profil
     torch.manual_seed(0)
     config = LlamaConfig(**sizes, **heads, tie_word_embeddings=False)
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    llm = profile.llm.model_copy(update={"folder": str(folder), "vocabulary": 32})
-    return profile.model_copy(update={"llm": llm})
+    llm = four_bits.llm.model_copy(update={"folder": str(folder), "vocabulary": 32})
+    return four_bits.model_copy(update={"llm": llm})
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "none"])

@@ -49,12 +49,12 @@ def target(kind: str, caption: str) -> torch.Tensor:
 
 
 def test_unpacked_layers_give_the_same_to_the_last_bit_and_only_where_there_is_room(
-    profile, monkeypatch: pytest.MonkeyPatch
+    four_bits, monkeypatch: pytest.MonkeyPatch
 ):
     def linear(llm) -> type:
         return type(llm.get_decoder().layers[0].mlp.up_proj)
 
-    llm = load_llm(profile, torch.device("cpu"))
+    llm = load_llm(four_bits, torch.device("cpu"))
     inputs = torch.randn(2, 6, llm.config.hidden_size, dtype=llm.dtype, requires_grad=True)
 
     def read() -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,9 +78,9 @@ def batch_of(model: AnyToAny, conversations: list, left: bool = False):
 
 
 def test_a_4_bit_layer_has_the_gradient_of_its_dequantised_twin_before_and_after_an_evaluation(
-    profile,
+    four_bits,
 ):
-    layer = load_llm(profile, torch.device("cpu")).get_decoder().layers[0].mlp.up_proj
+    layer = load_llm(four_bits, torch.device("cpu")).get_decoder().layers[0].mlp.up_proj
     weight = bnb.dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(torch.bfloat16)
     x = torch.randn(64, weight.shape[1], dtype=torch.bfloat16)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_runs import small_run
 
 from anytoany_lib import cli
 from anytoany_lib.benchmarks import extractors, generation
@@ -66,7 +67,7 @@ def _command(name: str, real: Path, made: Path, *more: str) -> int:
 def test_a_run_makes_pictures_and_they_are_measured(
     real: Path, network: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    run = ("--run", str(resolve("ckpt/tiny/run")), "--batch-size", "2")
+    run = ("--run", str(small_run(tmp_path / "run")), "--batch-size", "2")
     parts, whole = tmp_path / "parts", tmp_path / "whole"
     assert _command("generate", real, parts, *run, "--limit", "3") == 0
     assert _command("generate", real, parts, *run) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_runs import small_run
 
 from anytoany_lib import cli
 from anytoany_lib.benchmarks import generation, understanding
@@ -16,7 +17,6 @@ from anytoany_lib.benchmarks.annotations import read_items
 from anytoany_lib.benchmarks.caption_metrics import caption_scores
 from anytoany_lib.benchmarks.understanding import matched, mend, read_predictions, score
 from anytoany_lib.benchmarks.vqa import vqa_accuracy
-from anytoany_lib.config import resolve
 from anytoany_lib.data.rows import DataError
 from anytoany_lib.generation.decoding import Draft
 from anytoany_lib.media import media_files
@@ -286,7 +286,7 @@ def test_a_run_describes_and_is_scored(
 ):
     folder, annotations = pictures
     predictions = tmp_path / "out" / "p.jsonl"
-    run = ("--run", str(resolve("ckpt/tiny/run")), "--media", str(folder), "--batch-size", "2")
+    run = ("--run", str(small_run(tmp_path / "run")), "--media", str(folder), "--batch-size", "2")
     assert _command("predict", annotations, predictions, *run, "--limit", "3") == 0
     begun = predictions.read_text()
     assert begun.count("\n") == 3

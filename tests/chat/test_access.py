@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from browser import browser_page, free_port, needs_chromium, server
+from browser import browser_page, free_port, needs_chromium, screenshot, server
 from PIL import Image
 from scripts import Screen
 
@@ -318,22 +318,40 @@ def cookie_of(port: int) -> str:
     return (headers.get("Set-Cookie") or headers.get("set-cookie")).split(";")[0]
 
 
+# `anytoany app`, which makes room of who has left at once, not after a minute, as soon as there is a file.
+APP = """
+import sys, threading, time
+from pathlib import Path
+from anytoany_lib.chat import voila_app
+
+def hurry():
+    while not Path(sys.argv[1]).exists():
+        time.sleep(0.5)
+    voila_app._LEFT_SECONDS = 1
+
+threading.Thread(target=hurry, daemon=True).start()
+options = voila_app.options
+voila_app.options = lambda *how: [o.replace("interval=15", "interval=1") for o in options(*how)]
+voila_app.main(sys.argv[2:])
+"""
+
+
 @pytest.fixture(scope="module")
 def voila(tmp_path_factory):
-    """`make app` for two visitors; its port and the folder of its log."""
+    """`make app` for two visitors; its port and the folder of its log. Of its files nothing is left when it ends."""
     pytest.importorskip("voila", reason="the extra app is not installed")
     folder, port = tmp_path_factory.mktemp("voila"), free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "anytoany_lib",
-        "app",
-        "--run",
-        str(resolve("ckpt/tiny/run")),
-    ]
-    command += ["--port", str(port), "--waiting", "0", "--visitors", "2", "--token", TOKEN]
+    own = folder / "tmp"
+    own.mkdir()
+    command = ["env", f"TMPDIR={own}", sys.executable, "-c", APP, str(folder / "hurry")]
+    command += ["--run", str(resolve("ckpt/tiny/run")), "--port", str(port), "--waiting", "0"]
+    command += ["--visitors", "2", "--token", TOKEN]
     with server(command, f"http://127.0.0.1:{port}/voila/static/voila.js?token={TOKEN}", folder):
+        assert list(own.glob("anytoany-app-*/chat.ipynb"))
+        said = (folder / "server.log").read_text()
+        assert f"http://127.0.0.1:{port}/?token={TOKEN}" in said
         yield port, folder
+    assert not [path for path in own.rglob("*") if path.is_file() or "anytoany" in path.name]
 
 
 def test_voila_answers_nobody_without_token_or_under_a_foreign_name(voila):
@@ -373,23 +391,30 @@ def test_voilas_log_has_no_token(voila):
 
 
 @needs_chromium
-def test_two_visitors_talk_and_a_third_is_told_that_it_is_full(voila, tmp_path: Path):
-    port, _ = voila
+def test_two_visitors_talk_and_a_third_is_told_that_it_is_full(voila):
+    port, folder = voila
     link = f"http://127.0.0.1:{port}/?token={TOKEN}"
-    (tmp_path / "secret.png").write_bytes(png())
     with browser_page(1000, 800) as first:
         context = first.context.browser.new_context()
         second = context.new_page()
-        for page in (first, second):
-            page.goto(link, timeout=240_000)
+        for page, theme in ((first, "&theme=dark"), (second, "")):
+            page.goto(link + theme, timeout=240_000)
             page.wait_for_selector(INPUT, timeout=240_000)
         assert "token" not in first.url
         third = first.context.browser.new_context().new_page()
         assert third.goto(link).status == 503 and "taken" in third.inner_text("body")
-        for page, words in ((first, "I am the first."), (second, "I am the second.")):
+        for page, words in ((first, "Draw a red bell first."), (second, "I am the second.")):
             page.set_default_timeout(240_000)
             page.fill(INPUT, words)
             page.click(".a2a-send")
+        first.wait_for_function(
+            "() => document.querySelector('.a2a-model img')?.naturalWidth === 64"
+        )
+        assert first.locator("body[data-jp-theme-light=false]").count() == 1
+        assert second.locator("body[data-jp-theme-light=false]").count() == 0
+        assert "Loading weights" not in first.inner_text("body")
+        assert first.evaluate("() => document.documentElement.scrollHeight <= innerHeight + 1")
+        screenshot(first, "voila_dark", "body")
         for page, words, other in ((first, "first", "second"), (second, "second", "first")):
             page.wait_for_selector(".a2a-ready")
             page.wait_for_selector(".a2a-model .a2a-pieces")
@@ -402,34 +427,13 @@ def test_two_visitors_talk_and_a_third_is_told_that_it_is_full(voila, tmp_path: 
             first.click(".a2a-archive")
         assert zipfile.is_zipfile(saved.value.path())
         second.close()
-        for _ in range(80):  # who has left makes room
+        (folder / "hurry").touch()
+        for _ in range(240):  # who has left makes room
             if third.goto(link, wait_until="commit").status == 200:
                 break
-            time.sleep(3)
+            time.sleep(1)
         else:
             raise AssertionError("the place of a visitor who left stays taken")
-
-
-def test_nothing_is_left_when_the_server_ends(tmp_path: Path):
-    pytest.importorskip("voila", reason="the extra app is not installed")
-    port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "anytoany_lib",
-        "app",
-        "--run",
-        str(resolve("ckpt/tiny/run")),
-    ]
-    command += ["--port", str(port), "--waiting", "0", "--token", TOKEN]
-    own = tmp_path / "tmp"
-    own.mkdir()
-    command = ["env", f"TMPDIR={own}", *command]
-    with server(command, f"http://127.0.0.1:{port}/voila/static/voila.js?token={TOKEN}", tmp_path):
-        assert list(own.glob("anytoany-app-*/chat.ipynb"))
-        said = (tmp_path / "server.log").read_text()
-        assert f"http://127.0.0.1:{port}/?token={TOKEN}" in said
-    assert not [path for path in own.rglob("*") if path.is_file() or "anytoany" in path.name]
 
 
 @pytest.fixture(scope="module")

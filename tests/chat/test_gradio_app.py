@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from browser import browser_page, needs_chromium, screenshot
 from PIL import Image
+from small_runs import small_run
 
 from anytoany_lib.chat.access import Gate, Limits
 from anytoany_lib.chat.session import Session
-from anytoany_lib.config import resolve
 from anytoany_lib.media import media_files
 from anytoany_lib.model import AnyToAny
 
@@ -36,13 +36,18 @@ ATTACK = """<img src=x onerror="window.hacked=1"> <script>window.hacked=2</scrip
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> AnyToAny:
+    """The shipped run without quantisation."""
+    return AnyToAny.from_pretrained(small_run(tmp_path_factory.mktemp("runs") / "run"))
+
+
+@pytest.fixture(scope="module")
+def address(shipped: AnyToAny) -> Iterator[str]:
     """A page served on this machine, with the shipped run."""
-    model = AnyToAny.from_pretrained(resolve("ckpt/tiny/run"))
     # Whoever reaches the port is let in (see test_served for tokens), and may ask for as many steps as the tests do.
     how = {"gate": Gate.of("", ()), "limits": Limits(steps=5000, waiting=32)}
     page = gradio_app.serve(
-        model, "run `tiny`", port=None, prevent_thread_lock=True, quiet=True, **how
+        shipped, "run `tiny`", port=None, prevent_thread_lock=True, quiet=True, **how
     )
     yield page.local_url
     assert page.share_url is None and page.local_url.startswith("http://127.0.0.1:")
@@ -111,16 +116,14 @@ def test_each_browser_session_has_its_own_conversation(client, address):
     assert len(say(client, "And of Spain?")[-1]) == 4
 
 
-def test_retry_undo_clear_and_save(client, tmp_path):
+def test_retry_undo_clear_and_save(client, shipped, tmp_path):
     first = say(client, "Draw a red bell.", picture(tmp_path))[-1]
     again = client.predict(*SETTINGS, api_name="/_retry")
     assert len(again) == len(first) == 2 and again[0]["role"] == "user"
     page, archive = client.predict(api_name="/save")["value"]
     assert "Draw a red bell." in Path(page).read_text()
     shutil.unpack_archive(archive, tmp_path / "kept")
-    loaded = Session.load(
-        tmp_path / "kept", AnyToAny.from_pretrained(resolve("ckpt/tiny/run"))
-    ).messages
+    loaded = Session.load(tmp_path / "kept", shipped).messages
     assert [message["role"] for message in loaded] == ["user", "assistant"]
     turns, box = client.predict(api_name="/_undo")
     assert turns == [] and box["text"] == "Draw a red bell." and len(box["files"]) == 1

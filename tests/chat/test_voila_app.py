@@ -1,18 +1,14 @@
-"""The chat as a page of its own: Voila for real, seen in Chromium. Skipped where either is not installed."""
+"""The chat as a page of its own: what Voila is told. Its pages are seen in test_access. Skipped where it is not installed."""
 
 from __future__ import annotations
 
-import sys
-
 import nbformat
 import pytest
-from browser import browser_page, free_port, needs_chromium, screenshot, server
 
-from anytoany_lib.chat.access import parser, run_named
+from anytoany_lib.chat.access import gate_of, parser, run_named
 from anytoany_lib.config import resolve
 
 app = pytest.importorskip("anytoany_lib.chat.voila_app", reason="the extra app is not installed")
-INPUT = ".a2a-chat .a2a-input textarea"
 
 
 def test_the_notebook_names_its_run_and_shows_nothing_else(tmp_path):
@@ -36,34 +32,6 @@ def test_the_run_that_is_served():
         run_named("ckpt/nowhere")
     given = parser("app", "", 8866).parse_args([])
     assert (given.host, given.port) == ("127.0.0.1", 8866)
-
-
-@needs_chromium
-def test_a_visitor_talks_to_the_model(tmp_path):
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    command = [
-        sys.executable,
-        "-m",
-        "anytoany_lib",
-        "app",
-        "--run",
-        str(resolve("ckpt/tiny/run")),
-    ]
-    command += ["--port", str(port), "--waiting", "0", "--no-token"]
-    # What answers before a kernel is needed: the page itself starts one.
-    with (
-        server(command, f"{address}/voila/static/voila.js", tmp_path),
-        browser_page(1100, 800) as page,
-    ):
-        page.goto(f"{address}/?theme=dark", timeout=120_000)
-        page.wait_for_selector(INPUT, timeout=120_000)
-        page.fill(INPUT, "Draw a red bell.")
-        page.click(".a2a-send")
-        page.wait_for_function(
-            "() => document.querySelector('.a2a-model img')?.naturalWidth === 64"
-        )
-        assert page.locator("body[data-jp-theme-light=false]").count() == 1
-        assert "Loading weights" not in page.inner_text("body")
-        assert page.evaluate("() => document.documentElement.scrollHeight <= innerHeight + 1")
-        screenshot(page, "voila_dark", "body")
+    assert (
+        gate_of(given).token and not gate_of(parser("app", "", 1).parse_args(["--no-token"])).token
+    )

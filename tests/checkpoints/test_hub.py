@@ -122,16 +122,22 @@ def test_the_command_fetches_exactly_what_the_profile_needs(small: Narrowed):
     names = [name for name, _, _ in small.hub.asked if name.startswith((DELTA, BASE))]
     assert min(map(names.index, _weights(names))) == len(names) - 4
     assert not list((small.profile.parent / "home" / "ckpt").glob(".*"))
-    again = _fetched(small)
-    assert "nothing, all was there" in again.stdout, again.stdout + again.stderr
 
 
-def test_a_model_whose_files_went_is_fetched_for_these_alone(small: Narrowed):
-    folder = small.profile.parent / "home" / "ckpt" / "audioldm-l-full"
+def test_a_model_whose_files_went_is_fetched_for_these_alone(
+    small: Narrowed, monkeypatch: pytest.MonkeyPatch
+):
+    """After the command above, in this process; of what is whole nothing is fetched again."""
+    home = small.profile.parent / "home"
+    monkeypatch.setenv("ANYTOANY_HOME", str(home))
+    _point(monkeypatch, small.hub.url)
+    profile = Profile.load(small.profile)
+    folder = home / "ckpt" / "audioldm-l-full"
+    assert fetching.fetch(profile, trusted=True) == {}
     (folder / "vae" / "diffusion_pytorch_model.bin").unlink()
     small.hub.asked.clear()
-    done = _fetched(small)
-    assert "fetched: audio" in done.stdout, done.stdout + done.stderr
+    fetching.fetch(profile, trusted=True)
+    assert fetching.missing_models(profile) == {}
     assert _weights(list(small.hub.sent())) == [
         "cvssp/audioldm-l-full/vae/diffusion_pytorch_model.bin"
     ]

@@ -19,6 +19,7 @@ from diffusers import (
     UNet2DConditionModel,
     UNet3DConditionModel,
 )
+from resuming import shallow
 from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 
@@ -48,9 +49,9 @@ STEPS = torch.tensor([150, 450, 750])
 
 
 @pytest.fixture(scope="module")
-def denoised(profile: Profile) -> Profile:
-    """The tiny profile with the term in stage 2, and little to do in a step."""
-    settings = profile.model_dump()
+def denoised(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    """The tiny profile with the term in stage 2, the first layers of its language model, and little to do in a step."""
+    settings = shallow(profile, tmp_path_factory.mktemp("llm")).model_dump()
     settings["stages"][2] |= {"denoising_weight": 0.5, "batch_size": 3}
     settings["stages"][2] |= {"fit_before": {"rows": 4, "batch_size": 4}, "fit_after": {"steps": 0}}
     return Profile.parse(settings, "test")

@@ -37,10 +37,10 @@ def in_type(profile: Profile, dtype: Dtype) -> Profile:
 
 
 @pytest.fixture(scope="module")
-def as_t4(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+def as_t4(four_bits: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
     """Profile tiny, of its language model the first layers, as a T4 computes it, with stages of a few small steps."""
     fit = {"rows": 2, "steps": 2, "batch_size": 2}
-    small = in_type(shallow(profile, tmp_path_factory.mktemp("llm")), "float16")
+    small = in_type(shallow(four_bits, tmp_path_factory.mktemp("llm")), "float16")
     settings = {"batch_size": 1, "accumulation": 2, "steps": STEPS, "warmup": 0.0}
     for stage, fits in ((1, {}), (2, {"fit_before": fit, "fit_after": fit}), (3, {})):
         small = with_stage(small, stage, **settings, **{"fit_after": {"steps": 0}} | fits)

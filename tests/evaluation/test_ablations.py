@@ -79,7 +79,7 @@ def test_rates_over_the_matrix_are_weighted_by_rows():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("soft_tokens", "1"), ("signal_tokens", "1"), ("lora_rank", "4"), ("quantization", "none")],
+    [("soft_tokens", "1"), ("signal_tokens", "1"), ("lora_rank", "4"), ("quantization", "nf4")],
 )
 def test_variants_differ_in_the_model_that_is_trained(
     name: str, value: str, profile: Profile, toy_data: Path
@@ -99,7 +99,7 @@ def test_variants_differ_in_the_model_that_is_trained(
         "soft_tokens": varied.input_projection.soft_tokens == 1,
         "signal_tokens": varied.signal_embeddings("video").shape[0] == 1,
         "lora_rank": linear.lora_A["default"].weight.shape[0] == 4,
-        "quantization": not isinstance(linear.base_layer, Linear4bit),
+        "quantization": isinstance(linear.base_layer, Linear4bit),
     }[name]
 
 

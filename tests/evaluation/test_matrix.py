@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from resuming import shallow, with_stage
 
 from anytoany_lib import train
 from anytoany_lib.config import Profile
@@ -249,10 +250,23 @@ def test_chance_is_near_one_in_twelve_things(judges):
     assert 0.0 <= found["audio"]["thing"] < 0.3
 
 
+def quick(profile: Profile, folder: Path) -> Profile:
+    """The profile with the first layers of its language model, short replies, and decoders of two steps."""
+    fit = {"rows": 8, "steps": 2, "batch_size": 4}
+    small = with_stage(shallow(profile, folder), 3, batch_size=2, fit_after=fit)
+    llm = small.llm.model_copy(update={"max_new_tokens": 12})
+    decoders = {
+        kind: decoder.model_copy(update={"steps": 2}) for kind, decoder in small.decoders.items()
+    }
+    return small.model_copy(update={"llm": llm, "decoders": decoders})
+
+
 def test_a_whole_evaluation_writes_the_contracts_metrics(
     profile: Profile, toy_data: Path, tmp_path: Path
 ):
-    run = train.train(profile, 3, toy_data, tmp_path / "run", max_steps=1)
+    (tmp_path / "llm").mkdir()
+    small = quick(profile, tmp_path / "llm")
+    run = train.train(small, 3, toy_data, tmp_path / "run", max_steps=1)
     metrics = matrix.evaluate(run, per_task=1, bound=1, examples=1)
     assert json.loads((run / "metrics.json").read_text()) == metrics
     assert set(metrics["matrix"]) == set(CELLS)

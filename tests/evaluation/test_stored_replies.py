@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_runs import small_run
 
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.data.manifests import read_manifest
@@ -21,8 +22,8 @@ WISHES = ["Draw a red bell.", "Play a drum.", "Film a blue car flying left.", "W
 
 
 @pytest.fixture(scope="module")
-def shipped() -> AnyToAny:
-    return AnyToAny.from_pretrained(RUN)
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> AnyToAny:
+    return AnyToAny.from_pretrained(small_run(tmp_path_factory.mktemp("runs") / "run"))
 
 
 def asked(*texts: str) -> list[list[dict]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from resuming import started
 
 from anytoany_lib.config import DecoderConfig, Profile
 from anytoany_lib.data.building import build
@@ -45,30 +46,36 @@ def bytes_in(folder: Path) -> dict[str, bytes]:
     }
 
 
-def command(*before: str, data: Path, save_every: float = 60) -> list[str]:
-    options = ("--profile", "tiny", "--data", str(data), "--save-every", str(save_every))
+def command(*before: str, data: Path) -> list[str]:
+    options = ("--profile", "tiny", "--data", str(data))
     return [sys.executable, "-m", *before, *options]
 
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
+def in_its_process(profile: Profile, data: Path) -> None:
+    """Precomputes features, of which every batch is saved."""
+    torch.set_num_threads(1)
+    precomputing.precompute(profile, data, save_every=0)
+
+
 def test_killed_at_any_moment_it_ends_with_the_features_of_an_unbroken_run(
-    bare: Path, toy_data: Path
+    profile: Profile, bare: Path, toy_data: Path
 ):
     """Killed as soon as there is something new on disk, again and again, and once more while nothing is."""
     kills, there = 0, -1
-    once = command("anytoany_lib.features", data=bare, save_every=0)
     for wanted in (0, 1, 2, 4, 7):
-        process = subprocess.Popen(once, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-        while process.poll() is None:
+        process = started(in_its_process, profile, bare)
+        while process.is_alive():
             there = len(list((bare / "features").rglob("*.keys")))
             if there >= wanted:
-                process.send_signal(signal.SIGKILL)
-                kills += process.wait() == -signal.SIGKILL
+                process.kill()
+                process.join()
+                kills += process.exitcode == -signal.SIGKILL
             time.sleep(0.01)
     assert kills >= 4
-    subprocess.run(once, cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True)
+    precomputing.precompute(profile, bare, save_every=0)
     assert bytes_in(bare / "features") == bytes_in(toy_data / "features")
 
 

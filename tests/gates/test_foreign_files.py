@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from odd_json import variants
+from odd_json import variants, write_anew
 from PIL import Image
 
 from anytoany_lib.benchmarks import understanding
@@ -54,7 +54,7 @@ def _fuzz_talks(talk: Path, model: AnyToAny, count: int) -> int:
     whole = file.read_text()
     try:
         for record in variants(json.loads(whole), count):
-            file.write_text(json.dumps(record))
+            write_anew(file, record)
             try:
                 Session.load(talk, model)
             except ValueError:

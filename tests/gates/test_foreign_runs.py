@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
-from odd_json import variants
+from odd_json import variants, write_anew
 from transformers import AutoTokenizer
 
 from anytoany_lib import llm
@@ -389,7 +389,7 @@ def _fuzz_runs(folder: Path, count: int) -> int:
     refused = 0
     (folder / "run").mkdir()
     for record in variants(SHIPPED, count):
-        (folder / "run" / "run.json").write_text(json.dumps(record))
+        write_anew(folder / "run" / "run.json", record)
         try:
             profile = profile_of(folder / "run")
             assert isinstance(profile, Profile)

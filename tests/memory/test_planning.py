@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from test_model import batch_of, conversation
 
 from anytoany_lib.config import Profile
+from anytoany_lib.llm import load_llm
 from anytoany_lib.memory import planning
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.train import total_loss
@@ -22,12 +23,12 @@ def full() -> Profile:
     return Profile.load("nextgpt-7b")
 
 
-def test_the_weights_are_those_of_the_loaded_model(profile: Profile, model: AnyToAny):
-    phase = planning.plan_memory(profile)["stage 3"]
+def test_the_weights_are_those_of_the_loaded_model(four_bits: Profile):
+    llm, phase = load_llm(four_bits), planning.plan_memory(four_bits)["stage 3"]
     planned = phase["language model"] + phase["embedding and head"]
     # On a CPU without AMX what is not quantised is in float32, twice the planned 16 bits.
-    found = model.causal_lm.get_memory_footprint()
-    plain = [p for p in model.causal_lm.parameters() if p.dtype == torch.float32]
+    found = llm.get_memory_footprint()
+    plain = [p for p in llm.parameters() if p.dtype == torch.float32]
     found -= 2 * sum(p.numel() for p in plain)
     assert planned == pytest.approx(found, rel=0.03)
 

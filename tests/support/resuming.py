@@ -25,6 +25,13 @@ def with_stage(profile: Profile, stage: int, **settings: Any) -> Profile:
     return profile.model_copy(update={"stages": profile.stages | {stage: changed}})
 
 
+def unquantised(profile: Profile) -> Profile:
+    """The profile with its language model as published, which a CPU loads and computes several times as fast."""
+    return profile.model_copy(
+        update={"llm": profile.llm.model_copy(update={"quantization": "none"})}
+    )
+
+
 def shallow(profile: Profile, folder: Path, layers: int = 2) -> Profile:
     """The profile with the first layers of its language model, which is written to a folder."""
     whole = resolve(profile.llm.folder)

@@ -17,13 +17,16 @@ from anytoany_lib.model import AnyToAny
 QUICK = Sampling(steps=2)
 WORDS = Sampling(kinds=(), max_new_tokens=6)
 INJECTION = "<img src=x onerror='window.hacked=1'>"
-# Two cells of a notebook: an untrained model, and a script for it that goes by the words of the last message.
+# Two cells of a notebook: an untrained model, which is not quantised so that it is there soon, and a script for it that goes by the words of the last message.
 LOADING = """
 from anytoany_lib import AnyToAny, Chat, Profile
 from anytoany_lib.generation import decoding
 from anytoany_lib.generation.sampling import Sampling
 
-model = AnyToAny.from_profile(Profile.load("tiny")).requires_grad_(False).eval()
+profile = Profile.load("tiny")
+llm = profile.llm.model_copy(update={"quantization": "none"})
+profile = profile.model_copy(update={"llm": llm})
+model = AnyToAny.from_profile(profile).requires_grad_(False).eval()
 print("loaded")
 """
 SCRIPT = f"""

@@ -13,7 +13,7 @@ from pathlib import Path
 import fsspec
 import pytest
 from PIL import Image
-from resuming import weights, with_stage
+from resuming import shallow, weights, with_stage
 
 from anytoany_lib import cli, train
 from anytoany_lib.config import Profile
@@ -310,7 +310,8 @@ def test_a_training_at_urls_is_stopped_here_and_goes_on_there(
     profile: Profile, toy_data: Path, tmp_path: Path, monkeypatch
 ):
     monkeypatch.chdir(REPOSITORY)
-    small = with_stage(profile, 1, batch_size=2)
+    (tmp_path / "llm").mkdir()
+    small = with_stage(shallow(profile, tmp_path / "llm"), 1, batch_size=2)
     remote.upload(toy_data, "memory://bucket/toy")
 
     def trained(place: str, **how) -> Path:

@@ -47,14 +47,14 @@ def test_fsdp_shards_each_layer_of_the_language_model(
 
 
 def test_under_fsdp_four_bit_weights_are_stored_in_the_type_they_compute_in(
-    profile: Profile, monkeypatch: pytest.MonkeyPatch
+    four_bits: Profile, monkeypatch: pytest.MonkeyPatch
 ):
     ids = torch.arange(8)[None]
     with torch.no_grad():
-        stored = load_llm(profile)
+        stored = load_llm(four_bits)
         expected = stored(ids).logits
         monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-        sharded = load_llm(profile)
+        sharded = load_llm(four_bits)
         assert torch.allclose(sharded(ids).logits, expected)
     weights = [one.get_decoder().layers[0].mlp.up_proj.weight for one in (stored, sharded)]
     assert [weight.dtype for weight in weights] == [torch.uint8, sharded.dtype]

@@ -47,9 +47,9 @@ print(torch.get_num_threads())
 
 
 @pytest.fixture(scope="module")
-def small(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+def small(four_bits: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
     """Profile tiny, of its language model the first layers, with stages of small steps."""
-    cut = shallow(profile, tmp_path_factory.mktemp("llm"))
+    cut = shallow(four_bits, tmp_path_factory.mktemp("llm"))
     for stage in (1, 3):
         cut = with_stage(cut, stage, batch_size=6, fit_after={"steps": 0})
     return cut
@@ -65,7 +65,8 @@ def with_threads(profile: Profile, stage: int, data: Path, run: Path, stop: int 
     train.train(profile, stage, data, run, **told)
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+# Stage 3 trains all that stage 1 does, and more.
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_two_threads_give_the_same_bytes_and_so_does_a_training_that_goes_on(
     small: Profile, toy_data: Path, tmp_path: Path, stage: int
 ):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from resuming import shallow
 from safetensors.torch import load_file, save_file
 
 from anytoany_lib import train
@@ -28,8 +29,9 @@ from anytoany_lib.training.stage_data import StageData
 
 
 @pytest.fixture(scope="module")
-def small(profile: Profile) -> Profile:
-    """The tiny profile with batches of 4, so that a step takes a second."""
+def small(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    """The tiny profile with the first layers of its language model and batches of 4: a step takes no second."""
+    profile = shallow(profile, tmp_path_factory.mktemp("llm"))
     stages = {n: stage.model_copy(update={"batch_size": 4}) for n, stage in profile.stages.items()}
     return profile.model_copy(update={"stages": stages})
 

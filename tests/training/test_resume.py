@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from resuming import started, wait_for, weights, with_stage
+from resuming import shallow, started, wait_for, weights, with_stage
 
 from anytoany_lib import train
 from anytoany_lib.config import Profile
@@ -39,11 +39,17 @@ STEPS = 8
 
 
 @pytest.fixture(scope="module")
-def quick(profile: Profile) -> Profile:
-    """Profile tiny with a stage 1 of small steps, two batches each, that also trains LoRA with dropout."""
+def small(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    """Profile tiny with the first layers of its language model: what is compared here is two trainings of the same."""
+    return shallow(profile, tmp_path_factory.mktemp("llm"))
+
+
+@pytest.fixture(scope="module")
+def quick(small: Profile) -> Profile:
+    """The same with a stage 1 of small steps, two batches each, that also trains LoRA with dropout."""
     rates = {"input_projection": 5e-3, "token_rows": 1e-2, "lora": 1e-3}
-    lora = profile.lora.model_copy(update={"dropout": 0.1, "targets": ["q_proj"]})
-    profile = with_stage(profile, 1, batch_size=2, accumulation=2, learning_rates=rates)
+    lora = small.lora.model_copy(update={"dropout": 0.1, "targets": ["q_proj"]})
+    profile = with_stage(small, 1, batch_size=2, accumulation=2, learning_rates=rates)
     return profile.model_copy(update={"lora": lora})
 
 
@@ -93,7 +99,10 @@ def left(stopped: tuple[Path, str], tmp_path: Path) -> Path:
 
 
 def in_its_process(profile: Profile, data: Path, run: Path) -> None:
+    """A training whose steps take so long that there is time to end it among them."""
     torch.set_num_threads(1)
+    update = train._update
+    train._update = lambda *arguments: (time.sleep(0.5), update(*arguments))
     trained(profile, data, run, save_every=1)
 
 
@@ -183,10 +192,10 @@ def test_a_second_interrupt_does_not_wait():
 
 
 def test_stopped_in_the_fits_that_follow_it_goes_on_with_them(
-    profile: Profile, toy_data: Path, tmp_path: Path, monkeypatch
+    small: Profile, toy_data: Path, tmp_path: Path, monkeypatch
 ):
     fit = {"rows": 4, "steps": 3, "batch_size": 4}
-    small = with_stage(profile, 2, batch_size=2, steps=2, fit_before=fit, fit_after=fit)
+    small = with_stage(small, 2, batch_size=2, steps=2, fit_before=fit, fit_after=fit)
     whole = train.train(small, 2, toy_data, tmp_path / "whole")
     real, calls = fit_output_projections, []
 
@@ -338,7 +347,7 @@ def talk(name: str, *turns: str) -> Row:
 
 
 def test_rows_without_an_answer_or_beyond_the_context_are_counted(
-    profile: Profile, toy_data: Path, tmp_path: Path
+    small: Profile, toy_data: Path, tmp_path: Path
 ):
     """One that can be read, one that loses its first turn, one of a turn that is too long, one that nobody answers."""
     long = " ".join(["word"] * 60)
@@ -352,7 +361,7 @@ def test_rows_without_an_answer_or_beyond_the_context_are_counted(
     write_manifest(rows, data, "train")
     write_manifest(rows, data, "validation")
     stage = {"reads": "instructions", "steps": None, "epochs": 1, "batch_size": 1}
-    small = with_stage(profile, 1, learning_rates={"token_rows": 1e-2}, **stage)
+    small = with_stage(small, 1, learning_rates={"token_rows": 1e-2}, **stage)
     llm = small.llm.model_copy(update={"context": 64})
     run = train.train(small.model_copy(update={"llm": llm}), 1, data, tmp_path / "run")
     record = runs.read_record(run)
@@ -540,7 +549,7 @@ def growth(profile: Profile, data: Path, run: Path, steps: int, after: int) -> f
     ("steps", "after"), [(30, 10), pytest.param(500, 50, marks=pytest.mark.long)]
 )
 def test_memory_does_not_grow_with_the_steps(
-    profile: Profile, toy_data: Path, tmp_path: Path, steps: int, after: int
+    small: Profile, toy_data: Path, tmp_path: Path, steps: int, after: int
 ):
-    small = with_stage(profile, 1, batch_size=2)
-    assert growth(small, toy_data, tmp_path / "run", steps, after) < 40
+    two = with_stage(small, 1, batch_size=2)
+    assert growth(two, toy_data, tmp_path / "run", steps, after) < 40

@@ -52,9 +52,9 @@ def small(profile: Profile, batch_size: int, accumulation: int) -> Profile:
 
 
 @pytest.fixture(scope="module")
-def shallow(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+def shallow(four_bits: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
     """Profile tiny with the first two layers of its language model: what is compared here is two trainings of the same."""
-    return resuming.shallow(profile, tmp_path_factory.mktemp("shallow"))
+    return resuming.shallow(four_bits, tmp_path_factory.mktemp("shallow"))
 
 
 @pytest.fixture(scope="module")
@@ -362,9 +362,15 @@ def launched(launcher: list[str], data: Path, run: Path, profile: Path) -> str:
     return done.stdout
 
 
-def test_accelerate_launches_it(profile: Profile, toy_data: Path, tmp_path: Path):
-    file = tmp_path / "small.yaml"
-    file.write_text("like: tiny\nname: tiny\nstages: {1: {batch_size: 2}}\n")
+def small_file(shallow: Profile, folder: Path) -> Path:
+    """A profile's file that names the first layers of the language model, with a stage 1 of small steps."""
+    file, llm = folder / "small.yaml", f"llm: {{folder: {shallow.llm.folder}}}"
+    file.write_text(f"like: tiny\nname: tiny\n{llm}\nstages: {{1: {{batch_size: 2}}}}\n")
+    return file
+
+
+def test_accelerate_launches_it(shallow: Profile, toy_data: Path, tmp_path: Path):
+    file = small_file(shallow, tmp_path)
     launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     launcher += ["--main_process_port", "0"]
@@ -376,9 +382,7 @@ def test_accelerate_launches_it(profile: Profile, toy_data: Path, tmp_path: Path
 def test_an_interrupted_launcher_leaves_a_checkpoint(
     shallow: Profile, toy_data: Path, tmp_path: Path
 ):
-    file, run = tmp_path / "small.yaml", tmp_path / "run"
-    llm = f"llm: {{folder: {shallow.llm.folder}}}"
-    file.write_text(f"like: tiny\nname: tiny\n{llm}\nstages: {{1: {{batch_size: 2}}}}\n")
+    file, run = small_file(shallow, tmp_path), tmp_path / "run"
     told = ["--profile", str(file), "--stage", "1", "--data", str(toy_data), "--run", str(run)]
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [sys.executable, "-m", *launcher, "-m", "--", "anytoany_lib.train", *told]
