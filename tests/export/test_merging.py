@@ -44,9 +44,9 @@ def _prompt(tokenizer, text: str) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
-def small(profile: Profile, request, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small(four_bits: Profile, request, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in 4 bits on a small llama, whose embedding has more rows than its tokenizer has words."""
-    return small_llama_run(tmp_path_factory.mktemp("small"), profile, request.param)
+    return small_llama_run(tmp_path_factory.mktemp("small"), four_bits, request.param)
 
 
 def test_the_shipped_run_gives_the_same_logits_by_plain_transformers(tmp_path: Path):

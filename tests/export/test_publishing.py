@@ -63,9 +63,9 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_model_that_was_pushed_is_loaded_elsewhere_bit_for_bit(
-    served: Hub, profile: Profile, tmp_path: Path
+    served: Hub, four_bits: Profile, tmp_path: Path
 ):
-    run = small_llama_run(tmp_path / "made", profile, tied=False)
+    run = small_llama_run(tmp_path / "made", four_bits, tied=False)
     model = AnyToAny.from_pretrained(run)
     assert model.push_to_hub(NAME, private=True) == f"{served.url}/{NAME}"
     assert sorted(name for _, name in served.commits) == sorted([*_contents(run), "README.md"])

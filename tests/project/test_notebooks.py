@@ -43,7 +43,7 @@ def quick(profile: Profile) -> str:
         stage |= {"steps": 3, "batch_size": 4}
         if stage["fit_after"]["steps"]:
             stage["fit_after"] |= {"rows": 16, "steps": 2}
-    settings["llm"] |= {"max_new_tokens": 16, "quantization": "none"}
+    settings["llm"]["max_new_tokens"] = 16
     return yaml.safe_dump(settings)
 
 
@@ -97,9 +97,8 @@ def test_every_notebook_in_order(home, capsys):
 
 
 def test_the_gallery_answers_in_every_direction(home):
-    run = small_run(
-        home / "quick-run"
-    )  # the notebook as it ships shows what the run as it ships makes
+    # The notebook as it ships shows what the run as it ships makes.
+    run = small_run(home / "quick-run")
     demo.execute(demo.NOTEBOOKS / "gallery.ipynb", {"RUN": str(run)}, home / "out-gallery")
     shown = outputs(home / "out-gallery" / "gallery.ipynb")
     for given, made in product(("", *MODALITIES), repeat=2):
