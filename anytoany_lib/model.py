@@ -273,10 +273,7 @@ class AnyToAny(nn.Module):
     def embed_media(
         self, items: Sequence[tuple[str, Any]], keys: Sequence[str] | None = None
     ) -> torch.Tensor:
-        """(kind, medium) pairs -> encoder embeddings (M, D); media seen before are not encoded again.
-
-        `keys` are the media's content keys, where the caller has them. MediaError if a medium cannot be read.
-        """
+        """(kind, medium) pairs -> encoder embeddings (M, D), by their content `keys` if they are known; see `MediaModels.embed`."""
         return self.media_models.embed(items, keys)
 
     def render(

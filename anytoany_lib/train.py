@@ -115,8 +115,7 @@ def _take_steps(
     model, optimiser = ranks.prepare(state.model, state.optimiser)
     model.train()
     latents = state.denoiser is not None
-    who = (ranks.rank, ranks.world)
-    reader = StepReader(state.data, settings.rows_a_step, *who, latents, gather_object)
+    reader = StepReader(state.data, settings.rows_a_step, ranks.rank, ranks.world, latents)
     title = {"desc": f"stage {job.stage}", "initial": state.step, "total": steps}
     with (
         state.phases.phase("training"),

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 
 from anytoany_lib.batches import Batch, collate
 from anytoany_lib.data.manifests import read_manifest
@@ -305,23 +306,15 @@ class StageData:
 
 
 class StepReader:
-    """The steps of a stage's data (see `StageData.steps`), asked for by their numbers.
+    """The steps of a stage's data (see `StageData.steps`), asked for by their numbers, by all processes the same.
 
     Numbers that follow each other go on in the rows that are sorted and encoded already. Any other number, or another count
     of rows at once, begins anew at that step.
     """
 
-    def __init__(
-        self,
-        data: StageData,
-        size: int,
-        rank: int,
-        world: int,
-        latents: bool,
-        gather: Gather | None = None,
-    ):
+    def __init__(self, data: StageData, size: int, rank: int, world: int, latents: bool):
         self._data, self._size, self._latents = data, size, latents
-        self._rank, self._world, self._gather = rank, world, gather
+        self._rank, self._world = rank, world
         self._steps: Iterator[Step] = iter(())
         self._next: tuple[int, int] | None = None
 
@@ -329,7 +322,7 @@ class StepReader:
         """Step `number`, at most `rows_at_once` of its rows in a batch."""
         if (number, rows_at_once) != self._next:
             where = (number, self._rank, self._world)
-            how = (self._latents, self._gather)
+            how = (self._latents, gather_object)
             self._steps = self._data.steps(self._size, rows_at_once, *where, *how)
         self._next = (number + 1, rows_at_once)
         return next(self._steps)
