@@ -231,7 +231,7 @@ def test_media_come_in_many_forms():
     with pytest.raises(ValueError, match="a part of a medium is not read"):
         as_part({"type": "video", "url": span})
     for odd in (b"RIFF", "a.xyz", 3):
-        with pytest.raises(ValueError, match="expected a picture, a sound, or the path"):
+        with pytest.raises(ValueError, match="expected a picture, a sound or a medium's path"):
             as_part(odd)
 
 
