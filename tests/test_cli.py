@@ -205,6 +205,12 @@ WRONG = [
     ("app --port 99999", "expected a port from 1 to 65535, found 99999"),
     ("gradio --run {cut_run}", "expected JSON, found a file that is cut or damaged"),
     ("gradio --port {port}", "port {port}: [Errno 98] Address already in use; name another one"),
+    ("export --merge {missing} {out}", NO_RUN),
+    ("export --gguf {no_run} {out}.gguf", "no run in {no_run}"),
+    (
+        "export --push {missing} someone",
+        "expected the name of a repository on the hub as OWNER/NAME",
+    ),
     ("copy {missing} memory://bucket/x", "expected a folder to copy, found none at {missing}"),
     ("copy nowhere://bucket/x {out}", "nowhere://bucket/x: expected a URL that begins with one of"),
 ]

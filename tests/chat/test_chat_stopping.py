@@ -11,10 +11,17 @@ import torch
 from scripts import QUICK, WORDS, count_reads, kinds, picture, words
 
 from anytoany_lib.chat.session import Session
+from anytoany_lib.config import Profile
 from anytoany_lib.generation import decoding, media_models, replies
 from anytoany_lib.generation.events import Done, Loading, MediaFailed, MediaProgress, MediaStarted
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.model import AnyToAny
+
+
+@pytest.fixture(scope="module")
+def model(four_bits: Profile) -> AnyToAny:
+    """An untrained model as it ships, in 4 bits, whose replies to what is said here are of more than six tokens."""
+    return AnyToAny.from_profile(four_bits, seed=0).requires_grad_(False).eval()
 
 
 @pytest.fixture

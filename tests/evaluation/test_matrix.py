@@ -36,6 +36,7 @@ SEVERAL_SHOWN = {
     "compare",
     "mixed pictures",
     "mixed request",
+    "whole comparison",
 }
 
 

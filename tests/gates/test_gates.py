@@ -309,7 +309,7 @@ GATES = {
     "export.model_card.model_card": (
         Gate(
             "export/model_card.py",
-            'return _MARKS.sub(r"\\\1", _plain(value))',
+            r'return _MARKS.sub(r"\\\1", _plain(value))',
             "return _plain(value)",
             "export/test_model_card.py::test_nobodys_text_gets_out_of_its_place",
         ),
