@@ -29,8 +29,8 @@ REQUESTS = (
 )
 CHAT, TEXT = ".a2a-chat", ".a2a-input textarea"
 SIZE = (900, 940)
-WIDTH = 520
-COLOURS = 96
+WIDTH = 440
+COLOURS = 64
 _LONGEST, _LAST = 1.0, 4.0  # seconds that a frame stays, and the last one
 _KEY_SECONDS = 0.045
 
@@ -106,7 +106,7 @@ def record(run: str, out: Path = OUT) -> Path:
         folder = Path(name)
         (folder / "root").mkdir()
         cell = (
-            "from anytoany_lib.chat import Chat\nfrom anytoany_lib.model import AnyToAny\n"
+            "from anytoany_lib import AnyToAny, Chat\n"
             f"chat = Chat(AnyToAny.from_pretrained({run!r}))\nchat"
         )
         write_notebook(folder / "root" / "chat.ipynb", cell)
