@@ -50,7 +50,8 @@ def test_the_card_says_what_was_measured():
     assert card.data.pipeline_tag == "any-to-any" and card.data.model_name == "bells"
     assert 'AnyToAny.from_pretrained("me/bells")' in card.text
     record = _record()
-    assert record["commit"] in card.text and record["data"]["data/toy"] in card.text
+    assert record["commit"] in card.text
+    assert record["data"] and all(found in card.text for found in record["data"].values())
 
 
 def test_the_card_names_parts_that_forbid_commercial_use(tmp_path: Path):
