@@ -7,7 +7,7 @@ goes on after it. `decode` works on any number of conversations at once; what is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +165,7 @@ def decode(
     seeds: Sequence[int],
     cache: PrefixCache | None = None,
     stopping: Callable[[], bool] = never,
-) -> Iterator[tuple[int, Draft, str]]:
+) -> Generator[tuple[int, Draft, str], None, None]:
     """Draws the replies to encoded prompts; yields (row, its draft, new text) for every token drawn.
 
     A medium's part has its "condition" (the projected hidden states) when it is yielded. The drafts are complete
@@ -247,7 +247,7 @@ def _decode(
     seeds: Sequence[int],
     cache: PrefixCache,
     stopping: Callable[[], bool],
-) -> Iterator[tuple[int, Draft, str]]:
+) -> Generator[tuple[int, Draft, str], None, None]:
     limit = sampling.max_new_tokens or model.profile.llm.max_new_tokens
     writer, choose = _Writer(model, limit), _chooser(model, sampling, seeds)
     last, mask = read_prompts(model, prompts, cache)

@@ -62,10 +62,7 @@ def prepare(
 def read_on(
     model: AnyToAny, messages: list[Message], sampling: Sampling | None, cache: PrefixCache
 ) -> None:
-    """Reads the end of a conversation's last reply, which was not needed to draw it: the next turn finds it read.
-
-    One that has outgrown its room is left alone, as the next turn drops some of it.
-    """
+    """Reads the end of a conversation's last reply, which was not needed to draw it, for the next turn, unless that drops turns."""
     encoded = model.messages.encode(messages)
     if len(encoded.ids) <= _room(model, sampling):
         model.media_models.worker.submit(_read_on, model, encoded, cache).result()

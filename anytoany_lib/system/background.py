@@ -60,8 +60,8 @@ def _end(jobs: queue.SimpleQueue, thread: threading.Thread) -> None:
         thread.join(EXIT_SECONDS)
 
 
-def drawn_in_background(worker: Worker, items: Iterator[Report]) -> Iterator[Report]:
-    """The items of an iterator, each drawn on the worker when it is asked for; closed there when this one is.
+def drawn_in_background(worker: Worker, items: Generator[Report, None, None]) -> Iterator[Report]:
+    """The items of a generator, each drawn on the worker when it is asked for; closed there when this one is.
 
     Torch keeps a pool of threads for every thread that computes, and the pools of two of them slow each other down: what one
     process computes for a reply is therefore computed by one worker.
@@ -71,8 +71,7 @@ def drawn_in_background(worker: Worker, items: Iterator[Report]) -> Iterator[Rep
         while (item := worker.submit(next, items, end).result()) is not end:
             yield item
     finally:
-        if isinstance(items, Generator):
-            worker.submit(items.close)
+        worker.submit(items.close)
 
 
 def run_in_background(

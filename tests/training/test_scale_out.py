@@ -138,7 +138,7 @@ def divided(
     told = (free_port(), how, profile, data, run, dies_at)
     processes = [started(as_divided, rank, *told) for rank in range(2)]
     for process in processes:
-        process.join(60)
+        process.join(180)
     return [process.exitcode for process in processes]
 
 
@@ -158,7 +158,7 @@ def test_two_processes_have_the_curve_of_one(
 ):
     processes = two_of(small(shallow, 1, 5), toy_data, tmp_path / "run")
     for process in processes:
-        process.join(60)
+        process.join(180)
     assert [process.exitcode for process in processes] == [0, 0]
     assert_alike(tmp_path / "run", alone)
 
@@ -222,7 +222,7 @@ def test_one_process_is_followed_by_two(
         train.train(small(shallow, 5, 1), 3, toy_data, run, save_every=1)
     processes = two_of(small(shallow, 5, 1), toy_data, run)
     for process in processes:
-        process.join(60)
+        process.join(180)
     assert [process.exitcode for process in processes] == [0, 0]
     assert_alike(run, alone, within=1e-3)
 
