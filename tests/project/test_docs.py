@@ -21,7 +21,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from anytoany_lib import cli
 from anytoany_lib.batches import collate
-from anytoany_lib.config import Profile, StageConfig, _merged, resolve
+from anytoany_lib.config import Profile, StageConfig, resolve
+from anytoany_lib.config.yaml_files import merged
 from anytoany_lib.data import building
 from anytoany_lib.data.manifests import read_manifest
 from anytoany_lib.data.rows import DataError
