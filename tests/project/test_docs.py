@@ -566,7 +566,7 @@ def changed(profile: Profile, changes: dict) -> Profile:
     """A profile with changes, those of a stage in each of its stages."""
     if changes.keys() <= StageConfig.model_fields.keys():
         changes = {"stages": dict.fromkeys(profile.stages, changes)}
-    settings = _merged(profile.model_dump(exclude_unset=True), changes)
+    settings = merged(profile.model_dump(exclude_unset=True), changes)
     return Profile.parse(settings, "memory.md")
 
 
