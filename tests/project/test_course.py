@@ -102,7 +102,7 @@ def _faults_of_its_cells(notebook: NotebookNode) -> Iterator[str]:
         yield f"has a cell of {max(lengths)} lines, 25 are the most"
     if statistics.median(lengths) >= 9:
         yield f"has cells of {statistics.median(lengths)} lines at the median, not under 9"
-    kept = "ran" in notebook.metadata  # the gallery; see docs/make_gallery.py
+    kept = "ran" in notebook.metadata  # see docs/make_outputs.py
     if not kept and any(cell.outputs or cell.execution_count for cell in code):
         yield "holds outputs"
     lessons = [cell for cell in code[1:] if "colab" not in cell.metadata.get("tags", [])]

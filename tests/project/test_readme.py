@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import importlib
-import io
 import json
 import re
 import shutil
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
 from PIL import Image
@@ -133,49 +130,6 @@ def test_a_new_demo_is_taken_over_with_a_sheet_of_its_replies(script, monkeypatc
     with Image.open(demo / results.SHEET) as sheet:
         colours = np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)
         assert sheet.width > 1000 and len(colours) > 50  # it shows something
-
-
-def test_the_gallery_alone_is_kept_with_its_outputs_which_are_those_of_its_code(script):
-    make = script("make_gallery")
-    read = {
-        path: nbformat.read(path, as_version=4) for path in make.NOTEBOOK.parent.glob("*.ipynb")
-    }
-    assert [path for path, notebook in read.items() if make.RAN in notebook.metadata] == [
-        make.NOTEBOOK
-    ]
-    gallery = read[make.NOTEBOOK]
-    assert gallery.metadata[make.RAN] == make.digest(gallery), "stale: run docs/make_gallery.py"
-    assert all(cell.outputs for cell in make.code_of(gallery)[2:])
-    assert not any(cell.outputs for cell in make.code_of(gallery)[:2])  # not of this machine
-    assert str(REPOSITORY) not in make.NOTEBOOK.read_text(encoding="utf-8")
-
-
-def test_the_gallery_keeps_pictures_and_words_but_no_progress_bars(script):
-    make = script("make_gallery")
-    drawn = io.BytesIO()
-    Image.new("RGB", (40, 30), (12, 140, 40)).save(drawn, "png")
-    picture = {"image/png": base64.b64encode(drawn.getvalue()).decode()}
-    bar = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
-    outputs = [nbformat.v4.new_output("display_data", data=data) for data in (bar, picture)]
-    said = nbformat.v4.new_output("stream", text="16 requests")
-    notebook = nbformat.v4.new_notebook(
-        cells=[
-            nbformat.v4.new_code_cell("1", outputs=[said], metadata={"tags": ["colab"]}),
-            nbformat.v4.new_code_cell("2", outputs=[*outputs, said]),
-        ],
-        metadata={"widgets": {}},
-    )
-    make.tidy(notebook)
-    first, second = notebook.cells
-    assert first.outputs == [] and "widgets" not in notebook.metadata
-    kept, words = second.outputs
-    assert words == said
-    with Image.open(io.BytesIO(base64.b64decode(kept.data["image/png"]))) as image:
-        assert image.mode == "P" and image.size == (40, 30)
-        assert np.abs(np.asarray(image.convert("RGB"), int) - (12, 140, 40)).max() <= 8
-    before = notebook.metadata[make.RAN]
-    second.source += "0"
-    assert make.digest(notebook) != before
 
 
 def test_times_on_fresh_machines_become_a_table(script, monkeypatch, tmp_path):
