@@ -53,7 +53,8 @@ def pick_device() -> torch.device:
 def pick_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the hardware multiplies matrices in it, else float16 on CUDA and float32 on a CPU.
 
-    A CPU with AVX512-BF16 but no AMX is not enough: there bfloat16 takes twice the time of float32.
+    A CPU with AVX512-BF16 but no AMX is not enough for talking: there a token takes twice the time of float32. Training takes
+    less (`training.setup`).
     """
     if device.type == "cuda":
         return (

@@ -29,7 +29,14 @@ from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.media import media_files
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system.files import appearing_whole
-from anytoany_lib.toyworld.conversations import BEYOND, CELLS, SHARES, Maker, plain
+from anytoany_lib.toyworld.conversations import (
+    BEYOND,
+    BRIEF_SHARES,
+    CELLS,
+    SHARES,
+    Maker,
+    plain,
+)
 from anytoany_lib.toyworld.conversations.authors import known_answers, wordings
 from anytoany_lib.toyworld.conversations.whole import WHOLE, requests_of
 from anytoany_lib.toyworld.language import caption
@@ -39,6 +46,7 @@ from anytoany_lib.toyworld.sounds import RATE, SECONDS
 
 SOURCE = "toyworld"
 _SECONDS = {"audio": SECONDS, "video": FRAMES / FPS}
+_BRIEF = 8000  # conversations: with fewer, hard tasks make room for conversions
 _KIND_SHARES = {"image": 0.4, "audio": 0.3, "video": 0.3}
 _PLAIN_SHARE = 0.22
 _QUESTIONS_A_ROW = 0.4  # of plain talk: the untouched LLM takes a tenth of a second for an answer
@@ -108,11 +116,11 @@ def captioned_rows(split: str, count: int, rng: np.random.Generator, files: _Pic
 
 
 def conversation_rows(
-    split: str, count: int, rng: np.random.Generator, files: _Pictures
+    split: str, count: int, rng: np.random.Generator, files: _Pictures, shares: dict[str, float]
 ) -> list[Row]:
-    """Conversations of all tasks, in the shares of `SHARES`."""
+    """Conversations of all tasks, in these shares."""
     tasks = CELLS | BEYOND
-    weights = np.array([SHARES[name] for name in tasks])
+    weights = np.array([shares[name] for name in tasks])
     rows = []
     for number in tqdm(range(count), desc=f"{split} conversations"):
         name = str(rng.choice(list(tasks), p=weights / weights.sum()))
@@ -249,6 +257,7 @@ def write(
     asked = {split: plain_questions(split, count, seed) for split, count in most.items()}
     everything = [question for pairs in asked.values() for _, question in pairs]
     answers = dict(zip(everything, answer(everything), strict=True))
+    shares = BRIEF_SHARES if conversations < _BRIEF else SHARES
     report = Report()
     with appearing_whole(Path(out)) as folder:
         for split, media_rows, talks in (
@@ -257,9 +266,8 @@ def write(
         ):
             rng = _generator(seed, split)
             files = _Pictures(folder, split, rng, pool=4)
-            rows = captioned_rows(split, media_rows, rng, files) + conversation_rows(
-                split, talks, rng, files
-            )
+            rows = captioned_rows(split, media_rows, rng, files)
+            rows += conversation_rows(split, talks, rng, files, shares)
             if talks:
                 around = partial(_any_talk, Maker(rng, split), files)
                 count = round(talks * _PLAIN_SHARE)
