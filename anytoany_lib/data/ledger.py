@@ -4,13 +4,12 @@
 known. They are SQLite files that hold scratch: nothing in them outlives the build.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 USED, DROPPED, NOT_LOOKED_AT = "used", "dropped", "not looked at"
@@ -21,7 +20,7 @@ _BELOW_ALL = -(2**63) - 1
 _STATED = {"validation": (_ABOVE_ALL, _ABOVE_ALL), "test": (_BELOW_ALL, _ABOVE_ALL)}
 
 
-class _Scratch:
+class _Scratch(AbstractContextManager):
     """A table in a file of its own; use it in a `with`. What is lost if the machine stops is not missed."""
 
     def __init__(self, path: Path, columns: str):
@@ -31,9 +30,6 @@ class _Scratch:
         self._database.execute(f"CREATE TABLE met ({columns}) WITHOUT ROWID")
         # One transaction for everything: SQLite writes pages when its cache is full, not for every row.
         self._database.execute("BEGIN")
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_) -> None:
         self._database.close()

@@ -6,76 +6,58 @@ copies them. Here are formats as published with NExT-GPT (`cc3m.json`, `webvid.j
 `instructions`; in `folders` and `published` those of captioned media.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from anytoany_lib.data.formats.captions import files_below, text_of
-from anytoany_lib.data.formats.folders import read_folder
+from anytoany_lib.data.formats.folders import files_below, read_folder, text_of
 from anytoany_lib.data.formats.instructions import conversation_of, embedding_files, located
 from anytoany_lib.data.formats.json_files import NoRecords, json_records
 from anytoany_lib.data.formats.media_references import Unusable
 from anytoany_lib.data.formats.published import read_audiocaps, read_clotho, read_coco, read_wavcaps
 from anytoany_lib.data.reports import Report
 from anytoany_lib.data.rows import DataError, Row, captioned_row, map_media
-from anytoany_lib.media.file_types import SUFFIXES
+from anytoany_lib.media.file_types import MIME_OF
 
 _NO_LIST, _NO_TALK = "no list of records", "no conversation"
 
 
-def _captioned(
-    source: Path, report: Report, file: str, folder: str, kind: str, name_key: str
-) -> Iterator[Row]:
-    """Rows of `file`: records with a caption and the name of one medium in `folder`."""
-    path = source / file
-    if not path.is_file():
-        held = ", ".join(sorted(p.name for p in source.iterdir())[:8]) or "nothing"
-        raise DataError(f"{path}: missing: expected {file} and {folder}/ in {source}, found {held}")
-    report.read_file(path)
-    for number, record in enumerate(json_records(path)):
+# Captioned sets as NExT-GPT prepares them, each a JSON file of its name: the folder of media beside it, their kind, and the
+# key of a medium's name.
+_NEXTGPT = {
+    "cc3m": ("images", "image", "image_name"),
+    "webvid": ("videos", "video", "video_name"),
+    "audiocap": ("audios", "audio", "audio_name"),
+}
+
+
+def _captioned(source: Path, report: Report, dataset: str, below: str = "") -> Iterator[Row]:
+    """The rows of one of them, which lies in the folder `below` of the source, or is the source."""
+    folder, kind, name_key = _NEXTGPT[dataset]
+    here, file = source / below, f"{dataset}.json"
+    if not (here / file).is_file():
+        held = ", ".join(sorted(p.name for p in here.iterdir())[:8]) or "nothing"
+        expected = f"expected {file} and {folder}/ in {here}"
+        raise DataError(f"{here / file}: missing: {expected}, found {held}")
+    report.read_file(here / file)
+    for number, record in enumerate(json_records(here / file)):
         name, unnamed = text_of(record, name_key)
         caption, reason = text_of(record, "caption")
         if unnamed or reason:
-            files = [source / folder / name] if name else []
+            files = [here / folder / name] if name else []
             report.drop(unnamed or reason, name or f"{file}, record {number}", files)
             continue
-        dataset = Path(file).stem
-        yield captioned_row(
-            f"{dataset}-{Path(name).stem}", dataset, kind, f"{folder}/{name}", caption
-        )
-
-
-def read_cc3m(source: Path, report: Report) -> Iterator[Row]:
-    """Conceptual Captions: `cc3m.json` (caption, id, image_name) and `images/`."""
-    return _captioned(source, report, "cc3m.json", "images", "image", "image_name")
-
-
-def read_webvid(source: Path, report: Report) -> Iterator[Row]:
-    """WebVid: `webvid.json` (caption, id, video_name) and `videos/`."""
-    return _captioned(source, report, "webvid.json", "videos", "video", "video_name")
-
-
-def read_audiocap(source: Path, report: Report) -> Iterator[Row]:
-    """AudioCaps: `audiocap.json` (caption, audio_id, audio_name) and `audios/`."""
-    return _captioned(source, report, "audiocap.json", "audios", "audio", "audio_name")
+        path = f"{below}/{folder}/{name}" if below else f"{folder}/{name}"
+        yield captioned_row(f"{dataset}-{Path(name).stem}", dataset, kind, path, caption)
 
 
 def read_nextgpt(source: Path, report: Report) -> Iterator[Row]:
     """A folder with any of `cc3m/`, `webvid/` and `audiocap/`, each in its own form."""
-    readers = {"cc3m": read_cc3m, "webvid": read_webvid, "audiocap": read_audiocap}
-    found = [name for name in readers if (source / name).is_dir()]
+    found = [name for name in _NEXTGPT if (source / name).is_dir()]
     if not found:
-        raise DataError(f"{source}: expected a folder with any of {', '.join(readers)} in it")
+        raise DataError(f"{source}: expected a folder with any of {', '.join(_NEXTGPT)} in it")
     for name in found:
-        for row in readers[name](source / name, report):
-            yield Row(row.id, row.source, _below(name, row.messages), row.meta)
-
-
-def _below(folder: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same messages with every medium's path one folder down."""
-    return map_media(messages, lambda kind, path: f"{folder}/{path}")
+        yield from _captioned(source, report, name, below=name)
 
 
 def read_instructions(source: Path, report: Report) -> Iterator[Row]:
@@ -83,7 +65,9 @@ def read_instructions(source: Path, report: Report) -> Iterator[Row]:
     files = [
         path
         for path in files_below(source)
-        if path.suffix in (".json", ".jsonl") and not (path.parent != source and _is_mediums(path))
+        if path.suffix in (".json", ".jsonl")
+        # Below the source, not one that tells of the medium of its name beside it.
+        and not (path.parent != source and any(path.with_suffix(e).exists() for e in MIME_OF))
     ]
     if not files:
         raise DataError(f"{source}: expected .json files with conversations in it")
@@ -93,12 +77,6 @@ def read_instructions(source: Path, report: Report) -> Iterator[Row]:
             yield from _conversations(source, path.relative_to(source), report)
         except NoRecords as error:
             report.drop(_NO_LIST, str(error))
-
-
-def _is_mediums(path: Path) -> bool:
-    """Whether a JSON file stands beside a medium of the same name, of which it tells."""
-    endings = (ending for endings in SUFFIXES.values() for ending in endings)
-    return any(path.with_suffix(ending).exists() for ending in endings)
 
 
 def _conversations(source: Path, file: Path, report: Report) -> Iterator[Row]:
@@ -127,9 +105,7 @@ def _conversations(source: Path, file: Path, report: Report) -> Iterator[Row]:
 
 
 READERS: dict[str, Callable[[Path, Report], Iterator[Row]]] = {
-    "cc3m": read_cc3m,
-    "webvid": read_webvid,
-    "audiocap": read_audiocap,
+    **{name: partial(_captioned, dataset=name) for name in _NEXTGPT},
     "nextgpt": read_nextgpt,
     "instructions": read_instructions,
     "folder": read_folder,

@@ -1,7 +1,5 @@
 """Files and folders that are never seen half-written, and work that one process does at a time."""
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import fcntl
@@ -14,7 +12,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +51,8 @@ def held(folder: Path, work: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            message = (
-                f"{folder}: {_holder(handle)} {work}: wait for it to end, or name another folder"
-            )
-            raise Busy(message) from None
+            todo = "wait for it to end, or name another folder"
+            raise Busy(f"{folder}: {_holder(handle)} {work}: {todo}") from None
         except OSError as error:
             # A network's file system may have no locks for folders: there, whoever starts two sees to it.
             if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
@@ -227,6 +223,16 @@ def write_file(path: Path, content: str, private: bool = False) -> None:
         if private:
             beside.touch(0o600)
         beside.write_text(content, encoding="utf-8")
+
+
+def copy_or_link(path: Path, target: Path, link: bool) -> None:
+    """Copies a file to a place in any folder; with `link` hard-links it if it can be: disks differ, and some have no links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        with suppress(OSError):
+            os.link(path.resolve(), target)
+            return
+    shutil.copyfile(path, target)
 
 
 def keep_private(folder: Path) -> None:

@@ -6,8 +6,6 @@ MosIT as they are published and as NExT-GPT (legacy and v1.5) prepares them, and
 in the text they stand for `placeholders` and `interleaving`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

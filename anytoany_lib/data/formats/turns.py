@@ -4,8 +4,6 @@ ShareGPT and LLaVA (`conversations`), chat messages, Alpaca and other pairs of q
 `texts` of pairs all become turns of a system, a user and an assistant; each keeps what else was said beside its text.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +23,7 @@ class Turn:
     record: Record
 
 
-_TALKS = (
+_TALKS = [
     "conversations",
     "conversation",
     "messages",
@@ -35,7 +33,7 @@ _TALKS = (
     "turns",
     "chat",
     "texts",
-)
+]
 _SPEAKER_KEYS = ("from", "role", "speaker", "author")
 _TEXT_KEYS = ("value", "content", "text", "message", "utterance")
 _SYSTEM_KEYS = ("system", "system_prompt", "system_message", "system_instruction")
@@ -71,8 +69,12 @@ def turns_of(record: Record) -> tuple[list[Turn], set[str]]:
 
 def _spoken(record: Record) -> tuple[list[Turn], set[str]]:
     for key in _TALKS:
-        if isinstance(record.get(key), list) and record[key] and _is_talk(key, record[key]):
-            return [turn for one in record[key] for turn in _turns(one)], {key}
+        talk = record.get(key)
+        if not isinstance(talk, list) or not talk:
+            continue
+        # Under the later keys may be anything else.
+        if key in _TALKS[:4] or all(isinstance(one, dict) for one in talk):
+            return [turn for one in talk for turn in _turns(one)], {key}
     if isinstance(record.get("QA"), list):
         pairs = [one for one in record["QA"] if isinstance(one, dict)]
         return [turn for qa in pairs for turn in _pair(_joined(qa, "i", "q"), qa.get("a"))], {"QA"}
@@ -81,7 +83,9 @@ def _spoken(record: Record) -> tuple[list[Turn], set[str]]:
         if answer and asked[0] in record and not isinstance(record[answer], list | dict):
             # {"input": "a.wav"} is no text to be asked about, but the sound.
             asked = tuple(key for key in asked if not _is_medium(record.get(key)))
-            before = [turn for one in _history(record) for turn in _turns(one)]
+            history = record.get("history")
+            said = history if isinstance(history, list) else []
+            before = [turn for one in said for turn in _turns(one)]
             asked_now = _pair(_joined(record, *asked), record[answer])
             return before + asked_now, {*asked, answer, "history"}
     raise Unusable("no conversation")
@@ -90,16 +94,6 @@ def _spoken(record: Record) -> tuple[list[Turn], set[str]]:
 def _is_medium(value: Any) -> bool:
     """Whether a text is the name of a medium's file and nothing else."""
     return is_text(value) and len(value.split()) == 1 and kind_by_name(value.strip()) is not None
-
-
-def _is_talk(key: str, value: list[Any]) -> bool:
-    """`texts` and `chat` may hold anything else."""
-    return key in _TALKS[:4] or all(isinstance(one, dict) for one in value)
-
-
-def _history(record: Record) -> list[Any]:
-    held = record.get("history")
-    return held if isinstance(held, list) else []
 
 
 def _turns(one: Any) -> list[Turn]:
