@@ -5,8 +5,6 @@ In come run folders of any profiles, in any number; a run without metrics.json o
 was never evaluated) has blanks there. Out come rows and pictures for `figures` to show. Notebook 09 shows all five.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,8 +29,8 @@ from anytoany_lib.system.files import read_json
 from anytoany_lib.system.remote import local
 
 _MADE_BY = ("stage", "steps", "seed", "init", "imported", "versions", "commit", "dirty")
-_MEASURED: tuple[str, ...] = ("matrix", "combinations", "more", "ranks", "retrieval")
-_MEASURED += ("modality_accuracy", "language_loss_ratio")
+_CELLS = ("matrix", "combinations", "more")
+_MEASURED = (*_CELLS, "ranks", "retrieval", "modality_accuracy", "language_loss_ratio")
 _EVERY_CELL, _CHANCE = "all cells", 0.05
 
 Rows = list[dict[str, Any]]
@@ -99,7 +97,7 @@ def _shown(run: Path) -> dict[str, Any]:
     shown = {n: f"{v:.3f}" if isinstance(v, float) else v for n, v in measured(run).items()}
     for cell, of_cell in _metrics(run).get("intervals", {}).items():
         for rate, around in of_cell.items():
-            for part in ("matrix", "combinations", "more"):
+            for part in _CELLS:
                 if (name := f"{part}.{cell}.{rate}") in shown:
                     shown[name] += " [{low:.3f}, {high:.3f}]".format(**around)
     return shown
@@ -158,9 +156,8 @@ def changes(folders: Sequence[Path], seed: int = 0) -> Rows:
             lacking = portable(run if first else folders[0])
             told = {"-": f"{lacking} has no {runs.EVALUATION}/{OUTCOMES}: run 08_evaluate on it"}
         elif own_rows != test_rows:
-            told = {
-                "-": f"other test rows than {portable(folders[0])}: name one DATA in 08_evaluate"
-            }
+            other = f"other test rows than {portable(folders[0])}"
+            told = {"-": f"{other}: name one DATA in 08_evaluate"}
         else:
             told = {
                 rate: _change(rows, found[rate], seed)

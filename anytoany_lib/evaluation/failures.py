@@ -5,8 +5,6 @@ RUN/evaluation/failures.jsonl   one line for every wrong reply: what was asked, 
 RUN/evaluation/outcomes.json    what every row added to each rate, to hold two runs against each other row by row
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter
@@ -83,10 +81,9 @@ def _outcomes(results: Sequence[Verdict], test_rows: str) -> dict[str, Any]:
     """{"test_rows", "cells": {cell: {"rows": their names, rate: 1, 0 or null of each row}}}."""
     cells: dict[str, dict[str, list]] = {}
     for cell, found in grouped(results).items():
-        rates = outcomes(found).items()
         cells[cell] = {"rows": [verdict.row.id for verdict in found]} | {
             rate: [None if math.isnan(value) else int(value) for value in values]
-            for rate, values in rates
+            for rate, values in outcomes(found).items()
         }
     return {"test_rows": test_rows, "cells": cells}
 
