@@ -3,8 +3,6 @@
 In come numbers by their names; out come PNGs for a notebook to show.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle, product
@@ -141,14 +139,10 @@ def matrix(metrics: Mapping[str, Any], rates: Sequence[str]) -> Image:
     """
     cells = {**metrics["matrix"], **metrics.get("combinations", {})}
     given = list(dict.fromkeys([*KINDS, *(name.split("->")[0] for name in cells)]))
-    panels = {
-        f"{rate}, %": 100
-        * np.array(
-            [[cells.get(f"{g}->{w}", {}).get(rate, np.nan) for w in KINDS] for g in given],
-            dtype=float,
-        )
-        for rate in rates
-    }
+    panels = {}
+    for rate in rates:
+        values = [[cells.get(f"{g}->{w}", {}).get(rate, np.nan) for w in KINDS] for g in given]
+        panels[f"{rate}, %"] = 100 * np.array(values, dtype=float)
     return heat_maps(panels, given, KINDS, "{:.0f}", (0, 100), "answered", "given")
 
 
