@@ -7,8 +7,6 @@ no place: every step draws from a seed of its own. Nor does a step that is half 
 steps.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import shutil
@@ -239,8 +237,7 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> No
     old, new = ({name: record[name] for name in _BELONGS_TO} for record in (before, now))
     old |= runs.flat(runs.profile_of(before, folder).model_dump(mode="json"), "profile.")
     new |= runs.flat(Profile.parse(now["profile"], "profile").model_dump(mode="json"), "profile.")
-    differing = [name for name in old | new if old.get(name) != new.get(name)]
-    if differing:
+    if differing := [name for name in old | new if old.get(name) != new.get(name)]:
         shown = "; ".join(f"{name} was {old.get(name)}, is {new.get(name)}" for name in differing)
         raise ValueError(
             f"{folder} belongs to other settings: {shown}. Resume with those it was made with, or start anew without "

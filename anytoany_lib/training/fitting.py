@@ -6,8 +6,6 @@ its hidden states are computed once and the projection alone takes hundreds of s
 cost of steps through the language model. docs/LOG.md has what both bring.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import cast
 
@@ -117,18 +115,13 @@ def _fit(
         schedule.step()
     optimiser.zero_grad()
     with torch.no_grad():
-        losses = [
-            loss_of(some, conditions) * len(some)
-            for some, conditions in zip(read.split(256), targets.split(256), strict=True)
-        ]
-    return float(sum(losses)) / len(read)
+        pieces = zip(read.split(256), targets.split(256), strict=True)
+        total = sum(loss_of(some, conditions) * len(some) for some, conditions in pieces)
+    return float(total) / len(read)
 
 
 def fit_output_projections(
-    model: AnyToAny,
-    states: States,
-    settings: FitConfig,
-    alignment: Alignment = "l2",
+    model: AnyToAny, states: States, settings: FitConfig, alignment: Alignment = "l2"
 ) -> dict[str, float]:
     """Fits every output projection to the hidden states that `collect_states` gives; returns each kind's loss after it.
 

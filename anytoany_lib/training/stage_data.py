@@ -11,8 +11,6 @@ rows of a step alone.
 How many rows share a batch changes the time and the memory of a step, not what is learnt in it: the batches of a step add up.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,8 +25,7 @@ from accelerate.utils import gather_object
 
 from anytoany_lib.batches import Batch, collate
 from anytoany_lib.data.manifests import read_manifest
-from anytoany_lib.data.rows import media_in
-from anytoany_lib.data.wording import as_comprehension, as_generation
+from anytoany_lib.data.rows import as_comprehension, as_generation, media_in
 from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.messages import IGNORED, Encoded, MessageEncoder, TooLong
 
@@ -100,18 +97,16 @@ class StageData:
         if reads == "instructions" and not any(read):
             read = captioned  # captioned media alone: asked about in both directions
         if not any(read):
-            raise ValueError(
-                f"{data}: its {split} split has no rows for {reads}; expected media with captions"
-            )
+            lacking = f"its {split} split has no rows for {reads}"
+            raise ValueError(f"{data}: {lacking}; expected media with captions")
         shown = [one and weights[source] > 0 for one, (source, _) in zip(read, kinds, strict=True)]
         self._indices = self._rows.catalogue.rows_where(shown)
-        self._pools = (
-            self._pools_of(weights, shown) if mixture else [(len(self._indices), self._indices)]
-        )
+        self._pools = [(len(self._indices), self._indices)]
+        if mixture:
+            self._pools = self._pools_of(weights, shown)
         if not len(self):
-            raise ValueError(
-                f"{data}: the mixture leaves nothing of the {split} split for {reads}: raise a weight"
-            )
+            left = f"the mixture leaves nothing of the {split} split for {reads}"
+            raise ValueError(f"{data}: {left}: raise a weight")
 
     def _weights(self, mixture: Mapping[str, float], where: str) -> dict[str, float]:
         """The weight of every source that the split has."""
@@ -129,12 +124,11 @@ class StageData:
         """(rows in an epoch, indices (n,) of the rows they are drawn from) of every source."""
         catalogue, pools = self._rows.catalogue, []
         for source, weight in weights.items():
-            own = [
-                one and kind[0] == source for one, kind in zip(shown, catalogue.kinds, strict=True)
-            ]
-            indices = catalogue.rows_where(own)
-            pools.append((round(weight * len(indices)), indices))
-        return [(count, indices) for count, indices in pools if count]
+            kinds = zip(shown, catalogue.kinds, strict=True)
+            indices = catalogue.rows_where([one and of == source for one, (of, _) in kinds])
+            if count := round(weight * len(indices)):
+                pools.append((count, indices))
+        return pools
 
     def __len__(self) -> int:
         """Rows in an epoch."""
@@ -146,12 +140,11 @@ class StageData:
         rng = np.random.default_rng([self._seed, epoch, index])
         if "caption" not in row.meta:
             messages = self._encoder.as_learnt(row.messages, rng)
-        elif self._reads == "comprehension" or (
-            self._reads == "instructions" and rng.random() < 0.5
-        ):
-            messages = as_comprehension(row, rng)
         else:
-            messages = as_generation(row, rng)
+            # Instructions that are captioned media alone: in both directions.
+            describes = self._reads == "comprehension"
+            describes = describes or (self._reads == "instructions" and rng.random() < 0.5)
+            messages = (as_comprehension if describes else as_generation)(row, rng)
         try:
             encoded, dropped = self._encoder.encode_within(messages, self._encoder.context)
         except TooLong:
@@ -321,9 +314,8 @@ class StepReader:
     def read(self, number: int, rows_at_once: int) -> Step:
         """Step `number`, at most `rows_at_once` of its rows in a batch."""
         if (number, rows_at_once) != self._next:
-            where = (number, self._rank, self._world)
-            how = (self._latents, gather_object)
-            self._steps = self._data.steps(self._size, rows_at_once, *where, *how)
+            how = (number, self._rank, self._world, self._latents, gather_object)
+            self._steps = self._data.steps(self._size, rows_at_once, *how)
         self._next = (number + 1, rows_at_once)
         return next(self._steps)
 
