@@ -5,8 +5,6 @@ some band is lost in it. Channels of opposite sign, as a wrongly wired cable giv
 Legend: N samples, C channels, W samples of a window, F frequencies, B bands.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np

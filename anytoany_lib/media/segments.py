@@ -3,8 +3,6 @@
 A reader names one as `film.mp4#t=12,15.5`: seconds from the beginning of what there is to see or hear.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from fractions import Fraction
@@ -17,6 +15,7 @@ import numpy as np
 import soundfile
 
 from anytoany_lib.media import media_files
+from anytoany_lib.media.clips import even, h264_stream
 from anytoany_lib.media.containers import (
     MediaError,
     check_pixels,
@@ -95,7 +94,7 @@ def _cut_clip(path: Path, start: float, end: float, target: Path) -> None:
 
 
 def _write_clip(source: Any, stream: Any, made: Any, span: tuple[float, float], path: Path) -> None:
-    rate = Fraction(float(stream.average_rate or 25)).limit_denominator(1001)
+    rate = float(stream.average_rate or 25)
     writer: Any = None
     last = -1
     shown = None  # what is on screen when the segment begins was drawn before
@@ -109,11 +108,9 @@ def _write_clip(source: Any, stream: Any, made: Any, span: tuple[float, float], 
         for one, time in ((shown, span[0]), (frame, at)):
             if one is None or (one is shown and at - span[0] < 1 / rate):
                 continue
-            pixels = _even(np.rot90(one.to_ndarray(format="rgb24"), round(one.rotation / 90)))
+            pixels = even(np.rot90(one.to_ndarray(format="rgb24"), round(one.rotation / 90)))
             if writer is None:
-                writer = made.add_stream("libx264", rate=rate)
-                writer.height, writer.width = pixels.shape[:2]
-                writer.pix_fmt, writer.options = "yuv420p", {"crf": "18"}
+                writer = h264_stream(made, rate, *pixels.shape[:2])
                 writer.codec_context.time_base = Fraction(1, _TICKS)
             image = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             last = max(last + 1, round((time - span[0]) * _TICKS))
@@ -123,9 +120,3 @@ def _write_clip(source: Any, stream: Any, made: Any, span: tuple[float, float], 
     if writer is None:
         raise MediaError("empty", f"no frame between {span[0]:g} and {span[1]:g} s", path)
     made.mux(writer.encode())
-
-
-def _even(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) with one row or column repeated where the encoder wants an even size."""
-    height, width = pixels.shape[:2]
-    return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
