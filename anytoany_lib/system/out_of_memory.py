@@ -4,8 +4,6 @@ torch's allocator raises OutOfMemoryError. cuBLAS and cuDNN take memory past it,
 code: their errors are plain RuntimeErrors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
