@@ -246,11 +246,7 @@ def _examine(row: Row, source: Path, cuts: Path) -> dict[str, Seen] | MediaError
 
 
 def inspect(kind: str, path: str | Path) -> Measured:
-    """Opens a medium as training will, and says what it measures.
-
-    Raises MediaError for whatever cannot be decoded, is longer than MAX_SECONDS ("too large": no caption tells of more) or makes
-    no sound ("silent").
-    """
+    """Opens a medium as training will, and measures it. MediaError if it cannot be decoded, is "too large" (long) or "silent"."""
     path = existing_file(path)
     look = {"image": _inspect_image, "audio": _inspect_sound, "video": _inspect_clip}
     with decoding(path):

@@ -68,10 +68,7 @@ def stored_row(row: Row) -> StoredRow:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What the rows of a file are: `kinds` of (source, captioned), `of_row` (rows,) uint32 [number of its kind].
-
-    `digest` names all rows, in order: 32 hex digits.
-    """
+    """What rows are: `kinds` of (source, captioned), `of_row` (rows,) uint32 their numbers; `digest` of all rows, 32 hex digits."""
 
     kinds: list[tuple[str, bool]]
     of_row: np.ndarray

@@ -66,10 +66,7 @@ class Histogram:
 
 
 class Report:
-    """What was read, kept and dropped, with the first names of each reason; counts always add up.
-
-    `files` remembers on disk what became of which file, if there is a source to count afterwards.
-    """
+    """What was read, kept and dropped, with the first names of each reason; `files` remembers on disk what became of each file."""
 
     def __init__(self, files: Files | None = None) -> None:
         self.files = files

@@ -77,10 +77,7 @@ ABLATIONS: dict[str, Ablation] = {
 
 
 def variants(profile: Profile, name: str, values: Iterable[str] = ()) -> dict[str, Profile]:
-    """The profiles of an ablation by the value that is varied, all of them or those named.
-
-    ValueError says which ablations, or which values, there are.
-    """
+    """The profiles of an ablation by the value that is varied, all of them or those named. ValueError says what there is."""
     if name not in ABLATIONS:
         raise ValueError(f"no ablation {name!r}: expected one of {', '.join(ABLATIONS)}")
     ablation, found = ABLATIONS[name], {}

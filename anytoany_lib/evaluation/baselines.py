@@ -57,10 +57,7 @@ def chance_by_attribute(
 def upper_bounds(
     model: AnyToAny, judges: Any, cells: Cells, folder: Path, seed: int, batch_size: int
 ) -> tuple[Rates, Rates]:
-    """What the decoders reach when they are told the true captions: rates by kind of medium, and by cell that gives media.
-
-    A caption is rendered once, whichever cells ask for it.
-    """
+    """What decoders reach with the true captions, each rendered once: rates by kind of medium, and by cell that gives media."""
     # Where the reply is media alone, captions say all that is to be right about it.
     cells = {
         name: rows

@@ -53,10 +53,7 @@ def chosen(folders: Iterable[str | Path] = ()) -> list[Path]:
 
 
 def made_by(run: Path) -> dict[str, Any]:
-    """All that went into a run, by dotted names: profile, stage, seed, data, versions, code.
-
-    A setting that is younger than the run has the value which stands for what was done then.
-    """
+    """All that went into a run, by dotted names; a setting younger than the run has the value that stands for what was done then."""
     record = runs.read_record(run)
     profile = runs.profile_of(record, run).model_dump(mode="json")
     data = {"names": list(record["data"]), "fingerprints": list(record["data"].values())}
@@ -169,10 +166,7 @@ def changes(folders: Sequence[Path], seed: int = 0) -> Rows:
 
 
 def curve(run: Path) -> Rows:
-    """The lines of a run's metrics.jsonl; of a step that was logged again after a kill, the last. [] if there are none.
-
-    ValueError names the file and the line that is no JSON.
-    """
+    """The lines of a run's metrics.jsonl, [] without one; of a step logged again, the last. ValueError names a line that is no JSON."""
     file, by_step = run / runs.CURVES, {}
     if not file.is_file():
         return []
@@ -211,10 +205,7 @@ def replies(
     seed: int = 0,
     sampling: Sampling | None = None,
 ) -> list[list[Message]]:
-    """What each run answers to the same prompts with the same seeds: a list a run. One model is in memory at a time.
-
-    A prompt is a text or a conversation that ends with the user's turn.
-    """
+    """What each run answers to the same prompts (texts or conversations) and seeds, a list a run; one model is in memory at a time."""
     asked = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
     # No name holds the model, so it is gone before the next one is loaded.
     return [reply_all(AnyToAny.from_pretrained(run), asked, seed, sampling) for run in folders]

@@ -89,10 +89,7 @@ def _outcomes(results: Sequence[Verdict], test_rows: str) -> dict[str, Any]:
 
 
 def save(folder: Path, results: Sequence[Verdict], per_task: int, test_rows: str = "") -> None:
-    """Writes the three files; media are kept of the first `per_task` right and as many wrong replies of each task.
-
-    `test_rows` tells the rows from others of the same names.
-    """
+    """Writes the three files, with media of the first `per_task` right and wrong replies of each task; `test_rows` names their set."""
     seen: Counter[tuple[str, bool]] = Counter()
     with appearing_whole(folder) as work:
         examples: list[dict[str, Any]] = []

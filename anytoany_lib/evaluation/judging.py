@@ -29,10 +29,7 @@ _VERDICTS = ({"yes", "no"}, {"first", "second", "third"}, {"same", "different"})
 
 @dataclass
 class Verdict:
-    """How one test row came out: were the right kinds of media given, and which attributes are right.
-
-    `marks` count for rates of their own name, but a reply without them is not wrong.
-    """
+    """How one test row came out; `marks` count for rates of their own name, but a reply without them is not wrong."""
 
     row: Row
     reply: Message

@@ -57,10 +57,7 @@ def losses(model: AnyToAny, batch: Batch) -> tuple[int, float, float]:
 
 @torch.inference_mode()
 def perplexity(model: AnyToAny, rows: Sequence[Row], batch_size: int = 8) -> dict[str, Any]:
-    """{"rows", "tokens", "perplexity", "untouched", "ratio"} over the plain conversations among `rows`.
-
-    ValueError if there are none.
-    """
+    """{"rows", "tokens", "perplexity", "untouched", "ratio"} over the plain conversations among `rows`; ValueError without any."""
     encoded = [model.messages.encode(row.messages) for row in rows if is_plain(row)]
     if not encoded:
         raise ValueError("no conversation of text alone to measure perplexity on")

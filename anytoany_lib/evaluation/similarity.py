@@ -59,10 +59,7 @@ def _request_for(row: Row, rng: np.random.Generator) -> MediaRequest | None:
 
 
 def media_requests(data: Path, per_task: int | None, seed: int) -> list[MediaRequest]:
-    """What the test rows of a dataset ask for, `per_task` of each cell at most. ValueError if they ask for no media.
-
-    Or if a row does not say what medium it expects.
-    """
+    """What a dataset's test rows ask for, `per_task` of each cell at most. ValueError if no media, or if a row says not which."""
     manifest, rng = read_manifest(data, "test"), np.random.default_rng(seed)
     groups: dict[str, list[MediaRequest]] = defaultdict(list)
     for row in manifest:
@@ -74,10 +71,7 @@ def media_requests(data: Path, per_task: int | None, seed: int) -> list[MediaReq
 
 
 def distractors(captions: Sequence[str], seed: int, count: int = DISTRACTORS) -> list[list[int]]:
-    """For each caption the places of `count` other ones, each another text than its own, drawn by the seed.
-
-    Fewer if there are not as many texts.
-    """
+    """For each caption the places of `count` others, of other text, drawn by the seed; fewer if there are not as many texts."""
     rng = np.random.default_rng(seed)
     places = {caption: n for n, caption in enumerate(captions)}  # one of each text
     found = []
@@ -114,10 +108,7 @@ def scorers(profile: Profile, device: str) -> dict[str, tuple[Extractor, tuple[s
 
 
 def check(profile: Profile) -> None:
-    """Raises what `scorers` and the targets of `retrieval` would, so that it is known before hours of replies are drawn.
-
-    ValueError or FileNotFoundError name what is missing. No weights are read.
-    """
+    """Raises what `scorers` and `retrieval`'s targets would (ValueError, FileNotFoundError), before hours of replies; reads no weights."""
     check_words(resolve(profile.encoder.folder), clip_vocabulary.folders(profile))
     for name in _SPACES:
         if folder := profile.similarity.get(name):

@@ -94,10 +94,7 @@ def _weight(layer: nn.Linear) -> Tensor:
 
 @torch.no_grad()
 def lora_changes(model: AnyToAny) -> tuple[list[str], np.ndarray]:
-    """By how much LoRA changes each matrix: the targets' names, and |BA| / |W| as (targets, layers).
-
-    ValueError if the model has no LoRA.
-    """
+    """By how much LoRA changes each matrix: the targets' names, and |BA| / |W| as (targets, layers). ValueError without LoRA."""
     found: dict[str, list[float]] = {}
     for name, layer in model.llm.named_modules():
         if isinstance(layer, LoraLayer):

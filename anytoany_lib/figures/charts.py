@@ -133,10 +133,7 @@ def _heat_map(axis: Axes, values: np.ndarray, span: tuple[float, float], form: s
 
 
 def matrix(metrics: Mapping[str, Any], rates: Sequence[str]) -> Image:
-    """The any-to-any matrix of metrics.json, one map a rate: rows are what is given, columns what is answered.
-
-    Combinations of media given are rows below the four kinds.
-    """
+    """The any-to-any matrix of metrics.json, a map a rate: rows are what is given (combinations last), columns what is answered."""
     cells = {**metrics["matrix"], **metrics.get("combinations", {})}
     given = list(dict.fromkeys([*KINDS, *(name.split("->")[0] for name in cells)]))
     panels = {}
@@ -185,9 +182,7 @@ def _lines(axis: Axes, names: Sequence[str]) -> None:
 
 
 def whiskers(metrics: Mapping[str, Any], rate: str) -> Image:
-    """A rate of every cell of metrics.json with its 95 % interval; beside it what guessing gets, and the decoder when it is
-    told the true caption.
-    """
+    """A rate of every cell of metrics.json with its 95 % interval, what guessing gets, and the decoder told the true caption."""
     cells = {**metrics["matrix"], **metrics.get("combinations", {})}
     found = {name: 100 * cell[rate] for name, cell in cells.items() if rate in cell}
     figure, axis = panel(6.4, 1.0 + 0.25 * max(1, len(found)))

@@ -46,10 +46,7 @@ def name_of_cut(name: str, kind: str) -> str:
 
 
 def cut(kind: str, path: Path, start: float, end: float, target: Path) -> None:
-    """Writes the seconds from `start` to `end` of a clip (its pictures alone) or sound.
-
-    Raises MediaError if they cannot be decoded, are more than MAX_SECONDS, or there is nothing there; DiskFull.
-    """
+    """Writes seconds `start` to `end` of a clip (pictures alone) or sound. MediaError if they are none, too many or damaged; DiskFull."""
     path = existing_file(path)
     if end - start > MAX_SECONDS:
         raise MediaError("too large", f"{end - start:,.0f} s, over {MAX_SECONDS:,.0f} s", path)

@@ -42,10 +42,7 @@ class Busy(RuntimeError):
 
 @contextmanager
 def held(folder: Path, work: str) -> Iterator[None]:
-    """Keeps a folder for this process while it works there. Busy names the process that has it and what is `work` there.
-
-    The lock is on the folder itself, so nothing is left behind, and a process that dies gives it up.
-    """
+    """Keeps a folder for this process by a lock on itself, which dies with it; Busy names who has it and what is `work` there."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -204,10 +201,7 @@ def _refused(path: Path) -> int:
 
 @contextmanager
 def appearing_file(path: Path) -> Iterator[Path]:
-    """A file to write beside its place, which takes its name only when all has been written; an older one is replaced.
-
-    OSError (no space, no permission) leaves the older file as it was and nothing half-written behind.
-    """
+    """A file to write beside its place, which takes its name only when all is written; OSError leaves the older one as it was."""
     beside = path.with_name(f".{path.name}.part")
     try:
         with room_for(path):
@@ -258,10 +252,7 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def alone(lock: Path, work: str) -> Iterator[None]:
-    """Waits until no other process holds the lock file, and says so of the `work` if it has to; holds it while it lasts.
-
-    A process that dies gives its lock up. The lock file stays.
-    """
+    """Waits, and says so of the `work`, until no other process holds the lock file; holds it while it lasts. The file stays."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(lock)
     try:

@@ -34,10 +34,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class Portions:
-    """A model's work on many rows at once: as many as `most_bytes` allow, and half as many where the device has no room.
-
-    What did not fit is not tried again: the next rows begin with as many as did.
-    """
+    """A model's work on as many rows as `most_bytes` allow, half as many where the device has no room, and no more from then on."""
 
     def __init__(self, most_bytes: int):
         self.most_bytes = most_bytes

@@ -27,10 +27,7 @@ CAPTIONS_FITTED = 4096  # at most, of the captions that an input projection is f
 
 @torch.no_grad()
 def caption_words(model: AnyToAny, captions: Sequence[str]) -> torch.Tensor:
-    """Captions -> (N, K, H): each cut into K runs of tokens, as the mean embedding of every run.
-
-    A caption of fewer than K tokens repeats its mean where a run is empty.
-    """
+    """Captions -> (N, K, H): the mean embedding of each of K runs of tokens; where a run is empty, the caption's mean."""
     embedding = model.causal_lm.get_input_embeddings().weight
     count = model.input_projection.soft_tokens
     rows = []
@@ -91,10 +88,7 @@ def _fit(
     alignment: Alignment,
     title: str,
 ) -> float:
-    """AdamW on saved states, in an order fixed by torch's seed; returns the loss on all of them after it.
-
-    States and targets come from the host a batch at a time.
-    """
+    """AdamW on saved states, which come from the host by batches in torch's order; returns the loss on all of them after it."""
     parameters = list(projection.parameters())
     device = parameters[0].device
 

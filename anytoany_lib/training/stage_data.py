@@ -199,9 +199,7 @@ class StageData:
         )
 
     def captioned_media(self, most: int) -> tuple[torch.Tensor, list[str]]:
-        """Encoder embeddings (N, D) of the stage's captioned media and their captions; of more than `most`, as many
-        from all over the split.
-        """
+        """Encoder embeddings (N, D) of the stage's captioned media and their captions, `most` at most, from all over the split."""
         kinds = np.array([captioned for _, captioned in self._rows.catalogue.kinds])
         indices = self._indices[kinds[self._rows.catalogue.of_row[self._indices]]]
         if len(indices) > most:
@@ -253,10 +251,7 @@ class StageData:
     def batches(
         self, size: int, start: int = 0, rows_at_once: int | None = None, latents: bool = False
     ) -> Iterator[tuple[list[str], Batch]]:
-        """Endless (row ids, batch) of groups of `size` rows (see `_groups`), of which at most `rows_at_once` share a batch.
-
-        With `latents` batches hold those of the media that are to be generated.
-        """
+        """Endless (row ids, batch) of groups of `size` rows, `rows_at_once` in a batch; `latents`: with those of media to generate."""
         for rows in self._groups(size, start):
             for part in _parts(rows, rows_at_once or size):
                 yield [row.name for row in part], self._collate(part, latents)

@@ -25,10 +25,7 @@ _PROJECT = "anytoany"
 
 
 def tracker_names(report_to: str) -> list[str]:
-    """The trackers in "tensorboard, wandb"; none in "".
-
-    ValueError names one that is unknown, ImportError one that is not installed and how to install it.
-    """
+    """The trackers in "tensorboard, wandb". ValueError names one that is unknown, ImportError one to install, and how."""
     names = [name.strip() for name in report_to.split(",") if name.strip()]
     for name in names:
         if name not in TRACKERS:

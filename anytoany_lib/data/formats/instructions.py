@@ -83,10 +83,7 @@ def embedding_files(record: Record) -> list[list[str]]:
 
 
 def located(source: Path, kind: str, name: str, below: str = "") -> str:
-    """A medium's path below the source: as named, beside the file that names it, or where the datasets keep their media.
-
-    `below` is the folder of that file, relative to the source. A segment (`#t=12,15.5`) is kept.
-    """
+    """A medium's path below the source: as named, in `below` (the folder of the file that names it), or where datasets keep media."""
     path, separator, span = name.rpartition("#t=")
     if not separator or is_file(source / name):
         path, separator, span = name, "", ""

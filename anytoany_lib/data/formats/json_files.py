@@ -144,10 +144,7 @@ def _items(window: _Window, at: int) -> Generator[Any, None, int]:
 
 
 def json_members(path: Path, *wanted: str) -> Iterator[tuple[str, Any]]:
-    """(key, item) of the arrays under the wanted keys of the one object in a file, in the order of the file.
-
-    Other members are read past. Raises DataError as `json_records` does, and if the file is no object.
-    """
+    """(key, item) of the arrays under the wanted keys of the one object in a file, in its order; DataError as in `json_records`."""
     with _Window(path) as window:
         at = window.past_blanks(0)
         if not window.text.startswith("{", at):

@@ -249,10 +249,7 @@ def _timed(record: dict[Any, Any], found: MediaReferences) -> MediaReferences:
 
 
 def segment_of(record: dict[Any, Any]) -> tuple[float, float] | None:
-    """(start, end) in seconds of the part of a film that a record means; None if it says none.
-
-    Unusable if only one of them is told, or they are no times.
-    """
+    """(start, end) in seconds of the part of a film that a record means, None if it says none; Unusable if either is no time."""
     if any(record.get(key) for key in _FRAMES):
         raise Unusable("start_frame and end_frame: a segment is told in seconds, not frames")
     for first, last in _TIMES:

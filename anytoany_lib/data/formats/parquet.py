@@ -32,10 +32,7 @@ _SLICE = 64  # rows in memory
 
 
 def read_parquet(source: Path, target: Path, report: Report) -> Iterator[Row]:
-    """The rows of every Parquet and Arrow file below a folder; their media are written below `target`.
-
-    DataError if there is none, or one is damaged.
-    """
+    """The rows of every Parquet and Arrow file below a folder, their media written below `target`; DataError if none or damaged."""
     tables = [path for path in files_below(source) if path.suffix.lower() in ENDINGS]
     if not tables:
         raise DataError(f"{source}: expected .parquet or .arrow files in it")
