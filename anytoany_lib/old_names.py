@@ -21,7 +21,7 @@ _WINGS = {
     "chat": """app:voila_app bubbles:view gradio_app markdown pages:export rendering:html served:access serving:access
         settings uploads widget""",
     "checkpoints": "differences:delta_weights downloads hub nextgpt wholeness:integrity",
-    "data": "inspection:building ledger manifests readers records:manifests reports rows",
+    "data": "inspection:building ledger manifests readers:building records:manifests reports rows",
     "data.formats": """captions:folders folders instructions json_files marks:placeholders named_media:media_references
         parquet_folder:parquet placing:interleaving published shards:webdataset turns""",
     "decoders": "broken_media:pipelines conditions:adapters decoder_memory:pipelines denoising mels previews:pipelines",
@@ -55,6 +55,7 @@ MOVED |= {
         "data.formats.captions": "data.formats.folders",
         "data.inspection": "data.building",
         "data.manifest_files": "data.manifests",
+        "data.readers": "data.building",
         "data.wording": "data.rows",
     }.items()
 }

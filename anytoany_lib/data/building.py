@@ -26,8 +26,17 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from anytoany_lib.data.formats.folders import read_folder, read_shards
-from anytoany_lib.data.formats.instructions import is_file
+from anytoany_lib.data.formats.instructions import is_file, read_instructions
 from anytoany_lib.data.formats.parquet import read_parquet
+from anytoany_lib.data.formats.published import (
+    NEXTGPT,
+    read_audiocaps,
+    read_clotho,
+    read_coco,
+    read_nextgpt,
+    read_prepared,
+    read_wavcaps,
+)
 from anytoany_lib.data.formats.webdataset import unpacked
 from anytoany_lib.data.ledger import DiskSet, Files, Splits
 from anytoany_lib.data.manifests import (
@@ -39,7 +48,6 @@ from anytoany_lib.data.manifests import (
     splits_in,
     stored_row,
 )
-from anytoany_lib.data.readers import READERS
 from anytoany_lib.data.reports import Measured, Report
 from anytoany_lib.data.rows import DataError, Row, map_media, media_in, media_path
 from anytoany_lib.media import media_files
@@ -70,6 +78,18 @@ class Seen(NamedTuple):
     measured: Measured
 
 
+# One function a format, from a source folder to neutral rows: it yields a row for each usable record, whose media are POSIX
+# paths relative to the source, and tells the report what it dropped and why.
+READERS: dict[str, Callable[[Path, Report], Iterator[Row]]] = {
+    **{name: partial(read_prepared, dataset=name) for name in NEXTGPT},
+    "nextgpt": read_nextgpt,
+    "instructions": read_instructions,
+    "folder": read_folder,
+    "coco": read_coco,
+    "clotho": read_clotho,
+    "audiocaps": read_audiocaps,
+    "wavcaps": read_wavcaps,
+}
 # Readers of media that are no files of their own: they write them into a folder, to which the rows' paths are relative.
 UNPACKING: dict[str, Callable[[Path, Path, Report], Iterator[Row]]] = {
     "webdataset": lambda source, target, report: read_shards(

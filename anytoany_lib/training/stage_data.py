@@ -32,6 +32,7 @@ from anytoany_lib.messages import IGNORED, Encoded, MessageEncoder, TooLong
 _WINDOW_BATCHES = 50
 # What all processes give, one after the other in a list, from what each of them gives in one.
 Gather = Callable[[list[Any]], list[Any]]
+_ALONE: tuple[int, int, Gather] = (0, 1, list)  # rank, world, and how one process gathers
 
 
 @dataclass(frozen=True)
@@ -157,16 +158,10 @@ class StageData:
         return EncodedRow(row.id, encoded)
 
     def _encoded(
-        self,
-        indices: np.ndarray,
-        epoch: int,
-        rank: int = 0,
-        world: int = 1,
-        gather: Gather | None = None,
+        self, indices: np.ndarray, epoch: int, sharing: tuple[int, int, Gather] = _ALONE
     ) -> list[EncodedRow]:
-        """The rows of these indices that are short enough: with a `gather`, this process reads its share of them alone."""
-        if gather is None:
-            rank, world, gather = 0, 1, list
+        """The rows of these indices that are short enough, of which this process reads its share alone."""
+        rank, world, gather = sharing
         own = indices[rank::world].tolist()
         share = [self._encode(index, epoch) for index in own]
         rows: list[EncodedRow | None] = [None] * len(indices)
@@ -222,7 +217,7 @@ class StageData:
         return rng.permutation(np.concatenate(drawn))
 
     def _groups(
-        self, size: int, start: int, rank: int = 0, world: int = 1, gather: Gather | None = None
+        self, size: int, start: int, sharing: tuple[int, int, Gather] = _ALONE
     ) -> Iterator[list[EncodedRow]]:
         """Endless groups of rows of like length, epoch after epoch, from number `start` on; all processes have the same.
 
@@ -239,7 +234,7 @@ class StageData:
                 left = groups[max(0, start - (epoch * in_epoch + first)) :]
                 if not len(left):
                     continue
-                rows = self._encoded(window, epoch, rank, world, gather)
+                rows = self._encoded(window, epoch, sharing)
                 rows.sort(key=lambda row: len(row.encoded.ids))
                 for number in left:
                     yield rows[number * size : (number + 1) * size]
@@ -271,7 +266,7 @@ class StageData:
 
         By `gather`, which all processes call together, each of them reads a share of the rows only; without, all rows.
         """
-        groups = self._groups(size, start, rank, world, gather)
+        groups = self._groups(size, start, (rank, world, gather) if gather else _ALONE)
         for step, rows in enumerate(groups, start):
             names, tokens = [row.name for row in rows], sum(len(row.encoded.ids) for row in rows)
             learning = [row for row in rows if row.learnt]

@@ -1,4 +1,4 @@
-"""Captioned sets as they are published: COCO captions, Clotho, AudioCaps and WavCaps, each with its media in folders beside.
+"""Captioned sets as they are published: COCO captions, Clotho, AudioCaps and WavCaps, and as NExT-GPT prepares them.
 
 Their tables name media by a file, a number or a part of a file's name; where the file lies is looked up in the whole source.
 The names of the tables say which split they hold.
@@ -14,14 +14,23 @@ from anytoany_lib.data.formats.folders import (
     files_below,
     records_of_csv,
     split_of_file,
+    text_of,
 )
-from anytoany_lib.data.formats.json_files import NoRecords, json_members
+from anytoany_lib.data.formats.json_files import NoRecords, json_members, json_records
 from anytoany_lib.data.reports import Report
-from anytoany_lib.data.rows import DataError, Row
+from anytoany_lib.data.rows import DataError, Row, captioned_row
 from anytoany_lib.media.file_types import kind_by_name
 
 # What the folder of a table's sounds is called, by the beginning of the table's name.
 _WAVCAPS = {"fsd": "freesound", "bbc": "bbc", "sb": "soundbible", "as": "audioset"}
+
+# Captioned sets as NExT-GPT prepares them, each a JSON file of its name: the folder of media beside it, their kind, and the
+# key of a medium's name.
+NEXTGPT = {
+    "cc3m": ("images", "image", "image_name"),
+    "webvid": ("videos", "video", "video_name"),
+    "audiocap": ("audios", "audio", "audio_name"),
+}
 
 
 class _Index:
@@ -171,3 +180,32 @@ def read_wavcaps(source: Path, report: Report) -> Iterator[Row]:
                 yield from index.rows(names, unnamed, hints, _caption(record))
         except NoRecords as error:
             report.drop("no list of records", str(error))
+
+
+def read_prepared(source: Path, report: Report, dataset: str, below: str = "") -> Iterator[Row]:
+    """A set as NExT-GPT prepares it, which lies in the folder `below` of the source, or is the source."""
+    folder, kind, name_key = NEXTGPT[dataset]
+    here, file = source / below, f"{dataset}.json"
+    if not (here / file).is_file():
+        held = ", ".join(sorted(p.name for p in here.iterdir())[:8]) or "nothing"
+        expected = f"expected {file} and {folder}/ in {here}"
+        raise DataError(f"{here / file}: missing: {expected}, found {held}")
+    report.read_file(here / file)
+    for number, record in enumerate(json_records(here / file)):
+        name, unnamed = text_of(record, name_key)
+        caption, reason = text_of(record, "caption")
+        if unnamed or reason:
+            files = [here / folder / name] if name else []
+            report.drop(unnamed or reason, name or f"{file}, record {number}", files)
+            continue
+        path = f"{below}/{folder}/{name}" if below else f"{folder}/{name}"
+        yield captioned_row(f"{dataset}-{Path(name).stem}", dataset, kind, path, caption)
+
+
+def read_nextgpt(source: Path, report: Report) -> Iterator[Row]:
+    """A folder with any of `cc3m/`, `webvid/` and `audiocap/`, each in its own form."""
+    found = [name for name in NEXTGPT if (source / name).is_dir()]
+    if not found:
+        raise DataError(f"{source}: expected a folder with any of {', '.join(NEXTGPT)} in it")
+    for name in found:
+        yield from read_prepared(source, report, name, below=name)
