@@ -92,9 +92,7 @@ READERS: dict[str, Callable[[Path, Report], Iterator[Row]]] = {
 }
 # Readers of media that are no files of their own: they write them into a folder, to which the rows' paths are relative.
 UNPACKING: dict[str, Callable[[Path, Path, Report], Iterator[Row]]] = {
-    "webdataset": lambda source, target, report: read_shards(
-        unpacked(source, target, report), report
-    ),
+    "webdataset": lambda source, target, log: read_shards(unpacked(source, target, log), log),
     "parquet": read_parquet,
 }
 ALL_READERS = READERS | dict.fromkeys(UNPACKING, read_folder)

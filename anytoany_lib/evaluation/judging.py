@@ -15,7 +15,7 @@ import numpy as np
 
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.data.rows import Row, media_in
-from anytoany_lib.messages import Message, medium_of
+from anytoany_lib.messages import Message
 from anytoany_lib.modalities import KINDS
 
 # The judges there are, by the name a profile calls them; what a profile says is looked up here, never imported. Code that
@@ -105,8 +105,8 @@ def text_of(reply: Message) -> str:
 
 
 def given(reply: Message, kind: str, number: int = 0) -> Any:
-    """The `number`-th medium of a kind in a reply, None if there are fewer."""
-    of_kind = [medium_of(part) for part in reply["content"] if part["type"] == kind]
+    """The `number`-th medium of a kind in a reply, a sound's samples alone; None if there are fewer."""
+    of_kind = [part[kind] for part in reply["content"] if part["type"] == kind]
     return of_kind[number] if number < len(of_kind) else None
 
 

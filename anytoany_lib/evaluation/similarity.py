@@ -23,8 +23,8 @@ from anytoany_lib.decoders.adapters import caption_model_files
 from anytoany_lib.encoders import clip_vocabulary
 from anytoany_lib.encoders.imagebind import check_words
 from anytoany_lib.evaluation.baselines import evenly
-from anytoany_lib.evaluation.judging import Verdict, cell_of, check_expected, given, request_of
-from anytoany_lib.messages import Message
+from anytoany_lib.evaluation.judging import Verdict, cell_of, check_expected, request_of
+from anytoany_lib.messages import Message, medium_of
 from anytoany_lib.modalities import KINDS
 
 _SPACES: dict[Literal["clip", "clap"], tuple[str, ...]]
@@ -178,7 +178,8 @@ def rank_replies(
         of_kind = [n for n, request in enumerate(asked) if request.kind == kind and kind in kinds]
         if not of_kind:
             continue
-        made = [given(replies[n], kind) for n in of_kind]
+        parts = ([p for p in replies[n]["content"] if p["type"] == kind] for n in of_kind)
+        made = [medium_of(own[0]) if own else None for own in parts]
         found, count = _ranked(extract, [asked[n] for n in of_kind], made, seed)
         for n, rank in zip(of_kind, found, strict=True):
             results[n].marks[f"{prefix}R@1"] = bool(rank <= 1)

@@ -62,6 +62,5 @@ class Portions:
                     raise
             # Outside the handler, where nothing refers any more to the tensors of what failed.
             self._fit[what] = count // 2
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # of no effect where there is no card
         return torch.cat(results)

@@ -134,8 +134,7 @@ class TrainingState:
                 f"llm.context ({reason})"
             )
         self.rows_at_once = -(-rows // 2)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # of no effect where there is no card
         tqdm.write(
             f"step {self.step} did not fit the memory: from here on {self.rows_at_once} rows at once, and as many batches "
             "a step as that takes"

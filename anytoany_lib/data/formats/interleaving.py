@@ -314,11 +314,9 @@ class InterleavedTurns:
 
 
 def _is_slot(item: Item, kind: str | None, label: bool = False) -> bool:
-    return isinstance(item, Placeholder) and (item.kind, item.name, item.label) == (
-        kind,
-        None,
-        label,
-    )
+    if not isinstance(item, Placeholder):
+        return False
+    return (item.kind, item.name, item.label) == (kind, None, label)
 
 
 def _give(media: list[MediaReference], slots: list[_Slot]) -> None:

@@ -23,17 +23,8 @@ class Turn:
     record: Record
 
 
-_TALKS = [
-    "conversations",
-    "conversation",
-    "messages",
-    "dialog",
-    "dialogue",
-    "dialogs",
-    "turns",
-    "chat",
-    "texts",
-]
+_TALKS = ("conversations", "conversation", "messages", "dialog")
+_PERHAPS_TALKS = ("dialogue", "dialogs", "turns", "chat", "texts")  # or anything else
 _SPEAKER_KEYS = ("from", "role", "speaker", "author")
 _TEXT_KEYS = ("value", "content", "text", "message", "utterance")
 _SYSTEM_KEYS = ("system", "system_prompt", "system_message", "system_instruction")
@@ -68,12 +59,11 @@ def turns_of(record: Record) -> tuple[list[Turn], set[str]]:
 
 
 def _spoken(record: Record) -> tuple[list[Turn], set[str]]:
-    for key in _TALKS:
+    for key in (*_TALKS, *_PERHAPS_TALKS):
         talk = record.get(key)
         if not isinstance(talk, list) or not talk:
             continue
-        # Under the later keys may be anything else.
-        if key in _TALKS[:4] or all(isinstance(one, dict) for one in talk):
+        if key in _TALKS or all(isinstance(one, dict) for one in talk):
             return [turn for one in talk for turn in _turns(one)], {key}
     if isinstance(record.get("QA"), list):
         pairs = [one for one in record["QA"] if isinstance(one, dict)]
