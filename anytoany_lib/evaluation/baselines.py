@@ -119,10 +119,7 @@ def in_words(messages: Sequence[Message], captions: Iterable[str]) -> list[Messa
 def text_only(
     model: AnyToAny, judges: Any, cells: Cells, folder: Path, seed: int, batch_size: int
 ) -> Rates:
-    """The rates of cells that are shown media when the model reads its own captions of them instead: caption, rewrite, generate.
-
-    What it loses beside the cell is what embeddings carry and words do not.
-    """
+    """Rates of cells that are shown media when the model reads its own captions instead; what they lose is what no words carry."""
     cells = {name: rows for name, rows in cells.items() if media_in(request_of(rows[0]))}
     requests = [request_of(row) for rows in cells.values() for row in rows]
     asked = [

@@ -37,10 +37,7 @@ Rows = list[dict[str, Any]]
 
 
 def chosen(folders: Iterable[str | Path] = ()) -> list[Path]:
-    """The run folders named, each once; if none is, the newest two and the one that ships with the kit.
-
-    FileNotFoundError names a folder that holds no run, or says that there is none at all.
-    """
+    """The run folders named, each once; if none is, the newest two and the one that ships. FileNotFoundError if there is none."""
     named = [local(folder) for folder in folders]
     if not named:
         found = runs.all_runs()

@@ -219,10 +219,7 @@ def _shares(results: Sequence[Verdict]) -> dict[str, Any]:
 
 
 def outcomes(results: Sequence[Verdict]) -> dict[str, np.ndarray]:
-    """Of each rate what the N rows add to it, (N,): 1.0, 0.0, or nan where it was not asked.
-
-    Right modalities, marks, each attribute, and whether rows of held-out pairs are wholly right.
-    """
+    """Of each rate what the N rows add to it, (N,): 1.0, 0.0, nan where not asked; unseen_pairs are held-out ones wholly right."""
     named = [{"modality": v.modality} | v.marks | v.attributes for v in results]
     names = dict.fromkeys(name for of_row in named for name in of_row)
     found = {name: [of_row.get(name, np.nan) for of_row in named] for name in names}

@@ -45,10 +45,7 @@ def caption_ranks(said: Sequence[str], captions: Sequence[str]) -> list[int]:
 
 
 def target_ranks(conditions: Sequence[torch.Tensor | None], targets: torch.Tensor) -> list[int]:
-    """For every condition the place of its own target among all (N, *condition), 1 the nearest; None comes last.
-
-    Near is what the alignment loss calls so: the mean over positions of the L2 norm of the difference.
-    """
+    """For each condition its own target's place among all (N, *condition), by the alignment loss's L2: 1 the nearest; None last."""
     ranks = []
     for condition, own in zip(conditions, targets, strict=True):
         if condition is None:

@@ -116,11 +116,7 @@ class Decisions(NamedTuple):
 
 @torch.no_grad()
 def decisions(model: AnyToAny, messages: Sequence[Message]) -> Decisions:
-    """How likely a model found, before each token of a conversation's last reply, to go on in words, to stop, or to begin
-    a medium of each kind.
-
-    Signals that only follow the first of their block are not decided on, and left out.
-    """
+    """How likely a model found, before each token of the last reply that it decided on, to go on in words, stop, or begin a medium."""
     *before, reply = messages
     encoded = model.messages.encode([*before, reply])
     start = len(model.messages.encode(before, prompt=True).ids)

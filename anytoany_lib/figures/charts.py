@@ -99,10 +99,7 @@ def heat_maps(
     across: str = "",
     down: str = "",
 ) -> Image:
-    """Matrices (len(rows), len(columns)) by their titles, side by side in one scale of colours, their numbers written in.
-
-    `span` is (lowest, highest) of the colours, of all values and zero if it is not given; what is nan stays blank.
-    """
+    """Matrices (rows, columns) by title, side by side, numbers written in, nan blank; `span`: (lowest, highest) of the colours."""
     if span is None:
         every = np.concatenate([values[~np.isnan(values)] for values in panels.values()])
         span = every.min(initial=0), every.max(initial=1e-9)

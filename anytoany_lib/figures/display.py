@@ -122,10 +122,7 @@ def outcome(record: Mapping[str, Any]) -> HTML:
 
 
 class LivePlot:
-    """Loss curves that grow in place while a stage trains.
-
-    `with LivePlot("stage 1") as plot: train(..., on_log=plot)`; `plot.lines` keeps what was logged.
-    """
+    """Loss curves that grow in place: `with LivePlot("stage 1") as plot: train(..., on_log=plot)`; `plot.lines` keeps the log."""
 
     def __init__(self, title: str, every: float = 2.0):
         self.title, self.every = title, every

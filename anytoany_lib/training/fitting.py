@@ -117,10 +117,7 @@ def _fit(
 def fit_output_projections(
     model: AnyToAny, states: States, settings: FitConfig, alignment: Alignment = "l2"
 ) -> dict[str, float]:
-    """Fits every output projection to the hidden states that `collect_states` gives; returns each kind's loss after it.
-
-    A projection that was never trained first measures what it will read (`OutputProjection.calibrate`).
-    """
+    """Fits every output projection, calibrated first if it never was, to what `collect_states` gives; each kind's loss after it."""
     losses = {}
     for kind, (read, targets) in states.items():
         projection = cast(OutputProjection, model.output_projections[kind])

@@ -45,10 +45,7 @@ _ROLE_OF = {name: role for role, names in _ROLES.items() for name in names.split
 
 
 def turns_of(record: Record) -> tuple[list[Turn], set[str]]:
-    """The turns of a record in order, a system's first, and the keys that they were read from.
-
-    Raises Unusable if there is no conversation, or a turn whose speaker is not known or which is no text.
-    """
+    """A record's turns in order, a system's first, and the keys they were read from. Unusable without any, or if one is broken."""
     turns, keys = _spoken(record)
     for key in _SYSTEM_KEYS:
         if is_text(record.get(key)) and record[key].strip():
