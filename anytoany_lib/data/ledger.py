@@ -72,6 +72,11 @@ def _key_of(path: str | Path) -> bytes:
     return os.path.abspath(path).encode("utf-8", "surrogatepass")  # noqa: PTH100 - links stay links
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is a program's own: `.ipynb_checkpoints`, `._a.jpg`, `__MACOSX`."""
+    return name.startswith((".", "__"))
+
+
 def is_regular(entry: os.DirEntry[str]) -> bool:
     """Whether what is in a folder is a file, or a link to one."""
     try:
@@ -88,7 +93,7 @@ def every_file(folder: str | Path, without: Path | None = None) -> Iterator[tupl
         with os.scandir(place) as found:
             entries = list(found)
         for entry in entries:
-            reason = why or ("hidden" if entry.name.startswith((".", "__")) else "")
+            reason = why or ("hidden" if is_hidden(entry.name) else "")
             if entry.is_dir(follow_symlinks=False):
                 if without is None or Path(entry.path).resolve() != without:
                     waiting.append((entry.path, reason))
@@ -137,10 +142,10 @@ class Splits(_Scratch):
                 last[source] = (0, 0)
                 continue
             parts = zip(_STATED, (validation, test), strict=True)
-            parts_drawn = [
-                part if (name, split) not in self._numbers else 0 for split, part in parts
+            wanted = [
+                max(1, round(part * size)) if part and (name, split) not in self._numbers else 0
+                for split, part in parts
             ]
-            wanted = [max(1, round(part * size)) if part else 0 for part in parts_drawn]
             first = min(wanted[0], size - 1)
             last[source] = (first, first + min(wanted[1], size - 1 - first))
         met: Counter[int] = Counter()

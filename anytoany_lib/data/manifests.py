@@ -281,9 +281,8 @@ class Manifest(Sequence[Row]):
             columns, rows = (column.to_pylist() for column in self._read(number).columns), []
             for index, texts in enumerate(zip(*columns, strict=True), start):
                 if None in texts:
-                    raise DataError(
-                        f"{self._path}, row {index}: expected four texts, found {texts!r:.80}"
-                    )
+                    where = f"{self._path}, row {index}"
+                    raise DataError(f"{where}: expected four texts, found {texts!r:.80}")
                 name, source, messages, meta = texts
                 captioned = "caption" in self._meta(meta, index)
                 rows.append(StoredRow(name, source, messages, meta, captioned))
@@ -298,9 +297,8 @@ class Manifest(Sequence[Row]):
     def _meta(self, text: str, index: int) -> dict[str, Any]:
         meta = self._json(text, index)
         if not isinstance(meta, dict):
-            raise DataError(
-                f"{self._path}, row {index}: expected an object as meta, found {meta!r:.80}"
-            )
+            where = f"{self._path}, row {index}"
+            raise DataError(f"{where}: expected an object as meta, found {meta!r:.80}")
         return meta
 
     def _group(self, number: int) -> pa.Table:

@@ -117,21 +117,17 @@ class Report:
         if self.files:
             self.files.add(path, USED)
 
-    def count_file(self, state: str, name: str = "") -> None:
-        """One more file was "used", "dropped" or, by the ending of its name, "not looked at"."""
+    def count_file(self, state: str, name: str = "", why: str = "") -> None:
+        """One more file was "used", "dropped" or "not looked at", for which its name's ending stands unless it is said why."""
         self.file_counts[state] += 1
         if state == NOT_LOOKED_AT:
-            self.not_looked_at[PurePosixPath(name).suffix.lower()[:20] or "no ending"] += 1
+            self.not_looked_at[why or PurePosixPath(name).suffix.lower()[:20] or "no ending"] += 1
 
     def count_files(self, folder: Path, without: Path | None = None) -> None:
         """Counts every file below a folder, by what became of it; `without` is a folder that is none of the data's."""
         for path, what in every_file(folder, without):
             state = self.files.state_of(path) if self.files else ""
-            if not state and what:
-                self.file_counts[NOT_LOOKED_AT] += 1
-                self.not_looked_at[what] += 1
-            else:
-                self.count_file(state or NOT_LOOKED_AT, path.name)
+            self.count_file(state or NOT_LOOKED_AT, path.name, what)
 
     @property
     def read(self) -> int:

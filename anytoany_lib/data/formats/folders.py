@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from anytoany_lib.data.formats.interleaving import MAX_CAPTION
 from anytoany_lib.data.formats.json_files import json_records
 from anytoany_lib.data.formats.media_references import is_text, words_of
-from anytoany_lib.data.ledger import is_regular
+from anytoany_lib.data.ledger import is_hidden, is_regular
 from anytoany_lib.data.reports import Report
 from anytoany_lib.data.rows import DataError, Row, captioned_row, media_path
 from anytoany_lib.media.containers import MediaError
@@ -89,11 +89,6 @@ def split_of_file(name: str) -> str:
     """The split that a table's path says it holds: `data/train-00000-of-00002.parquet`, `captions_val2017.json`; "" if none."""
     words = re.split("[^a-z]+", PurePosixPath(name).name.lower())
     return next((_SPLIT_OF[word] for word in words if word in _SPLIT_OF), split_of(name))
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is a program's own: `.ipynb_checkpoints`, `._a.jpg`, `__MACOSX`."""
-    return name.startswith((".", "__"))
 
 
 def entries(folder: str | Path) -> list[os.DirEntry[str]]:

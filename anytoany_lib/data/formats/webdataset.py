@@ -12,8 +12,8 @@ from typing import IO
 
 from tqdm.auto import tqdm
 
-from anytoany_lib.data.formats.folders import files_below, is_hidden
-from anytoany_lib.data.ledger import DROPPED, NOT_LOOKED_AT
+from anytoany_lib.data.formats.folders import files_below
+from anytoany_lib.data.ledger import DROPPED, NOT_LOOKED_AT, is_hidden
 from anytoany_lib.data.reports import Report
 from anytoany_lib.data.rows import DataError
 from anytoany_lib.media.file_types import MIME_OF
