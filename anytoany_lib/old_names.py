@@ -16,13 +16,13 @@ from typing import Any
 
 # By wing: the modules as they were called, with the new name behind a colon where it is another one.
 _WINGS = {
-    "benchmarks": """benchmark_files:annotations benchmark_media:generation caption_metrics caption_tokens distances
-        extractors java_metrics vqa""",
+    "benchmarks": """benchmark_files:annotations benchmark_media:generation caption_metrics
+        caption_tokens:caption_metrics distances extractors java_metrics vqa""",
     "chat": """app:voila_app bubbles:view gradio_app markdown pages:export rendering:html served:access serving:access
         settings uploads widget""",
     "checkpoints": "differences:delta_weights downloads hub nextgpt wholeness:integrity",
-    "data": "inspection ledger manifests readers records:manifest_files reports rows",
-    "data.formats": """captions folders instructions json_files marks:placeholders named_media:media_references
+    "data": "inspection:building ledger manifests readers:building records:manifests reports rows",
+    "data.formats": """captions:folders folders instructions json_files marks:placeholders named_media:media_references
         parquet_folder:parquet placing:interleaving published shards:webdataset turns""",
     "decoders": "broken_media:pipelines conditions:adapters decoder_memory:pipelines denoising mels previews:pipelines",
     "encoders": "clip_words:clip_vocabulary imagebind imagebind_inputs imagebind_layers",
@@ -47,6 +47,18 @@ MOVED = {
     for wing, names in _WINGS.items()
     for old, _, new in (name.partition(":") for name in names.split())
 } | {"anytoany_lib.tokenizing": "anytoany_lib.llm"}
+# Modules of a wing that are a part of another one now.
+MOVED |= {
+    f"anytoany_lib.{old}": f"anytoany_lib.{new}"
+    for old, new in {
+        "benchmarks.caption_tokens": "benchmarks.caption_metrics",
+        "data.formats.captions": "data.formats.folders",
+        "data.inspection": "data.building",
+        "data.manifest_files": "data.manifests",
+        "data.readers": "data.building",
+        "data.wording": "data.rows",
+    }.items()
+}
 
 # By wing: functions and classes that the module of its name had, and where they are in the library now.
 RENAMED = {

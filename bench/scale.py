@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from anytoany_lib.config import Profile
-from anytoany_lib.data.manifest_files import stored_row
-from anytoany_lib.data.rows import Row
-from anytoany_lib.data.wording import DESCRIBE, PRODUCE
+from anytoany_lib.data.manifests import stored_row
+from anytoany_lib.data.rows import DESCRIBE, PRODUCE, Row
 from anytoany_lib.encoders.imagebind_inputs import HUGE, SenseConfig
 from anytoany_lib.features.cache import KEY
 from anytoany_lib.memory import planning as memory

@@ -4,8 +4,6 @@
 a hole gives other numbers, so a file that is cut or of another form is a DataError that says where.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Callable, Iterator
@@ -93,9 +91,8 @@ def read_tokens(path: Path, split: str, questions: Path) -> Iterator[Item]:
         for number, line in enumerate(filter(str.strip, lines), 1):
             name, tab, caption = line.rstrip("\n").partition("\t")
             if not tab or "#" not in name:
-                raise DataError(
-                    f"{path}, line {number}: expected name.jpg#number, a tab, a caption"
-                )
+                expected = "expected name.jpg#number, a tab, a caption"
+                raise DataError(f"{path}, line {number}: {expected}")
             told.setdefault(name.rpartition("#")[0], []).append(caption)
     for name, captions in told.items():
         yield Item(Path(name).stem, "image", (name,), captions)
@@ -143,14 +140,12 @@ def read_vqa(path: Path, split: str, questions: Path) -> Iterator[Item]:
     told = {record["question_id"]: record for record in _json(path)["annotations"]}
     for record in asked["questions"]:
         own = told.get(record["question_id"])
+        name = str(record["question_id"])
         if own is None:
-            raise DataError(
-                f"{path}: no answers to question {record['question_id']} of {questions}"
-            )
+            raise DataError(f"{path}: no answers to question {name} of {questions}")
         picture = f"{record['image_id']:012d}.jpg"
         names = (f"COCO_{asked['data_subtype']}_{picture}", picture)
         answers = [answer["answer"] for answer in own["answers"]]
-        name = str(record["question_id"])
         yield Item(name, "image", names, answers, record["question"], own["answer_type"])
 
 
@@ -187,9 +182,8 @@ def read_items(
         files.append(Path(questions))
     for file in files:
         if not file.is_file():
-            raise DataError(
-                f"{file}: no such file; docs/REPRODUCE.md says where {name} is to be had"
-            )
+            advice = f"docs/REPRODUCE.md says where {name} is to be had"
+            raise DataError(f"{file}: no such file; {advice}")
     split = benchmark.split if split is None else split
     try:
         items = list(benchmark.read(files[0], split, files[-1]))

@@ -1,20 +1,22 @@
 """How near captions are to what people wrote: BLEU, ROUGE-L and CIDEr-D, as COCO's evaluation server counts them.
 
-Captions come as lists of words (`caption_tokens`, or the Java tool in `java_metrics`); `caption_scores` takes texts and
-does all of it. Results are fractions as computed: papers print 100 times as much. The numbers equal those of
-pycocoevalcap 1.2 on the same words, its rounding guards included.
+Captions come as lists of words; `caption_scores` takes texts and does all of it. Results are fractions as computed: papers
+print 100 times as much. The numbers equal those of pycocoevalcap 1.2 on the same words, its rounding guards included.
+
+The published numbers are counted on what Stanford's PTBTokenizer (CoreNLP 3.4.1, `-preserveLines -lowerCase`, in Java) makes of
+a caption, less a list of punctuation. `tokenize` does that in Python: Penn Treebank conventions (contractions are two words,
+brackets have names, abbreviations keep their point), lower case, no punctuation. It gives the same words as the Java tool for
+all but 3 of 92,451 captions that people wrote (docs/REPRODUCE.md); what differs is rare, as "U. Miami".
 """
 
-from __future__ import annotations
-
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from anytoany_lib.benchmarks import java_metrics
-from anytoany_lib.benchmarks.caption_tokens import tokenize
 
 Words = Sequence[str]
 References = Sequence[Sequence[Words]]  # of every medium what several people wrote
@@ -25,6 +27,51 @@ _NO_CORRECT, _NO_GUESS = 1e-15, 1e-9  # keep BLEU's quotients defined; the refer
 _ROUGE_BETA = 1.2  # recall counts more than precision
 _CIDER_SIGMA = 6.0  # words of difference in length
 _CIDER_SCALE = 10.0
+
+_BRACKETS = dict(zip("()[]{}", ["-lrb-", "-rrb-", "-lsb-", "-rsb-", "-lcb-", "-rcb-"], strict=True))
+_PLAIN = str.maketrans(
+    {"’": "'", "‘": "'", "“": '"', "”": '"', "…": "...", "—": "--", "–": "--", "€": "$", "£": "#"}
+)
+# Words that end in a point of their own, beside single letters and what is made of them ("u.s.").
+_ABBREVIATIONS = (
+    "mr|mrs|ms|dr|prof|st|jr|sr|rev|gen|col|sgt|capt|lt|gov|sen|rep|vs|etc|inc|co|corp|ltd|dept|"
+    "jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec|mt|ft|ave|blvd|rd"
+)
+_TOKEN = re.compile(
+    rf"""
+      https?://\S+ | www\.\S+ | [\w.+-]+@[\w-]+(?:\.[\w-]+)+          # addresses
+    | </?[a-z!][^<>\s]*>                                              # mark-up
+    | (?:[a-z]\.){{2,}}                                               # u.s., a.m.
+    | (?:{_ABBREVIATIONS})\.(?=[\s,]|$) | no\.(?=\s*\d)               # mr., etc., no. 5
+    | '(?:\d\ds | em | til | cause | n' )(?!\w)                       # '90s, 'em, rock 'n' roll
+    | (?:n't | '(?:s|m|d|re|ve|ll))(?!\w)                             # what a contraction leaves behind
+    | [+-]?\d+(?:[.,:/]\d+)+                                          # 2.5, 1,000, 10:30, 1/2
+    | (?:o'clock | ma'am)(?!\w)
+    | \#[^\W\d]\w*                                                    # a tag
+    | (?:\w(?!n't(?!\w)))* \w (?:[-/.](?=\w)(?:\w(?!n't(?!\w)))*\w)*  # words, also joined
+    | \.{{2,}} | [!?]+ | --+ | \*+ | \#+ | `` | ''                    # runs that stay together
+    | [^\s\w\U00010000-\U0010ffff]                                    # any other sign, but no emoji
+    """,
+    re.VERBOSE,
+)
+_PAIRS = (("can", "not"), ("gon", "na"), ("got", "ta"), ("wan", "na"), ("lem", "me"), ("gim", "me"))
+_TWO_WORDS = {one + other: (one, other) for one, other in _PAIRS}
+
+
+def tokenize(caption: str) -> list[str]:
+    """A caption's words in order; none of them if it is empty or punctuation alone."""
+    words: list[str] = []
+    for token in _TOKEN.findall(caption.lower().translate(_PLAIN)):
+        if token in _TWO_WORDS:
+            words += _TWO_WORDS[token]
+        elif token not in java_metrics.PUNCTUATION and token.strip('".'):  # nor any run of points
+            words.append(_BRACKETS.get(token, token))
+    return words
+
+
+def tokenize_all(captions: Sequence[str]) -> list[list[str]]:
+    """The default tokenizer: `tokenize` of each."""
+    return [tokenize(caption) for caption in captions]
 
 
 def ngrams(words: Words) -> Counter[tuple[str, ...]]:
@@ -128,11 +175,6 @@ def _likeness(own: _Vector, reference: _Vector) -> float:
             products[len(ngram) - 1] += min(weight, other) * other
     cosines = (p / (a * b) for p, a, b in zip(products, norms, other_norms, strict=True) if a * b)
     return sum(cosines) / ORDERS * math.exp(-((length - other_length) ** 2) / 2 / _CIDER_SIGMA**2)
-
-
-def tokenize_all(captions: Sequence[str]) -> list[list[str]]:
-    """The default tokenizer: `caption_tokens.tokenize` of each."""
-    return [tokenize(caption) for caption in captions]
 
 
 def caption_scores(

@@ -7,11 +7,10 @@ mean over media they have the worst score.
 Legend: N, M media, D width, C classes.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 
 CLIP_SCORE_WEIGHT = 2.5  # Hessel et al. 2021
 
@@ -42,16 +41,15 @@ def frechet_distance(real: np.ndarray, made: np.ndarray, allow_few: bool = False
     """
     (real, real_failed), (made, made_failed) = finite(real), finite(made)
     if real.shape[1] != made.shape[1]:
-        raise ValueError(
-            f"features of different extractors: {real.shape[1]} and {made.shape[1]} wide"
-        )
+        widths = f"{real.shape[1]} and {made.shape[1]} wide"
+        raise ValueError(f"features of different extractors: {widths}")
     least = 2 if allow_few else real.shape[1] + 1
     for name, rows, failed in (("real", real, real_failed), ("generated", made, made_failed)):
         if len(rows) < least:
+            advice = "" if allow_few else " (allow_few overrides this)"
             raise ValueError(
                 f"{len(rows)} {name} media ({failed} more failed) are too few: a Fréchet distance of features {rows.shape[1]} "
-                f"wide needs at least {least}"
-                + ("" if allow_few else " (allow_few overrides this)")
+                f"wide needs at least {least}{advice}"
             )
     (mean, factor), (other_mean, other_factor) = _gaussian(real), _gaussian(made)
     # tr (S_r S_g)^1/2 is the sum of the singular values of R_r R_g^T, where S = R^T R: no root of a matrix is taken.
@@ -73,8 +71,7 @@ def _probabilities(logits: np.ndarray) -> np.ndarray:
         raise ValueError(
             "these are probabilities: give logits, or their logarithms, which are logits too"
         )
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)
+    return softmax(logits, axis=1)
 
 
 def _divergence(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -90,9 +87,8 @@ def inception_score(logits: np.ndarray, splits: int = 10, seed: int = 0) -> Scor
     """
     rows, failures = finite(logits)
     if len(rows) < splits:
-        raise ValueError(
-            f"{len(rows)} media cannot be split into {splits} ({failures} more failed)"
-        )
+        counts = f"{len(rows)} media cannot be split into {splits}"
+        raise ValueError(f"{counts} ({failures} more failed)")
     rows = _probabilities(rows)[np.random.default_rng(seed).permutation(len(rows))]
     parts = [
         np.exp(_divergence(part, part.mean(0, keepdims=True)).mean())

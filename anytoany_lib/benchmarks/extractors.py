@@ -6,13 +6,10 @@ PIL images, samples, frames; strings for text) gives float32 features (N, D), or
 A medium that cannot be read, or whose features are not finite, is a row of NaN, which `distances` counts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,30 +35,6 @@ CLIP_FRAMES = 16  # of a clip, evenly spread: as many as the published text-to-v
 PIECE_SECONDS = 0.96  # what VGGish hears at a time
 
 
-def _features(
-    items: Sequence[Any],
-    load: Callable[[Any], Any],
-    embed: Callable[[list[Any]], torch.Tensor],
-    batch_size: int,
-) -> np.ndarray:
-    """What `embed` gives of loaded items, batch by batch; NaN for those that `load` cannot read."""
-    found: dict[int, np.ndarray] = {}
-    for start in range(0, len(items), batch_size):
-        loaded: dict[int, Any] = {}
-        for number, item in enumerate(items[start : start + batch_size], start):
-            with suppress(MediaError):
-                loaded[number] = load(item)
-        if loaded:
-            rows = embed(list(loaded.values())).float().cpu().numpy()
-            found |= dict(zip(loaded, rows, strict=True))
-    # Without one readable medium nobody knows the width; a column of NaN says as much.
-    shape = next(iter(found.values())).shape if found else (1,)
-    features = np.full((len(items), *shape), np.nan, dtype=np.float32)
-    for number, row in found.items():
-        features[number] = row
-    return features
-
-
 def model_folder(path: str | Path, what: str) -> Path:
     """The folder itself; FileNotFoundError if it holds no model."""
     path = Path(path)
@@ -77,22 +50,36 @@ _Kinds = Mapping[str, tuple[Callable[[Any], Any], Callable[[list[Any]], torch.Te
 
 
 def _extractor(name: str, kinds: _Kinds) -> Extractor:
-    """The extractor of these kinds; it raises ValueError for others."""
+    """The extractor of these kinds; it raises ValueError for others, and gives NaN for items that cannot be loaded."""
 
     @torch.inference_mode()
     def extract(kind: str, items: Sequence[Any]) -> np.ndarray:
-        """See the module's docstring."""
         if kind not in kinds:
             raise ValueError(f"{name} embeds {', '.join(kinds)}, not {kind}")
-        return _features(items, *kinds[kind])
+        load, embed, batch_size = kinds[kind]
+        found: dict[int, np.ndarray] = {}
+        for start in range(0, len(items), batch_size):
+            loaded: dict[int, Any] = {}
+            for number, item in enumerate(items[start : start + batch_size], start):
+                with suppress(MediaError):
+                    loaded[number] = load(item)
+            if loaded:
+                rows = embed(list(loaded.values())).float().cpu().numpy()
+                found |= dict(zip(loaded, rows, strict=True))
+        # Without one readable medium nobody knows the width; a column of NaN says as much.
+        shape = next(iter(found.values())).shape if found else (1,)
+        features = np.full((len(items), *shape), np.nan, dtype=np.float32)
+        for number, row in found.items():
+            features[number] = row
+        return features
 
     return extract
 
 
-def _frames(medium: Any, count: int) -> np.ndarray:
-    """`count` frames of a clip, the middles of equal parts: uint8 (count, H, W, 3); a shorter clip repeats some."""
-    frames = media_files.as_video(medium, num_frames=count)
-    return frames[((np.arange(count) + 0.5) * len(frames) / count).astype(int)]
+def _frames(medium: Any) -> np.ndarray:
+    """Frames of a clip, the middles of equal parts: uint8 (CLIP_FRAMES, H, W, 3); a shorter clip repeats some."""
+    frames = media_files.as_video(medium, num_frames=CLIP_FRAMES)
+    return frames[((np.arange(CLIP_FRAMES) + 0.5) * len(frames) / CLIP_FRAMES).astype(int)]
 
 
 def _texts(
@@ -102,7 +89,6 @@ def _texts(
     tokenizer = AutoTokenizer.from_pretrained(without_code(folder), **LOCAL)
 
     def texts(captions: list[str]) -> torch.Tensor:
-        """Captions -> (N, D)."""
         words = tokenizer(
             captions, padding=True, truncation=True, max_length=longest, return_tensors="pt"
         ).to(model.device)
@@ -131,11 +117,7 @@ def clip(folder: str | Path, device: str = "cpu", batch_size: int = 32) -> Extra
 
     kinds: _Kinds = {
         "image": (media_files.as_image, pictures, batch_size),
-        "video": (
-            lambda film: _frames(film, CLIP_FRAMES),
-            clips,
-            max(1, batch_size // CLIP_FRAMES),
-        ),
+        "video": (_frames, clips, max(1, batch_size // CLIP_FRAMES)),
         "text": (str, texts, batch_size),
     }
     return _extractor("CLIP", kinds)
@@ -178,13 +160,12 @@ def imagebind(
     """
     senses, dtype = ("vision", "audio", "text"), frozen_dtype(torch.device(device))
     model = ImageBind.from_checkpoint(path, senses, dtype, words).to(device)
-    kinds = {
+    kinds: dict[str, Any] = {
         kind: (partial(media_files.as_media, kind), partial(model.embed, kind), batch_size)
         for kind in MEDIA_KINDS
     }
-    return _extractor(
-        "ImageBind", kinds | {"text": (str, partial(model.embed, "text"), batch_size)}
-    )
+    kinds["text"] = (str, partial(model.embed, "text"), batch_size)
+    return _extractor("ImageBind", kinds)
 
 
 def torchscript(
@@ -206,15 +187,12 @@ def torchscript(
     network, options = torch.jit.load(str(file), map_location=device).eval(), dict(options or {})
 
     def picture(medium: Any) -> torch.Tensor:
-        """uint8 (3, H, W)."""
         return torch.from_numpy(np.array(media_files.as_image(medium))).permute(2, 0, 1)
 
     def film(medium: Any) -> torch.Tensor:
-        """float32 (3, T, H, W), 0 to 255."""
-        return torch.from_numpy(_frames(medium, CLIP_FRAMES)).permute(3, 0, 1, 2).float()
+        return torch.from_numpy(_frames(medium)).permute(3, 0, 1, 2).float()
 
     def sound(medium: Any) -> torch.Tensor:
-        """float32 (samples,)."""
         return torch.from_numpy(media_files.as_audio(medium, rate)[0])
 
     def embed(batch: list[torch.Tensor]) -> torch.Tensor:
@@ -232,8 +210,7 @@ def torchscript(
 
 
 def _pictures_of(clip: Any) -> list[Image.Image]:
-    """The frames of a clip."""
-    return [Image.fromarray(frame) for frame in _frames(clip, CLIP_FRAMES)]
+    return [Image.fromarray(frame) for frame in _frames(clip)]
 
 
 def _pieces_of(sound: Any) -> list[tuple[np.ndarray, int]]:
@@ -245,9 +222,10 @@ def _pieces_of(sound: Any) -> list[tuple[np.ndarray, int]]:
     return [(samples[start : start + length], rate) for start in starts]
 
 
-_PARTS: Mapping[str, tuple[str, Callable[[Any], list[Any]]]] = MappingProxyType(
-    {"video": ("image", _pictures_of), "audio": ("audio", _pieces_of)}
-)
+_PARTS: Mapping[str, tuple[str, Callable[[Any], list[Any]]]] = {
+    "video": ("image", _pictures_of),
+    "audio": ("audio", _pieces_of),
+}
 
 
 def of_parts(extract: Extractor) -> Extractor:
@@ -257,7 +235,6 @@ def of_parts(extract: Extractor) -> Extractor:
     """
 
     def parts(kind: str, items: Sequence[Any]) -> np.ndarray:
-        """The rows of all media one after the other."""
         if kind not in _PARTS:
             raise ValueError(f"parts are of {' or '.join(_PARTS)}, not of {kind}")
         kind, split = _PARTS[kind]

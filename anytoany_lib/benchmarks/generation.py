@@ -8,8 +8,6 @@
 is a failure. `compare` computes what its extractors allow (see `extractors`): they are local files, none is downloaded.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Mapping, Sequence
@@ -23,19 +21,22 @@ from anytoany_lib.benchmarks import distances, extractors
 from anytoany_lib.benchmarks.annotations import Item, read_items
 from anytoany_lib.benchmarks.distances import Score
 from anytoany_lib.benchmarks.extractors import Extractor
-from anytoany_lib.benchmarks.understanding import located, mend, settle, step_parsers
-from anytoany_lib.config import portable
+from anytoany_lib.benchmarks.understanding import (
+    append_lines,
+    counts_text,
+    located,
+    model_for,
+    step_parsers,
+)
 from anytoany_lib.data.formats.json_files import json_records
-from anytoany_lib.data.rows import DataError
-from anytoany_lib.data.wording import PRODUCE
+from anytoany_lib.data.rows import PRODUCE, DataError
 from anytoany_lib.generation.replies import reply_all
 from anytoany_lib.llm import pick_device
 from anytoany_lib.media import media_files
 from anytoany_lib.media.containers import MediaError
 from anytoany_lib.messages import Message, medium_of
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.system.files import room_for, write_json
-from anytoany_lib.system.remote import local
+from anytoany_lib.system.files import write_json
 
 MADE = "made.jsonl"
 
@@ -55,23 +56,24 @@ def generate(
     """
     done = made_lines(folder) if (folder / MADE).is_file() else []
     counts = {"already there": len(done), "made": 0, "failed": 0}
-    with room_for(folder / MADE), (folder / MADE).open("a", encoding="utf-8") as file:
-        for start in tqdm(range(len(done), len(items), batch_size), desc="media", unit="batch"):
-            batch = items[start : start + batch_size]
-            captions = [caption_of(item, n, seed) for n, item in enumerate(batch, start)]
-            asked = [
-                [{"role": "user", "content": PRODUCE[item.kind][0].format(caption)}]
-                for item, caption in zip(batch, captions, strict=True)
-            ]
-            replies = reply_all(model, asked, seed + start, batch_size=batch_size)
+
+    def made(start: int) -> list[dict[str, str]]:
+        batch = items[start : start + batch_size]
+        captions = [caption_of(item, n, seed) for n, item in enumerate(batch, start)]
+        asked = [
+            [{"role": "user", "content": PRODUCE[item.kind][0].format(caption)}]
+            for item, caption in zip(batch, captions, strict=True)
+        ]
+        replies = reply_all(model, asked, seed + start, batch_size=batch_size)
+        return [
+            {"id": item.id, "caption": caption, **_kept(reply, item.kind, folder, number)}
             for number, (item, caption, reply) in enumerate(
                 zip(batch, captions, replies, strict=True), start
-            ):
-                outcome = _kept(reply, item.kind, folder, number)
-                counts["failed" if "failed" in outcome else "made"] += 1
-                line = {"id": item.id, "caption": caption, **outcome}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
+            )
+        ]
+
+    starts = tqdm(range(len(done), len(items), batch_size), desc="media", unit="batch")
+    append_lines(folder / MADE, map(made, starts), counts, "made")
     return counts
 
 
@@ -162,7 +164,6 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The command line's options."""
     parser, steps = step_parsers(
         {"generate": "make media of captions", "compare": "measure them"},
         "generate --run RUN --benchmark coco --annotations FILE --made FOLDER",
@@ -211,20 +212,12 @@ def _extractors(given: argparse.Namespace) -> dict[str, Extractor]:
 
 
 def _generate(given: argparse.Namespace, items: Sequence[Item]) -> None:
-    """The command `generate`."""
-    run = local(given.run)
-    settings = {"run": portable(run), "benchmark": given.benchmark, "seed": given.seed}
-    settings |= {"annotations": given.annotations.name, "split": given.split}
-    given.made.mkdir(parents=True, exist_ok=True)
-    settle(given.made / MADE, settings)
-    mend(given.made / MADE)
-    model = AnyToAny.from_pretrained(run)
+    model = model_for(given, given.made / MADE, seed=given.seed)
     done = generate(model, items, given.made, given.seed, given.batch_size)
-    print(f"{given.made}: " + ", ".join(f"{count} {what}" for what, count in done.items()))
+    print(f"{given.made}: {counts_text(done)}")
 
 
 def _compare(given: argparse.Namespace, items: Sequence[Item]) -> None:
-    """The command `compare`."""
     found, lines = _extractors(given), made_lines(given.made)
     left = {item.id: item for item in items}
     if unknown := [line["id"] for line in lines if line["id"] not in left]:

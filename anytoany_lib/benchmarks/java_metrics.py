@@ -3,8 +3,6 @@
 None of it is needed for the other metrics. `missing` says what a machine lacks, and every function refuses with it.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import shutil
@@ -12,8 +10,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from anytoany_lib.benchmarks.caption_tokens import PUNCTUATION
-
+# Tokens that no metric counts.
+PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 TOKENIZER, METEOR, SPICE = "tokenizer", "METEOR", "SPICE"
 _NEEDS = {
     TOKENIZER: ("tokenizer/stanford-corenlp-3.4.1.jar",),

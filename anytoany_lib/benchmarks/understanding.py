@@ -8,11 +8,9 @@ read is an empty prediction with the reason under "failed": it scores 0 and is c
 benchmarks, docs/REPRODUCE.md the tables they belong to.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,7 @@ from anytoany_lib.benchmarks.annotations import BENCHMARKS, Item, read_items
 from anytoany_lib.benchmarks.caption_metrics import caption_scores, tokenize_all
 from anytoany_lib.benchmarks.vqa import vqa_scores
 from anytoany_lib.config import portable
-from anytoany_lib.data.rows import DataError, media_path
-from anytoany_lib.data.wording import DESCRIBE
+from anytoany_lib.data.rows import DESCRIBE, DataError, media_path
 from anytoany_lib.generation.replies import draw_all
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.media import media_files
@@ -77,13 +74,22 @@ def predict(
         raise DataError(
             f"{folder}: none of the {len(items)} media is there, as {items[0].names[0]}"
         )
-    with room_for(predictions), predictions.open("a", encoding="utf-8") as file:
-        for start in tqdm(range(0, len(left), batch_size), desc="predictions", unit="batch"):
-            for line in _batch(model, left[start : start + batch_size], folder, prompt):
-                counts["failed" if "failed" in line else "described"] += 1
+    starts = tqdm(range(0, len(left), batch_size), desc="predictions", unit="batch")
+    batches = (_batch(model, left[n : n + batch_size], folder, prompt) for n in starts)
+    append_lines(predictions, batches, counts, "described")
+    return counts
+
+
+def append_lines(
+    path: Path, batches: Iterable[list[dict[str, str]]], counts: dict[str, int], done: str
+) -> None:
+    """Appends lines to a file that grows, a batch at a time, and counts what is `done` and what "failed"."""
+    with room_for(path), path.open("a", encoding="utf-8") as file:
+        for batch in batches:
+            for line in batch:
+                counts["failed" if "failed" in line else done] += 1
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
-    return counts
 
 
 def _batch(
@@ -219,7 +225,6 @@ def step_parsers(
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The command line's options."""
     parser, steps = step_parsers(
         {"predict": "describe or answer", "score": "score predictions"},
         "predict --run RUN --benchmark vqav2 --annotations FILE --media FOLDER --predictions P.jsonl",
@@ -241,21 +246,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _predict(given: argparse.Namespace, items: Sequence[Item]) -> None:
-    """The command `predict`."""
+def model_for(given: argparse.Namespace, path: Path, **how: Any) -> AnyToAny:
+    """The model of the command line's run, once `how` it is used is noted beside the file that grows, and that is mended."""
     run = local(given.run)
-    settings = {"run": portable(run), "benchmark": given.benchmark, "prompt": given.prompt}
-    settings |= {"annotations": given.annotations.name, "split": given.split}
-    given.predictions.parent.mkdir(parents=True, exist_ok=True)
-    settle(given.predictions, settings)
-    mend(given.predictions)
-    model = AnyToAny.from_pretrained(run)
+    settings = {"run": portable(run), "benchmark": given.benchmark, **how}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settle(path, settings | {"annotations": given.annotations.name, "split": given.split})
+    mend(path)
+    return AnyToAny.from_pretrained(run)
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """What was done, by outcome: "3 already there, 2 made, 0 failed"."""
+    return ", ".join(f"{count} {what}" for what, count in counts.items())
+
+
+def _predict(given: argparse.Namespace, items: Sequence[Item]) -> None:
+    model = model_for(given, given.predictions, prompt=given.prompt)
     done = predict(model, items, given.media, given.predictions, given.prompt, given.batch_size)
-    print(f"{given.predictions}: " + ", ".join(f"{count} {what}" for what, count in done.items()))
+    print(f"{given.predictions}: {counts_text(done)}")
 
 
 def _score(given: argparse.Namespace, items: Sequence[Item], corpus: Sequence[Item]) -> None:
-    """The command `score`."""
     predictions = read_predictions(given.predictions)
     how = (given.missing_as_empty, given.tokenizer, given.java)
     result = {"benchmark": given.benchmark} | score(items, predictions, corpus, *how)

@@ -6,10 +6,8 @@ first: punctuation, number words, articles, contractions. Where they agree, the 
 that "Yes" is wrong beside ten times "yes": `vqa_scores` gives the number with everything normalised as well.
 """
 
-from __future__ import annotations
-
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -87,10 +85,8 @@ def vqa_scores(
         "accuracy": float(np.mean(list(official.values()))),
         "accuracy, all normalised": float(np.mean(normalised)),
     }
-    counts: Counter[str] = Counter()
-    sums: dict[str, float] = defaultdict(float)
+    by_type: dict[str, list[float]] = defaultdict(list)
     for name, accuracy in official.items():
         if kind := (types or {}).get(name):
-            counts[kind] += 1
-            sums[kind] += accuracy
-    return scores | {f"accuracy, {kind}": sums[kind] / counts[kind] for kind in sorted(counts)}
+            by_type[kind].append(accuracy)
+    return scores | {f"accuracy, {k}": float(np.mean(by_type[k])) for k in sorted(by_type)}

@@ -1,8 +1,7 @@
 """Datasets: from files as they are published to a manifest with its media, and back to rows.
 
 `building` is the whole way; `formats` holds the readers of the published forms, a format each. On disk a dataset is a
-manifest (`manifests`, `manifest_files`) and a report (`reports`); in memory it is `rows`, which `wording` turns into
-conversations.
+manifest (`manifests`) and a report (`reports`); in memory it is `rows`, worded as conversations.
 """
 
 from anytoany_lib.data.building import ALL_READERS, build
@@ -15,21 +14,4 @@ from anytoany_lib.data.manifests import (
     write_manifest,
 )
 from anytoany_lib.data.reports import Report
-from anytoany_lib.data.rows import DataError, Row
-from anytoany_lib.data.wording import as_comprehension, as_generation
-
-__all__ = [
-    "ALL_READERS",
-    "SPLITS",
-    "DataError",
-    "Manifest",
-    "Report",
-    "Row",
-    "as_comprehension",
-    "as_generation",
-    "build",
-    "dataset_fingerprint",
-    "read_manifest",
-    "splits_in",
-    "write_manifest",
-]
+from anytoany_lib.data.rows import DataError, Row, as_comprehension, as_generation

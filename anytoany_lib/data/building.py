@@ -1,17 +1,14 @@
 """Datasets: from a source folder to a manifest with its media, and the command that does it.
 
 Readers give rows of a source folder; `build` checks and copies their media, drops what cannot be used,
-splits by content and writes a manifest folder with its report. A raw row holds one medium and its
-caption: `as_comprehension` and `as_generation` word it for stages 1 and 2.
+splits by content and writes a manifest folder with its report. Media's headers are asked first, so that
+a picture of a billion pixels or a film of three hours costs nothing.
 Run as `anytoany data READER SOURCE OUT`; SOURCE and OUT may be URLs (see `remote`).
 """
-
-from __future__ import annotations
 
 import errno
 import hashlib
 import json
-import os
 import shutil
 import signal
 import sys
@@ -23,35 +20,48 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from anytoany_lib.data.formats.folders import read_folder, read_shards
-from anytoany_lib.data.formats.instructions import is_file
+from anytoany_lib.data.formats.instructions import is_file, read_instructions
 from anytoany_lib.data.formats.parquet import read_parquet
+from anytoany_lib.data.formats.published import (
+    NEXTGPT,
+    read_audiocaps,
+    read_clotho,
+    read_coco,
+    read_nextgpt,
+    read_prepared,
+    read_wavcaps,
+)
 from anytoany_lib.data.formats.webdataset import unpacked
-from anytoany_lib.data.inspection import inspect
 from anytoany_lib.data.ledger import DiskSet, Files, Splits
-from anytoany_lib.data.manifest_files import SCHEMA, RowWriter, StoredRow, stored_row
 from anytoany_lib.data.manifests import (
+    SCHEMA,
     SPLITS,
+    RowWriter,
+    StoredRow,
     read_manifest,
     splits_in,
+    stored_row,
 )
-from anytoany_lib.data.readers import READERS
 from anytoany_lib.data.reports import Measured, Report
 from anytoany_lib.data.rows import DataError, Row, map_media, media_in, media_path
 from anytoany_lib.media import media_files
-from anytoany_lib.media.containers import MediaError
-from anytoany_lib.media.segments import cut, name_of_cut, segment_in
+from anytoany_lib.media.clips import video_header
+from anytoany_lib.media.containers import MediaError, decoding, existing_file
+from anytoany_lib.media.segments import MAX_SECONDS, cut, name_of_cut, segment_in
+from anytoany_lib.media.sounds import sound_header
 from anytoany_lib.system import terminal
-from anytoany_lib.system.files import appearing_whole
+from anytoany_lib.system.files import appearing_whole, copy_or_link
 from anytoany_lib.system.prefetch import in_order
 from anytoany_lib.system.remote import is_url, local, published
 
 MEDIA_FOLDER = "media"
-SEGMENTS = "segments"  # of scratch: where the cut ones lie until they are placed
+SILENCE = 1e-4  # of full scale, -80 dB: less is the noise of an empty recording
 # Kept rows until the splits are drawn: as they are stored, with the number of their first medium's source and its rank there.
 _SPOOL = pa.schema(
     [*SCHEMA, ("captioned", pa.bool_()), ("number", pa.int32()), ("rank", pa.int64())]
@@ -68,17 +78,21 @@ class Seen(NamedTuple):
     measured: Measured
 
 
-# By the names that the row has for them; or which cannot be used, and why.
-Found = dict[str, Seen] | MediaError
-
-
-def _read_webdataset(source: Path, target: Path, report: Report) -> Iterator[Row]:
-    return read_shards(unpacked(source, target, report), report)
-
-
+# One function a format, from a source folder to neutral rows: it yields a row for each usable record, whose media are POSIX
+# paths relative to the source, and tells the report what it dropped and why.
+READERS: dict[str, Callable[[Path, Report], Iterator[Row]]] = {
+    **{name: partial(read_prepared, dataset=name) for name in NEXTGPT},
+    "nextgpt": read_nextgpt,
+    "instructions": read_instructions,
+    "folder": read_folder,
+    "coco": read_coco,
+    "clotho": read_clotho,
+    "audiocaps": read_audiocaps,
+    "wavcaps": read_wavcaps,
+}
 # Readers of media that are no files of their own: they write them into a folder, to which the rows' paths are relative.
 UNPACKING: dict[str, Callable[[Path, Path, Report], Iterator[Row]]] = {
-    "webdataset": _read_webdataset,
+    "webdataset": lambda source, target, log: read_shards(unpacked(source, target, log), log),
     "parquet": read_parquet,
 }
 ALL_READERS = READERS | dict.fromkeys(UNPACKING, read_folder)
@@ -157,11 +171,15 @@ def _kept(
 ) -> Generator[tuple, None, None]:
     """Rows whose media are usable, not seen before and now below `work`, as the spool has them."""
     scratch, copies = work / "scratch", work / MEDIA_FOLDER
-    look = partial(_examine, source=source, cuts=scratch / SEGMENTS)
-    examined = in_order(lambda row: (row, look(row)), rows, worth=_shows_media)
+    look = partial(_examine, source=source, cuts=scratch / "segments")
+    examined = in_order(
+        lambda row: (row, look(row)), rows, worth=lambda row: bool(media_in(row.messages))
+    )
     with DiskSet(scratch / "contents") as seen, DiskSet(scratch / "ids") as ids, closing(examined):
         for row, found in tqdm(examined, desc="rows", unit="row"):
-            files = [source / _file_of(name) for _, name in media_in(row.messages)]
+            names = (name for _, name in media_in(row.messages))
+            # Of a segment the file that it is of.
+            files = [source / (segment[0] if (segment := segment_in(n)) else n) for n in names]
             if isinstance(found, MediaError):
                 report.drop(found.reason, str(found.path), files)
                 continue
@@ -185,12 +203,6 @@ def _kept(
                 row.source, first.key if first else row.id, row.meta.get("split", "")
             )
             yield _unused(row.id, ids), *stored[1:], *place
-
-
-def _file_of(name: str) -> str:
-    """The file that a medium is, or is a segment of."""
-    segment = segment_in(name)
-    return segment[0] if segment else name
 
 
 def _content(row: Row, stored: StoredRow, found: dict[str, Seen]) -> bytes:
@@ -231,17 +243,12 @@ def _distribute(spool: Path, splits: Splits, folder: Path) -> dict[str, int]:
     return {split: writer.rows for split, writer in writers.items()}
 
 
-def _shows_media(row: Row) -> bool:
-    return bool(media_in(row.messages))
-
-
-def _examine(row: Row, source: Path, cuts: Path) -> Found:
-    """Opens every medium of a row; a segment is cut first, into a file in `cuts`."""
+def _examine(row: Row, source: Path, cuts: Path) -> dict[str, Seen] | MediaError:
+    """Opens every medium of a row, by the names it has there; a segment is cut first, into a file in `cuts`."""
     found = {}
     for kind, name in media_in(row.messages):
-        segment = None
         try:
-            path, stored = source, name
+            stored = name
             segment = segment_in(name) if isinstance(name, str) else None
             if segment is None or is_file(source / name):
                 path = media_path(source, name)
@@ -256,22 +263,46 @@ def _examine(row: Row, source: Path, cuts: Path) -> Found:
     return found
 
 
+def inspect(kind: str, path: str | Path) -> Measured:
+    """Opens a medium as training will, and measures it. MediaError if it cannot be decoded, is "too large" (long) or "silent"."""
+    path = existing_file(path)
+    look = {"image": _inspect_image, "audio": _inspect_sound, "video": _inspect_clip}
+    with decoding(path):
+        return look[media_files.check_kind(kind)](path, path.stat().st_size)
+
+
+def _inspect_image(path: Path, size: int) -> Measured:
+    return Measured("image", size, short_side=min(media_files.load_image(path).size))
+
+
+def _inspect_sound(path: Path, size: int) -> Measured:
+    stated = _bounded(sound_header(path), path)
+    samples, rate = media_files.load_audio(path)
+    if np.abs(samples).max() < SILENCE:
+        raise MediaError("silent", f"no sample reaches {SILENCE:g} of full scale", path)
+    read = len(samples) / rate
+    return Measured("audio", size, seconds=read if read < media_files.MAX_AUDIO_SECONDS else stated)
+
+
+def _inspect_clip(path: Path, size: int) -> Measured:
+    seconds, width, height = video_header(path)
+    _bounded(seconds, path)
+    # Three frames show that a clip opens and reaches its end, at a fraction of the cost.
+    media_files.load_video(path, num_frames=3, short_side=64)
+    return Measured("video", size, min(width, height), seconds)
+
+
+def _bounded(seconds: float, path: Path) -> float:
+    if seconds > MAX_SECONDS:
+        raise MediaError("too large", f"{seconds:,.0f} s, over {MAX_SECONDS:,.0f} s", path)
+    return seconds
+
+
 def _placed(path: Path, target: Path, link: bool) -> bool:
     """Copies or hard-links one medium; False if another row did."""
     if target.exists():
         return False
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not (link and _linked(path, target)):
-        shutil.copyfile(path, target)
-    return True
-
-
-def _linked(path: Path, target: Path) -> bool:
-    """Whether a hard link could be made: disks differ, and some have none."""
-    try:
-        os.link(path.resolve(), target)
-    except OSError:
-        return False
+    copy_or_link(path, target, link)
     return True
 
 

@@ -4,13 +4,12 @@
 known. They are SQLite files that hold scratch: nothing in them outlives the build.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 USED, DROPPED, NOT_LOOKED_AT = "used", "dropped", "not looked at"
@@ -21,7 +20,7 @@ _BELOW_ALL = -(2**63) - 1
 _STATED = {"validation": (_ABOVE_ALL, _ABOVE_ALL), "test": (_BELOW_ALL, _ABOVE_ALL)}
 
 
-class _Scratch:
+class _Scratch(AbstractContextManager):
     """A table in a file of its own; use it in a `with`. What is lost if the machine stops is not missed."""
 
     def __init__(self, path: Path, columns: str):
@@ -31,9 +30,6 @@ class _Scratch:
         self._database.execute(f"CREATE TABLE met ({columns}) WITHOUT ROWID")
         # One transaction for everything: SQLite writes pages when its cache is full, not for every row.
         self._database.execute("BEGIN")
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_) -> None:
         self._database.close()
@@ -76,6 +72,11 @@ def _key_of(path: str | Path) -> bytes:
     return os.path.abspath(path).encode("utf-8", "surrogatepass")  # noqa: PTH100 - links stay links
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is a program's own: `.ipynb_checkpoints`, `._a.jpg`, `__MACOSX`."""
+    return name.startswith((".", "__"))
+
+
 def is_regular(entry: os.DirEntry[str]) -> bool:
     """Whether what is in a folder is a file, or a link to one."""
     try:
@@ -92,7 +93,7 @@ def every_file(folder: str | Path, without: Path | None = None) -> Iterator[tupl
         with os.scandir(place) as found:
             entries = list(found)
         for entry in entries:
-            reason = why or ("hidden" if entry.name.startswith((".", "__")) else "")
+            reason = why or ("hidden" if is_hidden(entry.name) else "")
             if entry.is_dir(follow_symlinks=False):
                 if without is None or Path(entry.path).resolve() != without:
                     waiting.append((entry.path, reason))
@@ -141,10 +142,10 @@ class Splits(_Scratch):
                 last[source] = (0, 0)
                 continue
             parts = zip(_STATED, (validation, test), strict=True)
-            parts_drawn = [
-                part if (name, split) not in self._numbers else 0 for split, part in parts
+            wanted = [
+                max(1, round(part * size)) if part and (name, split) not in self._numbers else 0
+                for split, part in parts
             ]
-            wanted = [max(1, round(part * size)) if part else 0 for part in parts_drawn]
             first = min(wanted[0], size - 1)
             last[source] = (first, first + min(wanted[1], size - 1 - first))
         met: Counter[int] = Counter()

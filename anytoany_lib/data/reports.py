@@ -3,11 +3,9 @@
 Everything is a running count, so a report of millions of rows takes no more memory than one of ten.
 """
 
-from __future__ import annotations
-
 import json
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -68,10 +66,7 @@ class Histogram:
 
 
 class Report:
-    """What was read, kept and dropped, with the first names of each reason; counts always add up.
-
-    `files` remembers on disk what became of which file, if there is a source to count afterwards.
-    """
+    """What was read, kept and dropped, with the first names of each reason; `files` remembers on disk what became of each file."""
 
     def __init__(self, files: Files | None = None) -> None:
         self.files = files
@@ -85,9 +80,10 @@ class Report:
         self.sources: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
         self.splits: dict[str, int] = {}
-        self.words: dict[str, Histogram] = {}
-        self.lengths: dict[str, Histogram] = {}
-        self.sides: dict[str, Histogram] = {}
+        # By the kind of medium.
+        self.words = defaultdict[str, Histogram](lambda: Histogram(WORDS))
+        self.lengths = defaultdict[str, Histogram](lambda: Histogram(SECONDS))
+        self.sides = defaultdict[str, Histogram](lambda: Histogram(PIXELS))
 
     def kept(self, row: Row, added: Iterable[Measured] = ()) -> None:
         """One more row was kept; `added` are its media that no row before it had."""
@@ -95,13 +91,13 @@ class Report:
         self.sources[row.source] += 1
         self.kinds[row.meta.get("kind", "conversation")] += 1
         for kind, caption in captions_in(row):
-            _count(self.words, kind, WORDS, len(caption.split()))
+            self.words[kind].add(len(caption.split()))
         for one in added:
             self.bytes += one.size
             if one.seconds:
-                _count(self.lengths, one.kind, SECONDS, one.seconds)
+                self.lengths[one.kind].add(one.seconds)
             if one.short_side:
-                _count(self.sides, one.kind, PIXELS, one.short_side)
+                self.sides[one.kind].add(one.short_side)
 
     def drop(self, reason: str, name: str, files: Iterable[str | Path] = ()) -> None:
         """One more row was dropped, known by `name`, and with it the `files` that no other row uses."""
@@ -121,21 +117,17 @@ class Report:
         if self.files:
             self.files.add(path, USED)
 
-    def count_file(self, state: str, name: str = "") -> None:
-        """One more file was "used", "dropped" or, by the ending of its name, "not looked at"."""
+    def count_file(self, state: str, name: str = "", why: str = "") -> None:
+        """One more file was "used", "dropped" or "not looked at", for which its name's ending stands unless it is said why."""
         self.file_counts[state] += 1
         if state == NOT_LOOKED_AT:
-            self.not_looked_at[PurePosixPath(name).suffix.lower()[:20] or "no ending"] += 1
+            self.not_looked_at[why or PurePosixPath(name).suffix.lower()[:20] or "no ending"] += 1
 
     def count_files(self, folder: Path, without: Path | None = None) -> None:
         """Counts every file below a folder, by what became of it; `without` is a folder that is none of the data's."""
         for path, what in every_file(folder, without):
             state = self.files.state_of(path) if self.files else ""
-            if not state and what:
-                self.file_counts[NOT_LOOKED_AT] += 1
-                self.not_looked_at[what] += 1
-            else:
-                self.count_file(state or NOT_LOOKED_AT, path.name)
+            self.count_file(state or NOT_LOOKED_AT, path.name, what)
 
     @property
     def read(self) -> int:
@@ -145,11 +137,8 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The content of report.json."""
         rows = {"source": self.sources, "kind": self.kinds, "split": self.splits}
-        spreads = {
-            "caption_words": self.words,
-            "media_seconds": self.lengths,
-            "short_side_pixels": self.sides,
-        }
+        spreads = {"caption_words": self.words, "media_seconds": self.lengths}
+        spreads["short_side_pixels"] = self.sides
         return {
             "read": self.read,
             "kept": self.kept_rows,
@@ -170,7 +159,6 @@ class Report:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write report.json."""
         text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False)
         Path(path).write_text(text + "\n", encoding="utf-8")
 
@@ -185,9 +173,3 @@ class Report:
             named = ", ".join(f"{n} {ending}" for ending, n in self.not_looked_at.most_common(8))
             lines.append(f"  {count} of {self.file_counts.total()} files not looked at: {named}")
         return "\n".join(lines)
-
-
-def _count(
-    by_kind: dict[str, Histogram], kind: str, edges: tuple[float, ...], value: float
-) -> None:
-    by_kind.setdefault(kind, Histogram(edges)).add(value)

@@ -1,19 +1,30 @@
-"""Rows: what every dataset consists of here, and the media and captions that a row holds.
+"""Rows: what every dataset consists of here, the media and captions that a row holds, and how a captioned one is worded.
 
 A row is a conversation in the form of `messages`; its media are POSIX paths relative to a folder that the row does not
 know. A path is trusted only through `media_path`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import numpy as np
+
 from anytoany_lib.media.containers import MediaError
 from anytoany_lib.messages import check
 from anytoany_lib.modalities import MEDIA_KINDS
+
+DESCRIBE = {
+    "image": ("Describe this picture.", "What does this picture show?", "Write a caption for it."),
+    "audio": ("Describe this sound.", "What do you hear?", "Write a caption for this recording."),
+    "video": ("Describe this clip.", "What happens in this video?", "Write a caption for it."),
+}
+PRODUCE = {
+    "image": ("Draw this: {}", "Show me a picture: {}", "I would like an image of this: {}"),
+    "audio": ("Play this: {}", "Let me hear it: {}", "I would like the sound of this: {}"),
+    "video": ("Film this: {}", "Show me a clip: {}", "I would like a video of this: {}"),
+}
 
 
 class DataError(ValueError):
@@ -98,6 +109,27 @@ def captions_in(row: Row) -> Iterator[tuple[str, str]]:
         for part in message["content"] if isinstance(message["content"], list) else ():
             if message["role"] == "assistant" and "caption" in part:
                 yield part["type"], part["caption"]
+
+
+def as_comprehension(row: Row, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """A captioned row for stage 1: the medium and an instruction, drawn anew at every reading, answered by the caption."""
+    kind, name = media_in(row.messages)[0]
+    instruction = {"type": "text", "text": str(rng.choice(DESCRIBE[kind]))}
+    return [
+        {"role": "user", "content": [{"type": kind, kind: name}, instruction]},
+        {"role": "assistant", "content": [{"type": "text", "text": row.meta["caption"]}]},
+    ]
+
+
+def as_generation(row: Row, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """A captioned row for stage 2: an instruction with the caption, answered by the medium, told by that caption."""
+    kind, name = media_in(row.messages)[0]
+    caption = row.meta["caption"]
+    text = str(rng.choice(PRODUCE[kind])).format(caption)
+    return [
+        {"role": "user", "content": [{"type": "text", "text": text}]},
+        {"role": "assistant", "content": [{"type": kind, kind: name, "caption": caption}]},
+    ]
 
 
 def media_path(folder: Path, name: Any) -> Path:

@@ -10,8 +10,6 @@ The profile as it is, in OUT/unvaried, is a variant of every ablation, and its f
 differs later only. Several ablations may be run side by side: they wait for each other where they share a stage.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -34,10 +32,6 @@ _SHOWN = ("thing", "colour", "motion", "count", "unseen_pairs")
 Settings = dict[str, Any]
 
 
-def _soft_tokens(settings: Settings, count: int) -> None:
-    settings["encoder"]["soft_tokens"] = count
-
-
 def _signal_tokens(settings: Settings, count: int) -> None:
     for decoder in settings["decoders"].values():
         decoder["signals"] = count
@@ -58,12 +52,9 @@ def _lora_rank(settings: Settings, rank: int) -> None:
     lora |= {"rank": rank, "alpha": round(rank * lora["alpha"] / lora["rank"])}
 
 
-def _quantization(settings: Settings, kind: str) -> None:
-    settings["llm"]["quantization"] = kind
-
-
-def _stage_order(settings: Settings, order: str) -> None:
-    """Nothing in the profile: the order is that of the trainings."""
+def _setting(part: str, name: str) -> Callable[[Settings, Any], None]:
+    """What puts a value into one setting of a part."""
+    return lambda settings, value: settings[part].update({name: value})
 
 
 class Ablation(NamedTuple):
@@ -75,20 +66,18 @@ class Ablation(NamedTuple):
 
 
 ABLATIONS: dict[str, Ablation] = {
-    "soft_tokens": Ablation(_soft_tokens, (1, 4, 8), 0),
+    "soft_tokens": Ablation(_setting("encoder", "soft_tokens"), (1, 4, 8), 0),
     "signal_tokens": Ablation(_signal_tokens, (1, 4, 8), 0),
     "alignment": Ablation(_alignment, ("l2", "mse", "cosine", "l2+denoising"), 1),
-    "stage_order": Ablation(_stage_order, (PUBLISHED_ORDER, "1-3-2"), 1),
+    # Nothing in the profile: the order is that of the trainings.
+    "stage_order": Ablation(lambda settings, order: None, (PUBLISHED_ORDER, "1-3-2"), 1),
     "lora_rank": Ablation(_lora_rank, (4, 16, 64), 2),
-    "quantization": Ablation(_quantization, ("nf4", "none"), 0),
+    "quantization": Ablation(_setting("llm", "quantization"), ("nf4", "none"), 0),
 }
 
 
 def variants(profile: Profile, name: str, values: Iterable[str] = ()) -> dict[str, Profile]:
-    """The profiles of an ablation by the value that is varied, all of them or those named.
-
-    ValueError says which ablations, or which values, there are.
-    """
+    """The profiles of an ablation by the value that is varied, all of them or those named. ValueError says what there is."""
     if name not in ABLATIONS:
         raise ValueError(f"no ablation {name!r}: expected one of {', '.join(ABLATIONS)}")
     ablation, found = ABLATIONS[name], {}
@@ -98,18 +87,21 @@ def variants(profile: Profile, name: str, values: Iterable[str] = ()) -> dict[st
         found[str(value)] = Profile.parse(settings, f"ablation {name}, {value}")
     chosen = list(map(str, values)) or list(found)
     if unknown := [value for value in chosen if value not in found]:
-        raise ValueError(
-            f"ablation {name} has no value {unknown[0]!r}: expected some of {', '.join(found)}"
-        )
+        expected = f"expected some of {', '.join(found)}"
+        raise ValueError(f"ablation {name} has no value {unknown[0]!r}: {expected}")
     return {value: found[value] for value in chosen}
 
 
-def _stands(run: Path, profile: Profile, made_of: dict[str, Any]) -> bool:
-    """Whether a run folder holds just this training already."""
+def _stands(
+    run: Path, profile: Profile, made_of: dict[str, Any], data: str, init: Path | None
+) -> bool:
+    """Whether a run folder holds just this training already, finished after the one that it began from."""
     if not (run / runs.RECORD).is_file():
         return False
+    finished = [(one / runs.RECORD).stat().st_mtime_ns for one in (init, run) if one]
     record = runs.read_record(run)
     same = all(record[name] == value for name, value in made_of.items())
+    same = same and data in record["data"].values() and finished == sorted(finished)
     return same and runs.profile_of(record, run) == profile
 
 
@@ -137,10 +129,7 @@ def _trained(
         init = made[-1] if made else None
         made_of = {"stage": stage, "steps": steps[stage - 1], "seed": seed}
         with _alone(run):
-            stands = (
-                _stands(run, profile, made_of) and mark in runs.read_record(run)["data"].values()
-            )
-            if not stands or _younger(init, run):
+            if not _stands(run, profile, made_of, mark, init):
                 train(profile, stage, data, run, init, max_steps=steps[stage - 1], seed=seed)
         made.append(run)
     return made
@@ -149,13 +138,6 @@ def _trained(
 def _alone(run: Path) -> AbstractContextManager[None]:
     """Waits until no other process works on a run folder."""
     return alone(run.with_name(f"{run.name}.lock"), f"works on {run}")
-
-
-def _younger(init: Path | None, run: Path) -> bool:
-    """Whether a run was finished before the one that it began from: that was trained anew, so it has to follow."""
-    if init is None:
-        return False
-    return (init / runs.RECORD).stat().st_mtime_ns > (run / runs.RECORD).stat().st_mtime_ns
 
 
 def _measured(stages: Sequence[Path], data: Path, seed: int, per_task: int) -> dict[str, Any]:
@@ -214,18 +196,11 @@ def run(
 
 def _mean_rate(metrics: dict[str, Any], rate: str) -> float | None:
     """A rate over all cells of the matrix that have it, weighted by their rows; None if none has."""
-    cells = [
-        name.removesuffix(rate)
-        for name in metrics
-        if name.startswith("matrix.") and name.endswith(f".{rate}")
-    ]
-    if not cells:
+    names = [n for n in metrics if n.startswith("matrix.") and n.endswith(f".{rate}")]
+    if not names:
         return None
-    return float(
-        np.average(
-            [metrics[f"{c}{rate}"] for c in cells], weights=[metrics[f"{c}n"] for c in cells]
-        )
-    )
+    counts = [metrics[f"{name.removesuffix(rate)}n"] for name in names]
+    return float(np.average([metrics[name] for name in names], weights=counts))
 
 
 def variant_rows(results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -3,8 +3,6 @@
 The last two cost as much a row as the cell itself, so they are given some of its rows (`evenly`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,11 +10,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from anytoany_lib.data.rows import Row, media_in
-from anytoany_lib.data.wording import DESCRIBE
+from anytoany_lib.data.rows import DESCRIBE, Row, media_in
 from anytoany_lib.decoders.adapters import CaptionEncoder
 from anytoany_lib.evaluation.judging import (
     chance_by_part,
+    given,
     means,
     rates,
     request_of,
@@ -59,11 +57,13 @@ def chance_by_attribute(
 def upper_bounds(
     model: AnyToAny, judges: Any, cells: Cells, folder: Path, seed: int, batch_size: int
 ) -> tuple[Rates, Rates]:
-    """What the decoders reach when they are told the true captions: rates by kind of medium, and by cell that gives media.
-
-    A caption is rendered once, whichever cells ask for it.
-    """
-    cells = {name: rows for name, rows in cells.items() if _gives_media(rows[0])}
+    """What decoders reach with the true captions, each rendered once: rates by kind of medium, and by cell that gives media."""
+    # Where the reply is media alone, captions say all that is to be right about it.
+    cells = {
+        name: rows
+        for name, rows in cells.items()
+        if all(part["kind"] != "text" for part in rows[0].meta["expect"])
+    }
     expected = [part for rows in cells.values() for row in rows for part in row.meta["expect"]]
     made: dict[tuple[str, str], Message] = {}
     by_kind = {}
@@ -75,18 +75,13 @@ def upper_bounds(
         name = f"{kind}s from true captions"
         replies = render_to(model, kind, conditions.cpu(), folder, name, seed, batch_size)
         made |= {(kind, caption): r for caption, r in zip(scenes, replies, strict=True)}
-        media = [next((part[kind] for part in r["content"]), None) for r in replies]
+        media = [given(reply, kind) for reply in replies]
         by_kind[kind] = {"n": len(scenes)} | means(judges.judge(kind, media, list(scenes.values())))
     by_cell = {
         name: rates(verdicts(judges, rows, [_from_captions(row, made) for row in rows]))
         for name, rows in cells.items()
     }
     return by_kind, by_cell
-
-
-def _gives_media(row: Row) -> bool:
-    """Whether the reply to a row is media alone, so that captions say all that is to be right about it."""
-    return all(part["kind"] != "text" for part in row.meta["expect"])
 
 
 def _from_captions(row: Row, made: Mapping[tuple[str, str], Message]) -> Message:
@@ -99,10 +94,8 @@ def untouched(
     model: AnyToAny, judges: Any, rows: Sequence[Row], folder: Path, seed: int, batch_size: int
 ) -> dict[str, Any]:
     """The rates of plain rows when they are answered by the language model as it was before any training."""
-    adapter = model.adapter
-    with adapter.disable_adapter() if adapter is not None else nullcontext():
-        requests = [request_of(row) for row in rows]
-        how = (seed, Sampling(kinds=()), batch_size)
+    requests, how = [request_of(row) for row in rows], (seed, Sampling(kinds=()), batch_size)
+    with model.adapter.disable_adapter() if model.adapter is not None else nullcontext():
         replies = reply_to(model, requests, folder, "untouched", *how)
     return rates(verdicts(judges, rows, replies))
 
@@ -126,10 +119,7 @@ def in_words(messages: Sequence[Message], captions: Iterable[str]) -> list[Messa
 def text_only(
     model: AnyToAny, judges: Any, cells: Cells, folder: Path, seed: int, batch_size: int
 ) -> Rates:
-    """The rates of cells that are shown media when the model reads its own captions of them instead: caption, rewrite, generate.
-
-    What it loses beside the cell is what embeddings carry and words do not.
-    """
+    """Rates of cells that are shown media when the model reads its own captions instead; what they lose is what no words carry."""
     cells = {name: rows for name, rows in cells.items() if media_in(request_of(rows[0]))}
     requests = [request_of(row) for rows in cells.values() for row in rows]
     asked = [

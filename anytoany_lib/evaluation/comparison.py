@@ -5,8 +5,6 @@ In come run folders of any profiles, in any number; a run without metrics.json o
 was never evaluated) has blanks there. Out come rows and pictures for `figures` to show. Notebook 09 shows all five.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,18 +29,15 @@ from anytoany_lib.system.files import read_json
 from anytoany_lib.system.remote import local
 
 _MADE_BY = ("stage", "steps", "seed", "init", "imported", "versions", "commit", "dirty")
-_MEASURED: tuple[str, ...] = ("matrix", "combinations", "more", "ranks", "retrieval")
-_MEASURED += ("modality_accuracy", "language_loss_ratio")
+_CELLS = ("matrix", "combinations", "more")
+_MEASURED = (*_CELLS, "ranks", "retrieval", "modality_accuracy", "language_loss_ratio")
 _EVERY_CELL, _CHANCE = "all cells", 0.05
 
 Rows = list[dict[str, Any]]
 
 
 def chosen(folders: Iterable[str | Path] = ()) -> list[Path]:
-    """The run folders named, each once; if none is, the newest two and the one that ships with the kit.
-
-    FileNotFoundError names a folder that holds no run, or says that there is none at all.
-    """
+    """The run folders named, each once; if none is, the newest two and the one that ships. FileNotFoundError if there is none."""
     named = [local(folder) for folder in folders]
     if not named:
         found = runs.all_runs()
@@ -55,10 +50,7 @@ def chosen(folders: Iterable[str | Path] = ()) -> list[Path]:
 
 
 def made_by(run: Path) -> dict[str, Any]:
-    """All that went into a run, by dotted names: profile, stage, seed, data, versions, code.
-
-    A setting that is younger than the run has the value which stands for what was done then.
-    """
+    """All that went into a run, by dotted names; a setting younger than the run has the value that stands for what was done then."""
     record = runs.read_record(run)
     profile = runs.profile_of(record, run).model_dump(mode="json")
     data = {"names": list(record["data"]), "fingerprints": list(record["data"].values())}
@@ -99,7 +91,7 @@ def _shown(run: Path) -> dict[str, Any]:
     shown = {n: f"{v:.3f}" if isinstance(v, float) else v for n, v in measured(run).items()}
     for cell, of_cell in _metrics(run).get("intervals", {}).items():
         for rate, around in of_cell.items():
-            for part in ("matrix", "combinations", "more"):
+            for part in _CELLS:
                 if (name := f"{part}.{cell}.{rate}") in shown:
                     shown[name] += " [{low:.3f}, {high:.3f}]".format(**around)
     return shown
@@ -158,9 +150,8 @@ def changes(folders: Sequence[Path], seed: int = 0) -> Rows:
             lacking = portable(run if first else folders[0])
             told = {"-": f"{lacking} has no {runs.EVALUATION}/{OUTCOMES}: run 08_evaluate on it"}
         elif own_rows != test_rows:
-            told = {
-                "-": f"other test rows than {portable(folders[0])}: name one DATA in 08_evaluate"
-            }
+            other = f"other test rows than {portable(folders[0])}"
+            told = {"-": f"{other}: name one DATA in 08_evaluate"}
         else:
             told = {
                 rate: _change(rows, found[rate], seed)
@@ -172,10 +163,7 @@ def changes(folders: Sequence[Path], seed: int = 0) -> Rows:
 
 
 def curve(run: Path) -> Rows:
-    """The lines of a run's metrics.jsonl; of a step that was logged again after a kill, the last. [] if there are none.
-
-    ValueError names the file and the line that is no JSON.
-    """
+    """The lines of a run's metrics.jsonl, [] without one; of a step logged again, the last. ValueError names a line that is no JSON."""
     file, by_step = run / runs.CURVES, {}
     if not file.is_file():
         return []
@@ -214,10 +202,7 @@ def replies(
     seed: int = 0,
     sampling: Sampling | None = None,
 ) -> list[list[Message]]:
-    """What each run answers to the same prompts with the same seeds: a list a run. One model is in memory at a time.
-
-    A prompt is a text or a conversation that ends with the user's turn.
-    """
+    """What each run answers to the same prompts (texts or conversations) and seeds, a list a run; one model is in memory at a time."""
     asked = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
     # No name holds the model, so it is gone before the next one is loaded.
     return [reply_all(AnyToAny.from_pretrained(run), asked, seed, sampling) for run in folders]

@@ -5,8 +5,6 @@ RUN/evaluation/failures.jsonl   one line for every wrong reply: what was asked, 
 RUN/evaluation/outcomes.json    what every row added to each rate, to hold two runs against each other row by row
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter
@@ -83,19 +81,15 @@ def _outcomes(results: Sequence[Verdict], test_rows: str) -> dict[str, Any]:
     """{"test_rows", "cells": {cell: {"rows": their names, rate: 1, 0 or null of each row}}}."""
     cells: dict[str, dict[str, list]] = {}
     for cell, found in grouped(results).items():
-        rates = outcomes(found).items()
         cells[cell] = {"rows": [verdict.row.id for verdict in found]} | {
             rate: [None if math.isnan(value) else int(value) for value in values]
-            for rate, values in rates
+            for rate, values in outcomes(found).items()
         }
     return {"test_rows": test_rows, "cells": cells}
 
 
 def save(folder: Path, results: Sequence[Verdict], per_task: int, test_rows: str = "") -> None:
-    """Writes the three files; media are kept of the first `per_task` right and as many wrong replies of each task.
-
-    `test_rows` tells the rows from others of the same names.
-    """
+    """Writes the three files, with media of the first `per_task` right and wrong replies of each task; `test_rows` names their set."""
     seen: Counter[tuple[str, bool]] = Counter()
     with appearing_whole(folder) as work:
         examples: list[dict[str, Any]] = []

@@ -3,8 +3,6 @@
 The interval of a difference between runs that replied to the same rows is that of the rows' own differences.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from math import comb
 

@@ -4,8 +4,6 @@
 is missing, empty, broken or of another kind is wrong in all that was asked; nothing is left out.
 """
 
-from __future__ import annotations
-
 import importlib
 import re
 from collections import defaultdict
@@ -22,26 +20,16 @@ from anytoany_lib.modalities import KINDS
 
 # The judges there are, by the name a profile calls them; what a profile says is looked up here, never imported. Code that
 # brings judges of its own adds them: JUDGES["mine"] = "my.module", with judge() and judge_text() as toyworld.judges has them.
-JUDGES = {
-    "toyworld": "anytoany_lib.toyworld.judges",
-    "anytoany_lib.toyworld.judges": "anytoany_lib.toyworld.judges",
-}
+JUDGES = dict.fromkeys(("toyworld", "anytoany_lib.toyworld.judges"), "anytoany_lib.toyworld.judges")
 CELLS = tuple(f"{given}->{wanted}" for given in KINDS for wanted in KINDS)
 _SHIFTS = 5
 # Words that answer a question between themselves: a reply with two of them has not answered.
-_VERDICTS = (
-    frozenset(("yes", "no")),
-    frozenset(("first", "second", "third")),
-    frozenset(("same", "different")),
-)
+_VERDICTS = ({"yes", "no"}, {"first", "second", "third"}, {"same", "different"})
 
 
 @dataclass
 class Verdict:
-    """How one test row came out: were the right kinds of media given, and which attributes are right.
-
-    `marks` count for rates of their own name, but a reply without them is not wrong.
-    """
+    """How one test row came out; `marks` count for rates of their own name, but a reply without them is not wrong."""
 
     row: Row
     reply: Message
@@ -57,9 +45,8 @@ class Verdict:
     @property
     def wrong(self) -> list[str]:
         """The names of the rates that this row lowers."""
-        return [name for name, right in self.attributes.items() if not right] + (
-            [] if self.modality else ["modality"]
-        )
+        outcomes = {**self.attributes, "modality": self.modality}
+        return [name for name, right in outcomes.items() if not right]
 
 
 def load_judges(profile: Profile) -> Any:
@@ -73,9 +60,8 @@ def load_judges(profile: Profile) -> Any:
             f"profile {profile.name} names the judges {profile.judges!r}; there are {', '.join(JUDGES)}. Code that brings more "
             "adds them to anytoany_lib.evaluation.judging.JUDGES before it evaluates"
         )
-    return importlib.import_module(JUDGES[profile.judges]).load_judges(
-        resolve(profile.judges_folder)
-    )
+    judges = importlib.import_module(JUDGES[profile.judges])
+    return judges.load_judges(resolve(profile.judges_folder))
 
 
 def check_expected(row: Row, meta: Sequence[str], part: Sequence[str]) -> None:
@@ -118,8 +104,8 @@ def text_of(reply: Message) -> str:
     return " ".join(part["text"] for part in reply["content"] if part["type"] == "text")
 
 
-def _given(reply: Message, kind: str, number: int) -> Any:
-    """The `number`-th medium of a kind in a reply, None if there are fewer."""
+def given(reply: Message, kind: str, number: int = 0) -> Any:
+    """The `number`-th medium of a kind in a reply, a sound's samples alone; None if there are fewer."""
     of_kind = [part[kind] for part in reply["content"] if part["type"] == kind]
     return of_kind[number] if number < len(of_kind) else None
 
@@ -127,9 +113,9 @@ def _given(reply: Message, kind: str, number: int) -> Any:
 def _answered(row: Row, reply: Message) -> bool:
     """Whether a reply has exactly the kinds of media that it should have, in order, and words where words were asked for."""
     wanted = [part["kind"] for part in row.meta["expect"]]
-    given = [part["type"] for part in reply["content"] if part["type"] != "text"]
+    came = [part["type"] for part in reply["content"] if part["type"] != "text"]
     said = "text" not in wanted or bool(text_of(reply).strip())
-    return said and given == [kind for kind in wanted if kind != "text"]
+    return said and came == [kind for kind in wanted if kind != "text"]
 
 
 def _text_kind(scene: dict[str, Any]) -> str:
@@ -151,14 +137,14 @@ def _asked(
             if kind == "text":
                 jobs["text", _text_kind(scene)].append((number, text_of(reply), scene))
             else:
-                jobs[kind, kind].append((number, _given(reply, kind, seen[kind]), scene))
+                jobs[kind, kind].append((number, given(reply, kind, seen[kind]), scene))
                 seen[kind] += 1
     return jobs
 
 
 def _says(text: str, word: str) -> bool:
     """Whether an answer has a word, and none of those that answer the same question otherwise."""
-    others = next((words for words in _VERDICTS if word in words), frozenset()) - {word}
+    others = next((words for words in _VERDICTS if word in words), set()) - {word}
     spoken = set(re.findall(r"\w+", text.lower()))
     return word in spoken and not spoken & others
 
@@ -177,12 +163,11 @@ def _judged(
     found = dict(judge(about, items, scenes))
     if kind == "text":
         for name, is_right in (("says", _says), ("answers", _answers)):
-            found[name] = np.array(
-                [
-                    float(is_right(text, scene[name])) if name in scene else np.nan
-                    for text, scene in zip(items, scenes, strict=True)
-                ]
-            )
+            right = [
+                float(is_right(text, scene[name])) if name in scene else np.nan
+                for text, scene in zip(items, scenes, strict=True)
+            ]
+            found[name] = np.array(right)
     return found
 
 
@@ -200,20 +185,12 @@ def verdicts(judges: Any, rows: Sequence[Row], replies: Sequence[Message]) -> li
                     right = results[number].attributes.get(attribute, True) and bool(value)
                     results[number].attributes[attribute] = right
     for verdict in results:
-        verdict.marks |= _edit_marks(verdict)
+        found = verdict.attributes
+        # Of an edit, whether all that was asked for is so, and all else as it was.
+        if kept := {n for part in verdict.row.meta["expect"] for n in part.get("kept", ())}:
+            for mark, names in (("asked", found.keys() - kept), ("kept", found.keys() & kept)):
+                verdict.marks[mark] = verdict.modality and all(found[name] for name in names)
     return results
-
-
-def _edit_marks(verdict: Verdict) -> dict[str, bool]:
-    """Of an edit, whether all that was asked for is so ("asked"), and all else as it was ("kept")."""
-    kept = {name for part in verdict.row.meta["expect"] for name in part.get("kept", ())}
-    if not kept:
-        return {}
-    found = verdict.attributes
-    return {
-        "asked": verdict.modality and all(found[name] for name in found.keys() - kept),
-        "kept": verdict.modality and all(found[name] for name in found.keys() & kept),
-    }
 
 
 def by_author(results: Sequence[Verdict]) -> dict[str, dict[str, Any]]:
@@ -242,10 +219,7 @@ def _shares(results: Sequence[Verdict]) -> dict[str, Any]:
 
 
 def outcomes(results: Sequence[Verdict]) -> dict[str, np.ndarray]:
-    """Of each rate what the N rows add to it, (N,): 1.0, 0.0, or nan where it was not asked.
-
-    Right modalities, marks, each attribute, and whether rows of held-out pairs are wholly right.
-    """
+    """Of each rate what the N rows add to it, (N,): 1.0, 0.0, nan where not asked; unseen_pairs are held-out ones wholly right."""
     named = [{"modality": v.modality} | v.marks | v.attributes for v in results]
     names = dict.fromkeys(name for of_row in named for name in of_row)
     found = {name: [of_row.get(name, np.nan) for of_row in named] for name in names}

@@ -6,8 +6,6 @@ Counted over the answers of conversations that hold no medium, in batches of lik
 before any training. Written to RUN/perplexity.json.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence
@@ -21,7 +19,7 @@ from anytoany_lib.batches import Batch, collate
 from anytoany_lib.config import portable
 from anytoany_lib.data.manifests import SPLITS, read_manifest
 from anytoany_lib.data.rows import Row
-from anytoany_lib.messages import IGNORED
+from anytoany_lib.messages import IGNORED, parts_of
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import terminal
 from anytoany_lib.system.files import write_json
@@ -32,12 +30,7 @@ PERPLEXITY = "perplexity.json"
 
 def is_plain(row: Row) -> bool:
     """Whether a conversation is text alone and ends with an answer."""
-    kinds = {
-        part["type"]
-        for message in row.messages
-        if not isinstance(message["content"], str)
-        for part in message["content"]
-    }
+    kinds = {part["type"] for message in row.messages for part in parts_of(message)}
     return kinds <= {"text"} and row.messages[-1]["role"] == "assistant"
 
 
@@ -47,8 +40,7 @@ def losses(model: AnyToAny, batch: Batch) -> tuple[int, float, float]:
     labels = batch.labels[:, 1:][learnt]
     inputs = model.embed_inputs(batch.ids, batch.media, batch.media_at)
 
-    def states() -> torch.Tensor:
-        """The hidden states that predict those tokens, (tokens, H)."""
+    def states() -> torch.Tensor:  # that predict those tokens, (tokens, H)
         return model.hidden_states(inputs, batch.mask, use_cache=False)[:, :-1][learnt]
 
     own = hidden = states()
@@ -65,10 +57,7 @@ def losses(model: AnyToAny, batch: Batch) -> tuple[int, float, float]:
 
 @torch.inference_mode()
 def perplexity(model: AnyToAny, rows: Sequence[Row], batch_size: int = 8) -> dict[str, Any]:
-    """{"rows", "tokens", "perplexity", "untouched", "ratio"} over the plain conversations among `rows`.
-
-    ValueError if there are none.
-    """
+    """{"rows", "tokens", "perplexity", "untouched", "ratio"} over the plain conversations among `rows`; ValueError without any."""
     encoded = [model.messages.encode(row.messages) for row in rows if is_plain(row)]
     if not encoded:
         raise ValueError("no conversation of text alone to measure perplexity on")

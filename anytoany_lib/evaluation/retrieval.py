@@ -7,8 +7,6 @@ caption is asked for, and what the reply's signals are projected to is compared 
 Right is whose own is nearest. Written to RUN/retrieval.json.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from difflib import SequenceMatcher
@@ -20,8 +18,7 @@ import torch
 
 from anytoany_lib.config import portable
 from anytoany_lib.data.manifests import SPLITS, read_manifest
-from anytoany_lib.data.rows import Row
-from anytoany_lib.data.wording import as_comprehension, as_generation
+from anytoany_lib.data.rows import Row, as_comprehension, as_generation
 from anytoany_lib.decoders.adapters import CaptionEncoder
 from anytoany_lib.generation.replies import draw_all
 from anytoany_lib.generation.sampling import Sampling
@@ -48,10 +45,7 @@ def caption_ranks(said: Sequence[str], captions: Sequence[str]) -> list[int]:
 
 
 def target_ranks(conditions: Sequence[torch.Tensor | None], targets: torch.Tensor) -> list[int]:
-    """For every condition the place of its own target among all (N, *condition), 1 the nearest; None comes last.
-
-    Near is what the alignment loss calls so: the mean over positions of the L2 norm of the difference.
-    """
+    """For each condition its own target's place among all (N, *condition), by the alignment loss's L2: 1 the nearest; None last."""
     ranks = []
     for condition, own in zip(conditions, targets, strict=True):
         if condition is None:
@@ -89,9 +83,8 @@ def retrieval_rates(
     nearest to the condition that came.
     """
     results = {}
-    targets = _targets(
-        model, rows
-    )  # before anything is drawn: they fail where a decoder is missing or another one
+    # Before anything is drawn: they fail where a decoder is missing or another one.
+    targets = _targets(model, rows)
     for kind in dict.fromkeys(row.meta["kind"] for row in rows):
         of_kind = [row for row in rows if row.meta["kind"] == kind]
         rng = np.random.default_rng(seed)
@@ -104,10 +97,8 @@ def retrieval_rates(
             asked = [as_generation(row, rng)[:1] for row in of_kind]
             made = draw_all(model, asked, seed, Sampling(), batch_size)
             kinds = [[p["type"] for p in draft.parts if p["type"] != "text"] for draft in made]
-            conditions = [
-                next((p["condition"] for p in draft.parts if p["type"] == kind), None)
-                for draft in made
-            ]
+            parts = (next((p for p in draft.parts if p["type"] == kind), {}) for draft in made)
+            conditions = [part.get("condition") for part in parts]
             found["modality"] = round(float(np.mean([k == [kind] for k in kinds])), 4)
             found["target"] = _nearest(target_ranks(conditions, targets[kind]))
         results[kind] = found

@@ -5,8 +5,6 @@ profile's own, which the model reads with and the decoders know nothing of; CLIP
 their folders (`similarity`). A medium that is missing or broken is never right.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +18,7 @@ from anytoany_lib.benchmarks import extractors
 from anytoany_lib.benchmarks.extractors import Extractor
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.data.manifests import read_manifest
-from anytoany_lib.data.rows import Row
-from anytoany_lib.data.wording import as_generation
+from anytoany_lib.data.rows import Row, as_generation
 from anytoany_lib.decoders.adapters import caption_model_files
 from anytoany_lib.encoders import clip_vocabulary
 from anytoany_lib.encoders.imagebind import check_words
@@ -30,10 +27,8 @@ from anytoany_lib.evaluation.judging import Verdict, cell_of, check_expected, re
 from anytoany_lib.messages import Message, medium_of
 from anytoany_lib.modalities import KINDS
 
-_SPACES: tuple[tuple[Literal["clip", "clap"], tuple[str, ...]], ...] = (
-    ("clip", ("image", "video")),
-    ("clap", ("audio",)),
-)
+_SPACES: dict[Literal["clip", "clap"], tuple[str, ...]]
+_SPACES = {"clip": ("image", "video"), "clap": ("audio",)}
 DISTRACTORS = 99  # fewer where the data have fewer captions
 
 
@@ -51,26 +46,20 @@ class MediaRequest:
 def _request_for(row: Row, rng: np.random.Generator) -> MediaRequest | None:
     """The request that a row stands for: a captioned medium is asked for in words; None unless it is for one medium."""
     if "caption" in row.meta:
-        kind = row.meta["kind"]
-        return MediaRequest(
-            row.id, f"text->{kind}", as_generation(row, rng)[:1], kind, row.meta["caption"]
-        )
+        kind, asked = row.meta["kind"], as_generation(row, rng)[:1]
+        return MediaRequest(row.id, f"text->{kind}", asked, kind, row.meta["caption"])
     if "expect" not in row.meta:
         return None
     check_expected(row, ("task",), ("kind", "caption"))
     wanted = [part for part in row.meta["expect"] if part["kind"] != "text"]
     if len(wanted) != 1:
         return None
-    return MediaRequest(
-        row.id, cell_of(row), request_of(row), wanted[0]["kind"], wanted[0]["caption"]
-    )
+    (part,) = wanted
+    return MediaRequest(row.id, cell_of(row), request_of(row), part["kind"], part["caption"])
 
 
 def media_requests(data: Path, per_task: int | None, seed: int) -> list[MediaRequest]:
-    """What the test rows of a dataset ask for, `per_task` of each cell at most. ValueError if they ask for no media.
-
-    Or if a row does not say what medium it expects.
-    """
+    """What a dataset's test rows ask for, `per_task` of each cell at most. ValueError if no media, or if a row says not which."""
     manifest, rng = read_manifest(data, "test"), np.random.default_rng(seed)
     groups: dict[str, list[MediaRequest]] = defaultdict(list)
     for row in manifest:
@@ -82,10 +71,7 @@ def media_requests(data: Path, per_task: int | None, seed: int) -> list[MediaReq
 
 
 def distractors(captions: Sequence[str], seed: int, count: int = DISTRACTORS) -> list[list[int]]:
-    """For each caption the places of `count` other ones, each another text than its own, drawn by the seed.
-
-    Fewer if there are not as many texts.
-    """
+    """For each caption the places of `count` others, of other text, drawn by the seed; fewer if there are not as many texts."""
     rng = np.random.default_rng(seed)
     places = {caption: n for n, caption in enumerate(captions)}  # one of each text
     found = []
@@ -115,28 +101,20 @@ def scorers(profile: Profile, device: str) -> dict[str, tuple[Extractor, tuple[s
     words = clip_vocabulary.folders(profile)
     own = extractors.imagebind(resolve(profile.encoder.folder), device, words=words)
     found: dict[str, tuple[Extractor, tuple[str, ...]]] = {"": (own, tuple(profile.decoders))}
-    for name, kinds in _SPACES:
+    for name, kinds in _SPACES.items():
         if folder := profile.similarity.get(name):
             found[f"{name} "] = (getattr(extractors, name)(resolve(folder), device), kinds)
     return found
 
 
 def check(profile: Profile) -> None:
-    """Raises what `scorers` and the targets of `retrieval` would, so that it is known before hours of replies are drawn.
-
-    ValueError or FileNotFoundError name what is missing. No weights are read.
-    """
+    """Raises what `scorers` and `retrieval`'s targets would (ValueError, FileNotFoundError), before hours of replies; reads no weights."""
     check_words(resolve(profile.encoder.folder), clip_vocabulary.folders(profile))
-    for name, _ in _SPACES:
+    for name in _SPACES:
         if folder := profile.similarity.get(name):
             extractors.model_folder(resolve(folder), name.upper())
     for config in profile.decoders.values():
         caption_model_files(config)
-
-
-def _medium(reply: Message, kind: str) -> Any:
-    """The first medium of a kind in a reply, as `media` takes it; None if there is none."""
-    return next((medium_of(part) for part in reply["content"] if part["type"] == kind), None)
 
 
 def _features(extract: Extractor, kind: str, items: Sequence[Any]) -> np.ndarray:
@@ -150,9 +128,8 @@ def _verdict(request: MediaRequest, reply: Message) -> Verdict:
     expect = [{"kind": request.kind, "scene": {}, "caption": request.caption}]
     meta = {"task": request.cell, "expect": expect, "unseen": False}
     kinds = [part["type"] for part in reply["content"] if part["type"] != "text"]
-    return Verdict(
-        Row(request.id, "test", request.messages, meta), reply, kinds == [request.kind], {}
-    )
+    row = Row(request.id, "test", request.messages, meta)
+    return Verdict(row, reply, kinds == [request.kind], {})
 
 
 def _ranked(
@@ -168,25 +145,19 @@ def _ranked(
     return ranks(media, texts, others), min(map(len, others))
 
 
-def _median_ranks(
+def _summary(
     places: Sequence[tuple[float, int]], prefix: str
-) -> dict[str, float | int | None]:
-    """The median of (rank, distractors) and the fewest distractors; None where most media are broken or missing."""
+) -> tuple[dict[str, float | int | None], dict[str, float]]:
+    """Of (rank, distractors): the median rank, None where most media are broken or missing, and the fewest distractors; and
+    how often the own caption would be among the first if the order were drawn.
+    """
     found, others = map(np.array, zip(*places, strict=True))
     middle = float(np.median(found))
+    chance = {best: float(np.minimum(1, best / (others + 1)).mean()) for best in (1, 5)}
     return {
         f"{prefix}median rank": middle if np.isfinite(middle) else None,
         f"{prefix}distractors": int(others.min()),
-    }
-
-
-def _chance(places: Sequence[tuple[float, int]], prefix: str) -> dict[str, float]:
-    """How often the own caption would be among the first if the order were drawn."""
-    others = np.array([count for _, count in places])
-    return {
-        f"{prefix}R@{best}": round(float(np.minimum(1, best / (others + 1)).mean()), 4)
-        for best in (1, 5)
-    }
+    }, {f"{prefix}R@{best}": round(rate, 4) for best, rate in chance.items()}
 
 
 def rank_replies(
@@ -207,7 +178,8 @@ def rank_replies(
         of_kind = [n for n, request in enumerate(asked) if request.kind == kind and kind in kinds]
         if not of_kind:
             continue
-        made = [_medium(replies[n], kind) for n in of_kind]
+        parts = ([p for p in replies[n]["content"] if p["type"] == kind] for n in of_kind)
+        made = [medium_of(own[0]) if own else None for own in parts]
         found, count = _ranked(extract, [asked[n] for n in of_kind], made, seed)
         for n, rank in zip(of_kind, found, strict=True):
             results[n].marks[f"{prefix}R@1"] = bool(rank <= 1)
@@ -216,7 +188,9 @@ def rank_replies(
     baselines: dict[str, dict[str, Any]] = {}
     table: dict[str, dict[str, Any]] = {}
     for cell, by_prefix in places.items():
-        table[cell] = {k: v for p, of in by_prefix.items() for k, v in _median_ranks(of, p).items()}
-        chance = {k: v for p, of in by_prefix.items() for k, v in _chance(of, p).items()}
-        baselines[cell] = {"chance": chance}
+        table[cell], baselines[cell] = {}, {"chance": {}}
+        for prefix, of_prefix in by_prefix.items():
+            ranked, chance = _summary(of_prefix, prefix)
+            table[cell] |= ranked
+            baselines[cell]["chance"] |= chance
     return {"baselines": baselines, "ranks": table}, results

@@ -6,8 +6,6 @@ RUN/.evaluation/NAME-000064.safetensors  the replies from row 64 on: parts as JS
 Files appear whole, one for a few batches, and hold media without loss: what is read is what was drawn, to the last bit.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

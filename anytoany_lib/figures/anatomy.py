@@ -4,8 +4,6 @@ In come a model and what it reads, out come numbers, which `diagrams` draws. Not
 Axes: B conversations, T tokens, H hidden size, V words of the LLM's vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -63,22 +61,19 @@ def nearest_words(model: AnyToAny, soft: Tensor, count: int = 3) -> list[str]:
     """For each soft token (K, H) the words of the LLM that it lies closest to: " bell 0.62, ..."."""
     words = model.causal_lm.get_input_embeddings().weight  # (V, H)
     alike = torch.from_numpy(cosines(soft, words)).topk(count)
-    return [
-        ", ".join(
-            f"{name.strip()} {value:.2f}"
-            for name, value in zip(names_of(model.messages, ids), values, strict=True)
-        )
-        for ids, values in zip(alike.indices.tolist(), alike.values.tolist(), strict=True)
-    ]
+    told = []
+    for ids, values in zip(alike.indices.tolist(), alike.values.tolist(), strict=True):
+        nearest = zip(names_of(model.messages, ids), values, strict=True)
+        told.append(", ".join(f"{name.strip()} {value:.2f}" for name, value in nearest))
+    return told
 
 
-def principal(rows: Tensor, axes: int = 2) -> tuple[Tensor, Tensor]:
-    """The mean (D,) of rows (N, ...) and the directions (D, axes) in which they differ most, zeros where N is too small."""
+def principal(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean (D,) of rows (N, ...) and the directions (D, 2) in which they differ most, zeros where N is too small."""
     flat = rows.detach().float().cpu().flatten(1)
     mean = flat.mean(0)
     _, _, directions = torch.linalg.svd(flat - mean, full_matrices=False)
-    found = directions[:axes]
-    return mean, F.pad(found, (0, 0, 0, axes - len(found))).T
+    return mean, F.pad(directions[:2], (0, 0, 0, 2 - len(directions[:2]))).T
 
 
 def parameter_counts(model: AnyToAny) -> dict[str, int]:
@@ -99,16 +94,12 @@ def _weight(layer: nn.Linear) -> Tensor:
 
 @torch.no_grad()
 def lora_changes(model: AnyToAny) -> tuple[list[str], np.ndarray]:
-    """By how much LoRA changes each matrix: the targets' names, and |BA| / |W| as (targets, layers).
-
-    ValueError if the model has no LoRA.
-    """
+    """By how much LoRA changes each matrix: the targets' names, and |BA| / |W| as (targets, layers). ValueError without LoRA."""
     found: dict[str, list[float]] = {}
     for name, layer in model.llm.named_modules():
         if isinstance(layer, LoraLayer):
-            change = (
-                layer.get_delta_weight("default").norm() / _weight(layer.get_base_layer()).norm()
-            )
+            whole = _weight(layer.get_base_layer()).norm()
+            change = layer.get_delta_weight("default").norm() / whole
             found.setdefault(name.rpartition(".")[2], []).append(change.item())
     if not found:
         raise ValueError("this model has no LoRA: open a run of stage 3 (notebook 06)")
@@ -125,11 +116,7 @@ class Decisions(NamedTuple):
 
 @torch.no_grad()
 def decisions(model: AnyToAny, messages: Sequence[Message]) -> Decisions:
-    """How likely a model found, before each token of a conversation's last reply, to go on in words, to stop, or to begin
-    a medium of each kind.
-
-    Signals that only follow the first of their block are not decided on, and left out.
-    """
+    """How likely a model found, before each token of the last reply that it decided on, to go on in words, stop, or begin a medium."""
     *before, reply = messages
     encoded = model.messages.encode([*before, reply])
     start = len(model.messages.encode(before, prompt=True).ids)

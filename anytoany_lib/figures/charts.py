@@ -3,8 +3,6 @@
 In come numbers by their names; out come PNGs for a notebook to show.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle, product
@@ -101,10 +99,7 @@ def heat_maps(
     across: str = "",
     down: str = "",
 ) -> Image:
-    """Matrices (len(rows), len(columns)) by their titles, side by side in one scale of colours, their numbers written in.
-
-    `span` is (lowest, highest) of the colours, of all values and zero if it is not given; what is nan stays blank.
-    """
+    """Matrices (rows, columns) by title, side by side, numbers written in, nan blank; `span`: (lowest, highest) of the colours."""
     if span is None:
         every = np.concatenate([values[~np.isnan(values)] for values in panels.values()])
         span = every.min(initial=0), every.max(initial=1e-9)
@@ -135,20 +130,13 @@ def _heat_map(axis: Axes, values: np.ndarray, span: tuple[float, float], form: s
 
 
 def matrix(metrics: Mapping[str, Any], rates: Sequence[str]) -> Image:
-    """The any-to-any matrix of metrics.json, one map a rate: rows are what is given, columns what is answered.
-
-    Combinations of media given are rows below the four kinds.
-    """
+    """The any-to-any matrix of metrics.json, a map a rate: rows are what is given (combinations last), columns what is answered."""
     cells = {**metrics["matrix"], **metrics.get("combinations", {})}
     given = list(dict.fromkeys([*KINDS, *(name.split("->")[0] for name in cells)]))
-    panels = {
-        f"{rate}, %": 100
-        * np.array(
-            [[cells.get(f"{g}->{w}", {}).get(rate, np.nan) for w in KINDS] for g in given],
-            dtype=float,
-        )
-        for rate in rates
-    }
+    panels = {}
+    for rate in rates:
+        values = [[cells.get(f"{g}->{w}", {}).get(rate, np.nan) for w in KINDS] for g in given]
+        panels[f"{rate}, %"] = 100 * np.array(values, dtype=float)
     return heat_maps(panels, given, KINDS, "{:.0f}", (0, 100), "answered", "given")
 
 
@@ -191,9 +179,7 @@ def _lines(axis: Axes, names: Sequence[str]) -> None:
 
 
 def whiskers(metrics: Mapping[str, Any], rate: str) -> Image:
-    """A rate of every cell of metrics.json with its 95 % interval; beside it what guessing gets, and the decoder when it is
-    told the true caption.
-    """
+    """A rate of every cell of metrics.json with its 95 % interval, what guessing gets, and the decoder told the true caption."""
     cells = {**metrics["matrix"], **metrics.get("combinations", {})}
     found = {name: 100 * cell[rate] for name, cell in cells.items() if rate in cell}
     figure, axis = panel(6.4, 1.0 + 0.25 * max(1, len(found)))

@@ -3,8 +3,6 @@
 In come a model's messages and batches, arrays (most of them from `anatomy`) or media; out come PNGs, and HTML for tokens.
 """
 
-from __future__ import annotations
-
 import html
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -34,9 +32,8 @@ from anytoany_lib.figures.charts import (
 from anytoany_lib.media import media_files
 from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Part, medium_of
 
-ROLE_COLOURS = dict(
-    zip(ROLES, ("#ffffff", "#dfe3e8", "#f2b661", "#8ab8ec", "#c79fd9"), strict=True)
-)
+_COLOURS = ("#ffffff", "#dfe3e8", "#f2b661", "#8ab8ec", "#c79fd9")
+ROLE_COLOURS = dict(zip(ROLES, _COLOURS, strict=True))
 _SHOWN_FRAMES, _SHORTEST = 4, 0.4
 _MOST_LINES, _MOST_COLUMNS = 16, 96
 _LINE = 24  # characters
@@ -132,9 +129,8 @@ def similarity(alike: np.ndarray, rows: Sequence[tuple[str, str]], columns: Sequ
     axis.tick_params(labelsize=7)
     axis.set_xticks(range(len(columns)), map(short, columns), rotation=50, ha="right")
     axis.set_yticks(range(len(rows)), [short(caption) for _, caption in rows])
-    for number, (label, (kind, caption)) in enumerate(
-        zip(axis.get_yticklabels(), rows, strict=True)
-    ):
+    labels = zip(axis.get_yticklabels(), rows, strict=True)
+    for number, (label, (kind, caption)) in enumerate(labels):
         label.set_color(KIND_COLOURS[kind])
         own = (columns.index(caption) - 0.5, number - 0.5)
         axis.add_patch(Rectangle(own, 1, 1, fill=False, edgecolor="white", linewidth=1.4))

@@ -4,14 +4,12 @@ In come message parts, rows or losses; out comes HTML that stays in an executed 
 kernel. Every text is escaped, media are shrunk to a preview.
 """
 
-from __future__ import annotations
-
 import html
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
@@ -97,12 +95,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> HTML:
 
     columns = list(dict.fromkeys(name for row in rows for name in row))
     head = "".join(f'<th style="text-align:left">{html.escape(str(name))}</th>' for name in columns)
-    body = "".join(
-        "<tr>"
-        + "".join(f'<td style="text-align:left">{cell(row.get(name))}</td>' for name in columns)
-        + "</tr>"
-        for row in rows
-    )
+    body = ""
+    for row in rows:
+        cells = (f'<td style="text-align:left">{cell(row.get(name))}</td>' for name in columns)
+        body += f"<tr>{''.join(cells)}</tr>"
     heading = f"<thead><tr>{head}</tr></thead>" if any(map(str.strip, columns)) else ""
     return HTML(f"<table>{heading}<tbody>{body}</tbody></table>")
 
@@ -126,20 +122,16 @@ def outcome(record: Mapping[str, Any]) -> HTML:
 
 
 class LivePlot:
-    """Loss curves that grow in place while a stage trains.
-
-    `with LivePlot("stage 1") as plot: train(..., on_log=plot)`; `plot.lines` keeps what was logged.
-    """
+    """Loss curves that grow in place: `with LivePlot("stage 1") as plot: train(..., on_log=plot)`; `plot.lines` keeps the log."""
 
     def __init__(self, title: str, every: float = 2.0):
         self.title, self.every = title, every
         self.lines: list[dict[str, Any]] = []
         self._drawn = -math.inf
 
-    def __enter__(self) -> LivePlot:
-        self._handle = display(
-            HTML(f"<i>{html.escape(self.title)}: no step yet</i>"), display_id=True
-        )
+    def __enter__(self) -> Self:
+        first = HTML(f"<i>{html.escape(self.title)}: no step yet</i>")
+        self._handle = display(first, display_id=True)
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -22,22 +22,3 @@ from anytoany_lib.media.media_files import (
     save_video,
     to_bytes,
 )
-
-__all__ = [
-    "MediaError",
-    "as_audio",
-    "as_image",
-    "as_media",
-    "as_video",
-    "content_key",
-    "kind_in",
-    "load",
-    "load_audio",
-    "load_image",
-    "load_video",
-    "save",
-    "save_audio",
-    "save_image",
-    "save_video",
-    "to_bytes",
-]

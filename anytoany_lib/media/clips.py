@@ -34,7 +34,9 @@ _ANIMATIONS = ("WEBP", "PNG", "AVIF")
 def video_header(path: Path) -> tuple[float, int, int]:
     """(seconds, width, height) of a clip without decoding it, the size before any turning; bounded as `check_pixels` says."""
     if _is_animation(path):
-        return _animation_header(path)
+        return with_picture(
+            path, _ANIMATIONS, lambda image: (_ends(image, None, path)[-1], *image.size)
+        )
     with open_container(path) as container:
         stream = stream_of(container, "video", path)
         width, height = stream.width, stream.height
@@ -47,7 +49,8 @@ def decode_video(
 ) -> tuple[np.ndarray, float]:
     """What `media_files.load_video` gives; the decoder's own errors come through."""
     if _is_animation(path):
-        return _decode_animation(path, num_frames, max_seconds, short_side)
+        how = (num_frames, max_seconds, short_side, path)
+        return with_picture(path, _ANIMATIONS, lambda image: _animation_frames(image, *how))
     begin, span = stream_span(path, "video")
     span = span if max_seconds is None else min(span, max_seconds)
     with open_container(path) as container:
@@ -100,14 +103,14 @@ def _timed_frames(container: Any, stream: Any, begin: float) -> Iterator[tuple[f
 
 
 def _pixels(frame: Any, size: tuple[int, int]) -> np.ndarray:
-    resized = {"width": size[0], "height": size[1]}
+    turns = round(frame.rotation / 90)
     if any(component.is_alpha for component in frame.format.components):
         seen = frame.to_ndarray(format="rgba")
         if seen[..., 3].min() < 255:
             picture = on_white(Image.fromarray(seen)).resize(size)
-            return np.ascontiguousarray(np.rot90(np.asarray(picture), round(frame.rotation / 90)))
-    array = frame.to_ndarray(format="rgb24", **resized)
-    return np.ascontiguousarray(np.rot90(array, round(frame.rotation / 90)))
+            return np.ascontiguousarray(np.rot90(np.asarray(picture), turns))
+    array = frame.to_ndarray(format="rgb24", width=size[0], height=size[1])
+    return np.ascontiguousarray(np.rot90(array, turns))
 
 
 def _every_frame(
@@ -177,19 +180,31 @@ def _check_count(count: int, path: Path) -> None:
 def encode_video(target: io.BytesIO | Path, frames: np.ndarray, fps: float, options: dict) -> None:
     """Write (T, H, W, 3) as H.264 in yuv420p, which every browser plays; it wants even sizes."""
     if not 0 < fps <= MAX_RATE:
-        raise MediaError(
-            "wrong form", f"frames per second are above 0, at most {MAX_RATE:g}, not {fps}"
-        )
-    height, width = frames.shape[1:3]
-    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), "edge")
+        expected = f"frames per second are above 0, at most {MAX_RATE:g}"
+        raise MediaError("wrong form", f"{expected}, not {fps}")
+    frames = even(frames)
     where = f"file:{target}" if isinstance(target, Path) else target
     with av.open(where, "w", format="mp4", options=options) as container:
-        stream = container.add_stream("libx264", rate=Fraction(float(fps)).limit_denominator(1001))
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt, stream.options = "yuv420p", {"crf": "18"}
+        stream = h264_stream(container, fps, *frames.shape[1:3])
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
+
+
+def even(frames: np.ndarray) -> np.ndarray:
+    """(..., H, W, 3) with one row or column repeated where the encoder wants an even size."""
+    height, width = frames.shape[-3:-1]
+    return np.pad(
+        frames, [(0, 0)] * (frames.ndim - 3) + [(0, height % 2), (0, width % 2), (0, 0)], "edge"
+    )
+
+
+def h264_stream(container: Any, rate: float, height: int, width: int) -> Any:
+    """A new track of a container for frames of an even size, `rate` of them a second."""
+    stream = container.add_stream("libx264", rate=Fraction(float(rate)).limit_denominator(1001))
+    stream.height, stream.width = height, width
+    stream.pix_fmt, stream.options = "yuv420p", {"crf": "18"}
+    return stream
 
 
 # --- animations ---
@@ -202,24 +217,6 @@ def _is_animation(path: Path) -> bool:
     webp = head[:4] == b"RIFF" and head[8:] == b"WEBP"
     avif = head[4:8] == b"ftyp" and head[8:] in (b"avif", b"avis")
     return webp or avif or head[:8] == b"\x89PNG\r\n\x1a\n"
-
-
-def _animation_header(path: Path) -> tuple[float, int, int]:
-    """(seconds, width, height) of an animation."""
-    return with_picture(
-        path, _ANIMATIONS, lambda image: (_ends(image, None, path)[-1], *image.size)
-    )
-
-
-def _decode_animation(
-    path: Path, num_frames: int | None, max_seconds: float | None, short_side: int | None
-) -> tuple[np.ndarray, float]:
-    """Frames (T, H, W, 3) uint8 and frames a second, as `decode_video` gives them."""
-    return with_picture(
-        path,
-        _ANIMATIONS,
-        lambda image: _animation_frames(image, num_frames, max_seconds, short_side, path),
-    )
 
 
 def _animation_frames(
@@ -256,8 +253,7 @@ def _ends(image: Image.Image, max_seconds: float | None, path: Path) -> list[flo
     """The second at which each picture ends, of those that begin before `max_seconds`."""
     check_pixels(*image.size, path)
     ends = [0.0]  # in milliseconds, which add up exactly
-    first = _first_shown(image)
-    for number in range(first, getattr(image, "n_frames", 1)):
+    for number in range(_first_shown(image), getattr(image, "n_frames", 1)):
         if len(ends) > 1 and max_seconds is not None and ends[-1] >= 1000 * max_seconds:
             break
         image.seek(number)

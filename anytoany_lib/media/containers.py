@@ -80,9 +80,8 @@ def decoding(path: Path | None) -> Iterator[None]:
             error.path = path
         raise
     except (Image.DecompressionBombError, MemoryError) as error:
-        raise MediaError(
-            "too large", str(error) or "more than there is memory for", path
-        ) from error
+        detail = str(error) or "more than there is memory for"
+        raise MediaError("too large", detail, path) from error
     except UnidentifiedImageError as error:
         detail = "no picture in a form that is read"
         raise MediaError("unreadable", _known(path) or detail, path) from error
@@ -154,11 +153,7 @@ def open_container(path: Path, options: dict[str, str] | None = None) -> Any:
 
 def stream_of(container: Any, kind: str, path: Path) -> Any:
     """The first track of a kind that can be decoded; a cover is a picture, and no track of a film."""
-    streams = [
-        stream
-        for stream in getattr(container.streams, kind)
-        if not stream.disposition & Disposition.attached_pic
-    ]
+    streams = _own_tracks(container, kind)
     if not streams:
         raise MediaError("unreadable", f"the file holds no {kind}", path)
     usable = [stream for stream in streams if stream.codec_context is not None]
@@ -167,12 +162,16 @@ def stream_of(container: Any, kind: str, path: Path) -> Any:
     return usable[0]
 
 
+def _own_tracks(container: Any, kind: str) -> list[Any]:
+    streams = getattr(container.streams, kind)
+    return [one for one in streams if not one.disposition & Disposition.attached_pic]
+
+
 def track_kind(path: Path) -> str:
     """ "video" or "audio", by the tracks in a container; MediaError if it has none that can be decoded."""
     with open_container(path) as container:
         for kind in ("video", "audio"):
-            tracks = getattr(container.streams, kind)
-            if any(not track.disposition & Disposition.attached_pic for track in tracks):
+            if _own_tracks(container, kind):
                 return kind
     raise MediaError("unreadable", "neither a sound nor a clip is in the file", path)
 
@@ -200,13 +199,10 @@ def stream_span(path: Path, kind: str) -> tuple[float, float]:
             for stated in (whole, whole - begin):
                 if abs(stated - found) <= close:
                     return begin, stated
-            ends = [_last(path, container, other)[0] or 0.0 for other in _tracks(container)]
+            tracks = [*container.streams.video, *container.streams.audio]
+            ends = [_last(path, container, other)[0] or 0.0 for other in tracks]
             _check_end(max(end, *ends), whole, path)
         return begin, found
-
-
-def _tracks(container: Any) -> list[Any]:
-    return [*container.streams.video, *container.streams.audio]
 
 
 def _rate(stream: Any) -> float:
@@ -255,11 +251,6 @@ def _end_of_packets(container: Any, stream: Any) -> float | None:
         elif packet.size and packet.duration:  # some formats time one packet in many
             end = packet.duration + (end or stream.start_time or 0)
     return None if end is None else float(end * stream.time_base)
-
-
-def stream_seconds(path: Path, kind: str) -> float:
-    """Seconds that the first track of a kind lasts; see `stream_span`."""
-    return stream_span(path, kind)[1]
 
 
 def video_codec(path: Path) -> str:

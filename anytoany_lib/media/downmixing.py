@@ -5,8 +5,6 @@ some band is lost in it. Channels of opposite sign, as a wrongly wired cable giv
 Legend: N samples, C channels, W samples of a window, F frequencies, B bands.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -22,10 +20,7 @@ _SHARE = 0.01  # of the whole power, -20 dB: what is lost below that is not hear
 
 
 def downmix(blocks: Blocks) -> np.ndarray:
-    """Mono (N,) of the float32 blocks (n, C); they are asked for again if their mean loses something.
-
-    MediaError "unreadable" if a sample is not a number.
-    """
+    """Mono (N,) of float32 blocks (n, C), asked for again if their mean loses something. MediaError if a sample is not a number."""
     means, bands = [], _Bands()
     for block in filter(np.size, blocks()):
         if not np.isfinite(block).all():

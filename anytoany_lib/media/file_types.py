@@ -3,8 +3,6 @@
 Types never come from the tables of the operating system, which differ from machine to machine.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import PurePath
 
@@ -57,12 +55,7 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 }
 """Endings, in lower case with their dot, of the files that `media` reads as each kind."""
 
-MIME_OF = {
-    ending: mime
-    for types in _TYPES.values()
-    for mime, endings in types.items()
-    for ending in endings
-}
+MIME_OF = {end: mime for types in _TYPES.values() for mime, ends in types.items() for end in ends}
 """The MIME type of every ending in SUFFIXES."""
 
 
@@ -102,12 +95,8 @@ _UNREAD = (
 )
 
 
-_BEGINNINGS = {
-    ".heic": b"\0\0\0\0ftyphei",
-    ".heif": b"\0\0\0\0ftyphei",
-    ".pdf": b"%PDF",
-    ".svg": b"<svg",
-}
+_HEIC = b"\0\0\0\0ftyphei"
+_BEGINNINGS = {".heic": _HEIC, ".heif": _HEIC, ".pdf": b"%PDF", ".svg": b"<svg"}
 
 
 def unread_by_name(name: str | PurePath) -> str | None:

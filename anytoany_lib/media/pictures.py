@@ -5,8 +5,6 @@ metadata nothing but the orientation is read; EXIF is never decoded whole and ne
 read, the picture is as it is stored.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import struct

@@ -3,8 +3,6 @@
 A reader names one as `film.mp4#t=12,15.5`: seconds from the beginning of what there is to see or hear.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from fractions import Fraction
@@ -17,6 +15,7 @@ import numpy as np
 import soundfile
 
 from anytoany_lib.media import media_files
+from anytoany_lib.media.clips import even, h264_stream
 from anytoany_lib.media.containers import (
     MediaError,
     check_pixels,
@@ -47,10 +46,7 @@ def name_of_cut(name: str, kind: str) -> str:
 
 
 def cut(kind: str, path: Path, start: float, end: float, target: Path) -> None:
-    """Writes the seconds from `start` to `end` of a clip (its pictures alone) or sound.
-
-    Raises MediaError if they cannot be decoded, are more than MAX_SECONDS, or there is nothing there; DiskFull.
-    """
+    """Writes seconds `start` to `end` of a clip (pictures alone) or sound. MediaError if they are none, too many or damaged; DiskFull."""
     path = existing_file(path)
     if end - start > MAX_SECONDS:
         raise MediaError("too large", f"{end - start:,.0f} s, over {MAX_SECONDS:,.0f} s", path)
@@ -95,7 +91,7 @@ def _cut_clip(path: Path, start: float, end: float, target: Path) -> None:
 
 
 def _write_clip(source: Any, stream: Any, made: Any, span: tuple[float, float], path: Path) -> None:
-    rate = Fraction(float(stream.average_rate or 25)).limit_denominator(1001)
+    rate = float(stream.average_rate or 25)
     writer: Any = None
     last = -1
     shown = None  # what is on screen when the segment begins was drawn before
@@ -109,11 +105,9 @@ def _write_clip(source: Any, stream: Any, made: Any, span: tuple[float, float], 
         for one, time in ((shown, span[0]), (frame, at)):
             if one is None or (one is shown and at - span[0] < 1 / rate):
                 continue
-            pixels = _even(np.rot90(one.to_ndarray(format="rgb24"), round(one.rotation / 90)))
+            pixels = even(np.rot90(one.to_ndarray(format="rgb24"), round(one.rotation / 90)))
             if writer is None:
-                writer = made.add_stream("libx264", rate=rate)
-                writer.height, writer.width = pixels.shape[:2]
-                writer.pix_fmt, writer.options = "yuv420p", {"crf": "18"}
+                writer = h264_stream(made, rate, *pixels.shape[:2])
                 writer.codec_context.time_base = Fraction(1, _TICKS)
             image = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             last = max(last + 1, round((time - span[0]) * _TICKS))
@@ -123,9 +117,3 @@ def _write_clip(source: Any, stream: Any, made: Any, span: tuple[float, float], 
     if writer is None:
         raise MediaError("empty", f"no frame between {span[0]:g} and {span[1]:g} s", path)
     made.mux(writer.encode())
-
-
-def _even(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) with one row or column repeated where the encoder wants an even size."""
-    height, width = pixels.shape[:2]
-    return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), "edge")

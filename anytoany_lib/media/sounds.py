@@ -4,9 +4,8 @@ libsndfile reads what it can, FFmpeg the rest. What a file says of its own lengt
 RIFF, AIFF and AU files with the file's, the samples of compressed files with their packets.
 """
 
-from __future__ import annotations
-
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ import av
 import numpy as np
 import soundfile
 
-from anytoany_lib.media.containers import MediaError, open_container, stream_of, stream_seconds
+from anytoany_lib.media.containers import MediaError, open_container, stream_of, stream_span
 from anytoany_lib.media.downmixing import downmix
 
 MAX_SAMPLES = 600 * 192_000  # of one channel: 460 MB
@@ -45,7 +44,7 @@ def sound_header(path: Path) -> float:
             if not _is_packed(file):
                 return stated
     except soundfile.LibsndfileError:
-        return stream_seconds(path, "audio")
+        return stream_span(path, "audio")[1]
     there = _packet_seconds(path)
     return stated if there is None else there
 
@@ -172,14 +171,9 @@ class _Mended(io.FileIO):
 
     def read(self, size: int | None = -1) -> bytes:
         """The same for those who want new bytes."""
-        found = bytearray(self._length() - self.tell() if size is None or size < 0 else size)
+        left = os.fstat(self.fileno()).st_size - self.tell()
+        found = bytearray(left if size is None or size < 0 else size)
         return bytes(found[: self.readinto(found)])
-
-    def _length(self) -> int:
-        here = self.tell()
-        end = self.seek(0, io.SEEK_END)
-        self.seek(here)
-        return end
 
 
 def _mended_size(path: Path) -> tuple[int, bytes] | None:

@@ -1,7 +1,5 @@
 """Slow work on a thread of its own, while the caller reads its reports and may leave before it ends."""
 
-from __future__ import annotations
-
 import queue
 import threading
 import weakref

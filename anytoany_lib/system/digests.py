@@ -3,10 +3,9 @@
 What lies in memory is asked first, then `data/.digests.json`, where the machine's processes find what others have read.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from anytoany_lib.config import home
@@ -51,8 +50,6 @@ def _read() -> dict[str, str]:
 def _write() -> None:
     """Remembers on the disk, where there is one to write to: a folder of data that is there."""
     file, kept = home() / MEMORY, dict(list(_KNOWN.items())[-_KEPT:])
-    try:
+    with suppress(OSError):  # read-only or full: what is not remembered is read again
         if file.parent.is_dir():
             write_file(file, json.dumps(kept), private=True)
-    except OSError:
-        return  # read-only or full: what is not remembered is read again

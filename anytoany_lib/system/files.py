@@ -1,7 +1,5 @@
 """Files and folders that are never seen half-written, and work that one process does at a time."""
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import fcntl
@@ -14,7 +12,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +42,14 @@ class Busy(RuntimeError):
 
 @contextmanager
 def held(folder: Path, work: str) -> Iterator[None]:
-    """Keeps a folder for this process while it works there. Busy names the process that has it and what is `work` there.
-
-    The lock is on the folder itself, so nothing is left behind, and a process that dies gives it up.
-    """
+    """Keeps a folder for this process by a lock on itself, which dies with it; Busy names who has it and what is `work` there."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            message = (
-                f"{folder}: {_holder(handle)} {work}: wait for it to end, or name another folder"
-            )
-            raise Busy(message) from None
+            todo = "wait for it to end, or name another folder"
+            raise Busy(f"{folder}: {_holder(handle)} {work}: {todo}") from None
         except OSError as error:
             # A network's file system may have no locks for folders: there, whoever starts two sees to it.
             if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
@@ -208,10 +201,7 @@ def _refused(path: Path) -> int:
 
 @contextmanager
 def appearing_file(path: Path) -> Iterator[Path]:
-    """A file to write beside its place, which takes its name only when all has been written; an older one is replaced.
-
-    OSError (no space, no permission) leaves the older file as it was and nothing half-written behind.
-    """
+    """A file to write beside its place, which takes its name only when all is written; OSError leaves the older one as it was."""
     beside = path.with_name(f".{path.name}.part")
     try:
         with room_for(path):
@@ -227,6 +217,16 @@ def write_file(path: Path, content: str, private: bool = False) -> None:
         if private:
             beside.touch(0o600)
         beside.write_text(content, encoding="utf-8")
+
+
+def copy_or_link(path: Path, target: Path, link: bool) -> None:
+    """Copies a file to a place in any folder; with `link` hard-links it if it can be: disks differ, and some have no links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        with suppress(OSError):
+            os.link(path.resolve(), target)
+            return
+    shutil.copyfile(path, target)
 
 
 def keep_private(folder: Path) -> None:
@@ -252,10 +252,7 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def alone(lock: Path, work: str) -> Iterator[None]:
-    """Waits until no other process holds the lock file, and says so of the `work` if it has to; holds it while it lasts.
-
-    A process that dies gives its lock up. The lock file stays.
-    """
+    """Waits, and says so of the `work`, until no other process holds the lock file; holds it while it lasts. The file stays."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(lock)
     try:

@@ -1,7 +1,5 @@
 """Interrupts (Ctrl-C, a notebook's stop button), deferred to a good moment or forwarded to what other threads do."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 import threading

@@ -4,8 +4,6 @@ They are loaded from disk once. On a CPU, or a card that holds them all, nothing
 begins, by what it is known to take: a picture that fails in its autoencoder has cost all of its diffusion steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -65,12 +63,10 @@ class CardGauge:
         return torch.cuda.mem_get_info(self._device)[0] + held
 
     def begin(self) -> None:
-        """Sets torch's counter of the peak back; `peak_memory` keeps what it said."""
         peak_memory.begin_device_peak(self._device)
         self._before = torch.cuda.memory_allocated(self._device)
 
     def taken(self) -> int:
-        """The peak since `begin`, beside what was there."""
         return torch.cuda.max_memory_allocated(self._device) - self._before
 
 
@@ -101,11 +97,7 @@ class Residence:
             model.to(self.device)
             raise
         del self._there[name]
-        self._empty_cache()
-
-    def _empty_cache(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # of no effect where there is no card
 
     def leave(self) -> None:
         """Sends all of them to host memory, for work that needs the device and is never moved itself."""
@@ -119,7 +111,7 @@ class Residence:
                 model.to(self.device)
             except BaseException:
                 model.to(HOST)
-                self._empty_cache()
+                torch.cuda.empty_cache()
                 raise
         self._there[name] = model
 
@@ -159,7 +151,7 @@ class Residence:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                if not any(other != name for other in self._there):
+                if not self._there.keys() - {name}:
                     raise RuntimeError(
                         f"the {name} model does not fit on {self.device} beside the language model: choose smaller "
                         "media in the profile's decoder options, or a smaller language model "

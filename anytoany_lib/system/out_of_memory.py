@@ -4,8 +4,6 @@ torch's allocator raises OutOfMemoryError. cuBLAS and cuDNN take memory past it,
 code: their errors are plain RuntimeErrors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -36,10 +34,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class Portions:
-    """A model's work on many rows at once: as many as `most_bytes` allow, and half as many where the device has no room.
-
-    What did not fit is not tried again: the next rows begin with as many as did.
-    """
+    """A model's work on as many rows as `most_bytes` allow, half as many where the device has no room, and no more from then on."""
 
     def __init__(self, most_bytes: int):
         self.most_bytes = most_bytes
@@ -67,6 +62,5 @@ class Portions:
                     raise
             # Outside the handler, where nothing refers any more to the tensors of what failed.
             self._fit[what] = count // 2
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # of no effect where there is no card
         return torch.cat(results)

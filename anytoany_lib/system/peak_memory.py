@@ -5,8 +5,6 @@ looked at every so often, and a peak between two looks is missed. Linux counts p
 that a look can find more than the peak that Linux keeps.
 """
 
-from __future__ import annotations
-
 import resource
 import sys
 import threading
@@ -60,8 +58,7 @@ class Phases:
             peak = {"host": host if host > before["host"] else looked[0]}
             if "device" in before:
                 peak["device"] = max(Phases.device_in_phase, torch.cuda.max_memory_allocated())
-            known = self.peaks.get(name, {})
-            self.peaks[name] = _highest(peak, known)
+            self.peaks[name] = _highest(peak, self.peaks.get(name, {}))
 
     def highest(self) -> Peak:
         """The highest over all phases, those before a resume too, and all that this process has done besides."""

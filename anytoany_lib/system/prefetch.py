@@ -1,7 +1,5 @@
 """Work done ahead of its turn: threads decode what comes next while the caller works on what came before."""
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable

@@ -1,7 +1,5 @@
 """The terminal: parsers of command lines, how a command ends, and tables (`display.table` shows the same rows in a notebook)."""
 
-from __future__ import annotations
-
 import argparse
 import errno
 import os
@@ -104,14 +102,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of the same keys as aligned columns below their names: numbers on the right, the rest on the left, None as a dash."""
     if not rows:
         return "no rows"
-    columns = [[name, *(_shown(row[name]) for row in rows)] for name in rows[0]]
-    return "\n".join(
-        "  ".join(cells).rstrip() for cells in zip(*map(_column, columns), strict=True)
-    )
-
-
-def _shown(value: Any) -> str:
-    return "–" if value is None else str(value)
+    shown = [{n: "–" if v is None else str(v) for n, v in row.items()} for row in rows]
+    columns = [_column([name, *(row[name] for row in shown)]) for name in rows[0]]
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
 
 
 def _column(cells: Sequence[str]) -> list[str]:

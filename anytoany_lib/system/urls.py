@@ -4,8 +4,6 @@ fsspec has drivers that read a URL within a URL (`zip::...`, `reference://...`),
 only plain stores are let through.
 """
 
-from __future__ import annotations
-
 import re
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 

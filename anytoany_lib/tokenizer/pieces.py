@@ -4,8 +4,6 @@ A piece is text of the template, text that somebody wrote, or a part that stands
 text differently when another one stands before it, so which texts are read together is a part of what a model has learnt.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -52,11 +50,8 @@ class Apart:
         # Whether special tokens are read as such is a setting of the tokenizer, not of a call: with two threads in it, what a
         # visitor writes would now and then be read as the template's.
         self._one_at_a_time = threading.Lock()
-        self.stop = self._template_ids(end_mark)
+        self.stop = self._ids(end_mark, special=True)
         self.stops = [self.stop]
-
-    def _template_ids(self, text: str) -> list[int]:
-        return self._ids(text, special=True)
 
     def _ids(self, text: str, special: bool) -> list[int]:
         if not text:
@@ -79,7 +74,7 @@ class Apart:
             if piece.written:
                 yield Stretch(piece, self.text_ids(piece.text), piece.learnt)
                 continue
-            ids = self._template_ids(piece.text)
+            ids = self._ids(piece.text, special=True)
             # The end mark is found among the ids: a special token may take the blanks beside it.
             stop = len(self.stop) if piece.ends and ids[: len(self.stop)] == self.stop else 0
             yield Stretch(piece, ids[:stop], True)
@@ -116,9 +111,7 @@ class Joined:
         """Ids of text that somebody wrote: special tokens in it are read as plain characters."""
         return self._tokenizer.encode(text)
 
-    def inner_ids(self, text: str) -> list[int]:
-        """Ids of text within a sentence: SentencePiece puts the blank there itself."""
-        return self._tokenizer.encode(text)
+    inner_ids = text_ids  # within a sentence: SentencePiece puts the blank there itself
 
     def write(self, pieces: list[Piece], prompt: bool) -> Iterator[Stretch]:
         """The ids of pieces, in order; of a prompt as the demo has it, if that is wished for."""
@@ -135,9 +128,8 @@ class Joined:
                 yield from (Stretch(item.piece, item.ids or [], item.learnt) for item in run)
                 continue
             ids = self._tokenizer.encode_joined(_trimmed(items, start, end, as_demo))
-            yield from (
-                Stretch(i.piece, of_it, i.learnt) for i, of_it in zip(run, ids, strict=True)
-            )
+            for item, of_it in zip(run, ids, strict=True):
+                yield Stretch(item.piece, of_it, item.learnt)
 
     def _items(self, piece: Piece) -> Iterator[_Item]:
         """A piece cut at special tokens, and behind the end mark."""
@@ -182,12 +174,8 @@ def _runs(items: list[_Item]) -> Iterator[tuple[int, int]]:
     """From where to where items are read together: texts, until one that is read alone; ids one by one."""
     start = 0
     for n in range(1, len(items) + 1):
-        if (
-            n == len(items)
-            or items[n].alone
-            or items[n].ids is not None
-            or items[start].ids is not None
-        ):
+        ends = n == len(items) or items[n].alone or items[n].ids is not None
+        if ends or items[start].ids is not None:
             yield start, n
             start = n
 

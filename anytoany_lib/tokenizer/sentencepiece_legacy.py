@@ -5,8 +5,6 @@ tokenizer.json than of tokenizer.model. Weights go with the ids that they were t
 lies beside it, and through SentencePiece itself, whatever version of transformers is installed.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -75,7 +73,7 @@ class LegacyTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; special tokens by their names, half of a character as U+FFFD."""
-        known = groupby(ids, lambda id: self._names.get(id))
+        known = groupby(ids, self._names.get)
         return "".join(
             name * len(list(run)) if name else self._words.decode(list(run)) for name, run in known
         )
@@ -83,10 +81,8 @@ class LegacyTokenizer:
     @property
     def special_tokens_map(self) -> dict[str, str]:
         """The names of its special tokens, as a chat template is given them."""
-        return {
-            "bos_token": self._names[self.bos_token_id],
-            "eos_token": self._names[self.eos_token_id],
-        }
+        bos, eos = self._names[self.bos_token_id], self._names[self.eos_token_id]
+        return {"bos_token": bos, "eos_token": eos}
 
     def get_chat_template(self, chat_template: str) -> str:
         """The template that is given: it has none of its own."""

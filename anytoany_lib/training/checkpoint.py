@@ -7,8 +7,6 @@ no place: every step draws from a seed of its own. Nor does a step that is half 
 steps.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import shutil
@@ -136,8 +134,7 @@ class TrainingState:
                 f"llm.context ({reason})"
             )
         self.rows_at_once = -(-rows // 2)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # of no effect where there is no card
         tqdm.write(
             f"step {self.step} did not fit the memory: from here on {self.rows_at_once} rows at once, and as many batches "
             "a step as that takes"
@@ -239,8 +236,7 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> No
     old, new = ({name: record[name] for name in _BELONGS_TO} for record in (before, now))
     old |= runs.flat(runs.profile_of(before, folder).model_dump(mode="json"), "profile.")
     new |= runs.flat(Profile.parse(now["profile"], "profile").model_dump(mode="json"), "profile.")
-    differing = [name for name in old | new if old.get(name) != new.get(name)]
-    if differing:
+    if differing := [name for name in old | new if old.get(name) != new.get(name)]:
         shown = "; ".join(f"{name} was {old.get(name)}, is {new.get(name)}" for name in differing)
         raise ValueError(
             f"{folder} belongs to other settings: {shown}. Resume with those it was made with, or start anew without "

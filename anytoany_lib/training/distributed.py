@@ -4,8 +4,6 @@ On a machine without a card they talk by gloo. `accelerate launch --cpu` starts 
 for, unless it is given an MPI; `accelerate launch --multi_gpu` and torchrun start them all, with or without cards.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Iterator

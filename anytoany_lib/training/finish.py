@@ -1,7 +1,5 @@
 """What follows the steps of a training: the last fits, the losses on held-out rows, and the run folder."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from pathlib import Path
@@ -57,14 +55,6 @@ def _validation(job: Job, state: TrainingState) -> dict[str, float]:
     return state.with_room(lambda rows: validation_losses(model, held_out, rows, *terms))
 
 
-def _check_finite(validation: dict[str, float], job: Job) -> None:
-    """RuntimeError if the last steps have ruined the weights, which no later loss could tell."""
-    if not all(map(math.isfinite, validation.values())):
-        raise RuntimeError(
-            f"{job.run}: the held-out losses are {validation}: lower the stage's learning rates in the profile"
-        )
-
-
 def conclude(job: Job, state: TrainingState) -> None:
     """What follows the steps: the last fits, the losses on the validation split, and the run folder."""
     phases = state.phases
@@ -72,7 +62,11 @@ def conclude(job: Job, state: TrainingState) -> None:
         fit_after(job, state)
         with phases.phase("validation"):
             validation = _validation(job, state)
-            _check_finite(validation, job)
+        # If the last steps have ruined the weights, no later loss could tell.
+        if not all(map(math.isfinite, validation.values())):
+            raise RuntimeError(
+                f"{job.run}: the held-out losses are {validation}: lower the stage's learning rates in the profile"
+            )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"all {state.step} steps are saved: {GO_ON}") from None
     result = {

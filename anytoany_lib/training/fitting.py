@@ -6,8 +6,6 @@ its hidden states are computed once and the projection alone takes hundreds of s
 cost of steps through the language model. docs/LOG.md has what both bring.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import cast
 
@@ -29,10 +27,7 @@ CAPTIONS_FITTED = 4096  # at most, of the captions that an input projection is f
 
 @torch.no_grad()
 def caption_words(model: AnyToAny, captions: Sequence[str]) -> torch.Tensor:
-    """Captions -> (N, K, H): each cut into K runs of tokens, as the mean embedding of every run.
-
-    A caption of fewer than K tokens repeats its mean where a run is empty.
-    """
+    """Captions -> (N, K, H): the mean embedding of each of K runs of tokens; where a run is empty, the caption's mean."""
     embedding = model.causal_lm.get_input_embeddings().weight
     count = model.input_projection.soft_tokens
     rows = []
@@ -93,10 +88,7 @@ def _fit(
     alignment: Alignment,
     title: str,
 ) -> float:
-    """AdamW on saved states, in an order fixed by torch's seed; returns the loss on all of them after it.
-
-    States and targets come from the host a batch at a time.
-    """
+    """AdamW on saved states, which come from the host by batches in torch's order; returns the loss on all of them after it."""
     parameters = list(projection.parameters())
     device = parameters[0].device
 
@@ -117,23 +109,15 @@ def _fit(
         schedule.step()
     optimiser.zero_grad()
     with torch.no_grad():
-        losses = [
-            loss_of(some, conditions) * len(some)
-            for some, conditions in zip(read.split(256), targets.split(256), strict=True)
-        ]
-    return float(sum(losses)) / len(read)
+        pieces = zip(read.split(256), targets.split(256), strict=True)
+        total = sum(loss_of(some, conditions) * len(some) for some, conditions in pieces)
+    return float(total) / len(read)
 
 
 def fit_output_projections(
-    model: AnyToAny,
-    states: States,
-    settings: FitConfig,
-    alignment: Alignment = "l2",
+    model: AnyToAny, states: States, settings: FitConfig, alignment: Alignment = "l2"
 ) -> dict[str, float]:
-    """Fits every output projection to the hidden states that `collect_states` gives; returns each kind's loss after it.
-
-    A projection that was never trained first measures what it will read (`OutputProjection.calibrate`).
-    """
+    """Fits every output projection, calibrated first if it never was, to what `collect_states` gives; each kind's loss after it."""
     losses = {}
     for kind, (read, targets) in states.items():
         projection = cast(OutputProjection, model.output_projections[kind])

@@ -5,8 +5,6 @@ processes compute as many batches a step, whatever rows they have. What a step h
 what is written to disk is whole, as one process alone would have it: it can go on with any number of processes, divided or not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace

@@ -4,8 +4,6 @@ What would keep it from ending is looked at here, rather than found after an hou
 unfrozen, the optimiser with its schedule, and the data.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,9 +68,8 @@ class Job:
         FileNotFoundError if there is no run to start from, or nothing to resume. Models are loaded after this, for minutes.
         """
         if self.save_every < 1 or (self.max_steps is not None and self.max_steps < 1):
-            raise ValueError(
-                f"save_every and max_steps are at least 1; found {self.save_every} and {self.max_steps}"
-            )
+            found = f"{self.save_every} and {self.max_steps}"
+            raise ValueError(f"save_every and max_steps are at least 1; found {found}")
         there = (self.run / runs.RECORD).is_file()
         if there:
             record = runs.read_record(self.run)
@@ -93,13 +90,10 @@ class Job:
         """Makes the run folder. PermissionError if it, or what it would lie in, cannot be written."""
         try:
             self.run.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.run):
-                pass
+            tempfile.TemporaryFile(dir=self.run).close()
         except OSError as error:
-            raise PermissionError(
-                error.errno,
-                f"{self.run} cannot be written ({error.strerror}): choose another folder",
-            ) from error
+            message = f"{self.run} cannot be written ({error.strerror}): choose another folder"
+            raise PermissionError(error.errno, message) from error
 
     def check_share(self, world: int) -> None:
         """ValueError if some of the processes would never have anything to do."""
@@ -138,10 +132,7 @@ def optimiser_and_schedule(
                 "paged-adamw-8bit needs a CUDA card, and there is none: set optimiser: adamw in the profile's stage"
             )
         kind = PagedAdamW8bit
-    groups = [
-        {"params": parameters, "lr": stage.learning_rates[part]}
-        for part, parameters in parts.items()
-    ]
+    groups = [{"params": own, "lr": stage.learning_rates[part]} for part, own in parts.items()]
     optimiser = kind(groups, betas=(0.9, 0.95), weight_decay=stage.weight_decay)
     schedule = get_scheduler(stage.schedule, optimiser, round(stage.warmup * steps), steps)
     return optimiser, schedule
@@ -193,10 +184,8 @@ def new_training(job: Job, ranks: Ranks, on_the_fly: bool) -> TrainingState:
     denoiser = denoiser_of(job.profile, settings, job.seed)
     # What "auto" has come to: it may differ where the training goes on.
     record = job.record(steps) | {"computes_in": str(model.causal_lm.dtype).removeprefix("torch.")}
-    rows_at_once = settings.batch_size
-    return TrainingState(
-        model, optimiser, schedule, scaler, data, denoiser, record, rows_at_once, phases
-    )
+    parts_of_it = (model, optimiser, schedule, scaler, data, denoiser, record)
+    return TrainingState(*parts_of_it, settings.batch_size, phases)
 
 
 def saved_model(job: Job, step: int) -> AnyToAny:

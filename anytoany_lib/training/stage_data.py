@@ -11,8 +11,6 @@ rows of a step alone.
 How many rows share a batch changes the time and the memory of a step, not what is learnt in it: the batches of a step add up.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,14 +25,14 @@ from accelerate.utils import gather_object
 
 from anytoany_lib.batches import Batch, collate
 from anytoany_lib.data.manifests import read_manifest
-from anytoany_lib.data.rows import media_in
-from anytoany_lib.data.wording import as_comprehension, as_generation
+from anytoany_lib.data.rows import as_comprehension, as_generation, media_in
 from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.messages import IGNORED, Encoded, MessageEncoder, TooLong
 
 _WINDOW_BATCHES = 50
 # What all processes give, one after the other in a list, from what each of them gives in one.
 Gather = Callable[[list[Any]], list[Any]]
+_ALONE: tuple[int, int, Gather] = (0, 1, list)  # rank, world, and how one process gathers
 
 
 @dataclass(frozen=True)
@@ -100,18 +98,16 @@ class StageData:
         if reads == "instructions" and not any(read):
             read = captioned  # captioned media alone: asked about in both directions
         if not any(read):
-            raise ValueError(
-                f"{data}: its {split} split has no rows for {reads}; expected media with captions"
-            )
+            lacking = f"its {split} split has no rows for {reads}"
+            raise ValueError(f"{data}: {lacking}; expected media with captions")
         shown = [one and weights[source] > 0 for one, (source, _) in zip(read, kinds, strict=True)]
         self._indices = self._rows.catalogue.rows_where(shown)
-        self._pools = (
-            self._pools_of(weights, shown) if mixture else [(len(self._indices), self._indices)]
-        )
+        self._pools = [(len(self._indices), self._indices)]
+        if mixture:
+            self._pools = self._pools_of(weights, shown)
         if not len(self):
-            raise ValueError(
-                f"{data}: the mixture leaves nothing of the {split} split for {reads}: raise a weight"
-            )
+            left = f"the mixture leaves nothing of the {split} split for {reads}"
+            raise ValueError(f"{data}: {left}: raise a weight")
 
     def _weights(self, mixture: Mapping[str, float], where: str) -> dict[str, float]:
         """The weight of every source that the split has."""
@@ -129,12 +125,11 @@ class StageData:
         """(rows in an epoch, indices (n,) of the rows they are drawn from) of every source."""
         catalogue, pools = self._rows.catalogue, []
         for source, weight in weights.items():
-            own = [
-                one and kind[0] == source for one, kind in zip(shown, catalogue.kinds, strict=True)
-            ]
-            indices = catalogue.rows_where(own)
-            pools.append((round(weight * len(indices)), indices))
-        return [(count, indices) for count, indices in pools if count]
+            kinds = zip(shown, catalogue.kinds, strict=True)
+            indices = catalogue.rows_where([one and of == source for one, (of, _) in kinds])
+            if count := round(weight * len(indices)):
+                pools.append((count, indices))
+        return pools
 
     def __len__(self) -> int:
         """Rows in an epoch."""
@@ -146,12 +141,11 @@ class StageData:
         rng = np.random.default_rng([self._seed, epoch, index])
         if "caption" not in row.meta:
             messages = self._encoder.as_learnt(row.messages, rng)
-        elif self._reads == "comprehension" or (
-            self._reads == "instructions" and rng.random() < 0.5
-        ):
-            messages = as_comprehension(row, rng)
         else:
-            messages = as_generation(row, rng)
+            # Instructions that are captioned media alone: in both directions.
+            describes = self._reads == "comprehension"
+            describes = describes or (self._reads == "instructions" and rng.random() < 0.5)
+            messages = (as_comprehension if describes else as_generation)(row, rng)
         try:
             encoded, dropped = self._encoder.encode_within(messages, self._encoder.context)
         except TooLong:
@@ -164,16 +158,10 @@ class StageData:
         return EncodedRow(row.id, encoded)
 
     def _encoded(
-        self,
-        indices: np.ndarray,
-        epoch: int,
-        rank: int = 0,
-        world: int = 1,
-        gather: Gather | None = None,
+        self, indices: np.ndarray, epoch: int, sharing: tuple[int, int, Gather] = _ALONE
     ) -> list[EncodedRow]:
-        """The rows of these indices that are short enough: with a `gather`, this process reads its share of them alone."""
-        if gather is None:
-            rank, world, gather = 0, 1, list
+        """The rows of these indices that are short enough, of which this process reads its share alone."""
+        rank, world, gather = sharing
         own = indices[rank::world].tolist()
         share = [self._encode(index, epoch) for index in own]
         rows: list[EncodedRow | None] = [None] * len(indices)
@@ -206,9 +194,7 @@ class StageData:
         )
 
     def captioned_media(self, most: int) -> tuple[torch.Tensor, list[str]]:
-        """Encoder embeddings (N, D) of the stage's captioned media and their captions; of more than `most`, as many
-        from all over the split.
-        """
+        """Encoder embeddings (N, D) of the stage's captioned media and their captions, `most` at most, from all over the split."""
         kinds = np.array([captioned for _, captioned in self._rows.catalogue.kinds])
         indices = self._indices[kinds[self._rows.catalogue.of_row[self._indices]]]
         if len(indices) > most:
@@ -231,7 +217,7 @@ class StageData:
         return rng.permutation(np.concatenate(drawn))
 
     def _groups(
-        self, size: int, start: int, rank: int = 0, world: int = 1, gather: Gather | None = None
+        self, size: int, start: int, sharing: tuple[int, int, Gather] = _ALONE
     ) -> Iterator[list[EncodedRow]]:
         """Endless groups of rows of like length, epoch after epoch, from number `start` on; all processes have the same.
 
@@ -248,7 +234,7 @@ class StageData:
                 left = groups[max(0, start - (epoch * in_epoch + first)) :]
                 if not len(left):
                     continue
-                rows = self._encoded(window, epoch, rank, world, gather)
+                rows = self._encoded(window, epoch, sharing)
                 rows.sort(key=lambda row: len(row.encoded.ids))
                 for number in left:
                     yield rows[number * size : (number + 1) * size]
@@ -260,10 +246,7 @@ class StageData:
     def batches(
         self, size: int, start: int = 0, rows_at_once: int | None = None, latents: bool = False
     ) -> Iterator[tuple[list[str], Batch]]:
-        """Endless (row ids, batch) of groups of `size` rows (see `_groups`), of which at most `rows_at_once` share a batch.
-
-        With `latents` batches hold those of the media that are to be generated.
-        """
+        """Endless (row ids, batch) of groups of `size` rows, `rows_at_once` in a batch; `latents`: with those of media to generate."""
         for rows in self._groups(size, start):
             for part in _parts(rows, rows_at_once or size):
                 yield [row.name for row in part], self._collate(part, latents)
@@ -283,7 +266,7 @@ class StageData:
 
         By `gather`, which all processes call together, each of them reads a share of the rows only; without, all rows.
         """
-        groups = self._groups(size, start, rank, world, gather)
+        groups = self._groups(size, start, (rank, world, gather) if gather else _ALONE)
         for step, rows in enumerate(groups, start):
             names, tokens = [row.name for row in rows], sum(len(row.encoded.ids) for row in rows)
             learning = [row for row in rows if row.learnt]
@@ -321,9 +304,8 @@ class StepReader:
     def read(self, number: int, rows_at_once: int) -> Step:
         """Step `number`, at most `rows_at_once` of its rows in a batch."""
         if (number, rows_at_once) != self._next:
-            where = (number, self._rank, self._world)
-            how = (self._latents, gather_object)
-            self._steps = self._data.steps(self._size, rows_at_once, *where, *how)
+            how = (number, self._rank, self._world, self._latents, gather_object)
+            self._steps = self._data.steps(self._size, rows_at_once, *how)
         self._next = (number + 1, rows_at_once)
         return next(self._steps)
 

@@ -4,8 +4,6 @@ TensorBoard writes to RUN/tensorboard (`tensorboard --logdir ckpt/runs` shows al
 project "anytoany", named as its folder. Accelerate drives them all.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import shutil
@@ -27,10 +25,7 @@ _PROJECT = "anytoany"
 
 
 def tracker_names(report_to: str) -> list[str]:
-    """The trackers in "tensorboard, wandb"; none in "".
-
-    ValueError names one that is unknown, ImportError one that is not installed and how to install it.
-    """
+    """The trackers in "tensorboard, wandb". ValueError names one that is unknown, ImportError one to install, and how."""
     names = [name.strip() for name in report_to.split(",") if name.strip()]
     for name in names:
         if name not in TRACKERS:
@@ -111,33 +106,25 @@ class Log:
             return
         names = dict.fromkeys(name for losses, _ in self._recent for name in losses)
         line = {"step": step, "seconds": round(seconds, 2), "learning_rate": rate}
-        line |= {
-            n: float(np.mean([losses[n] for losses, _ in self._recent if n in losses]))
-            for n in names
-        }
-        line["tokens_per_second"] = round(
-            sum(t for _, t in self._recent) / max(seconds - self._since, 1e-9)
-        )
+        for name in names:
+            line[name] = float(np.mean([one[name] for one, _ in self._recent if name in one]))
+        read = sum(count for _, count in self._recent)
+        line["tokens_per_second"] = round(read / max(seconds - self._since, 1e-9))
         if skipped is not None:
             line["skipped_steps"] = skipped
         self._recent.clear()
         self._since = seconds
-        self._write(line)
-
-    def _write(self, line: dict[str, Any]) -> None:
         with room_for(self._file), self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        self._accelerator.log(
-            {name: value for name, value in line.items() if name != "step"}, step=line["step"]
-        )
+        told = {name: value for name, value in line.items() if name != "step"}
+        self._accelerator.log(told, step=step)
         if self._on_log:
             self._on_log(line)
 
 
 def _lines_to(file: Path, step: int) -> Iterator[str]:
     """The lines of a metrics.jsonl up to a step. A killed run was ahead of its checkpoint, and may have left half a line."""
-    for line in (
-        file.read_text(encoding="utf-8").splitlines(True) if step and file.is_file() else ()
-    ):
+    text = file.read_text(encoding="utf-8") if step and file.is_file() else ""
+    for line in text.splitlines(True):
         if line.endswith("\n") and json.loads(line)["step"] <= step:
             yield line

@@ -20,9 +20,9 @@ from anytoany_lib.benchmarks.caption_metrics import (
     cider_d,
     common_subsequence,
     rouge_l,
+    tokenize,
     tokenize_all,
 )
-from anytoany_lib.benchmarks.caption_tokens import tokenize
 from anytoany_lib.benchmarks.java_metrics import JavaMissing
 
 REFERENCE = Path(__file__).parents[1] / "support" / "reference_metrics.json"

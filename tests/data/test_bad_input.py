@@ -18,11 +18,10 @@ from PIL import Image
 from test_instructions import FORMS
 
 from anytoany_lib.data import reports
-from anytoany_lib.data.building import build
+from anytoany_lib.data.building import build, inspect
 from anytoany_lib.data.formats.instructions import conversation_of, embedding_files
 from anytoany_lib.data.formats.interleaving import MAX_CAPTION
 from anytoany_lib.data.formats.media_references import Unusable
-from anytoany_lib.data.inspection import inspect
 from anytoany_lib.data.manifests import read_manifest
 from anytoany_lib.data.reports import Report
 from anytoany_lib.data.rows import DataError

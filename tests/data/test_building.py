@@ -19,8 +19,8 @@ from anytoany_lib import cli
 from anytoany_lib.data import building
 from anytoany_lib.data.building import build
 from anytoany_lib.data.formats.json_files import json_records
-from anytoany_lib.data.manifest_files import GROUP_ROWS
 from anytoany_lib.data.manifests import (
+    GROUP_ROWS,
     SPLITS,
     dataset_fingerprint,
     read_manifest,
@@ -28,8 +28,15 @@ from anytoany_lib.data.manifests import (
     write_manifest,
 )
 from anytoany_lib.data.reports import Histogram, Measured, Report
-from anytoany_lib.data.rows import DataError, Row, media_path
-from anytoany_lib.data.wording import DESCRIBE, PRODUCE, as_comprehension, as_generation
+from anytoany_lib.data.rows import (
+    DESCRIBE,
+    PRODUCE,
+    DataError,
+    Row,
+    as_comprehension,
+    as_generation,
+    media_path,
+)
 from anytoany_lib.media import media_files
 from anytoany_lib.media.containers import MediaError
 

@@ -17,8 +17,15 @@ from anytoany_lib.data import building
 from anytoany_lib.data.building import build
 from anytoany_lib.data.formats import json_files
 from anytoany_lib.data.formats.json_files import NoRecords, json_members, json_records
-from anytoany_lib.data.manifest_files import RowWriter, StoredRow, catalogue_of, notes_in
-from anytoany_lib.data.manifests import read_manifest, splits_in, write_manifest
+from anytoany_lib.data.manifests import (
+    RowWriter,
+    StoredRow,
+    catalogue_of,
+    notes_in,
+    read_manifest,
+    splits_in,
+    write_manifest,
+)
 from anytoany_lib.data.reports import MOST_REASONS, OTHER_REASONS, Report
 from anytoany_lib.data.rows import DataError, Row
 from anytoany_lib.media.file_types import SUFFIXES

@@ -16,8 +16,9 @@ from anytoany_lib.data.building import build
 from anytoany_lib.data.formats import json_files
 from anytoany_lib.data.formats.json_files import json_records
 from anytoany_lib.data.ledger import DiskSet, Splits
-from anytoany_lib.data.manifest_files import GROUP_ROWS, SCHEMA
 from anytoany_lib.data.manifests import (
+    GROUP_ROWS,
+    SCHEMA,
     dataset_fingerprint,
     read_manifest,
     splits_in,

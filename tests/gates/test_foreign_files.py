@@ -17,8 +17,14 @@ from anytoany_lib.benchmarks.annotations import Item
 from anytoany_lib.chat.session import CONVERSATION, Session
 from anytoany_lib.data import building
 from anytoany_lib.data.formats import parquet
-from anytoany_lib.data.manifest_files import SCHEMA, StoredRow, Tally, catalogue_of
-from anytoany_lib.data.manifests import read_manifest, write_manifest
+from anytoany_lib.data.manifests import (
+    SCHEMA,
+    StoredRow,
+    Tally,
+    catalogue_of,
+    read_manifest,
+    write_manifest,
+)
 from anytoany_lib.data.reports import Report
 from anytoany_lib.data.rows import Row
 from anytoany_lib.generation.sampling import Sampling

@@ -16,7 +16,7 @@ import soundfile
 import torch
 from PIL import Image, features
 
-from anytoany_lib.data.inspection import inspect
+from anytoany_lib.data.building import inspect
 from anytoany_lib.encoders import imagebind_inputs
 from anytoany_lib.encoders.imagebind_inputs import HUGE, prepare_image, prepare_video
 from anytoany_lib.media import containers, file_types, media_files, pictures, sounds

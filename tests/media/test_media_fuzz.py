@@ -18,7 +18,7 @@ import pytest
 import soundfile
 from PIL import Image, PngImagePlugin, TiffImagePlugin, features
 
-from anytoany_lib.data.inspection import inspect
+from anytoany_lib.data.building import inspect
 from anytoany_lib.media import media_files
 from anytoany_lib.media.containers import MediaError
 

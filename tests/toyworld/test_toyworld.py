@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anytoany_lib.data.inspection import inspect
+from anytoany_lib.data.building import inspect
 from anytoany_lib.data.manifests import read_manifest, splits_in
 from anytoany_lib.data.reports import Report
 from anytoany_lib.data.rows import media_in

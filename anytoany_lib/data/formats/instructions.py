@@ -6,17 +6,67 @@ MosIT as they are published and as NExT-GPT (legacy and v1.5) prepares them, and
 in the text they stand for `placeholders` and `interleaving`.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from anytoany_lib.data.formats.folders import files_below
 from anytoany_lib.data.formats.interleaving import MAX_CAPTION, InterleavedTurns, Message, as_list
+from anytoany_lib.data.formats.json_files import NoRecords, json_records
 from anytoany_lib.data.formats.media_references import Unusable, is_text
 from anytoany_lib.data.formats.turns import Record, turns_of
+from anytoany_lib.data.reports import Report
+from anytoany_lib.data.rows import DataError, Row, map_media
+from anytoany_lib.media.file_types import MIME_OF
 from anytoany_lib.modalities import MEDIA_KINDS
 
 __all__ = ["MAX_CAPTION", "Unusable", "conversation_of", "embedding_files", "is_text", "located"]
+
+_NO_LIST, _NO_TALK = "no list of records", "no conversation"
+
+
+def read_instructions(source: Path, report: Report) -> Iterator[Row]:
+    """Every JSON file of a folder of any depth with conversations in a published form, media beside them."""
+    files = [
+        path
+        for path in files_below(source)
+        if path.suffix in (".json", ".jsonl")
+        # Below the source, not one that tells of the medium of its name beside it.
+        and not (path.parent != source and any(path.with_suffix(e).exists() for e in MIME_OF))
+    ]
+    if not files:
+        raise DataError(f"{source}: expected .json files with conversations in it")
+    for path in files:
+        report.read_file(path)
+        try:
+            yield from _conversations(source, path.relative_to(source), report)
+        except NoRecords as error:
+            report.drop(_NO_LIST, str(error))
+
+
+def _conversations(source: Path, file: Path, report: Report) -> Iterator[Row]:
+    """The rows of one JSON file."""
+    task = file.with_suffix("").as_posix()
+    below = "" if file.parent == Path() else file.parent.as_posix()
+    unusable, last = "", None
+    for number, record in enumerate(json_records(source / file)):
+        if unusable:
+            report.drop(unusable, f"{task}-{number - 1}")
+        unusable, last = "", (number, record)
+        try:
+            messages = conversation_of(record)
+        except Unusable as reason:
+            unusable = str(reason)  # it is counted when it is known whether the file holds any more
+            continue
+        where = map_media(messages, lambda kind, medium: located(source, kind, medium, below))
+        named = embedding_files(record)
+        meta = {"task": task} | ({"embeddings": named} if named else {})
+        yield Row(f"{task}-{number}", task, where, meta)
+    if last and unusable == _NO_TALK and last[0] == 0 and isinstance(last[1], dict):
+        keys = ", ".join(f"{key:.40}" for key in list(last[1])[:8])
+        report.drop(_NO_LIST, f"{file}: one object with {keys or 'nothing in it'}")
+    elif last and unusable:
+        report.drop(unusable, f"{task}-{last[0]}")
 
 
 def conversation_of(record: Any) -> list[Message]:
@@ -85,10 +135,7 @@ def embedding_files(record: Record) -> list[list[str]]:
 
 
 def located(source: Path, kind: str, name: str, below: str = "") -> str:
-    """A medium's path below the source: as named, beside the file that names it, or where the datasets keep their media.
-
-    `below` is the folder of that file, relative to the source. A segment (`#t=12,15.5`) is kept.
-    """
+    """A medium's path below the source: as named, in `below` (the folder of the file that names it), or where datasets keep media."""
     path, separator, span = name.rpartition("#t=")
     if not separator or is_file(source / name):
         path, separator, span = name, "", ""

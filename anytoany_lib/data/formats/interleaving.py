@@ -5,8 +5,6 @@ placeholder is for; otherwise it is text. Media without a placeholder come first
 of the other is a reason to drop the record, as is anything named that cannot be shown. Reasons call a placeholder a mark.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +26,6 @@ from anytoany_lib.modalities import MEDIA_KINDS
 Message = dict[str, Any]
 Item = str | Placeholder
 MAX_CAPTION = 4000  # characters: more is a page that was taken for a caption
-_NOTHING = MediaReferences()
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -61,15 +58,12 @@ class InterleavedTurns:
         self.media_lists = _media_lists(record)
         lists = {f"{kind}_list" for kind in MEDIA_KINDS if dicts_in(record.get(f"{kind}_list"))}
         self.references = references_in(record, keys | lists)
-        own = [references_in(more) if (more := beside(turn.record)) else _NOTHING for turn in turns]
-        known = {
-            name: kind for name, (kind, _) in self.media_lists.items()
-        } | self.references.kinds()
-        self.claims = list(self.references.claims)
-        for one in own:
-            if one is not _NOTHING:
-                known |= one.kinds()
-                self.claims += one.claims
+        own = [references_in(beside(turn.record)) for turn in turns]
+        known = {name: kind for name, (kind, _) in self.media_lists.items()}
+        self.claims: list[tuple[str, str]] = []
+        for one in (self.references, *own):
+            known |= one.kinds()
+            self.claims += one.claims
         self.items = [self._items(turn, known) for turn in turns]
         self.shown: Counter[str] = Counter()
         self.generated: Counter[str] = Counter()
@@ -93,9 +87,9 @@ class InterleavedTurns:
                 raise Unusable("a part of a message is neither text nor a record")
             elif part.get("type") in (*_TEXT_PARTS, None) and is_text(part.get("text")):
                 items += split_at_placeholders(part["text"], known)
-                _no_more(
-                    references_in({k: v for k, v in part.items() if k not in ("text", "type")})
-                )
+                more = references_in(part, ("text", "type"))
+                if named := [one.key for one in more.media] + [key for _, key in more.claims]:
+                    raise Unusable(f"{named[0]} in a part of text")
             else:
                 items += self._part(part)
         return items
@@ -103,7 +97,7 @@ class InterleavedTurns:
     def _part(self, part: Record) -> list[Item]:
         """The medium that a part of a message is: by name, or a placeholder for one that the record names."""
         type_ = str(part.get("type"))[:40]
-        references = references_in({key: one for key, one in part.items() if key != "type"})
+        references = references_in(part, ("type",))
         self.claims += [claim for claim in references.claims if not references.media]
         if references.media:
             caption = part.get("caption")
@@ -125,17 +119,9 @@ class InterleavedTurns:
             for at, item in enumerate(items)
             if isinstance(item, Placeholder) and item.name is None
         ]
-        placed = {
-            name
-            for item in self._placeholders()
-            if item.name
-            for name in (item.name, file_name_of(item.name))
-        }
-        rest = [
-            one
-            for one in self.references.media
-            if one.name not in placed and file_name_of(one.name) not in placed
-        ]
+        named = {item.name for item in self._placeholders() if item.name}
+        placed = named | set(map(file_name_of, named))
+        rest = [m for m in self.references.media if not {m.name, file_name_of(m.name)} & placed]
         self.outputs = [one for one in rest if one.made or self._only_generated(one)]
         waiting = {
             kind: [one for one in rest if one.kind == kind and one not in self.outputs]
@@ -225,13 +211,14 @@ class InterleavedTurns:
         media = [one for one in self.references.media if one in waiting[one.kind]]
         if not media:
             return
+        in_replies = [
+            item
+            for turn, items in zip(self.turns, self.items, strict=True)
+            if turn.role == "assistant"
+            for item in items
+        ]
         for one in media:
-            replies = [
-                i for t, i in zip(self.turns, self.items, strict=True) if t.role == "assistant"
-            ]
-            if not self.captions[one.kind] and any(
-                _is_slot(i, one.kind) for r in replies for i in r
-            ):
+            if not self.captions[one.kind] and any(_is_slot(i, one.kind) for i in in_replies):
                 raise Unusable(f"no caption for a generated {one.kind} ({one.key})")
         first = next((n for n, turn in enumerate(self.turns) if turn.role == "user"), None)
         if first is None:
@@ -257,12 +244,8 @@ class InterleavedTurns:
             parts.append(medium)
             text = ""
         _add_text(parts, text)
-        wanted = turn.record.get("output_modality")
-        if (
-            turn.role == "assistant"
-            and wanted in MEDIA_KINDS
-            and not any(part["type"] == wanted for part in parts)
-        ):
+        wanted = turn.record.get("output_modality") if turn.role == "assistant" else None
+        if wanted in MEDIA_KINDS and not any(part["type"] == wanted for part in parts):
             parts.append(self._generated(turn, Placeholder(wanted, "")))
         return parts
 
@@ -316,9 +299,7 @@ class InterleavedTurns:
         present = self.shown + self.generated
         self._check_claims([kind for kind in MEDIA_KINDS if not present[kind]])
         for kind in MEDIA_KINDS:
-            left = [
-                caption for caption in self.captions[kind] if is_text(caption) and caption.strip()
-            ]
+            left = any(is_text(caption) and caption.strip() for caption in self.captions[kind])
             if left and (self.generated[kind] or not self.shown[kind]):
                 raise Unusable(f"{kind}_captions tells of more than the replies mark")
         for turn in self.turns:
@@ -333,12 +314,9 @@ class InterleavedTurns:
 
 
 def _is_slot(item: Item, kind: str | None, label: bool = False) -> bool:
-    return (
-        isinstance(item, Placeholder)
-        and item.kind == kind
-        and item.name is None
-        and item.label == label
-    )
+    if not isinstance(item, Placeholder):
+        return False
+    return (item.kind, item.name, item.label) == (kind, None, label)
 
 
 def _give(media: list[MediaReference], slots: list[_Slot]) -> None:
@@ -360,13 +338,6 @@ def _give(media: list[MediaReference], slots: list[_Slot]) -> None:
 def _unequal(media: list[MediaReference], slots: list[_Slot]) -> Unusable:
     written = slots[0].placeholder.text.strip()[:60]
     return Unusable(f"{len(media)} media under {media[0].key}, {len(slots)} marks {written}")
-
-
-def _no_more(references: MediaReferences) -> None:
-    """Unusable if a part that is text names a medium too."""
-    if references.media or references.claims:
-        key = references.media[0].key if references.media else references.claims[0][1]
-        raise Unusable(f"{key} in a part of text")
 
 
 def _media_lists(record: Record) -> dict[str, tuple[str, Any]]:

@@ -4,12 +4,11 @@ Of a file a few MiB are in memory. What is cut, damaged or no UTF-8 is a DataErr
 that is no list of records is a NoRecords, which names its keys.
 """
 
-from __future__ import annotations
-
 import codecs
 import json
 import re
 from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ class NoRecords(DataError):
     """A JSON file that is no list of records."""
 
 
-class _Window:
+class _Window(AbstractContextManager):
     """The stretch of a file's text that is being read. DataError where the file is not UTF-8 or cannot be read."""
 
     def __init__(self, path: Path):
@@ -39,9 +38,6 @@ class _Window:
             self._file = path.open("rb")
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-
-    def __enter__(self) -> _Window:
-        return self
 
     def __exit__(self, *_) -> None:
         self._file.close()
@@ -100,11 +96,8 @@ class _Window:
             except (ValueError, RecursionError):
                 break
             at = self.past_blanks(at) + 1
-        size = f"{_LONGEST_VALUE:,} characters"
-        return (
-            f"one object of over {size}, with {', '.join(keys)}: "
-            "expected a list of records, or one record a line; or it is damaged"
-        )
+        size = f"one object of over {_LONGEST_VALUE:,} characters, with {', '.join(keys)}"
+        return f"{size}: expected a list of records, or one record a line; or it is damaged"
 
     def damage(self, at: int, message: str) -> DataError:
         """An error that names the place."""
@@ -123,20 +116,15 @@ def json_records(path: Path) -> Iterator[Any]:
     with _Window(path) as window:
         at = window.past_blanks(0)
         if window.text.startswith("[", at):
-            yield from _array(window, at)
+            at = yield from _items(window, at)
+            if (after := window.past_blanks(at)) < len(window.text):
+                raise window.damage(after, "text after the closing ']'")
             return
         window.first = window.before + at
         while at < len(window.text):
             value, at = window.value(at)
             yield value
             at = window.past_blanks(at)
-
-
-def _array(window: _Window, at: int) -> Iterator[Any]:
-    """The items of the array that begins at a place, with which the file has to end."""
-    at = yield from _items(window, at)
-    if (after := window.past_blanks(at)) < len(window.text):
-        raise window.damage(after, "text after the closing ']'")
 
 
 def _items(window: _Window, at: int) -> Generator[Any, None, int]:
@@ -156,10 +144,7 @@ def _items(window: _Window, at: int) -> Generator[Any, None, int]:
 
 
 def json_members(path: Path, *wanted: str) -> Iterator[tuple[str, Any]]:
-    """(key, item) of the arrays under the wanted keys of the one object in a file, in the order of the file.
-
-    Other members are read past. Raises DataError as `json_records` does, and if the file is no object.
-    """
+    """(key, item) of the arrays under the wanted keys of the one object in a file, in its order; DataError as in `json_records`."""
     with _Window(path) as window:
         at = window.past_blanks(0)
         if not window.text.startswith("{", at):

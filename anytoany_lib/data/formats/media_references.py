@@ -5,12 +5,10 @@ does if its text ends as a file of a medium does. What speaks of a medium and is
 bytes) is a claim: it counts only if nothing else shows a medium of that kind, and then the record cannot be used.
 """
 
-from __future__ import annotations
-
 import math
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeGuard
 
@@ -55,10 +53,7 @@ _CONTENTS = ("bytes", "data", "base64")  # a medium itself, as text
 _STILL_OR_MOVING = (".gif", ".webp", ".apng", ".png")
 _TIMES = [
     ("start", "end"),
-    ("start_time", "end_time"),
-    ("start_sec", "end_sec"),
-    ("start_second", "end_second"),
-    ("start_seconds", "end_seconds"),
+    *((f"start_{unit}", f"end_{unit}") for unit in ("time", "sec", "second", "seconds")),
     ("video_start", "video_end"),
     ("begin", "end"),
     ("clip_start", "clip_end"),
@@ -110,24 +105,19 @@ def references_in(record: dict[Any, Any], without: Collection[str] = ()) -> Medi
         return found
     sure = {(one.kind, file_name_of(one.name)) for one in found.media if one.sure}
     kinds = {one.kind for one in found.media if one.sure}
-    found.media = _once(
-        [
-            one
-            for one in found.media
-            if one.sure
-            or (
-                (one.kind, file_name_of(one.name)) not in sure
-                and not (one.kind in kinds and _read_key(one.key).about)
-            )
-        ]
-    )
-    return _timed(record, found)
-
-
-def _once(media: list[MediaReference]) -> list[MediaReference]:
-    """The same without names that another key has said before; a list may say one twice."""
+    media = [
+        one
+        for one in found.media
+        if one.sure
+        or (
+            (one.kind, file_name_of(one.name)) not in sure
+            and not (one.kind in kinds and _read_key(one.key).about)
+        )
+    ]
+    # Without names that another key has said before; a list may say one twice.
     first: dict[tuple[str, str], str] = {}
-    return [one for one in media if first.setdefault((one.kind, one.name), one.key) == one.key]
+    found.media = [m for m in media if first.setdefault((m.kind, m.name), m.key) == m.key]
+    return _timed(record, found)
 
 
 def file_name_of(name: str) -> str:
@@ -158,8 +148,9 @@ class _Key(NamedTuple):
 def _read_key(key: str) -> _Key:
     words = set(words_of(key))
     in_words = bool(_IN_WORDS & words)
+    kind = next((_KIND_OF[word] for word in words_of(key) if word in _KIND_OF), None)
     return _Key(
-        None if in_words else _kind_of(words_of(key)),
+        None if in_words else kind,
         in_words,
         about=bool(_ABOUT & words),
         made=bool(_OUTPUT & words),
@@ -170,10 +161,6 @@ def _read_key(key: str) -> _Key:
 def kind_of_key(key: str) -> str | None:
     """The kind of medium that a key speaks of; None if it speaks of none, or of one in words."""
     return _read_key(key).kind
-
-
-def _kind_of(words: Iterable[str]) -> str | None:
-    return next((_KIND_OF[word] for word in words if word in _KIND_OF), None)
 
 
 def _collect(found: MediaReferences, key: str, value: Any, kind: str | None, depth: int) -> None:
@@ -230,11 +217,8 @@ def _collect_value(found: MediaReferences, key: str, value: Any, kind: str | Non
     if kind is not None and name and (elsewhere or (of_key.about and not ending) or not short):
         found.claims.append((kind, key))
     elif kind is not None and name:
-        found.media.append(
-            MediaReference(
-                agreed_kind(kind, name), name, key, sure=not of_key.about, made=of_key.made
-            )
-        )
+        agreed = agreed_kind(kind, name)
+        found.media.append(MediaReference(agreed, name, key, not of_key.about, of_key.made))
     elif ending and not elsewhere and not name.lower().endswith(_OTHER_FILES):
         found.media.append(MediaReference(ending, name, key, sure=False, made=of_key.made))
     elif ending and elsewhere:
@@ -260,16 +244,12 @@ def _timed(record: dict[Any, Any], found: MediaReferences) -> MediaReferences:
     if len(films) > 1:
         raise Unusable(f"start and end of {len(films)} media: which is meant?")
     one = found.media[films[0]]
-    name = f"{one.name}#t={span[0]:g},{span[1]:g}"
-    found.media[films[0]] = MediaReference(one.kind, name, one.key, one.sure, one.made)
+    found.media[films[0]] = replace(one, name=f"{one.name}#t={span[0]:g},{span[1]:g}")
     return found
 
 
 def segment_of(record: dict[Any, Any]) -> tuple[float, float] | None:
-    """(start, end) in seconds of the part of a film that a record means; None if it says none.
-
-    Unusable if only one of them is told, or they are no times.
-    """
+    """(start, end) in seconds of the part of a film that a record means, None if it says none; Unusable if either is no time."""
     if any(record.get(key) for key in _FRAMES):
         raise Unusable("start_frame and end_frame: a segment is told in seconds, not frames")
     for first, last in _TIMES:

@@ -4,23 +4,19 @@ A feature is {"bytes", "path"}: the medium itself, or where it lies beside the t
 columns say: a conversation, or a medium and its captions.
 """
 
-from __future__ import annotations
-
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
-from anytoany_lib.data.formats.captions import (
+from anytoany_lib.data.formats.folders import (
     captioned_rows,
     captions_of,
     files_below,
+    records_of_parquet,
     split_of_file,
 )
-from anytoany_lib.data.formats.folders import records_of_parquet
 from anytoany_lib.data.formats.instructions import conversation_of, is_file, located
 from anytoany_lib.data.formats.media_references import DEEPEST, Unusable, kind_of_key, references_in
 from anytoany_lib.data.formats.turns import turns_of
@@ -29,16 +25,14 @@ from anytoany_lib.data.rows import DataError, Row, map_media, media_in, media_pa
 from anytoany_lib.media import media_files
 from anytoany_lib.media.containers import MediaError
 from anytoany_lib.media.file_types import kind_by_name
+from anytoany_lib.system.files import copy_or_link
 
 ENDINGS = (".parquet", ".arrow")
 _SLICE = 64  # rows in memory
 
 
 def read_parquet(source: Path, target: Path, report: Report) -> Iterator[Row]:
-    """The rows of every Parquet and Arrow file below a folder; their media are written below `target`.
-
-    DataError if there is none, or one is damaged.
-    """
+    """The rows of every Parquet and Arrow file below a folder, their media written below `target`; DataError if none or damaged."""
     tables = [path for path in files_below(source) if path.suffix.lower() in ENDINGS]
     if not tables:
         raise DataError(f"{source}: expected .parquet or .arrow files in it")
@@ -83,7 +77,8 @@ class _Unpacked:
             }
             if _talks(plain):
                 messages = map_media(conversation_of(plain), self._found)
-                meta = {"task": self._target.name} | self._stated()
+                stated = {"split": self._split} if self._split else {}
+                meta = {"task": self._target.name} | stated
                 rows: Iterator[Row] = iter([Row(self._name, self._target.name, messages, meta)])
             else:
                 rows = self._captioned(plain)
@@ -93,9 +88,6 @@ class _Unpacked:
                 yield row
         except Unusable as reason:
             self._report.drop(str(reason), self._name)
-
-    def _stated(self) -> dict[str, str]:
-        return {"split": self._split} if self._split else {}
 
     def _captioned(self, record: dict[str, Any]) -> Iterator[Row]:
         references = references_in(record)
@@ -151,13 +143,8 @@ class _Unpacked:
         except MediaError:
             return  # the row says so when it is looked at
         if is_file(file):
-            target = self._target / path
-            target.parent.mkdir(parents=True, exist_ok=True)
             self._report.read_file(file)
-            try:
-                os.link(file.resolve(), target)
-            except OSError:  # another disk
-                shutil.copyfile(file, target)
+            copy_or_link(file, self._target / path, link=True)
 
 
 def _talks(record: dict[str, Any]) -> bool:

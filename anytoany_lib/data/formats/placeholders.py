@@ -5,8 +5,6 @@ name, `<img>a.jpg</img>`, `<Image>name</Image>`; and `Picture 1:`. Whether one s
 looks so is for the record to say (see `interleaving`): here it is found, and what was written is kept.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -107,13 +105,6 @@ def _found(text: str, named: Mapping[str, str]) -> list[tuple[int, int, Placehol
     return sorted(found, key=lambda one: one[0])
 
 
-def _tags(text: str) -> Iterator[_Tag]:
-    for found in _BRACKETS.finditer(text):
-        of_chat, slash = bool(found[1]), bool(found[2] or found[5])
-        if (meaning := _meaning(found[3] or found[6], of_chat, slash)) is not None:
-            yield _Tag(found.start(), found.end(), *meaning)
-
-
 @lru_cache(4096)  # records of one set have the same few tags
 def _meaning(
     inside: str, of_chat: bool, slash: bool
@@ -135,13 +126,18 @@ def _meaning(
 
 def _tagged(text: str, named: Mapping[str, str]) -> Iterator[tuple[int, int, Placeholder]]:
     """Placeholders in brackets, with the wrapper around them."""
-    tags, at = list(_tags(text)), 0
+    tags: list[_Tag] = []
+    for found in _BRACKETS.finditer(text):
+        of_chat, slash = bool(found[1]), bool(found[2] or found[5])
+        if (meaning := _meaning(found[3] or found[6], of_chat, slash)) is not None:
+            tags.append(_Tag(found.start(), found.end(), *meaning))
+    at = 0
     while at < len(tags):
         tag = tags[at]
-        closing = None if tag.role == "close" else _closing(tags, at)
         if tag.role == "close":
             at += 1
             continue
+        closing = _closing(tags, at)
         if closing is not None:
             last = tags[closing]
             placeholder = _wrapped(text, tag, tags[at + 1 : closing], last, named)
@@ -151,11 +147,8 @@ def _tagged(text: str, named: Mapping[str, str]) -> Iterator[tuple[int, int, Pla
             if placeholder is not None or tag.role == "core":
                 at = closing + 1
                 continue
-        yield (
-            tag.start,
-            tag.end,
-            Placeholder(tag.kind, text[tag.start : tag.end], number=tag.number),
-        )
+        written = text[tag.start : tag.end]
+        yield tag.start, tag.end, Placeholder(tag.kind, written, number=tag.number)
         at += 1
 
 

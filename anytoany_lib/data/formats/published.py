@@ -1,42 +1,50 @@
-"""Captioned sets as they are published: COCO captions, Clotho, AudioCaps and WavCaps, each with its media in folders beside.
+"""Captioned sets as they are published: COCO captions, Clotho, AudioCaps and WavCaps, and as NExT-GPT prepares them.
 
 Their tables name media by a file, a number or a part of a file's name; where the file lies is looked up in the whole source.
 The names of the tables say which split they hold.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from anytoany_lib.data.formats.captions import (
+from anytoany_lib.data.formats.folders import (
     captioned_rows,
     captions_of,
     files_below,
+    records_of_csv,
     split_of_file,
+    text_of,
 )
-from anytoany_lib.data.formats.folders import records_of_csv
-from anytoany_lib.data.formats.json_files import NoRecords, json_members
+from anytoany_lib.data.formats.json_files import NoRecords, json_members, json_records
 from anytoany_lib.data.reports import Report
-from anytoany_lib.data.rows import DataError, Row
+from anytoany_lib.data.rows import DataError, Row, captioned_row
 from anytoany_lib.media.file_types import kind_by_name
 
 # What the folder of a table's sounds is called, by the beginning of the table's name.
 _WAVCAPS = {"fsd": "freesound", "bbc": "bbc", "sb": "soundbible", "as": "audioset"}
 
+# Captioned sets as NExT-GPT prepares them, each a JSON file of its name: the folder of media beside it, their kind, and the
+# key of a medium's name.
+NEXTGPT = {
+    "cc3m": ("images", "image", "image_name"),
+    "webvid": ("videos", "video", "video_name"),
+    "audiocap": ("audios", "audio", "audio_name"),
+}
+
 
 class _Index:
     """The media of one kind in a folder, by their names without ending: some hundred bytes of memory each."""
 
-    def __init__(self, source: Path, kind: str):
+    def __init__(self, source: Path, kind: str, report: Report):
+        self._source, self._kind, self._report = source.resolve(), kind, report
         self._paths: dict[str, list[str]] = {}
         for path in files_below(source):
             if kind_by_name(path.name) == kind:
                 name = path.relative_to(source).as_posix()
                 self._paths.setdefault(path.stem, []).append(name)
 
-    def find(self, names: Iterable[str], hints: Iterable[str] = ()) -> str | None:
+    def _find(self, names: Iterable[str], hints: Iterable[str]) -> str | None:
         """The path of the first name that is there; of several files of that name one whose folders say one of the hints."""
         for name in names:
             for stem in dict.fromkeys((name, PurePosixPath(name).stem)):
@@ -47,6 +55,24 @@ class _Index:
                     return next(hinted, found[0] if len(found) == 1 else None)
         return None
 
+    def rows(
+        self,
+        names: Sequence[str],
+        unnamed: tuple[str, str],
+        hints: Iterable[str],
+        captions: list[Any],
+        split: str = "",
+    ) -> Iterator[Row]:
+        """A row for each caption of the medium that has one of the names; reports if it is not there, or `unnamed`."""
+        if not names:
+            self._report.drop(*unnamed)
+        elif (found := self._find(names, hints)) is None:
+            self._report.drop("missing", names[0])
+        else:
+            yield from captioned_rows(
+                self._report, self._source, found, self._kind, captions, split
+            )
+
 
 def _tables(source: Path, ending: str, what: str) -> list[Path]:
     tables = [path for path in files_below(source) if path.suffix.lower() == ending]
@@ -56,24 +82,19 @@ def _tables(source: Path, ending: str, what: str) -> list[Path]:
 
 
 def _text(value: Any) -> str:
-    return (
-        str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
-    )
+    plain = isinstance(value, str | int) and not isinstance(value, bool)
+    return str(value).strip() if plain else ""
 
 
 def read_clotho(source: Path, report: Report) -> Iterator[Row]:
     """Clotho: `clotho_captions_*.csv` (file_name, caption_1 to caption_5), and the sounds in folders of any name."""
-    what = "clotho_captions_*.csv"
-    yield from _of_csv(source, report, what, "file_name", _names_of_clotho, "caption")
+    what, column = "clotho_captions_*.csv", "file_name"
+    return _of_csv(source, report, what, column, lambda record: [_text(record[column])], "caption")
 
 
 def read_audiocaps(source: Path, report: Report) -> Iterator[Row]:
     """AudioCaps: `train.csv` and the like (audiocap_id, youtube_id, start_time, caption), and the sounds, named by any of them."""
-    yield from _of_csv(source, report, "train.csv", "youtube_id", _names_of_audiocaps)
-
-
-def _names_of_clotho(record: dict[str, Any]) -> list[str]:
-    return [_text(record.get("file_name"))]
+    return _of_csv(source, report, "train.csv", "youtube_id", _names_of_audiocaps)
 
 
 def _names_of_audiocaps(record: dict[str, Any]) -> list[str]:
@@ -95,7 +116,7 @@ def _of_csv(
     called: str = "",
 ) -> Iterator[Row]:
     """The rows of the CSV files whose names hold `called`, and that have the column."""
-    index, read = _Index(source, "audio"), 0
+    index, read = _Index(source, "audio", report), 0
     for path in _tables(source, ".csv", what):
         if called not in path.name.lower():
             continue  # Clotho's metadata, which is not UTF-8
@@ -108,52 +129,44 @@ def _of_csv(
             report.read_file(path)
             read += 1
             names = [name for name in names_of(record) if name]
-            if not names:
-                report.drop(f"{column} empty", f"{table}, row {number}")
-            elif (found := index.find(names, hints)) is None:
-                report.drop("missing", names[0])
-            else:
-                captions = (
-                    [record["caption"]]
-                    if record.get("caption") is not None
-                    else captions_of(record)
-                )
-                yield from captioned_rows(report, source.resolve(), found, "audio", captions, split)
+            unnamed = (f"{column} empty", f"{table}, row {number}")
+            yield from index.rows(names, unnamed, hints, captions_of(record), split)
     if not read:
         raise DataError(f"{source}: expected {what} with a column {column} in it")
 
 
+def _caption(record: dict[str, Any]) -> list[Any]:
+    return [record["caption"]] if "caption" in record else []
+
+
 def read_coco(source: Path, report: Report) -> Iterator[Row]:
     """COCO captions: `captions_*.json` (images with id and file_name, annotations with image_id and caption), and the pictures."""
-    index = _Index(source, "image")
+    index = _Index(source, "image", report)
     for path in _tables(source, ".json", "captions_train2017.json"):
         table = path.relative_to(source).as_posix()
+        split = split_of_file(table)
+        hints = [path.stem.rpartition("_")[2].lower(), split]
         try:
-            names = {
+            pictures = {
                 one["id"]: _text(one.get("file_name"))
                 for _, one in json_members(path, "images")
                 if isinstance(one, dict) and isinstance(one.get("id"), int | str)
             }
             report.read_file(path)
-            hints = [path.stem.rpartition("_")[2].lower(), split_of_file(table)]
             for number, (_, one) in enumerate(json_members(path, "annotations")):
-                key = one.get("image_id") if isinstance(one, dict) else None
-                name = names.get(key, "") if isinstance(key, int | str) else ""
-                found = index.find([name], hints) if name else None
-                if not found:
-                    reason = "missing" if name else "image_id names no picture"
-                    report.drop(reason, name or f"{table}, annotation {number}")
-                    continue
-                captions = [one["caption"]] if "caption" in one else []
-                split = split_of_file(table)
-                yield from captioned_rows(report, source.resolve(), found, "image", captions, split)
+                record = one if isinstance(one, dict) else {}
+                key = record.get("image_id")
+                name = pictures.get(key, "") if isinstance(key, int | str) else ""
+                unnamed = ("image_id names no picture", f"{table}, annotation {number}")
+                names = [name] if name else []
+                yield from index.rows(names, unnamed, hints, _caption(record), split)
         except NoRecords as error:
             report.drop("no list of records", str(error))
 
 
 def read_wavcaps(source: Path, report: Report) -> Iterator[Row]:
     """WavCaps: `*_final.json` (data with id and caption) in folders of any depth, and the sounds, named by their ids."""
-    index = _Index(source, "audio")
+    index = _Index(source, "audio", report)
     for path in _tables(source, ".json", "WavCaps' *_final.json"):
         table = path.relative_to(source).as_posix()
         hints = [_WAVCAPS.get(path.stem.partition("_")[0].lower(), path.stem.lower())]
@@ -161,14 +174,38 @@ def read_wavcaps(source: Path, report: Report) -> Iterator[Row]:
         try:
             for number, (_, one) in enumerate(json_members(path, "data")):
                 record = one if isinstance(one, dict) else {}
-                told_names = [_text(record.get(key)) for key in ("audio", "id")]
-                names = [PurePosixPath(name).name for name in told_names if name]
-                if not names:
-                    report.drop("id missing", f"{table}, record {number}")
-                elif (found := index.find(names, hints)) is None:
-                    report.drop("missing", names[0])
-                else:
-                    captions = [record["caption"]] if "caption" in record else []
-                    yield from captioned_rows(report, source.resolve(), found, "audio", captions)
+                given = [_text(record.get(key)) for key in ("audio", "id")]
+                names = [PurePosixPath(name).name for name in given if name]
+                unnamed = ("id missing", f"{table}, record {number}")
+                yield from index.rows(names, unnamed, hints, _caption(record))
         except NoRecords as error:
             report.drop("no list of records", str(error))
+
+
+def read_prepared(source: Path, report: Report, dataset: str, below: str = "") -> Iterator[Row]:
+    """A set as NExT-GPT prepares it, which lies in the folder `below` of the source, or is the source."""
+    folder, kind, name_key = NEXTGPT[dataset]
+    here, file = source / below, f"{dataset}.json"
+    if not (here / file).is_file():
+        held = ", ".join(sorted(p.name for p in here.iterdir())[:8]) or "nothing"
+        expected = f"expected {file} and {folder}/ in {here}"
+        raise DataError(f"{here / file}: missing: {expected}, found {held}")
+    report.read_file(here / file)
+    for number, record in enumerate(json_records(here / file)):
+        name, unnamed = text_of(record, name_key)
+        caption, reason = text_of(record, "caption")
+        if unnamed or reason:
+            files = [here / folder / name] if name else []
+            report.drop(unnamed or reason, name or f"{file}, record {number}", files)
+            continue
+        path = f"{below}/{folder}/{name}" if below else f"{folder}/{name}"
+        yield captioned_row(f"{dataset}-{Path(name).stem}", dataset, kind, path, caption)
+
+
+def read_nextgpt(source: Path, report: Report) -> Iterator[Row]:
+    """A folder with any of `cc3m/`, `webvid/` and `audiocap/`, each in its own form."""
+    found = [name for name in NEXTGPT if (source / name).is_dir()]
+    if not found:
+        raise DataError(f"{source}: expected a folder with any of {', '.join(NEXTGPT)} in it")
+    for name in found:
+        yield from read_prepared(source, report, name, below=name)

@@ -4,8 +4,6 @@ ShareGPT and LLaVA (`conversations`), chat messages, Alpaca and other pairs of q
 `texts` of pairs all become turns of a system, a user and an assistant; each keeps what else was said beside its text.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -25,17 +23,8 @@ class Turn:
     record: Record
 
 
-_TALKS = (
-    "conversations",
-    "conversation",
-    "messages",
-    "dialog",
-    "dialogue",
-    "dialogs",
-    "turns",
-    "chat",
-    "texts",
-)
+_TALKS = ("conversations", "conversation", "messages", "dialog")
+_PERHAPS_TALKS = ("dialogue", "dialogs", "turns", "chat", "texts")  # or anything else
 _SPEAKER_KEYS = ("from", "role", "speaker", "author")
 _TEXT_KEYS = ("value", "content", "text", "message", "utterance")
 _SYSTEM_KEYS = ("system", "system_prompt", "system_message", "system_instruction")
@@ -56,10 +45,7 @@ _ROLE_OF = {name: role for role, names in _ROLES.items() for name in names.split
 
 
 def turns_of(record: Record) -> tuple[list[Turn], set[str]]:
-    """The turns of a record in order, a system's first, and the keys that they were read from.
-
-    Raises Unusable if there is no conversation, or a turn whose speaker is not known or which is no text.
-    """
+    """A record's turns in order, a system's first, and the keys they were read from. Unusable without any, or if one is broken."""
     turns, keys = _spoken(record)
     for key in _SYSTEM_KEYS:
         if is_text(record.get(key)) and record[key].strip():
@@ -70,9 +56,12 @@ def turns_of(record: Record) -> tuple[list[Turn], set[str]]:
 
 
 def _spoken(record: Record) -> tuple[list[Turn], set[str]]:
-    for key in _TALKS:
-        if isinstance(record.get(key), list) and record[key] and _is_talk(key, record[key]):
-            return [turn for one in record[key] for turn in _turns(one)], {key}
+    for key in (*_TALKS, *_PERHAPS_TALKS):
+        talk = record.get(key)
+        if not isinstance(talk, list) or not talk:
+            continue
+        if key in _TALKS or all(isinstance(one, dict) for one in talk):
+            return [turn for one in talk for turn in _turns(one)], {key}
     if isinstance(record.get("QA"), list):
         pairs = [one for one in record["QA"] if isinstance(one, dict)]
         return [turn for qa in pairs for turn in _pair(_joined(qa, "i", "q"), qa.get("a"))], {"QA"}
@@ -81,7 +70,9 @@ def _spoken(record: Record) -> tuple[list[Turn], set[str]]:
         if answer and asked[0] in record and not isinstance(record[answer], list | dict):
             # {"input": "a.wav"} is no text to be asked about, but the sound.
             asked = tuple(key for key in asked if not _is_medium(record.get(key)))
-            before = [turn for one in _history(record) for turn in _turns(one)]
+            history = record.get("history")
+            said = history if isinstance(history, list) else []
+            before = [turn for one in said for turn in _turns(one)]
             asked_now = _pair(_joined(record, *asked), record[answer])
             return before + asked_now, {*asked, answer, "history"}
     raise Unusable("no conversation")
@@ -90,16 +81,6 @@ def _spoken(record: Record) -> tuple[list[Turn], set[str]]:
 def _is_medium(value: Any) -> bool:
     """Whether a text is the name of a medium's file and nothing else."""
     return is_text(value) and len(value.split()) == 1 and kind_by_name(value.strip()) is not None
-
-
-def _is_talk(key: str, value: list[Any]) -> bool:
-    """`texts` and `chat` may hold anything else."""
-    return key in _TALKS[:4] or all(isinstance(one, dict) for one in value)
-
-
-def _history(record: Record) -> list[Any]:
-    held = record.get("history")
-    return held if isinstance(held, list) else []
 
 
 def _turns(one: Any) -> list[Turn]:

@@ -4,8 +4,6 @@
 Shards are unpacked into a folder that `folders.read_shards` reads.
 """
 
-from __future__ import annotations
-
 import errno
 import tarfile
 from collections.abc import Iterator
@@ -14,15 +12,15 @@ from typing import IO
 
 from tqdm.auto import tqdm
 
-from anytoany_lib.data.formats.captions import files_below, is_hidden
-from anytoany_lib.data.ledger import DROPPED, NOT_LOOKED_AT
+from anytoany_lib.data.formats.folders import files_below
+from anytoany_lib.data.ledger import DROPPED, NOT_LOOKED_AT, is_hidden
 from anytoany_lib.data.reports import Report
 from anytoany_lib.data.rows import DataError
-from anytoany_lib.media.file_types import SUFFIXES
+from anytoany_lib.media.file_types import MIME_OF
 
 SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _TEXTS = (".txt", ".json", ".caption", ".text")
-_KEPT = (*(suffix for suffixes in SUFFIXES.values() for suffix in suffixes), *_TEXTS)
+_KEPT = (*MIME_OF, *_TEXTS)
 _LARGEST = 2 * 2**30
 _BLOCK = 2**20
 # What a name does that no disk can hold, or that another member's name is a folder of.
@@ -115,11 +113,8 @@ def _write(packed: IO[bytes], path: Path) -> str:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         if isinstance(error, OSError) and error.errno not in _UNNAMEABLE:
             raise
-        return (
-            "name too long"
-            if getattr(error, "errno", 0) == errno.ENAMETOOLONG
-            else "no file's name"
-        )
+        too_long = getattr(error, "errno", 0) == errno.ENAMETOOLONG
+        return "name too long" if too_long else "no file's name"
     try:
         with file:
             while block := _block(packed):
