@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from anytoany_lib.batches import Batch
+from anytoany_lib.checkpoints import publishing
 from anytoany_lib.config import Alignment, Dtype, Profile
 from anytoany_lib.decoders.denoising import Denoiser, term
-from anytoany_lib.export import publishing
 from anytoany_lib.llm import (
     TokenRows,
     add_lora,

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from anytoany_lib.export import gguf_file, merging, publishing
+from anytoany_lib.checkpoints import publishing
+from anytoany_lib.export import gguf_file, merging
 from anytoany_lib.system import terminal
 
 _DTYPES = ("float32", "float16", "bfloat16")

@@ -16,8 +16,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from anytoany_lib.checkpoints import hub
 from anytoany_lib.checkpoints.integrity import head_of
+from anytoany_lib.checkpoints.model_card import CARD, model_card
 from anytoany_lib.config import resolve
-from anytoany_lib.export.model_card import CARD, model_card
 from anytoany_lib.gates.sources import HUB_NAME
 from anytoany_lib.system import runs
 from anytoany_lib.system.remote import is_url, local

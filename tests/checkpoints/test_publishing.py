@@ -13,9 +13,9 @@ from loopback_hub import TOKEN, Hub
 from safetensors.torch import save_file
 from small_runs import SHIPPED, small_llama_run
 
+from anytoany_lib.checkpoints import publishing
+from anytoany_lib.checkpoints.publishing import fetch_run, push, run_folder
 from anytoany_lib.config import Profile
-from anytoany_lib.export import publishing
-from anytoany_lib.export.publishing import fetch_run, push, run_folder
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import runs
 
