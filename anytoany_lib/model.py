@@ -276,6 +276,12 @@ class AnyToAny(nn.Module):
         """(kind, medium) pairs -> encoder embeddings (M, D), by their content `keys` if they are known; see `MediaModels.embed`."""
         return self.media_models.embed(items, keys)
 
+    def processor(self, conversations: Sequence[Any], add_generation_prompt: bool = False) -> Batch:
+        """One conversation or many as the batch that this model takes; see `processing.process`."""
+        from anytoany_lib.generation import processing
+
+        return processing.process(self, conversations, add_generation_prompt)
+
     def render(
         self,
         kind: str,

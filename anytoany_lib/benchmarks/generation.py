@@ -24,6 +24,7 @@ from anytoany_lib.benchmarks.annotations import Item, read_items
 from anytoany_lib.benchmarks.distances import Score
 from anytoany_lib.benchmarks.extractors import Extractor
 from anytoany_lib.benchmarks.understanding import located, mend, settle, step_parsers
+from anytoany_lib.checkpoints.publishing import run_folder
 from anytoany_lib.config import portable
 from anytoany_lib.data.formats.json_files import json_records
 from anytoany_lib.data.rows import DataError
@@ -35,7 +36,6 @@ from anytoany_lib.media.containers import MediaError
 from anytoany_lib.messages import Message, medium_of
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system.files import room_for, write_json
-from anytoany_lib.system.remote import local
 
 MADE = "made.jsonl"
 
@@ -212,7 +212,7 @@ def _extractors(given: argparse.Namespace) -> dict[str, Extractor]:
 
 def _generate(given: argparse.Namespace, items: Sequence[Item]) -> None:
     """The command `generate`."""
-    run = local(given.run)
+    run = run_folder(given.run)
     settings = {"run": portable(run), "benchmark": given.benchmark, "seed": given.seed}
     settings |= {"annotations": given.annotations.name, "split": given.split}
     given.made.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from anytoany_lib.benchmarks import java_metrics
 from anytoany_lib.benchmarks.annotations import BENCHMARKS, Item, read_items
 from anytoany_lib.benchmarks.caption_metrics import caption_scores, tokenize_all
 from anytoany_lib.benchmarks.vqa import vqa_scores
+from anytoany_lib.checkpoints.publishing import run_folder
 from anytoany_lib.config import portable
 from anytoany_lib.data.rows import DataError, media_path
 from anytoany_lib.data.wording import DESCRIBE
@@ -33,7 +34,6 @@ from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import terminal
 from anytoany_lib.system.files import room_for, write_file, write_json
-from anytoany_lib.system.remote import local
 
 # The wording of LLaVA-1.5 (Liu et al. 2023): without it a chat model answers in sentences, none of which is right.
 SHORT_ANSWER = "Answer the question using a single word or phrase."
@@ -243,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _predict(given: argparse.Namespace, items: Sequence[Item]) -> None:
     """The command `predict`."""
-    run = local(given.run)
+    run = run_folder(given.run)
     settings = {"run": portable(run), "benchmark": given.benchmark, "prompt": given.prompt}
     settings |= {"annotations": given.annotations.name, "split": given.split}
     given.predictions.parent.mkdir(parents=True, exist_ok=True)

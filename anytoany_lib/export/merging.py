@@ -129,15 +129,20 @@ def _card(made: Merged, dtype: torch.dtype) -> str:
     )
 
 
+def check_new(out: Path) -> None:
+    """FileExistsError unless a path is free, or an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(
+            f"{out} is there already: expected the name of a new folder; name another, or move it away"
+        )
+
+
 def write_merged(run: Path, out: Path, dtype: torch.dtype) -> Path:
     """Writes the merged language model of a run folder as a folder of transformers; returns it. It appears whole or not at all.
 
     FileExistsError if something is there already; else what `merged` raises.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(
-            f"{out} is there already: expected the name of a new folder; name another, or move it away"
-        )
+    check_new(out)
     made = merged(run)
     with appearing_whole(out) as folder:
         made.llm.to(dtype).save_pretrained(folder)

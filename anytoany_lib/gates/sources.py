@@ -73,7 +73,7 @@ def check_url(url: str) -> None:
         raise NotTrusted(f"{url}: expected https://, found {parts.scheme or 'no scheme'}")
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
+class CheckedRedirects(urllib.request.HTTPRedirectHandler):
     """Redirects: the address that a server sends us to has to pass the same gate."""
 
     def redirect_request(
@@ -86,7 +86,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 def open_url(request: urllib.request.Request, timeout: float = 30) -> Any:
     """The answer to a request, redirects checked too. Raises NotTrusted, else what urllib raises."""
     check_url(request.full_url)
-    return urllib.request.build_opener(_Redirects).open(request, timeout=timeout)
+    return urllib.request.build_opener(CheckedRedirects).open(request, timeout=timeout)
 
 
 def how_to_get(what: str, folder: str) -> str:

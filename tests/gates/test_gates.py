@@ -309,8 +309,8 @@ GATES = {
     "checkpoints.model_card.model_card": (
         Gate(
             "checkpoints/model_card.py",
-            r'return _MARKS.sub(r"\\\1", _plain(value))',
-            "return _plain(value)",
+            r'return _MARKS.sub(r"\\\1", one_line(value))',
+            "return one_line(value)",
             "checkpoints/test_model_card.py::test_nobodys_text_gets_out_of_its_place",
         ),
         Gate(
