@@ -320,6 +320,40 @@ GATES = {
             "checkpoints/test_model_card.py::test_nobodys_text_gets_out_of_its_place",
         ),
     ),
+    "gates.addresses.read_public": (
+        Gate(
+            "gates/addresses.py",
+            "    if not address.is_global or address.is_multicast or translated:",
+            "    if False:",
+            "gates/test_addresses.py::test_a_name_that_leads_to_this_machine_is_refused",
+        ),
+        Gate(
+            "gates/addresses.py",
+            "socket.create_connection((checked[0], port), timeout)",
+            "socket.create_connection((host, port), timeout)",
+            "gates/test_addresses.py::test_the_connection_goes_to_the_address_that_was_checked",
+        ),
+        Gate(
+            "gates/addresses.py",
+            "            if len(content) > limit:",
+            "            if False:",
+            "gates/test_addresses.py::test_no_more_than_the_limit_is_read",
+        ),
+    ),
+    "export.space.write_space": (
+        Gate(
+            "export/space.py",
+            "serve(model, {name!r},",
+            "serve(model, '{name}',",
+            "export/test_space.py::test_nobodys_text_gets_out_of_its_place",
+        ),
+        Gate(
+            "export/space.py",
+            "        title=text(title),",
+            "        title=title,",
+            "export/test_space.py::test_nobodys_text_gets_out_of_its_place",
+        ),
+    ),
     "system.files.held": (
         Gate(
             "system/files.py",
