@@ -30,9 +30,8 @@ from anytoany_lib.system import terminal
 from anytoany_lib.system.runs import newest_run, profile_of, read_record
 
 _PLACE = re.compile(r"(?<![\w:/])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:'\"]+)+[/\\]?")
-_FETCHED = re.compile(
-    r"/models--([^/]+?)--([^/]+)/snapshots/[^/]+$"
-)  # as the hub's client names folders
+# A folder of the hub client's cache.
+_FETCHED = re.compile(r"/models--([^/]+?)--([^/]+)/snapshots/[^/]+$")
 _TOKEN_IN_URL = re.compile(r"([?&]token=)(?!\[hidden\])[^&\s'\"()]+")
 
 RUN_HELP = "a run: folder, URL, or OWNER/NAME on the hub (default: the newest of profile tiny)"

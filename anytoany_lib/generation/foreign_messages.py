@@ -26,7 +26,8 @@ _OPENAI = {f"{kind}_url": kind for kind in MEDIA_KINDS} | {"input_audio": "audio
 
 
 def as_messages(messages: list[Message]) -> list[Message]:
-    """A conversation with the media of its messages as this kit takes them. What is in its form already stays as it is.
+    """A conversation with the media of its messages as this kit takes them. What is in its form already stays as it is, and so do
+    replies: nobody looks at their media again, and a conversation of somebody else could have addresses in them.
 
     MediaError if a medium cannot be had, ValueError if a part names it in a form that has no one meaning; what is no
     conversation at all is left to `messages.check`.
@@ -35,7 +36,7 @@ def as_messages(messages: list[Message]) -> list[Message]:
         return messages
     return [
         {**message, "content": as_content(message["content"])}
-        if isinstance(message, dict) and "content" in message
+        if isinstance(message, dict) and "content" in message and message.get("role") != "assistant"
         else message
         for message in messages
     ]

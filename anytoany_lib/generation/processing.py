@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anytoany_lib.batches import Batch, collate
 from anytoany_lib.generation.foreign_messages import as_messages
-from anytoany_lib.messages import Message, TooLong
+from anytoany_lib.messages import Message
 
 if TYPE_CHECKING:  # the model builds on this module
     from anytoany_lib.model import AnyToAny
@@ -25,18 +25,14 @@ def process(
 
     `model(batch)` gives the loss of its replies' words. With `add_generation_prompt` it ends where the assistant is to speak, is
     padded on the left, and goes into `embed_inputs`. Media that replies make have signals and no conditions to learn from: those
-    come from `features`. ValueError if a conversation is malformed, TooLong if one has more tokens than llm.context.
+    come from `features`. No turn is dropped, however long a conversation is. ValueError if one is malformed, MediaError if a medium of it
+    cannot be had.
     """
     single = bool(conversations) and isinstance(conversations[0], dict)
-    rows = [conversations] if single else conversations
+    rows: Sequence[Any] = [conversations] if single else conversations
     if not rows:
         raise ValueError("expected a conversation, or a list of conversations, found an empty list")
     encoded = [model.messages.encode(as_messages(row), add_generation_prompt) for row in rows]
-    longest, limit = max(len(one.ids) for one in encoded), model.profile.llm.context
-    if longest > limit:
-        raise TooLong(
-            f"a conversation has {longest} tokens, llm.context is {limit}: leave out turns"
-        )
     media = [(kind, medium) for one in encoded for kind, medium, _ in one.media]
     embeddings = iter(model.embed_media(media))
     width, left = model.profile.encoder.embedding, add_generation_prompt

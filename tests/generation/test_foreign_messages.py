@@ -118,6 +118,15 @@ def test_what_is_in_the_kits_form_stays_the_same_object(files):
     assert as_messages([{"role": "user", "content": "Hi"}]) == [{"role": "user", "content": "Hi"}]
 
 
+def test_addresses_in_replies_are_not_asked_for():
+    """Of a conversation that somebody else saved: opening it must tell nobody."""
+    reply = {
+        "role": "assistant",
+        "content": [{"type": "image", "url": "https://10.0.0.1/seen.png"}],
+    }
+    assert as_messages([reply]) == [reply]
+
+
 @pytest.mark.parametrize(
     ("part", "expected"),
     [

@@ -9,7 +9,6 @@ from small_runs import SHIPPED
 
 from anytoany_lib.batches import collate
 from anytoany_lib.generation.sampling import Sampling
-from anytoany_lib.messages import TooLong
 from anytoany_lib.model import AnyToAny
 
 
@@ -59,7 +58,5 @@ def test_a_prompt_goes_into_transformers_own_generate(shipped: AnyToAny):
 def test_what_is_no_conversation_is_said(shipped: AnyToAny):
     with pytest.raises(ValueError, match="found an empty list"):
         shipped.processor([])
-    with pytest.raises(TooLong, match="llm.context is 1024: leave out turns"):
-        shipped.processor([{"role": "user", "content": "word " * 2000}])
     with pytest.raises(ValueError, match="needs its medium under 'image'"):
         shipped.processor([{"role": "user", "content": [{"type": "image"}]}])

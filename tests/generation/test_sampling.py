@@ -43,7 +43,9 @@ def _generated(model: AnyToAny, text: str, **settings) -> str:
     config = GenerationConfig(
         max_new_tokens=24, do_sample=False, eos_token_id=model.messages.stop, **settings
     )
-    drawn = model.causal_lm.generate(ids, torch.ones_like(ids), generation_config=config)
+    drawn = model.causal_lm.generate(
+        ids, attention_mask=torch.ones_like(ids), generation_config=config
+    )
     return model.tokenizer.decode(drawn[0, ids.shape[1] :]).partition(model.messages.stop_text)[0]
 
 
