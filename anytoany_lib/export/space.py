@@ -23,7 +23,7 @@ from anytoany_lib.checkpoints.model_card import CARD, one_line, parts_and_terms,
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.export.merging import check_new
 from anytoany_lib.gates import sources
-from anytoany_lib.gates.sources import HUB_NAME, NotTrusted
+from anytoany_lib.gates.sources import HUB_NAME
 from anytoany_lib.system import runs
 from anytoany_lib.system.files import appearing_whole, write_file
 
@@ -96,27 +96,25 @@ def _gradio_version(requirements: list[str]) -> str:
     return ".".join([*bound[1].split("."), "0", "0"][:3])
 
 
-def _carried(profile: Profile) -> dict[str, str]:
-    """The frozen models that a Space cannot fetch, {what: folder}: it has to bring them. ValueError if one lies elsewhere than in ckpt/."""
-    found = {}
+def _carried(profile: Profile) -> list[str]:
+    """Folders of the frozen models that a Space has to bring: no profile of the kit says where to get them, and nobody there says
+    that another place is trusted. ValueError if one lies elsewhere than in ckpt/, FileNotFoundError if it is not here.
+    """
+    found = []
     for what, (folder, source) in sources.parts(profile).items():
-        try:
-            if source is not None:
-                sources.check(profile, what, source, resolve(folder))
-                continue
-        except NotTrusted:
-            pass  # nobody there says that it is trusted, so what is here goes along
-        place = Path(folder)
-        if place.is_absolute() or ".." in place.parts or place.parts[:1] != ("ckpt",):
+        place = Path(folder).parts
+        if place[:1] != ("ckpt",) or ".." in place:
             raise ValueError(
-                f"profile {profile.name}: its {what} is in {folder}: expected a folder below ckpt/, which a Space can bring; move it there and "
-                "correct the profile"
+                f"profile {profile.name}: its {what} is in {folder}: expected a folder below ckpt/, which a Space can fill; move it "
+                "there and correct the profile"
             )
+        if source is not None and sources.known(source):
+            continue
         if not resolve(folder).exists():
             raise FileNotFoundError(
                 f"profile {profile.name}: its {what} is not in {resolve(folder)}, and a Space cannot fetch it: put it there"
             )
-        found[what] = folder
+        found.append(folder)
     return found
 
 
@@ -173,7 +171,7 @@ def write_space(run: str | Path, out: Path) -> Path:
         shutil.copytree(_LIBRARY, space / _LIBRARY.name, ignore=_LEFT_OUT)
         for name in () if on_hub else files:
             _copy(folder / name, space / _OWN / name)
-        for place in carried.values():
+        for place in carried:
             _copy(resolve(place), space / place)
         write_file(space / "requirements.txt", "\n".join(requirements) + "\n")
         app = _APP.format(run=str(run) if on_hub else _OWN, name=title)

@@ -32,7 +32,7 @@ def check(profile: Profile, what: str, source: Source, target: Path, trusted: bo
 
     `trusted` is the word of whoever starts it, for a place that no profile of the kit names.
     """
-    if not trusted and _place(source) not in _known():
+    if not trusted and not known(source):
         place = source.wheel or source.hub or source.url
         raise NotTrusted(
             f"profile {profile.name}: its {what} would be fetched from {place}, which no profile of the kit names. If you "
@@ -46,6 +46,11 @@ def check(profile: Profile, what: str, source: Source, target: Path, trusted: bo
         check_url(source.url)
         if not source.sha256:
             raise NotTrusted(f"{source.url}: a file needs its sha256 in the profile's source")
+
+
+def known(source: Source) -> bool:
+    """Whether a profile of the kit names the same place."""
+    return _place(source) in _known()
 
 
 def check_target(target: Path) -> None:

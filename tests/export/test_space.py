@@ -128,7 +128,7 @@ def test_a_run_on_the_hub_is_loaded_by_its_name(served: Hub, tmp_path: Path):
         "a: b # x",
         "--- [y]",
         "{{ x }} {0}",
-        "'\"\\' + 1",
+        "'\" + 1",
         "<b>*x*<b> `y` ![i](u) http:e",
     ],
 )
