@@ -178,7 +178,7 @@ def test_it_starts_as_it_stands_and_draws(four_bits: Profile, tmp_path: Path):
     pytest.importorskip("gradio", reason="the extra gradio is not installed")
     out = space.write_space(small_run(tmp_path / "run"), tmp_path / "space")
     _bring_language_model(out)
-    with started(out, sys.executable, {"OMP_NUM_THREADS": "1"}, 300) as (port, page):
+    with started(out, sys.executable, {"OMP_NUM_THREADS": "1"}, 600) as (port, page):
         assert "gradio" in page
         assert any(piece["type"] == "file" for piece in _asked_to_draw(port))
 
