@@ -42,7 +42,7 @@ COMMANDS = {
     "chat": Command("chat.console", "talk to a run in the terminal"),
     "app": Command("chat.voila_app", "serve the chat as a page, by Voila", "app"),
     "gradio": Command("chat.gradio_app", "serve the chat as a page, by Gradio", "gradio"),
-    "export": Command("export.command", "a run's language model for others, or the run on the hub"),
+    "export": Command("export.command", "a run for others: its LLM, itself on the hub, a Space"),
     "copy": Command("system.remote", "copy a folder to a URL, or from one"),
 }
 # The steps of `benchmark` that make media; the others describe them.

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from anytoany_lib.batches import Batch
+from anytoany_lib.checkpoints import publishing
 from anytoany_lib.config import Alignment, Dtype, Profile
 from anytoany_lib.decoders.denoising import Denoiser, term
-from anytoany_lib.export import publishing
 from anytoany_lib.llm import (
     TokenRows,
     add_lora,
@@ -275,6 +275,12 @@ class AnyToAny(nn.Module):
     ) -> torch.Tensor:
         """(kind, medium) pairs -> encoder embeddings (M, D), by their content `keys` if they are known; see `MediaModels.embed`."""
         return self.media_models.embed(items, keys)
+
+    def processor(self, conversations: Sequence[Any], add_generation_prompt: bool = False) -> Batch:
+        """One conversation or many as the batch that this model takes; see `processing.process`."""
+        from anytoany_lib.generation import processing
+
+        return processing.process(self, conversations, add_generation_prompt)
 
     def render(
         self,

@@ -207,6 +207,8 @@ WRONG = [
     ("gradio --port {port}", "port {port}: [Errno 98] Address already in use; name another one"),
     ("export --merge {missing} {out}", NO_RUN),
     ("export --gguf {no_run} {out}.gguf", "no run in {no_run}"),
+    ("export --space {out} {missing}", NO_RUN),
+    ("export --space {text} ckpt/tiny/run", "{text} is there already: expected the name of a new"),
     (
         "export --push {missing} someone",
         "expected the name of a repository on the hub as OWNER/NAME",

@@ -20,6 +20,7 @@ from anytoany_lib.benchmarks import java_metrics
 from anytoany_lib.benchmarks.annotations import BENCHMARKS, Item, read_items
 from anytoany_lib.benchmarks.caption_metrics import caption_scores, tokenize_all
 from anytoany_lib.benchmarks.vqa import vqa_scores
+from anytoany_lib.checkpoints.publishing import run_folder
 from anytoany_lib.config import portable
 from anytoany_lib.data.rows import DESCRIBE, DataError, media_path
 from anytoany_lib.generation.replies import draw_all
@@ -30,7 +31,6 @@ from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import terminal
 from anytoany_lib.system.files import room_for, write_file, write_json
-from anytoany_lib.system.remote import local
 
 # The wording of LLaVA-1.5 (Liu et al. 2023): without it a chat model answers in sentences, none of which is right.
 SHORT_ANSWER = "Answer the question using a single word or phrase."
@@ -248,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def model_for(given: argparse.Namespace, path: Path, **how: Any) -> AnyToAny:
     """The model of the command line's run, once `how` it is used is noted beside the file that grows, and that is mended."""
-    run = local(given.run)
+    run = run_folder(given.run)
     settings = {"run": portable(run), "benchmark": given.benchmark, **how}
     path.parent.mkdir(parents=True, exist_ok=True)
     settle(path, settings | {"annotations": given.annotations.name, "split": given.split})

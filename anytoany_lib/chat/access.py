@@ -21,17 +21,20 @@ from time import monotonic
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
-from anytoany_lib.checkpoints import fetching
+from anytoany_lib.checkpoints import fetching, publishing
 from anytoany_lib.config import Profile, portable, resolve
 from anytoany_lib.gates.sources import how_to_get
 from anytoany_lib.generation.events import Events
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.system import terminal
-from anytoany_lib.system.remote import local
 from anytoany_lib.system.runs import newest_run, profile_of, read_record
 
 _PLACE = re.compile(r"(?<![\w:/])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:'\"]+)+[/\\]?")
+# A folder of the hub client's cache.
+_FETCHED = re.compile(r"/models--([^/]+?)--([^/]+)/snapshots/[^/]+$")
 _TOKEN_IN_URL = re.compile(r"([?&]token=)(?!\[hidden\])[^&\s'\"()]+")
+
+RUN_HELP = "a run: folder, URL, or OWNER/NAME on the hub (default: the newest of profile tiny)"
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,7 @@ def bytes_below(folder: Path) -> int:
 def parser(command: str, description: str, port: int) -> argparse.ArgumentParser:
     """The options of a page's server: for this machine alone, and for whoever has the token, unless they say otherwise."""
     options = terminal.parser(command, description, "--run ckpt/runs/tiny/stage3")
-    options.add_argument("--run", help="a run folder (default: the newest of profile tiny)")
+    options.add_argument("--run", help=RUN_HELP)
     options.add_argument(
         "--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: this one)"
     )
@@ -261,20 +264,23 @@ def check_port(host: str, port: int) -> None:
 
 
 def shown_name(run: Path) -> str:
-    """The name of a run for visitors, without the folders of this machine that it lies in."""
+    """The name of a run for visitors, without the folders of this machine that it lies in: OWNER/NAME of one from the hub."""
+    if fetched := _FETCHED.search(run.as_posix()):
+        return "/".join(fetched.groups())
     name = portable(run)
     return run.name if Path(name).is_absolute() else name
 
 
 def run_named(name: str | None) -> Path:
-    """The folder of the run that was named, with all its models there; else the newest of profile tiny, whose models are fetched.
+    """The folder of the run that was named (a path, a URL, or OWNER/NAME on the hub), with all its models there; else the newest of
+    profile tiny, whose models are fetched.
 
-    For a run that was named nothing is fetched: whoever wrote it may be anybody. FileNotFoundError if there is no such run,
-    or if models of it are missing: it says what fetches them.
+    For a run that was named no model is fetched: whoever wrote it may be anybody. FileNotFoundError if there is no such run,
+    or if models of it are missing: it says what fetches them; else what `publishing.run_folder` raises.
     """
     if name is None:
         fetching.fetch(Profile.load("tiny"))
-    run = local(name) if name else newest_run("tiny")
+    run = publishing.run_folder(name) if name else newest_run("tiny")
     run = run or resolve("ckpt/runs")  # of which it is said what is missing, and how to make it
     profile = profile_of(read_record(run), run)
     if absent := fetching.missing_models(profile):

@@ -14,7 +14,7 @@ from pathlib import Path
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from anytoany_lib.chat.access import run_named
+from anytoany_lib.chat.access import RUN_HELP, run_named
 from anytoany_lib.chat.session import Session
 from anytoany_lib.chat.uploads import part_of, pasted_path
 from anytoany_lib.chat.view import remark
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         '"What is this?" --attach cat.png',
     )
     parser.add_argument("message", nargs="?", help="say only this (default: a conversation)")
-    parser.add_argument("--run", help="a run folder (default: the newest of profile tiny)")
+    parser.add_argument("--run", help=RUN_HELP)
     parser.add_argument("--attach", action="append", default=[], metavar="FILE")
     parser.add_argument("--out", type=Path, default=Path("out/chat"), help="folder for media")
     parser.add_argument("--seed", type=int, default=0)

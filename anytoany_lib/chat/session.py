@@ -20,6 +20,7 @@ from typing import Any
 from anytoany_lib.data.rows import media_path
 from anytoany_lib.generation import replies
 from anytoany_lib.generation.events import Done, Events, PartialReply, TurnsDropped
+from anytoany_lib.generation.foreign_messages import as_content
 from anytoany_lib.generation.kv_cache import Files, PrefixCache
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.media import media_files
@@ -295,7 +296,7 @@ class Session:
 
 def _checked(content: Content) -> list[Part]:
     """A user's content as a list of parts, every medium of which can be read."""
-    parts = parts_of({"role": "user", "content": content}, "the message")
+    parts = parts_of({"role": "user", "content": as_content(content)}, "the message")
     if not any(part["type"] != "text" or part["text"].strip() for part in parts):
         raise ValueError("the message is empty: write something or attach a medium")
     checked = []

@@ -1,6 +1,7 @@
 """Frozen models on disk: fetched (`fetching`, `hub`, `downloads`), put together (`delta_weights`), looked at (`integrity`).
 
-`nextgpt` takes over the weights that NExT-GPT published, and writes them.
+`publishing` takes runs to the hub, with their `model_card`, and has them from there. `nextgpt` takes over the weights that NExT-GPT
+published, and writes them.
 """
 
 from typing import Any

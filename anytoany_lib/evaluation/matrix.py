@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from anytoany_lib.batches import collate
+from anytoany_lib.checkpoints.publishing import run_to_measure
 from anytoany_lib.config import portable
 from anytoany_lib.data.manifests import read_manifest
 from anytoany_lib.data.rows import Row
@@ -190,7 +191,7 @@ def evaluate(
     evaluation, interrupted, goes on there and comes to the same numbers.
     """
     settings = _Settings(per_task, bound, seed, batch_size)
-    run = local(run)
+    run = run_to_measure(run)
     record = runs.read_record(run)
     data = data or next(iter(record["data"]), None)
     if data is None:
@@ -359,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "Measure a run on every direction of the any-to-any matrix.",
         "--run ckpt/runs/tiny/stage3 --per-task 10",
     )
-    parser.add_argument("--run", required=True, help="folder or URL")
+    parser.add_argument("--run", required=True, help="folder, URL, or OWNER/NAME on the hub")
     parser.add_argument(
         "--data", help="dataset whose test rows to use (default: what the run was trained on)"
     )
@@ -382,7 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     metrics = evaluate(**given, save=not check)
     print(matrix_text(metrics))
     if check:
-        recorded = read_json(local(given["run"]) / runs.METRICS)
+        recorded = read_json(run_to_measure(given["run"]) / runs.METRICS)
         wrong = differences(recorded, metrics)
         print("\n".join(wrong) or f"as recorded in {given['run']}/{runs.METRICS}")
         raise SystemExit(bool(wrong))

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from anytoany_lib.batches import Batch, collate
+from anytoany_lib.checkpoints.publishing import run_to_measure
 from anytoany_lib.config import portable
 from anytoany_lib.data.manifests import SPLITS, read_manifest
 from anytoany_lib.data.rows import Row
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="test", choices=SPLITS)
     parser.add_argument("--batch-size", type=int, default=8)
     given = parser.parse_args(arguments)
-    run, data = local(given.run), local(given.data)
+    run, data = run_to_measure(given.run), local(given.data)
     rows = list(read_manifest(data, given.split))
     found = perplexity(AnyToAny.from_pretrained(run), rows, given.batch_size)
     record = {"data": portable(data), "split": given.split, **found}

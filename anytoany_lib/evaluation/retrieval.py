@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from anytoany_lib.checkpoints.publishing import run_to_measure
 from anytoany_lib.config import portable
 from anytoany_lib.data.manifests import SPLITS, read_manifest
 from anytoany_lib.data.rows import Row, as_comprehension, as_generation
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=16)
     options = parser.parse_args(arguments)
-    run, data = local(options.run), local(options.data)
+    run, data = run_to_measure(options.run), local(options.data)
     rows = captioned(data, options.split)
     model = AnyToAny.from_pretrained(run)
     found = retrieval_rates(model, rows, options.seed, options.batch_size)

@@ -1,8 +1,4 @@
-"""What leaves the kit: a run on the Hugging Face hub (`publishing`, `model_card`), its language model for others (`merging`, `gguf_file`).
+"""What leaves the kit: a run's language model for others (`merging`, `gguf_file`), and a page of it on the hub (`space`).
 
-`command` is `anytoany export`. A run that comes from the hub comes through `publishing` too.
+`command` is `anytoany export`. Runs go to the hub and come from there through `checkpoints.publishing`.
 """
-
-from anytoany_lib.export.publishing import run_folder
-
-__all__ = ["run_folder"]

@@ -10,22 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from peft.tuners.lora import LoraLayer
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from anytoany_lib.checkpoints.model_card import CARD, text
 from anytoany_lib.config import Profile
-from anytoany_lib.export.model_card import CARD, text
 from anytoany_lib.gates.foreign_code import LOCAL
-from anytoany_lib.llm import (
-    TokenRows,
-    add_lora,
-    check_tokenizer,
-    load_llm,
-    model_folder,
-    replace_vocabulary,
-    unpack,
-)
-from anytoany_lib.messages import MessageEncoder, Vocabulary
+from anytoany_lib.llm import TokenRows, model_folder, unpack
+from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import runs
 from anytoany_lib.system.files import appearing_whole, write_file
 
@@ -66,29 +59,28 @@ def merged(run: Path) -> Merged:
 
     FileNotFoundError if there is no run or no language model, ValueError if one does not fit the other.
     """
-    record = runs.read_record(run)
-    profile = runs.profile_of(record, run)
-    folder = model_folder(profile)
-    whole = profile.llm.model_copy(update={"dtype": "float32"})
-    tokenizer = check_tokenizer(profile, folder)
-    llm = load_llm(profile.model_copy(update={"llm": whole}), torch.device("cpu"))
-    unpack(llm, always=True)
-    vocabulary = Vocabulary.of(llm.get_input_embeddings().weight.shape[0], profile)
-    rows = TokenRows(llm, len(vocabulary.names)).requires_grad_(False)
-    if (run / runs.VOCABULARY).is_file():
-        replace_vocabulary(llm, run / runs.VOCABULARY)
-    adapter = add_lora(llm, profile.lora) if (run / runs.ADAPTER).is_dir() else None
-    runs.read_tensors(run, {"token_rows": rows}, adapter, partly=True)
-    llm = adapter.merge_and_unload() if adapter is not None else llm
+    model = AnyToAny.from_pretrained(run, torch.device("cpu"), "float32")
+    llm, messages = _without_lora(model), model.messages
     _forget_quantisation(llm)
-    messages = MessageEncoder(tokenizer, profile, vocabulary)
-    words = AutoTokenizer.from_pretrained(folder, **LOCAL)
-    words.chat_template = profile.llm.chat_template or words.chat_template
-    _add_rows(llm, rows, _add_words(words, vocabulary.names))
+    words = AutoTokenizer.from_pretrained(model_folder(model.profile), **LOCAL)
+    words.chat_template = messages.template or words.chat_template
+    _add_rows(llm, model.token_rows, _add_words(words, model.vocabulary.names))
     if len(messages.stop) == 1:
         llm.generation_config.eos_token_id = messages.stop[0]
         words.eos_token = words.convert_ids_to_tokens(messages.stop[0])
-    return Merged(llm, words, vocabulary.names, messages.stop_text, profile, record)
+    record = runs.read_record(run)
+    return Merged(llm, words, model.vocabulary.names, messages.stop_text, model.profile, record)
+
+
+@torch.no_grad()
+def _without_lora(model: AnyToAny) -> PreTrainedModel:
+    """The language model with its LoRA matrices added to plain weights. Its layers may still be in 4 bits, where memory is short."""
+    layers = {n: one for n, one in model.causal_lm.named_modules() if isinstance(one, LoraLayer)}
+    llm = model.adapter.unload() if model.adapter is not None else model.llm
+    unpack(llm, always=True)
+    for name, layer in layers.items():
+        llm.get_submodule(name).weight += layer.get_delta_weight("default")
+    return llm
 
 
 def _forget_quantisation(llm: PreTrainedModel) -> None:
@@ -137,15 +129,20 @@ def _card(made: Merged, dtype: torch.dtype) -> str:
     )
 
 
+def check_new(out: Path) -> None:
+    """FileExistsError unless a path is free, or an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(
+            f"{out} is there already: expected the name of a new folder; name another, or move it away"
+        )
+
+
 def write_merged(run: Path, out: Path, dtype: torch.dtype) -> Path:
     """Writes the merged language model of a run folder as a folder of transformers; returns it. It appears whole or not at all.
 
     FileExistsError if something is there already; else what `merged` raises.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(
-            f"{out} is there already: expected the name of a new folder; name another, or move it away"
-        )
+    check_new(out)
     made = merged(run)
     with appearing_whole(out) as folder:
         made.llm.to(dtype).save_pretrained(folder)

@@ -32,7 +32,7 @@ def check(profile: Profile, what: str, source: Source, target: Path, trusted: bo
 
     `trusted` is the word of whoever starts it, for a place that no profile of the kit names.
     """
-    if not trusted and _place(source) not in _known():
+    if not trusted and not known(source):
         place = source.wheel or source.hub or source.url
         raise NotTrusted(
             f"profile {profile.name}: its {what} would be fetched from {place}, which no profile of the kit names. If you "
@@ -46,6 +46,11 @@ def check(profile: Profile, what: str, source: Source, target: Path, trusted: bo
         check_url(source.url)
         if not source.sha256:
             raise NotTrusted(f"{source.url}: a file needs its sha256 in the profile's source")
+
+
+def known(source: Source) -> bool:
+    """Whether a profile of the kit names the same place."""
+    return _place(source) in _known()
 
 
 def check_target(target: Path) -> None:
@@ -73,7 +78,7 @@ def check_url(url: str) -> None:
         raise NotTrusted(f"{url}: expected https://, found {parts.scheme or 'no scheme'}")
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
+class CheckedRedirects(urllib.request.HTTPRedirectHandler):
     """Redirects: the address that a server sends us to has to pass the same gate."""
 
     def redirect_request(
@@ -86,7 +91,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 def open_url(request: urllib.request.Request, timeout: float = 30) -> Any:
     """The answer to a request, redirects checked too. Raises NotTrusted, else what urllib raises."""
     check_url(request.full_url)
-    return urllib.request.build_opener(_Redirects).open(request, timeout=timeout)
+    return urllib.request.build_opener(CheckedRedirects).open(request, timeout=timeout)
 
 
 def how_to_get(what: str, folder: str) -> str:

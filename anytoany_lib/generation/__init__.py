@@ -1,16 +1,16 @@
 """A reply: `decoding` draws tokens, `replies` has the media made that they choose, `events` reports both as they happen.
 
-`sampling` says how a reply is drawn, `kv_cache` keeps what a conversation's turns have read already, `media_models` holds
-the encoder and the decoders.
+`sampling` says how a reply is drawn, `foreign_messages` and `processing` take conversations as models of transformers do,
+`kv_cache` keeps what a conversation's turns have read already, `media_models` holds the encoder and the decoders.
 """
 
 from typing import Any
 
 from anytoany_lib.generation.replies import reply_all
-from anytoany_lib.generation.sampling import Sampling
+from anytoany_lib.generation.sampling import Sampling, as_sampling
 from anytoany_lib.old_names import renamed
 
-__all__ = ["Sampling", "reply_all"]
+__all__ = ["Sampling", "as_sampling", "reply_all"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,14 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import (
-    DynamicCache,
-    LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import DynamicCache
 
 from anytoany_lib.batches import collate
+from anytoany_lib.generation.choosing import check_finite, penalised, warpers
 from anytoany_lib.generation.events import PartialReply
 from anytoany_lib.generation.kv_cache import PrefixCache
 from anytoany_lib.generation.sampling import Sampling
@@ -52,19 +48,20 @@ def never() -> bool:
 
 
 class _Writer:
-    """Turns drawn tokens into the parts of a draft, holding back what may be the start of the end mark.
+    """Turns drawn tokens into the parts of a draft, holding back what may be the start of the end mark or of a stop string.
 
     The end mark is looked for in the text: there are several ways to write "###" in tokens.
     """
 
-    def __init__(self, model: AnyToAny, limit: int):
+    def __init__(self, model: AnyToAny, limit: int, stops: tuple[str, ...]):
         self.tokenizer, self.vocabulary = model.tokenizer, model.vocabulary
-        self.stop, self.limit = model.messages.stop_text, limit
+        self.stops, self.limit = (model.messages.stop_text, *stops), limit
 
     def _held_back(self, text: str) -> int:
-        """How many of the last characters are the beginning of the end mark."""
-        longest = min(len(text), len(self.stop))
-        return next((n for n in range(longest, 0, -1) if text.endswith(self.stop[:n])), 0)
+        """How many of the last characters are the beginning of what ends a reply."""
+        longest = min(len(text), max(map(len, self.stops)))
+        begins = (n for n in range(longest, 0, -1) for s in self.stops if s.startswith(text[-n:]))
+        return next(begins, 0)
 
     def add(self, draft: Draft, token: int) -> tuple[list[int], str]:
         """Takes a drawn token; returns the tokens that the LLM has to read next, and the text to show."""
@@ -76,8 +73,10 @@ class _Writer:
         part = draft.text_part()
         ended = token == self.tokenizer.eos_token_id
         draft.tokens += [] if ended else [token]
-        shown, mark, _ = self.tokenizer.decode(draft.tokens).partition(self.stop)
-        if mark or ended:
+        shown = self.tokenizer.decode(draft.tokens)
+        if ends := [at for stop in self.stops if (at := shown.find(stop)) >= 0]:
+            shown = shown[: min(ends)]
+        if ends or ended:
             draft.finish_reason = "stop"
         elif draft.length >= self.limit:
             draft.finish_reason = "length"
@@ -91,23 +90,6 @@ class _Writer:
         return [] if draft.finish_reason else [token], delta
 
 
-def _check_finite(numbers: torch.Tensor, model: AnyToAny) -> None:
-    """RuntimeError, with what to do, unless all numbers that a token is chosen by are finite."""
-    if numbers.isfinite().all():
-        return
-    dtype = model.causal_lm.dtype
-    if dtype == torch.float16:
-        advice = (
-            "it computes in float16, which ends at 65,504: set llm.dtype: bfloat16 or float32 in the profile, or load the run "
-            "with AnyToAny.from_pretrained(run, dtype=...)"
-        )
-    else:
-        advice = (
-            "its weights, or those of the run, are damaged: fetch them again, or take another run"
-        )
-    raise RuntimeError(f"the language model's logits are not finite in {dtype}; {advice}")
-
-
 def _chooser(
     model: AnyToAny, sampling: Sampling, seeds: Sequence[int]
 ) -> Callable[[torch.Tensor, Sequence[int]], list[int]]:
@@ -117,9 +99,7 @@ def _chooser(
     banned = [
         token for token in range(vocabulary.base_size, len(vocabulary)) if token not in allowed
     ]
-    warpers = LogitsProcessorList()
-    if sampling.temperature > 0:
-        warpers += [TemperatureLogitsWarper(sampling.temperature), TopPLogitsWarper(sampling.top_p)]
+    warp = warpers(sampling)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def choose(logits: torch.Tensor, rows: Sequence[int]) -> list[int]:
@@ -127,10 +107,10 @@ def _chooser(
         logits[:, banned] = -torch.inf
         if sampling.temperature == 0:
             tokens = logits.argmax(-1)
-            _check_finite(logits.gather(-1, tokens[:, None]), model)  # the largest, or no number
+            check_finite(logits.gather(-1, tokens[:, None]), model)  # the largest, or no number
             return tokens.tolist()
-        chances = warpers(None, logits).softmax(-1).cpu()
-        _check_finite(chances, model)
+        chances = warp(None, logits).softmax(-1).cpu()
+        check_finite(chances, model)
         return [
             int(torch.multinomial(of_row, 1, generator=generators[row]))
             for of_row, row in zip(chances, rows, strict=True)
@@ -249,7 +229,8 @@ def _decode(
     stopping: Callable[[], bool],
 ) -> Generator[tuple[int, Draft, str], None, None]:
     limit = sampling.max_new_tokens or model.profile.llm.max_new_tokens
-    writer, choose = _Writer(model, limit), _chooser(model, sampling, seeds)
+    writer, choose = _Writer(model, limit, sampling.stop_strings), _chooser(model, sampling, seeds)
+    choose = penalised(choose, sampling, [p.ids for p in prompts], model.vocabulary.base_size)
     last, mask = read_prompts(model, prompts, cache)
     drafts = [Draft() for _ in prompts]
     rows = batch = list(range(len(drafts)))  # whose reply goes on, and who is in the cache

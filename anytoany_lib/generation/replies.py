@@ -27,6 +27,7 @@ from anytoany_lib.generation.events import (
     TurnsDropped,
     without_condition,
 )
+from anytoany_lib.generation.foreign_messages import as_messages
 from anytoany_lib.generation.kv_cache import PrefixCache
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import Encoded, Message, Part
@@ -148,6 +149,7 @@ def stream(
     Closing the iterator ends it as well.
     """
     sampling, cache = sampling or Sampling(), cache or PrefixCache()
+    messages = as_messages(messages)
     prompt, dropped = prepare(model, messages, sampling)
     if dropped:
         yield TurnsDropped(dropped)
@@ -193,6 +195,7 @@ def draw_all(
 ) -> list[Draft]:
     """The replies to many conversations as drafts, in batches of like length: a medium's part has its condition only."""
     sampling = sampling or Sampling()
+    conversations = list(map(as_messages, conversations))
     prompts = [prepare(model, messages, sampling)[0] for messages in conversations]
     drafts: dict[int, Draft] = {}
     by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row].ids))

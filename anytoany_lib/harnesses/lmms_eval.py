@@ -23,7 +23,6 @@ from PIL import Image
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from anytoany_lib.batches import collate
 from anytoany_lib.evaluation.stored_replies import draw, message_of
 from anytoany_lib.generation.events import PartialReply
 from anytoany_lib.generation.sampling import Sampling
@@ -164,11 +163,7 @@ class SimpleAnyToAny(lmms):
     def _scores(self, conversations: Sequence[list[Message]]) -> Iterator[GenerationResult]:
         """What `loglikelihood` gives, of conversations that end with the answer."""
         model = self.model
-        encoded = [model.messages.encode(messages) for messages in conversations]
-        media = [(kind, medium) for one in encoded for kind, medium, _ in one.media]
-        embeddings = iter(model.embed_media(media))
-        width = model.profile.encoder.embedding
-        batch = collate(encoded, lambda *_: next(embeddings), None, width).to(model.device)
+        batch = model.processor(conversations)
         inputs = model.embed_inputs(batch.ids, batch.media, batch.media_at)
         hidden = model.hidden_states(inputs, batch.mask, use_cache=False)[:, :-1]
         for states, labels in zip(hidden, batch.labels[:, 1:], strict=True):

@@ -144,17 +144,13 @@ def tensors_in(file: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def read_tensors(
-    folder: Path, modules: dict[str, nn.Module], adapter: PeftModel | None, partly: bool = False
-) -> None:
-    """Loads the trainable weights of a folder; every key and shape has to match. `partly` leaves out other modules' weights.
+def read_tensors(folder: Path, modules: dict[str, nn.Module], adapter: PeftModel | None) -> None:
+    """Loads the trainable weights of a folder; every key and shape has to match.
 
     Raises ValueError that names what is missing, surplus or of another shape; nothing is loaded then.
     """
     expected = trainable_tensors(modules)
     found = tensors_in(folder / TENSORS)
-    if partly:
-        found = {k: v for k, v in found.items() if k.startswith(tuple(f"{n}." for n in modules))}
     compare(expected, found, folder / TENSORS, _BELONGS)
     lora = {}
     if adapter is not None:

@@ -86,6 +86,15 @@ def test_new_tokens_are_rows_behind_the_words(small: Path, tmp_path: Path):
     assert "cannot see, hear or draw" in said and "small \\`run\\`" in said
 
 
+def test_layers_that_stayed_in_4_bits_are_merged_alike(small: Path, monkeypatch):
+    expected = merging.merged(small).llm.state_dict()
+    monkeypatch.setattr("anytoany_lib.model.unpack", lambda llm: None)  # as where memory is short
+    found = merging.merged(small).llm.state_dict()
+    assert found.keys() == expected.keys()
+    for name, weight in found.items():
+        torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-6)
+
+
 def test_a_gguf_file_is_read_back_with_the_same_words(small: Path, tmp_path: Path, capsys):
     merging.write_merged(small, tmp_path / "merged", torch.float32)
     command.main(["--gguf", str(small), str(tmp_path / "g" / "a.gguf"), "--dtype", "float32"])

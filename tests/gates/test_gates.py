@@ -37,7 +37,7 @@ GATES = {
     "gates.sources.check": (
         Gate(
             "gates/sources.py",
-            "if not trusted and _place(source) not in _known():",
+            "if not trusted and not known(source):",
             "if False:",
             "gates/test_foreign_runs.py::test_only_what_the_kits_profiles_name_is_fetched",
         ),
@@ -278,46 +278,80 @@ GATES = {
             "chat/test_access.py::test_a_reply_has_its_time",
         ),
     ),
-    "export.publishing.fetch_run": (
+    "checkpoints.publishing.fetch_run": (
         Gate(
-            "export/publishing.py",
+            "checkpoints/publishing.py",
             "        hub.check_arrived(found, some, folder)\n",
             "",
-            "export/test_publishing.py::test_a_file_that_is_not_as_the_list_says_is_refused_and_asked_for_again",
+            "checkpoints/test_publishing.py::test_a_file_that_is_not_as_the_list_says_is_refused_and_asked_for_again",
         ),
         Gate(
-            "export/publishing.py",
+            "checkpoints/publishing.py",
             "revision=revision, allow_patterns=some)",
             "revision=revision)",
-            "export/test_publishing.py::test_of_a_repository_only_the_files_of_a_run_come",
+            "checkpoints/test_publishing.py::test_of_a_repository_only_the_files_of_a_run_come",
         ),
         Gate(
-            "export/publishing.py",
+            "checkpoints/publishing.py",
             "        if problem := head_of(file)[0]:",
             "        if problem := None:",
-            "export/test_publishing.py::test_weights_that_are_cut_go_nowhere",
+            "checkpoints/test_publishing.py::test_weights_that_are_cut_go_nowhere",
         ),
     ),
-    "export.publishing.run_folder": (
+    "checkpoints.publishing.run_folder": (
         Gate(
-            "export/publishing.py",
+            "checkpoints/publishing.py",
             ' or resolve(str(run).split("/")[0]).is_dir()',
             "",
-            "export/test_publishing.py::test_a_folder_goes_before_a_repository",
+            "checkpoints/test_publishing.py::test_a_folder_goes_before_a_repository",
         ),
     ),
-    "export.model_card.model_card": (
+    "checkpoints.model_card.model_card": (
         Gate(
-            "export/model_card.py",
-            r'return _MARKS.sub(r"\\\1", _plain(value))',
-            "return _plain(value)",
-            "export/test_model_card.py::test_nobodys_text_gets_out_of_its_place",
+            "checkpoints/model_card.py",
+            r'return _MARKS.sub(r"\\\1", one_line(value))',
+            "return one_line(value)",
+            "checkpoints/test_model_card.py::test_nobodys_text_gets_out_of_its_place",
         ),
         Gate(
-            "export/model_card.py",
+            "checkpoints/model_card.py",
             "c if c.isprintable() else",
             "c if c else",
-            "export/test_model_card.py::test_nobodys_text_gets_out_of_its_place",
+            "checkpoints/test_model_card.py::test_nobodys_text_gets_out_of_its_place",
+        ),
+    ),
+    "gates.addresses.read_public": (
+        Gate(
+            "gates/addresses.py",
+            "    if not address.is_global or address.is_multicast or translated:",
+            "    if False:",
+            "gates/test_addresses.py::test_a_name_that_leads_to_this_machine_is_refused",
+        ),
+        Gate(
+            "gates/addresses.py",
+            "socket.create_connection((checked[0], port), timeout)",
+            "socket.create_connection((host, port), timeout)",
+            "gates/test_addresses.py::test_the_connection_goes_to_the_address_that_was_checked",
+        ),
+        Gate(
+            "gates/addresses.py",
+            "            if len(content) > limit:",
+            "            if False:",
+            "gates/test_addresses.py::test_no_more_than_the_limit_is_read",
+        ),
+    ),
+    "export.space.write_space": (
+        Gate(
+            "export/space.py",
+            "serve(model, {name!r},",
+            "serve(model, '{name}',",
+            "export/test_space.py::test_nobodys_text_gets_out_of_its_place",
+        ),
+        Gate(
+            "export/space.py",
+            "        title=text(title),",
+            "        title=title,",
+            "export/test_space.py::test_nobodys_text_gets_out_of_its_place",
         ),
     ),
     "system.files.held": (

@@ -17,16 +17,40 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
+NOWHERE = "http://127.0.0.1:9"
 _LARGE = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".model")
 _PIECE = 2**20
 TOKEN = "hf_writes"  # of an account that may write; any other may not
+
+
+def point(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Has the hub's client of this process ask there."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+@contextmanager
+def writable_hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Hub]:
+    """A hub below a folder with an empty cache, which the client of this process asks, and the token of an account that may write."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    with Hub({}, uploads=folder / "hub") as found:
+        point(monkeypatch, found.url)
+        yield found
 
 
 @cache

@@ -9,35 +9,24 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
-from loopback_hub import TOKEN, Hub
+from loopback_hub import NOWHERE, Hub, point, writable_hub
 from safetensors.torch import save_file
 from small_runs import SHIPPED, small_llama_run
 
+from anytoany_lib.chat import access
+from anytoany_lib.checkpoints import publishing
+from anytoany_lib.checkpoints.publishing import fetch_run, push, run_folder, run_to_measure
 from anytoany_lib.config import Profile
-from anytoany_lib.export import publishing
-from anytoany_lib.export.publishing import fetch_run, push, run_folder
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import runs
 
 NAME = "me/bells"
-NOWHERE = "http://127.0.0.1:9"
-
-
-def _point(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A hub of its own with an empty cache, and the token of an account that may write."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    with Hub({}, uploads=tmp_path / "hub") as found:
-        _point(monkeypatch, found.url)
+    with writable_hub(monkeypatch, tmp_path) as found:
         yield found
 
 
@@ -86,7 +75,7 @@ def test_without_a_network_it_comes_from_the_cache(served: Hub, light: Path, mon
     assert run_folder(NAME, "main") == fetched
     assert run_folder(NAME, served.commit(NAME)) == fetched
     assert served.asked == []
-    _point(monkeypatch, NOWHERE)
+    point(monkeypatch, NOWHERE)
     assert run_folder(NAME) == fetched
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert run_folder(NAME) == fetched
@@ -134,7 +123,7 @@ def test_a_token_that_may_not_write_is_said(served: Hub, light: Path, token, mon
 
 
 def test_no_network_is_said(served: Hub, light: Path, monkeypatch):
-    _point(monkeypatch, NOWHERE)
+    point(monkeypatch, NOWHERE)
     with pytest.raises(ConnectionError, match=f"{NAME} could not be published.*push again"):
         push(light, NAME)
 
@@ -173,6 +162,34 @@ def test_a_folder_goes_before_a_repository(served: Hub, light: Path, tmp_path: P
         ValueError, match=f"{NAME} is a folder or a URL, which has no revision 'v1'"
     ):
         run_folder(NAME, "v1")
+
+
+def test_what_is_measured_is_written_into_a_copy(
+    served: Hub, light: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setenv("ANYTOANY_HOME", str(tmp_path))
+    push(light, NAME)
+    copy = run_to_measure(NAME)
+    assert copy == tmp_path / "ckpt/runs/hub" / NAME and _contents(copy) == _contents(light)
+    assert not any(path.is_symlink() for path in copy.rglob("*"))
+    (copy / runs.METRICS).write_text("mine")
+    assert run_to_measure(NAME) == copy and (copy / runs.METRICS).read_text() == "mine"
+    assert _contents(run_folder(NAME)) == _contents(light)
+    record = json.loads((light / runs.RECORD).read_text()) | {"steps": 7}
+    (light / runs.RECORD).write_text(json.dumps(record))
+    push(light, NAME)  # another run by that name
+    assert _contents(run_to_measure(NAME)) == _contents(light)
+    assert run_to_measure(light) == light
+
+
+def test_a_chat_takes_the_name_of_a_run_on_the_hub(served: Hub, light: Path):
+    push(light, NAME)
+    found = access.run_named(NAME)
+    assert _contents(found) == _contents(light) and access.shown_name(found) == NAME
+    with pytest.raises(FileNotFoundError, match="no repository o/n on the hub"):
+        access.run_named("o/n")
+    with pytest.raises(FileNotFoundError, match=r"no run in .*me/\.\./bells"):
+        access.run_named("me/../bells")
 
 
 def test_what_is_no_run_is_said(served: Hub, light: Path):

@@ -6,6 +6,7 @@ loaded; then it is a run folder like any other, and passes the same gates.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,11 @@ from huggingface_hub.utils import validate_repo_id
 
 from anytoany_lib.checkpoints import hub
 from anytoany_lib.checkpoints.integrity import head_of
-from anytoany_lib.config import resolve
-from anytoany_lib.export.model_card import CARD, model_card
+from anytoany_lib.checkpoints.model_card import CARD, model_card
+from anytoany_lib.config import home, resolve
 from anytoany_lib.gates.sources import HUB_NAME
 from anytoany_lib.system import runs
+from anytoany_lib.system.files import appearing_whole
 from anytoany_lib.system.remote import is_url, local
 
 _ADAPTER = (f"{runs.ADAPTER}/adapter_config.json", f"{runs.ADAPTER}/{runs.ADAPTER_TENSORS}")
@@ -55,6 +57,24 @@ def run_folder(run: str | Path, revision: str | None = None) -> Path:
             f"{run} is a folder or a URL, which has no revision {revision!r}: leave it out, or name a repository of the hub"
         )
     return fetch_run(str(run), revision)
+
+
+def run_to_measure(run: str | Path) -> Path:
+    """The folder of a run to write results into: `run_folder`, of a run on the hub as a copy in ckpt/runs/hub/OWNER/NAME.
+
+    The client's cache is shared by all that use it, and a file of it stands for what the hub has. A copy of another revision gives way.
+    """
+    folder = run_folder(run)
+    if isinstance(run, Path) or not HUB_NAME.fullmatch(run) or folder == resolve(run):
+        return folder
+    copy = home() / "ckpt/runs/hub" / run
+    same = (folder / runs.RECORD).read_bytes()
+    if not (copy / runs.RECORD).is_file() or (copy / runs.RECORD).read_bytes() != same:
+        with appearing_whole(copy) as work:
+            for name in (one for one in FILES if (folder / one).is_file()):
+                (work / name).parent.mkdir(exist_ok=True)
+                shutil.copy(folder / name, work / name)
+    return copy
 
 
 def fetch_run(name: str, revision: str | None = None) -> Path:

@@ -10,8 +10,8 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from small_runs import SHIPPED
 
+from anytoany_lib.checkpoints.model_card import matrix, model_card
 from anytoany_lib.config import Profile
-from anytoany_lib.export.model_card import matrix, model_card
 from anytoany_lib.system import runs
 
 HOSTILE = [

@@ -27,7 +27,7 @@ _NOT_COMMERCIAL = re.compile(r"\bNC\b|non-?commercial|research", re.IGNORECASE)
 Cell = tuple[float, float | None]
 
 
-def _plain(value: Any) -> str:
+def one_line(value: Any) -> str:
     """Anybody's text as one line of printable characters, cut where it is long."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
@@ -35,7 +35,7 @@ def _plain(value: Any) -> str:
 
 def text(value: Any) -> str:
     """Anybody's text as words in markdown, which it cannot leave."""
-    return _MARKS.sub(r"\\\1", _plain(value))
+    return _MARKS.sub(r"\\\1", one_line(value))
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -120,7 +120,7 @@ def _place(source: Source | None) -> str:
     return f"{place}{added}" if place else "not stated"
 
 
-def _parts(profile: Profile) -> Iterator[str]:
+def parts_and_terms(profile: Profile) -> Iterator[str]:
     """The frozen parts with their terms, and which of them forbid commercial use."""
     rows = [["part", "from", "licence", "commercial use"]]
     forbidden = []
@@ -150,7 +150,7 @@ def _body(name: str, record: Mapping[str, Any], profile: Profile, cells: Any) ->
     yield from ("```", "", f"The language model: {text(how_to_get('llm', profile.llm.folder))}.")
     yield from ("", "## How good it is", "", *_measured(cells), "", "## Data", "")
     yield from _table([["data", "fingerprint"], *([text(k), text(v)] for k, v in data)])
-    yield from ("", "## Parts and their terms", "", *_parts(profile), "", "## Code", "")
+    yield from ("", "## Parts and their terms", "", *parts_and_terms(profile), "", "## Code", "")
     changed = ", with uncommitted changes" if record.get("dirty") else ""
     versions = record.get("versions")
     packages = versions.items() if isinstance(versions, Mapping) else ()
@@ -176,7 +176,8 @@ def model_card(run: str | Path, name: str) -> str:
         pipeline_tag="any-to-any",
         tags=["any-to-any", "anytoany"],
         model_name=name.split("/")[1],
-        eval_results=_results(cells, [_plain(Path(path).name) for path in record["data"]]) or None,
+        eval_results=_results(cells, [one_line(Path(path).name) for path in record["data"]])
+        or None,
     )
     body = "\n".join(_body(name, record, profile, cells))
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"
