@@ -23,12 +23,14 @@ _SANA_SIDE = 1024
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of one medium: `places` of its latents, (T, h, w), (h, w) or (N,), and bytes at the fullest moment.
+    """Of one medium: `places` of its latents, (T, h, w), (h, w) or (N,), what the autoencoder makes of them, (T, H, W), (H, W) or
+    samples, and bytes at the fullest moment.
 
     `denoising` is of all passes that are computed at once, `decoding` of one medium, `kept` of each that is decoded.
     """
 
     places: tuple[int, ...]
+    size: tuple[int, ...]
     denoising: int
     decoding: int
     kept: int
@@ -51,7 +53,8 @@ def _wan(plans: Plans, config: DecoderConfig) -> Footprint:
     denoising = tokens * (12 * _width(transformer) + 2 * transformer["ffn_dim"]) * _HALF
     pixels = height * width
     decoding = 4 * pixels * 10 * vae["base_dim"] * _FLOAT
-    return Footprint(places, denoising, decoding, frames * pixels * 3 * 3 * _FLOAT)
+    kept = frames * pixels * 3 * 3 * _FLOAT
+    return Footprint(places, (frames, height, width), denoising, decoding, kept)
 
 
 def _stable_audio(plans: Plans, config: DecoderConfig) -> Footprint:
@@ -61,7 +64,7 @@ def _stable_audio(plans: Plans, config: DecoderConfig) -> Footprint:
     denoising = passes * places * 26 * _width(transformer) * _HALF
     samples = places * math.prod(vae["downsampling_ratios"])
     decoding = samples * 4 * vae["decoder_channels"] * _HALF
-    return Footprint((places,), denoising, decoding, samples * 2 * (_HALF + _FLOAT))
+    return Footprint((places,), (samples,), denoising, decoding, samples * 2 * (_HALF + _FLOAT))
 
 
 def _sana(plans: Plans, config: DecoderConfig) -> Footprint:
@@ -72,7 +75,7 @@ def _sana(plans: Plans, config: DecoderConfig) -> Footprint:
     maps = round(10 + 4 * transformer["mlp_ratio"])
     denoising = math.prod(places) * maps * _width(transformer) * _HALF
     decoding = pixels * 5 * vae["decoder_block_out_channels"][0] * _HALF
-    return Footprint(places, denoising, decoding, pixels * 3 * 2 * _FLOAT)
+    return Footprint(places, (sides[0], sides[1]), denoising, decoding, pixels * 3 * 2 * _FLOAT)
 
 
 _OF: dict[str, Callable[[Plans, DecoderConfig], Footprint]] = {

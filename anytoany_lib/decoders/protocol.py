@@ -110,6 +110,23 @@ def no_more(config: DecoderConfig, dtype: torch.dtype) -> dict[str, Any]:
     return {}
 
 
+def words_of(condition: torch.Tensor) -> torch.Tensor:
+    """The attention mask (B, L) of conditions that are zeros behind their last word."""
+    return (condition != 0).any(-1).long()
+
+
+# --- media -> latents ---
+
+
+def kl_latents(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Pictures (B, 3, H, W), or clips (B, T, 3, H, W) frame by frame, in an autoencoder's mean: (B, C, h, w), (B, C, T, h, w)."""
+    clips = pixels.ndim == 5
+    latents = vae.encode(pixels.flatten(0, 1) if clips else pixels).latent_dist.mean
+    if clips:
+        latents = latents.unflatten(0, pixels.shape[:2]).transpose(1, 2)
+    return latents * vae.config.scaling_factor
+
+
 # --- a pipeline's output -> the medium of a reply part ---
 
 
@@ -165,6 +182,8 @@ class Adapter:
     """(tokenizer, captions, positions of a condition) -> input_ids and attention_mask."""
     network: str = "unet"
     """The part that denoises."""
+    latents: Callable[[Any, torch.Tensor], torch.Tensor] = kl_latents
+    """(autoencoder, media as it reads them) -> latents as the network was trained on them."""
     negative: bool = True
     """Whether guidance wants the condition of an empty caption; else the pipeline has its own way."""
     steps: Callable[[int], dict[str, Any]] = in_steps

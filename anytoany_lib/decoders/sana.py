@@ -20,13 +20,12 @@ from anytoany_lib.decoders.protocol import (
     image_of,
     short_captions,
     up_to_the_last_word,
+    words_of,
 )
 
 _CALL = inspect.signature(SanaSprintPipeline.__call__).parameters
 _INSTRUCTION = "\n".join(_CALL["complex_human_instruction"].default)
-_GUIDANCE = (
-    _CALL["guidance_scale"].default * 0.1
-)  # as the network is told it, by its guidance_embeds_scale
+_GUIDANCE = 0.1 * _CALL["guidance_scale"].default  # by the network's guidance_embeds_scale
 
 
 def _instructed(tokenizer: Any, captions: Sequence[str], positions: int) -> Any:
@@ -46,18 +45,17 @@ def _kept_states(encoders: list[Any], tokens: list[Any]) -> torch.Tensor:
 
 
 def _masked(pipeline: Any, condition: torch.Tensor) -> dict[str, torch.Tensor]:
-    mask = (condition != 0).any(-1).long()
-    return {"prompt_embeds": condition, "prompt_attention_mask": mask}
+    return {"prompt_embeds": condition, "prompt_attention_mask": words_of(condition)}
 
 
 def _told(condition: torch.Tensor) -> dict[str, torch.Tensor | None]:
-    mask = (condition != 0).any(-1).long()
     guidance = condition.new_full((len(condition),), _GUIDANCE)
-    return {
-        "encoder_hidden_states": condition,
-        "encoder_attention_mask": mask,
-        "guidance": guidance,
-    }
+    told = {"encoder_hidden_states": condition, "encoder_attention_mask": words_of(condition)}
+    return told | {"guidance": guidance}
+
+
+def _latents(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    return vae.encode(pixels).latent * vae.config.scaling_factor
 
 
 def _steps(steps: int) -> dict[str, Any]:
@@ -75,6 +73,7 @@ SANA_SPRINT = Adapter(
     told=_told,
     tokens=_instructed,
     network="transformer",
+    latents=_latents,
     negative=False,
     steps=_steps,
     half=torch.bfloat16,

@@ -19,6 +19,7 @@ from anytoany_lib.decoders.protocol import (
     masked_states,
     short_captions,
     sound,
+    words_of,
 )
 from anytoany_lib.media.downmixing import downmix
 
@@ -30,7 +31,7 @@ def _mono(channels: np.ndarray, config: DecoderConfig, pipeline: Any) -> dict[st
 
 def _masked(pipeline: Any, condition: torch.Tensor) -> dict[str, torch.Tensor]:
     """Conditions (B, L, D), and where they have words: the pipeline's projection is not to fill the rest."""
-    return {"prompt_embeds": condition, "attention_mask": (condition != 0).any(-1).long()}
+    return {"prompt_embeds": condition, "attention_mask": words_of(condition)}
 
 
 STABLE_AUDIO = Adapter(

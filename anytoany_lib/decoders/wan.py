@@ -25,6 +25,15 @@ def _captions(tokenizer: Any, captions: Sequence[str], positions: int) -> Any:
     return short_captions(tokenizer, [prompt_clean(one) for one in captions], positions)
 
 
+def _latents(vae: Any, frames: torch.Tensor) -> torch.Tensor:
+    """Clips (B, T, 3, H, W), each channel of their latents (B, C, t, h, w) at mean 0 and spread 1."""
+    mean, spread = (
+        torch.tensor(values, device=frames.device).view(1, -1, 1, 1, 1)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return (vae.encode(frames.transpose(1, 2)).latent_dist.mean - mean) / spread
+
+
 WAN = Adapter(
     WanPipeline,
     (UMT5EncoderModel,),
@@ -34,6 +43,7 @@ WAN = Adapter(
     lengths={"frames": "num_frames"},
     tokens=_captions,
     network="transformer",
+    latents=_latents,
     half=torch.bfloat16,
     reads_captions=False,
     whole_parts=("vae",),

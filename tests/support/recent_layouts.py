@@ -72,9 +72,7 @@ def wan(folder: Path) -> DecoderConfig:
     """Wan 2.1: clips of five frames of 32 x 32 pixels."""
     torch.manual_seed(3)
     tokenizer = _t5_words(512)
-    text_encoder = _t5(
-        UMT5EncoderModel, UMT5Config, len(tokenizer), feed_forward_proj="gated-gelu"
-    )
+    text_encoder = _t5(UMT5EncoderModel, UMT5Config, len(tokenizer), feed_forward_proj="gated-gelu")
     transformer = WanTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=12,
@@ -201,7 +199,9 @@ def sana_sprint(folder: Path) -> DecoderConfig:
         scaling_factor=0.41407,
         **widths,
     )
-    pipeline = SanaSprintPipeline(tokenizer, Gemma2Model(config).eval(), vae, transformer, SCMScheduler())
+    pipeline = SanaSprintPipeline(
+        tokenizer, Gemma2Model(config).eval(), vae, transformer, SCMScheduler()
+    )
     pipeline.save_pretrained(folder)
     return DecoderConfig(
         pipeline="sana-sprint",
