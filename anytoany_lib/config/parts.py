@@ -30,7 +30,9 @@ class Source(Checked):
     )
     gigabytes: float | None = Field(None, description="to be downloaded")
     million_parameters: float | None = Field(
-        None, description="of all parts of a pipeline, to plan with before it is downloaded"
+        None,
+        description="of all parts of a pipeline that make media (its text encoder not, where it is left out), to plan with before "
+        "it is downloaded",
     )
     licence: str | None = None
 

@@ -168,8 +168,10 @@ class CaptionEncoder:
 
     def _row_bytes(self) -> int:
         """Bytes that the activations of one caption take, every layer's states among them."""
+        padded = self.config.pipeline in PADDED
+        read = self.config.condition[0] + self._adapter.instruction if padded else LONGEST
         return max(
-            min(tokenizer.model_max_length, LONGEST)
+            min(tokenizer.model_max_length, read)
             * encoder.config.hidden_size
             * (_LIVE_WIDTHS + encoder.config.num_hidden_layers)
             * encoder.dtype.itemsize

@@ -45,15 +45,16 @@ def _width(transformer: Mapping[str, Any]) -> int:
 
 
 def _wan(plans: Plans, config: DecoderConfig) -> Footprint:
-    """Guidance takes one pass after the other. The autoencoder decodes four frames at a time, in float32."""
+    """Guidance takes one pass after the other. The autoencoder decodes four frames at a time, in float32,
+    and keeps what the next ones need."""
     transformer, vae = plans["transformer"], plans["vae"]
     frames, height, width = (int(config.options.get(n, d)) for n, d in _WAN_SIZE.items())
     places = ((frames - 1) // 4 + 1, height // 8, width // 8)
     tokens = math.prod(places) // math.prod(transformer["patch_size"])
-    denoising = tokens * (12 * _width(transformer) + 2 * transformer["ffn_dim"]) * _HALF
+    denoising = tokens * (4 * _width(transformer) + 2 * transformer["ffn_dim"]) * _HALF
     pixels = height * width
-    decoding = 4 * pixels * 10 * vae["base_dim"] * _FLOAT
-    kept = frames * pixels * 3 * 3 * _FLOAT
+    decoding = pixels * 51 * vae["base_dim"] * _FLOAT
+    kept = frames * pixels * 3 * _FLOAT
     return Footprint(places, (frames, height, width), denoising, decoding, kept)
 
 
@@ -61,9 +62,9 @@ def _stable_audio(plans: Plans, config: DecoderConfig) -> Footprint:
     """However short a sound is asked for, the longest is made. With guidance two passes are computed at once."""
     transformer, vae = plans["transformer"], plans["vae"]
     places, passes = int(transformer["sample_size"]), 2 if config.guidance > 1 else 1
-    denoising = passes * places * 26 * _width(transformer) * _HALF
+    denoising = passes * places * 20 * _width(transformer) * _HALF
     samples = places * math.prod(vae["downsampling_ratios"])
-    decoding = samples * 4 * vae["decoder_channels"] * _HALF
+    decoding = samples * 19 * vae["decoder_channels"] // 4 * _HALF
     return Footprint((places,), (samples,), denoising, decoding, samples * 2 * (_HALF + _FLOAT))
 
 
@@ -72,9 +73,9 @@ def _sana(plans: Plans, config: DecoderConfig) -> Footprint:
     sides = [int(config.options.get(side, _SANA_SIDE)) for side in ("height", "width")]
     scale = 2 ** (len(vae["encoder_block_out_channels"]) - 1)
     places, pixels = (sides[0] // scale, sides[1] // scale), math.prod(sides)
-    maps = round(10 + 4 * transformer["mlp_ratio"])
+    maps = round(5 + 4 * transformer["mlp_ratio"])
     denoising = math.prod(places) * maps * _width(transformer) * _HALF
-    decoding = pixels * 5 * vae["decoder_block_out_channels"][0] * _HALF
+    decoding = pixels * 13 * vae["decoder_block_out_channels"][0] // 2 * _HALF
     return Footprint(places, (sides[0], sides[1]), denoising, decoding, pixels * 3 * 2 * _FLOAT)
 
 

@@ -180,6 +180,8 @@ class Adapter:
     """The pipeline of the same parts that begins with a picture rather than with noise."""
     tokens: Callable[[Any, Sequence[str], int], Any] = padded_captions
     """(tokenizer, captions, positions of a condition) -> input_ids and attention_mask."""
+    instruction: int = 0
+    """How many tokens more a caption is read behind, at most."""
     network: str = "unet"
     """The part that denoises."""
     latents: Callable[[Any, torch.Tensor], torch.Tensor] = kl_latents

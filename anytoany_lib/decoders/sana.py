@@ -39,7 +39,7 @@ def _instructed(tokenizer: Any, captions: Sequence[str], positions: int) -> Any:
 
 def _kept_states(encoders: list[Any], tokens: list[Any]) -> torch.Tensor:
     read, mask, begin = tokens[0], tokens[0]["attention_mask"], tokens[0]["begin"]
-    states = encoders[0](read["input_ids"], attention_mask=mask)[0]
+    states = encoders[0](read["input_ids"], attention_mask=mask, use_cache=False)[0]
     kept = [0, *range(begin, mask.shape[1])]
     return up_to_the_last_word(states[:, kept], mask[:, kept])
 
@@ -72,6 +72,7 @@ SANA_SPRINT = Adapter(
     arguments=_masked,
     told=_told,
     tokens=_instructed,
+    instruction=256,
     network="transformer",
     latents=_latents,
     negative=False,
