@@ -116,6 +116,7 @@ def _denoise(config: DecoderConfig, transformer: Any, latents: torch.Tensor) -> 
     passes = 2 if config.pipeline == "stable-audio" and config.guidance > 1 else 1
     told = torch.empty(passes, positions, config.condition[1], dtype=HALF)
     given, time = torch.cat([latents] * passes), torch.empty(passes, dtype=HALF)
+    more: dict[str, Any] = {}
     if config.pipeline == "stable-audio":
         size = latents.shape[-1] + 1, transformer.config.attention_head_dim // 2
         rotary = torch.empty(size), torch.empty(size)
@@ -124,8 +125,6 @@ def _denoise(config: DecoderConfig, transformer: Any, latents: torch.Tensor) -> 
     elif config.pipeline == "sana-sprint":
         more = {"encoder_attention_mask": torch.empty(1, positions, dtype=torch.long)}
         more |= {"guidance": time}
-    else:
-        more = {}
     moved = transformer(given, timestep=time, encoder_hidden_states=told, **more).sample
     return latents - moved.chunk(passes)[0]
 
