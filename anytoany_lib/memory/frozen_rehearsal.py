@@ -169,7 +169,10 @@ def _unet_arguments(config: DecoderConfig, conditions: torch.Tensor) -> dict[str
     if config.pipeline == "audioldm":
         return {"encoder_hidden_states": None, "class_labels": conditions}
     if config.pipeline == "stable-diffusion-xl":
-        more = {"text_embeds": conditions[:, -1, :1280], "time_ids": torch.empty(2, 6, dtype=HALF)}
+        more = {
+            "text_embeds": conditions[:, -1, :1280],
+            "time_ids": torch.empty(len(conditions), 6, dtype=HALF),
+        }
         return {"encoder_hidden_states": conditions[:, :-1], "added_cond_kwargs": more}
     return {"encoder_hidden_states": conditions}
 
