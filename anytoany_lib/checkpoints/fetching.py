@@ -17,6 +17,7 @@ from anytoany_lib.checkpoints import downloads, hub
 from anytoany_lib.checkpoints.delta_weights import check_alike, merge_difference
 from anytoany_lib.checkpoints.integrity import (
     encoder_problems,
+    head_of,
     llm_problems,
     pipeline_problems,
     weights_problems,
@@ -38,6 +39,11 @@ def _needed(profile: Profile) -> dict[str, tuple[str, str, Source | None]]:
         "llm": (llm.folder, "config.json", llm.source),
         "encoder": (encoder.folder, "config.json", encoder.source),
         **{k: (d.folder, "model_index.json", d.source) for k, d in profile.decoders.items()},
+        **{
+            f"{k} added": (d.added.file, "config.json", d.added.source)
+            for k, d in profile.decoders.items()
+            if d.added
+        },
     }
 
 
@@ -215,6 +221,9 @@ def _problems(profile: Profile, what: str, path: Path) -> list[str]:
         return llm_problems(path)
     if what == "encoder":
         return encoder_problems(path)
+    if what.endswith(" added"):
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        return [problem for problem, _ in map(head_of, files) if problem]
     return pipeline_problems(path, _unused(profile, what))
 
 
