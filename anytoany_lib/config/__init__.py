@@ -9,6 +9,7 @@ from anytoany_lib.config.checked import Alignment, Dtype, Kind, Part
 from anytoany_lib.config.parts import (
     DecoderConfig,
     EncoderConfig,
+    InputProjectionConfig,
     LLMConfig,
     LoraSettings,
     ProjectionConfig,
@@ -25,6 +26,7 @@ __all__ = [
     "Dtype",
     "EncoderConfig",
     "FitConfig",
+    "InputProjectionConfig",
     "Kind",
     "LLMConfig",
     "LoraSettings",

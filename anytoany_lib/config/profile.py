@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from anytoany_lib.config.checked import Checked, Kind
 from anytoany_lib.config.parts import (
     DecoderConfig,
     EncoderConfig,
+    InputProjectionConfig,
     LLMConfig,
     LoraSettings,
     ProjectionConfig,
@@ -32,6 +33,7 @@ class Profile(Checked):
     encoder: EncoderConfig
     wrappers: tuple[str, str] = ("<Img>", "</Img>")
     decoders: dict[Kind, DecoderConfig]
+    input_projection: InputProjectionConfig = InputProjectionConfig()
     projection: ProjectionConfig = ProjectionConfig()
     lora: LoraSettings = LoraSettings()
     stages: dict[Annotated[int, Field(ge=1, le=3)], StageConfig]
@@ -44,6 +46,15 @@ class Profile(Checked):
         {},
         description="folders of more models that the evaluation compares media with, without judges",
     )
+
+    @model_validator(mode="after")
+    def _projection_reads_what_is_given(self):
+        wanted = "pooled" if self.input_projection.kind == "linear" else "patches"
+        if self.encoder.states != wanted:
+            raise ValueError(
+                f"input_projection: {self.input_projection.kind} reads encoder.states: {wanted}, not {self.encoder.states}"
+            )
+        return self
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Profile:

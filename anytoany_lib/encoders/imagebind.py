@@ -169,23 +169,27 @@ class ImageBind(nn.Module):
     def embed(
         self, kind: str, media: Sequence[Any], batch_size: int = 16, progress: bool = False
     ) -> Tensor:
-        """Media of one kind ("image", "audio", "video", "text") -> (N, D) float32 on the CPU.
+        """Media of one of the kinds in SENSE_OF_KIND -> (N, D) float32 on the CPU.
 
         Media as `prepare` takes them, texts as strings. Runs where the weights are; `batch_size`
         is how many are prepared at once, of which those go together that memory has room for.
         """
         if kind not in SENSE_OF_KIND:
             raise ValueError(f"kind must be one of {list(SENSE_OF_KIND)}, not {kind!r}")
-        rows = [torch.empty(0, self.config.embed_dim)]
+        rows = []
         starts = range(0, len(media), batch_size)
         for start in tqdm(starts, desc=f"embed {kind}", disable=not progress):
             batch = media[start : start + batch_size]
             if kind == "text":
                 x = self.tokenize(batch)
             else:
-                x = torch.stack([prepare(self.config, kind, medium) for medium in batch])
+                x = torch.stack([self.prepare(kind, medium) for medium in batch])
             rows.append(self.embed_prepared(kind, x))
-        return torch.cat(rows)
+        return torch.cat(rows) if rows else torch.empty(0, self.config.embed_dim)
+
+    def prepare(self, kind: str, medium: Any) -> Tensor:
+        """One medium as `embed_prepared` takes it, but for the batch axis."""
+        return prepare(self.config, kind, medium)
 
     @torch.inference_mode()
     def embed_prepared(self, kind: str, x: Tensor) -> Tensor:

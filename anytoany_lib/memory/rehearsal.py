@@ -112,7 +112,7 @@ def _batch(profile: Profile, stage: StageConfig, tokens: int, media: int = 0) ->
         ids,
         torch.empty_like(ids),
         torch.empty_like(ids),
-        torch.empty(shown, profile.encoder.embedding),
+        torch.empty(shown, *profile.encoder.shape),
         places(shown),
         {kind: places(rows) for kind, rows in shares.items()},
         {
