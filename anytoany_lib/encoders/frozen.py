@@ -120,6 +120,22 @@ class FrozenEncoder(nn.Module):
         return bytes_of(self)
 
 
+def check_tensors(expected: dict[str, Tensor], found: dict[str, Tensor], wrong: str) -> None:
+    """ValueError, which begins with `wrong` and names tensors, unless `found` has exactly the expected ones."""
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "surplus": [name for name in found if name not in expected],
+        "misshapen": [
+            f"{name} {tuple(found[name].shape)} for {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in found and found[name].shape != tensor.shape
+        ],
+    }
+    faults = [f"{len(v)} {k}: {', '.join(v[:NAMED])}" for k, v in problems.items() if v]
+    if faults:
+        raise ValueError(f"{wrong}; {'; '.join(faults)}")
+
+
 def load_frozen(cls: Any, folder: Path, model_type: str, dtype: torch.dtype) -> Any:
     """A transformers model from the safetensors in a local folder, in evaluation mode, without gradients.
 

@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from transformers import CLIPTokenizer
 
 from anytoany_lib.encoders import clip_vocabulary
+from anytoany_lib.encoders.frozen import check_tensors
 from anytoany_lib.encoders.imagebind_inputs import (
     HUGE,
     SENSE_OF_KIND,
@@ -91,7 +92,7 @@ class ImageBind(nn.Module):
         config, weights, file = _read(Path(path))
         with torch.device("meta"):
             model = cls(config)
-        _check(model.state_dict(), weights, file)
+        check_tensors(model.state_dict(), weights, f"{file} does not fit this ImageBind")
         model.keep_senses(set(config.senses() if senses is None else senses))
         kept = {name: weights[name].to(dtype) for name in model.state_dict()}
         model.load_state_dict(kept, assign=True)
@@ -267,19 +268,3 @@ def expected_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         state = ImageBind(config_of(path)).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-
-def _check(expected: dict[str, Tensor], found: dict[str, Tensor], file: Path) -> None:
-    """Raise ValueError, naming tensors, unless `found` has exactly the expected ones."""
-    problems = {
-        "missing": [name for name in expected if name not in found],
-        "surplus": [name for name in found if name not in expected],
-        "misshapen": [
-            f"{name} {tuple(found[name].shape)} for {tuple(tensor.shape)}"
-            for name, tensor in expected.items()
-            if name in found and found[name].shape != tensor.shape
-        ],
-    }
-    faults = [f"{len(v)} {k}: {', '.join(v[:5])}" for k, v in problems.items() if v]
-    if faults:
-        raise ValueError(f"{file} does not fit this ImageBind; {'; '.join(faults)}")

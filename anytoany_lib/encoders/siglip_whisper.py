@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import (
     SiglipImageProcessorPil,
-    SiglipVisionModel,
+    SiglipModel,
     WhisperFeatureExtractor,
     WhisperModel,
 )
@@ -36,7 +36,7 @@ class SiglipWhisper(FrozenEncoder):
     def __init__(self, config: EncoderConfig, dtype: torch.dtype):
         super().__init__(config)
         eyes, ears = resolve(config.folder), resolve(config.audio_folder or "")
-        self.vision = load_frozen(SiglipVisionModel, eyes, "siglip", dtype)
+        self.vision = load_frozen(SiglipModel, eyes, "siglip", dtype).vision_model
         self.audio = load_frozen(WhisperModel, ears, "whisper", dtype).encoder
         self._pixels = SiglipImageProcessorPil.from_pretrained(eyes, local_files_only=True)
         self._mels = WhisperFeatureExtractor.from_pretrained(ears, local_files_only=True)
