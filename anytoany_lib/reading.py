@@ -76,15 +76,11 @@ class Grouping(_Reader):
             num_attention_heads=config.heads,
         )
         first, n = _GROUPS * soft_tokens, config.layers
-        self.stages = nn.ModuleList(
-            [
-                GroupViTStage(sizes, 2 * n, 0, first, first),
-                GroupViTStage(sizes, n, first, soft_tokens, soft_tokens),
-                GroupViTStage(sizes, n, soft_tokens, 0, 0),
-            ]
-        )
-        # The next stage's begin as what the first one's become; these would all be one group.
-        nn.init.trunc_normal_(self.stages[0].group_token, std=_STD)
+        finest = GroupViTStage(sizes, 2 * n, 0, first, first)
+        # The next stage's begin as what these become; these would all be one group.
+        nn.init.trunc_normal_(finest.group_token, std=_STD)
+        coarse = GroupViTStage(sizes, n, first, soft_tokens, soft_tokens)
+        self.stages = nn.ModuleList([finest, coarse, GroupViTStage(sizes, n, soft_tokens, 0, 0)])
 
     def read(self, states: torch.Tensor) -> torch.Tensor:
         """(B, L, W) -> (B, K, W)."""
@@ -94,7 +90,10 @@ class Grouping(_Reader):
         return states
 
 
-READERS = {"resampler": Resampler, "grouping": Grouping}
+READERS: dict[str, type[Resampler] | type[Grouping]] = {
+    "resampler": Resampler,
+    "grouping": Grouping,
+}
 
 
 def input_projection_of(profile: Profile, hidden: int) -> InputProjection | Resampler | Grouping:

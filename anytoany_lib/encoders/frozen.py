@@ -61,12 +61,17 @@ class Seen(NamedTuple):
 
 
 class FrozenEncoder(nn.Module):
-    """An encoder of transformers' models; a subclass says `prepare`, `look` and `row_bytes`."""
+    """An encoder of transformers' models; a subclass says `width`, `prepare`, `look` and `row_bytes`."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.config = config
         self._portions = Portions(AT_ONCE_BYTES)
+
+    @property
+    def width(self) -> int:
+        """Of its vectors and of its states."""
+        raise NotImplementedError
 
     def prepare(self, kind: str, medium: Any) -> Tensor:
         """See `Encoder`."""
@@ -136,12 +141,8 @@ def check_tensors(expected: dict[str, Tensor], found: dict[str, Tensor], wrong: 
         raise ValueError(f"{wrong}; {'; '.join(faults)}")
 
 
-def load_frozen(cls: Any, folder: Path, model_type: str, dtype: torch.dtype) -> Any:
-    """A transformers model from the safetensors in a local folder, in evaluation mode, without gradients.
-
-    FileNotFoundError if a file is missing, ValueError if it is another model or its weights lack some, which are named.
-    Nothing is downloaded, and no code of the folder's runs.
-    """
+def check_folder(folder: Path, model_type: str) -> None:
+    """FileNotFoundError if a file is missing, ValueError if the folder is another model's or names code."""
     for needed in (folder / "config.json", folder / "preprocessor_config.json"):
         if not needed.is_file():
             raise FileNotFoundError(
@@ -152,6 +153,15 @@ def load_frozen(cls: Any, folder: Path, model_type: str, dtype: torch.dtype) -> 
     found = read_json(without_code(folder) / "config.json").get("model_type")
     if found != model_type:
         raise ValueError(f"{folder} is a {found!r} by its config.json, expected {model_type!r}")
+
+
+def load_frozen(cls: Any, folder: Path, model_type: str, dtype: torch.dtype) -> Any:
+    """A transformers model from the safetensors in a local folder, in evaluation mode, without gradients.
+
+    Raises what `check_folder` does, and ValueError if the weights cannot be read or lack some, which are named. Nothing is
+    downloaded, and no code of the folder's runs.
+    """
+    check_folder(folder, model_type)
     try:
         model, report = cls.from_pretrained(
             folder,

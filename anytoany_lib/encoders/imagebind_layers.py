@@ -206,6 +206,10 @@ class ClassHead(nn.Sequential):
     def forward(self, tokens: Tensor) -> Tensor:
         return super().forward(tokens[:, 0])
 
+    def of_all(self, tokens: Tensor) -> Tensor:
+        """(B, L, W) -> (B, L, D): every token through what the class token goes through."""
+        return super().forward(tokens)
+
 
 class TextHead(nn.Module):
     """The token at the end of the text -> (B, D)."""

@@ -7,9 +7,12 @@ alone. Legend: B batch, S clips, L tokens, W width, D embedding.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import cast
+
+from torch import Tensor
 
 from anytoany_lib.encoders.imagebind import ImageBind
+from anytoany_lib.encoders.imagebind_layers import ClassHead
 from anytoany_lib.encoders.sequences import of_length
 
 
@@ -25,7 +28,7 @@ class ImageBindStates(ImageBind):
         if clips is not None:
             x = x.flatten(0, 1)
         tokens = self.modality_trunks[name](self.modality_preprocessors[name](x))[:, 1:]
-        states = nn.Sequential.forward(self.modality_heads[name], tokens)  # (B * S, L, D)
+        states = cast(ClassHead, self.modality_heads[name]).of_all(tokens)  # (B * S, L, D)
         if clips is not None:
             states = states.unflatten(0, clips).flatten(1, 2)  # (B, S * L, D)
         return of_length(states, self.length)

@@ -1,6 +1,6 @@
 """PE-AV, Meta's Perception Encoder for sound and sight (December 2025, Apache-2.0): pictures, clips and sounds in one space.
 
-transformers' `PeAudioVideoModel` and its own preparation, which need the extra `pe-av` (timm, torchvision). A picture is a clip of
+The two towers of transformers' `PeAudioVideoModel` and its own preparation, which need the extra `pe-av` (timm, torchvision). A picture is a clip of
 one frame. States are the frames of a clip, and of a sound its steps of 40 ms, through the head that makes the pooled vectors,
 as `PeAudioFrameLevelModel` does it; PE-AV has no patch tokens behind its frames. Legend: B media, T frames, N samples.
 """
@@ -8,23 +8,41 @@ as `PeAudioFrameLevelModel` does it; PE-AV has no patch tokens behind its frames
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soxr
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 
 from anytoany_lib.config import EncoderConfig, resolve
-from anytoany_lib.encoders.frozen import LIVE_WIDTHS, FrozenEncoder, Seen, load_frozen
+from anytoany_lib.encoders.frozen import (
+    LIVE_WIDTHS,
+    FrozenEncoder,
+    Seen,
+    check_folder,
+    check_tensors,
+)
 
 FRAMES = 16  # of a clip, evenly spread, as the published models of 16 frames read
 SECONDS = 10.0  # of a sound that are heard
 NEEDED = ("timm", "torchvision")
-_LIVE_SAMPLES = (
-    3  # what the first convolutions of the sound's codec hold of every sample and channel
-)
+_STORED = {
+    "video_model.video_encoder.": "video.",
+    "video_model.video_head.": "video_head.",
+    "audio_model.audio_encoder.": "audio.",
+    "audio_model.audio_head.": "audio_head.",
+}
+_LIVE_SAMPLES = 3  # numbers that the codec's first convolutions hold of every sample and channel
+
+
+def _own_name(name: str) -> str:
+    """A published weight's name here."""
+    begin = next(begin for begin in _STORED if name.startswith(begin))
+    return _STORED[begin] + name.removeprefix(begin)
 
 
 class PeAv(FrozenEncoder):
@@ -36,15 +54,41 @@ class PeAv(FrozenEncoder):
             raise ImportError(
                 f'the encoder pe-av needs {" and ".join(absent)}: pip install "anytoany[pe-av]"'
             )
-        from transformers import PeAudioFeatureExtractor, PeAudioVideoModel, PeVideoVideoProcessor
+        from transformers import (
+            PeAudioEncoder,
+            PeAudioFeatureExtractor,
+            PeAudioVideoConfig,
+            PeVideoEncoder,
+            PeVideoVideoProcessor,
+        )
+        from transformers.models.pe_video.modeling_pe_video import PeVideoContrastiveHead
 
         folder = resolve(config.folder)
-        model = load_frozen(PeAudioVideoModel, folder, "pe_audio_video", dtype)
-        # The tower of both together and the text model are not asked.
-        self.video, self.video_head = model.video_model.video_encoder, model.video_model.video_head
-        self.audio, self.audio_head = model.audio_model.audio_encoder, model.audio_model.audio_head
+        check_folder(folder, "pe_audio_video")
+        sizes = PeAudioVideoConfig.from_pretrained(folder, local_files_only=True)
+        both, width = sizes.audio_video_config, sizes.text_config.hidden_size
+        self.video = PeVideoEncoder(both.video_config)
+        self.video_head = PeVideoContrastiveHead(both.video_config.hidden_size, width)
+        self.audio = PeAudioEncoder(both.audio_config)
+        self.audio_head = PeVideoContrastiveHead(both.audio_config.hidden_size, width)
+        self._load(folder)
+        for parameter in self.parameters():  # buffers of rotary positions stay in float32
+            parameter.data = parameter.data.to(dtype)
+        self.requires_grad_(False).eval()
         self._pixels = PeVideoVideoProcessor.from_pretrained(folder, local_files_only=True)
         self._samples = PeAudioFeatureExtractor.from_pretrained(folder, local_files_only=True)
+
+    def _load(self, folder: Path) -> None:
+        """Of the published weights those of the two towers: the text model and the tower of sound and sight are not asked.
+
+        transformers' own loading (5.23) ties the third tower to these, and takes rotary buffers of timm 1.0.31 for parameters.
+        """
+        file = folder / "model.safetensors"
+        with safe_open(file, framework="pt") as stored:
+            names = [n for n in stored.keys() if n.startswith(tuple(_STORED))]  # noqa: SIM118
+            weights = {_own_name(name): stored.get_tensor(name) for name in names}
+        check_tensors(self.state_dict(), weights, f"{file} does not fit this PE-AV")
+        self.load_state_dict(weights)
 
     @property
     def width(self) -> int:

@@ -4,39 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from anytoany_lib.config import EncoderConfig, resolve
-from anytoany_lib.encoders.frozen import Encoder
+from anytoany_lib.encoders.frozen import Encoder, FrozenEncoder
 from anytoany_lib.encoders.imagebind import ImageBind
 from anytoany_lib.encoders.imagebind_inputs import SENSE_OF_KIND
 from anytoany_lib.encoders.imagebind_states import ImageBindStates
 
 
-def _imagebind(config: EncoderConfig, dtype: torch.dtype) -> Encoder:
+def _imagebind(config: EncoderConfig, dtype: torch.dtype) -> ImageBind:
     senses = dict.fromkeys(SENSE_OF_KIND[kind] for kind in config.kinds)
     folder = resolve(config.folder)
     if config.states == "pooled":
         return ImageBind.from_checkpoint(folder, senses, dtype)
-    model = ImageBindStates.from_checkpoint(folder, senses, dtype)
+    model = cast(ImageBindStates, ImageBindStates.from_checkpoint(folder, senses, dtype))
     model.length = config.length
     return model
 
 
-def _pe_av(config: EncoderConfig, dtype: torch.dtype) -> Encoder:
+def _pe_av(config: EncoderConfig, dtype: torch.dtype) -> FrozenEncoder:
     from anytoany_lib.encoders.pe_av import PeAv
 
     return PeAv(config, dtype)
 
 
-def _siglip_whisper(config: EncoderConfig, dtype: torch.dtype) -> Encoder:
+def _siglip_whisper(config: EncoderConfig, dtype: torch.dtype) -> FrozenEncoder:
     from anytoany_lib.encoders.siglip_whisper import SiglipWhisper
 
     return SiglipWhisper(config, dtype)
 
 
-ENCODERS: dict[str, Callable[[EncoderConfig, torch.dtype], Encoder]] = {
+ENCODERS: dict[str, Callable[[EncoderConfig, torch.dtype], ImageBind | FrozenEncoder]] = {
     "imagebind": _imagebind,
     "pe-av": _pe_av,
     "siglip2+whisper": _siglip_whisper,

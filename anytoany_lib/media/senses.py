@@ -114,7 +114,7 @@ def _greys(media: Any, what: str) -> tuple[np.ndarray, Path | None]:
     if values.ndim != 2 or values.dtype.kind not in "uif":
         expected = f"{what} is a path, a picture of one channel or an array (H, W)"
         raise MediaError("wrong form", f"{expected}, not {describe(media)}")
-    check_pixels(*values.shape[::-1], None)
+    check_pixels(values.shape[1], values.shape[0], None)
     kept = values.dtype == np.uint8
     return (
         values if kept else values.astype(np.float32 if values.dtype.kind == "f" else np.int32)

@@ -60,7 +60,8 @@ def fit_reader(
     """AdamW from states (N, L, D) to the words of their captions, in an order fixed by torch's seed, for `settings.steps`;
     returns the explained variance. For the projections of `reading`, which have no closed form.
     """
-    reader, words = model.input_projection, caption_words(model, captions)
+    reader = cast(torch.nn.Module, model.input_projection)
+    words = caption_words(model, captions)
     parameters = list(reader.parameters())
     mean, spread = words.mean(0), words.var(0).sum()
     reader.train()

@@ -127,12 +127,19 @@ def test_both_models_are_planned_fetched_and_looked_at(towers: Path, profile: Pr
     reason="the extra pe-av (timm, torchvision) is missing",
 )
 def test_pe_av_is_the_bare_model(tmp_path: Path):
-    from transformers import PeAudioFeatureExtractor, PeAudioVideoModel, PeVideoVideoProcessor
+    from transformers import (
+        PeAudioFeatureExtractor,
+        PeAudioVideoConfig,
+        PeAudioVideoModel,
+        PeVideoVideoProcessor,
+    )
 
     folder = write_pe_av(tmp_path / "pe-av")
     pe_av = EncoderConfig(model="pe-av", folder=str(folder), embedding=16)
     encoder = load_encoder(pe_av, torch.float32)
-    bare = PeAudioVideoModel.from_pretrained(folder).eval()
+    bare = PeAudioVideoModel(PeAudioVideoConfig.from_pretrained(folder)).eval()
+    weights = load_file(folder / "model.safetensors")
+    assert not bare.load_state_dict(weights, strict=False).unexpected_keys
     samples = [sound(1.0, 48000)[0], sound(0.5, 48000)[0]]
     heard = PeAudioFeatureExtractor.from_pretrained(folder)(
         samples, sampling_rate=48000, return_tensors="pt"
@@ -154,6 +161,10 @@ def test_pe_av_is_the_bare_model(tmp_path: Path):
     )
     assert states.embed("audio", [(samples[0], 48000)]).shape == (1, 5, 16)
     assert tower_problems(folder, "encoder", "pe-av") == []
+    gone = "audio_model.audio_head.proj.weight"
+    save_file({n: t for n, t in weights.items() if n != gone}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"does not fit this PE-AV; 1 missing: audio_head.proj"):
+        load_encoder(pe_av, torch.float32)
 
 
 def test_pe_av_says_which_extra_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
