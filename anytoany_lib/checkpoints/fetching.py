@@ -20,6 +20,7 @@ from anytoany_lib.checkpoints.integrity import (
     head_of,
     llm_problems,
     pipeline_problems,
+    tower_problems,
     weights_problems,
     words_problems,
 )
@@ -35,9 +36,13 @@ _ASKED = 5.0  # seconds that a plan waits for a hub
 def _needed(profile: Profile) -> dict[str, tuple[str, str, Source | None]]:
     """What a profile needs: {what: (folder, the file that shows it is there, source)}."""
     llm, encoder = profile.llm, profile.encoder
+    ears = {}
+    if encoder.audio_folder:
+        ears["audio encoder"] = (encoder.audio_folder, "config.json", encoder.audio_source)
     return {
         "llm": (llm.folder, "config.json", llm.source),
         "encoder": (encoder.folder, "config.json", encoder.source),
+        **ears,
         **{k: (d.folder, "model_index.json", d.source) for k, d in profile.decoders.items()},
         **{
             f"{k} added": (d.added.file, "config.json", d.added.source)
@@ -219,8 +224,9 @@ def verify_models(profile: Profile) -> None:
 def _problems(profile: Profile, what: str, path: Path) -> list[str]:
     if what == "llm":
         return llm_problems(path)
-    if what == "encoder":
-        return encoder_problems(path)
+    if what in ("encoder", "audio encoder"):
+        model = profile.encoder.model
+        return encoder_problems(path) if model == "imagebind" else tower_problems(path, what, model)
     if what.endswith(" added"):
         files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
         return [problem for problem, _ in map(head_of, files) if problem]

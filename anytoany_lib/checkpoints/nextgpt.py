@@ -182,6 +182,25 @@ def _fresh(profile: Profile, hidden: int, seed: int) -> Tensors:
     return runs.trainable_tensors(modules)
 
 
+def _check_profile(profile: Profile) -> None:
+    """ValueError unless a profile computes what the published weights were trained to."""
+    if profile.input_projection.kind != "linear":
+        raise ValueError(
+            f"profile {profile.name} has a {profile.input_projection.kind} for its input projection, the published weights a "
+            "linear one: use nextgpt-7b, or a profile made from it"
+        )
+    if profile.encoder.soft_tokens != 1 or profile.projection.standardise:
+        raise ValueError(
+            f"profile {profile.name} shows a medium as {profile.encoder.soft_tokens} tokens or standardises hidden "
+            "states; the published weights take one token and raw states: use nextgpt-7b, or a profile made from it"
+        )
+    if profile.llm.tokenizer != "sentencepiece-legacy":
+        raise ValueError(
+            f"profile {profile.name} would show the published weights other tokens than they were trained on: set "
+            "llm.tokenizer: sentencepiece-legacy, or use nextgpt-7b, or a profile made from it"
+        )
+
+
 def import_nextgpt(
     file: str | Path,
     profile: Profile,
@@ -195,16 +214,7 @@ def import_nextgpt(
     names every key that is missing, surplus or of another shape; no folder is left then.
     """
     file, out = resolve(file), resolve(out)
-    if profile.encoder.soft_tokens != 1 or profile.projection.standardise:
-        raise ValueError(
-            f"profile {profile.name} shows a medium as {profile.encoder.soft_tokens} tokens or standardises hidden "
-            "states; the published weights take one token and raw states: use nextgpt-7b, or a profile made from it"
-        )
-    if profile.llm.tokenizer != "sentencepiece-legacy":
-        raise ValueError(
-            f"profile {profile.name} would show the published weights other tokens than they were trained on: set "
-            "llm.tokenizer: sentencepiece-legacy, or use nextgpt-7b, or a profile made from it"
-        )
+    _check_profile(profile)
     tensors = read_file(file)
     stage = _stage_of(tensors)
     _check(profile, tensors, stage, file)
@@ -269,6 +279,7 @@ def export_nextgpt(run: str | Path, file: str | Path) -> Path:
     problems = {
         "it has no LoRA (stage 3 comes first)": not (run / runs.ADAPTER).is_dir(),
         f"a medium takes {profile.encoder.soft_tokens} tokens": profile.encoder.soft_tokens != 1,
+        "its input projection is not linear": profile.input_projection.kind != "linear",
         "its head is tied to its embedding": "token_rows.output" not in trainable,
         "it does not generate image, video and audio": set(profile.decoders) != set(_OUTPUTS),
     }

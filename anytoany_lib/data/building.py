@@ -50,7 +50,7 @@ from anytoany_lib.data.manifests import (
 )
 from anytoany_lib.data.reports import Measured, Report
 from anytoany_lib.data.rows import DataError, Row, map_media, media_in, media_path
-from anytoany_lib.media import media_files
+from anytoany_lib.media import media_files, senses
 from anytoany_lib.media.clips import video_header
 from anytoany_lib.media.containers import MediaError, decoding, existing_file
 from anytoany_lib.media.segments import MAX_SECONDS, cut, name_of_cut, segment_in
@@ -266,6 +266,9 @@ def _examine(row: Row, source: Path, cuts: Path) -> dict[str, Seen] | MediaError
 def inspect(kind: str, path: str | Path) -> Measured:
     """Opens a medium as training will, and measures it. MediaError if it cannot be decoded, is "too large" (long) or "silent"."""
     path = existing_file(path)
+    if kind in senses.FORMS:
+        values = senses.FORMS[kind](path)
+        return Measured(kind, path.stat().st_size, min(values.shape) if kind != "imu" else 0)
     look = {"image": _inspect_image, "audio": _inspect_sound, "video": _inspect_clip}
     with decoding(path):
         return look[media_files.check_kind(kind)](path, path.stat().st_size)

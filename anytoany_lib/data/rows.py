@@ -13,12 +13,15 @@ import numpy as np
 
 from anytoany_lib.media.containers import MediaError
 from anytoany_lib.messages import check
-from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.modalities import SENSED_KINDS
 
 DESCRIBE = {
     "image": ("Describe this picture.", "What does this picture show?", "Write a caption for it."),
     "audio": ("Describe this sound.", "What do you hear?", "Write a caption for this recording."),
     "video": ("Describe this clip.", "What happens in this video?", "Write a caption for it."),
+    "depth": ("Describe this depth map.", "What stands where here?", "Write a caption for it."),
+    "thermal": ("Describe this thermal picture.", "What is warm here?", "Write a caption for it."),
+    "imu": ("Describe this movement.", "What does the wearer do?", "Write a caption for it."),
 }
 PRODUCE = {
     "image": ("Draw this: {}", "Show me a picture: {}", "I would like an image of this: {}"),
@@ -49,8 +52,10 @@ def check_row(row: Row) -> Row:
         for message, parts in zip(row.messages, check(row.messages), strict=True):
             for part in parts:
                 kind = part["type"]
-                if kind not in MEDIA_KINDS:
+                if kind == "text":
                     continue
+                if kind in SENSED_KINDS and message["role"] == "assistant":
+                    raise ValueError(f"{kind} can be shown, and is never generated")
                 if message["role"] == "assistant" and not isinstance(part.get("caption"), str):
                     raise ValueError(f"the assistant's {kind} needs a text under 'caption'")
                 if kind in part and not isinstance(part[kind], str):

@@ -32,6 +32,17 @@ _SHOWN = ("thing", "colour", "motion", "count", "unseen_pairs")
 Settings = dict[str, Any]
 
 
+def _input_projection(settings: Settings, kind: str) -> None:
+    if kind == "linear":
+        return
+    settings["encoder"]["states"] = "patches"
+    settings["input_projection"] |= {"kind": kind, "width": 256, "heads": 4, "layers": 2}
+    # Layers of attention bear no rate of one matrix.
+    for stage in settings["stages"].values():
+        if "input_projection" in stage["learning_rates"]:
+            stage["learning_rates"]["input_projection"] /= 5
+
+
 def _signal_tokens(settings: Settings, count: int) -> None:
     for decoder in settings["decoders"].values():
         decoder["signals"] = count
@@ -67,6 +78,7 @@ class Ablation(NamedTuple):
 
 ABLATIONS: dict[str, Ablation] = {
     "soft_tokens": Ablation(_setting("encoder", "soft_tokens"), (1, 4, 8), 0),
+    "input_projection": Ablation(_input_projection, ("linear", "resampler", "grouping"), 0),
     "signal_tokens": Ablation(_signal_tokens, (1, 4, 8), 0),
     "alignment": Ablation(_alignment, ("l2", "mse", "cosine", "l2+denoising"), 1),
     # Nothing in the profile: the order is that of the trainings.

@@ -25,7 +25,7 @@ from anytoany_lib.encoders.imagebind import check_words
 from anytoany_lib.evaluation.baselines import evenly
 from anytoany_lib.evaluation.judging import Verdict, cell_of, check_expected, request_of
 from anytoany_lib.messages import Message, medium_of
-from anytoany_lib.modalities import KINDS
+from anytoany_lib.modalities import KINDS, SENSED_KINDS
 
 _SPACES: dict[Literal["clip", "clap"], tuple[str, ...]]
 _SPACES = {"clip": ("image", "video"), "clap": ("audio",)}
@@ -46,7 +46,10 @@ class MediaRequest:
 def _request_for(row: Row, rng: np.random.Generator) -> MediaRequest | None:
     """The request that a row stands for: a captioned medium is asked for in words; None unless it is for one medium."""
     if "caption" in row.meta:
-        kind, asked = row.meta["kind"], as_generation(row, rng)[:1]
+        kind = row.meta["kind"]
+        if kind in SENSED_KINDS:  # shown, never generated
+            return None
+        asked = as_generation(row, rng)[:1]
         return MediaRequest(row.id, f"text->{kind}", asked, kind, row.meta["caption"])
     if "expect" not in row.meta:
         return None
@@ -98,9 +101,11 @@ def ranks(media: np.ndarray, texts: np.ndarray, others: Sequence[Sequence[int]])
 
 def scorers(profile: Profile, device: str) -> dict[str, tuple[Extractor, tuple[str, ...]]]:
     """{prefix of its rates: (extractor, the kinds that it embeds)}; nothing is downloaded."""
-    words = clip_vocabulary.folders(profile)
-    own = extractors.imagebind(resolve(profile.encoder.folder), device, words=words)
-    found: dict[str, tuple[Extractor, tuple[str, ...]]] = {"": (own, tuple(profile.decoders))}
+    found: dict[str, tuple[Extractor, tuple[str, ...]]] = {}
+    if profile.encoder.model == "imagebind":
+        words = clip_vocabulary.folders(profile)
+        own = extractors.imagebind(resolve(profile.encoder.folder), device, words=words)
+        found[""] = (own, tuple(profile.decoders))
     for name, kinds in _SPACES.items():
         if folder := profile.similarity.get(name):
             found[f"{name} "] = (getattr(extractors, name)(resolve(folder), device), kinds)
@@ -108,8 +113,17 @@ def scorers(profile: Profile, device: str) -> dict[str, tuple[Extractor, tuple[s
 
 
 def check(profile: Profile) -> None:
-    """Raises what `scorers` and `retrieval`'s targets would (ValueError, FileNotFoundError), before hours of replies; reads no weights."""
-    check_words(resolve(profile.encoder.folder), clip_vocabulary.folders(profile))
+    """Raises what `scorers` and the targets of `retrieval` would, so that it is known before hours of replies are drawn.
+
+    ValueError or FileNotFoundError name what is missing. No weights are read.
+    """
+    if profile.encoder.model == "imagebind":
+        check_words(resolve(profile.encoder.folder), clip_vocabulary.folders(profile))
+    elif not profile.similarity:
+        raise ValueError(
+            f"the encoder {profile.encoder.model} is not asked how like a medium is to its caption: name a CLIP or CLAP under "
+            "similarity in the profile, or judges"
+        )
     for name in _SPACES:
         if folder := profile.similarity.get(name):
             extractors.model_folder(resolve(folder), name.upper())

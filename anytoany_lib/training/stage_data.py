@@ -28,6 +28,7 @@ from anytoany_lib.data.manifests import read_manifest
 from anytoany_lib.data.rows import as_comprehension, as_generation, media_in
 from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.messages import IGNORED, Encoded, MessageEncoder, TooLong
+from anytoany_lib.modalities import SENSED_KINDS
 
 _WINDOW_BATCHES = 50
 # What all processes give, one after the other in a list, from what each of them gives in one.
@@ -143,7 +144,7 @@ class StageData:
             messages = self._encoder.as_learnt(row.messages, rng)
         else:
             # Instructions that are captioned media alone: in both directions.
-            describes = self._reads == "comprehension"
+            describes = self._reads == "comprehension" or row.meta["kind"] in SENSED_KINDS
             describes = describes or (self._reads == "instructions" and rng.random() < 0.5)
             messages = (as_comprehension if describes else as_generation)(row, rng)
         try:
@@ -194,7 +195,9 @@ class StageData:
         )
 
     def captioned_media(self, most: int) -> tuple[torch.Tensor, list[str]]:
-        """Encoder embeddings (N, D) of the stage's captioned media and their captions, `most` at most, from all over the split."""
+        """Encoder embeddings (N, *EncoderConfig.shape) of the stage's captioned media and their captions; of more than `most`, as many
+        from all over the split.
+        """
         kinds = np.array([captioned for _, captioned in self._rows.catalogue.kinds])
         indices = self._indices[kinds[self._rows.catalogue.of_row[self._indices]]]
         if len(indices) > most:

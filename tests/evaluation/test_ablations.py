@@ -24,6 +24,11 @@ def test_each_ablation_varies_its_setting_and_nothing_else():
     tiny = Profile.load("tiny")
     expected = {
         "soft_tokens": {"encoder.soft_tokens"},
+        "input_projection": {
+            "encoder.states",
+            *(f"input_projection.{key}" for key in ("kind", "width", "heads", "layers")),
+            *(f"stages.{stage}.learning_rates.input_projection" for stage in (1, 3)),
+        },
         "signal_tokens": {f"decoders.{kind}.signals" for kind in ("image", "audio", "video")},
         "alignment": {
             *(f"stages.{stage}.alignment" for stage in (1, 2, 3)),
