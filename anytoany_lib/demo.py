@@ -193,9 +193,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps-scale", type=float, default=1.0, help="part of each stage's steps")
     made.add_argument("--media", type=int, default=1600, help="captioned media of the toy world")
     made.add_argument("--conversations", type=int, default=4200, help="conversations about them")
-    made.add_argument("--per-task", type=int, default=10, help="test rows of each task")
+    made.add_argument("--per-task", type=int, default=6, help="test rows of each task")
     made.add_argument(
-        "--bound", type=int, default=5, help="rows of each cell whose baselines are measured"
+        "--bound", type=int, default=2, help="rows of each cell whose baselines are measured"
     )
     return made
 
