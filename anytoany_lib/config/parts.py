@@ -119,6 +119,12 @@ class DecoderConfig(Checked):
         le=1,
         description="how much of a picture that is shown a new one may change; None draws every picture anew",
     )
+    upscale: Literal[1, 4] | None = Field(
+        None,
+        description="how many times as large the chat shows pictures and clips; evaluation and edits take them as made. None is 1, "
+        "and of a run what the shipped profile of its name says",
+    )
+    upscaler: str = Field("ckpt/tiny/upscaler", description="folder of the network that does it")
     safety_checker: bool = Field(
         False,
         description="load the pipeline's own; what it refuses fails with that reason. Off, its files are not needed",
@@ -134,6 +140,12 @@ class DecoderConfig(Checked):
     def _can_edit(self):
         if self.edit_strength is not None and self.pipeline in ("audioldm", "text-to-video"):
             raise ValueError(f"edit_strength is for pictures, and {self.pipeline} makes none")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_seen(self):
+        if self.upscale is not None and self.pipeline == "audioldm":
+            raise ValueError("upscale is for pictures and clips, and audioldm makes none")
         return self
 
 

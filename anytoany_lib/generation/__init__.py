@@ -1,7 +1,7 @@
 """A reply: `decoding` draws tokens, `replies` has the media made that they choose, `events` reports both as they happen.
 
 `sampling` says how a reply is drawn, `kv_cache` keeps what a conversation's turns have read already, `media_models` holds
-the encoder and the decoders.
+the encoder and the decoders, `enlarged` says which of a part's media is shown.
 """
 
 from typing import Any
