@@ -15,7 +15,7 @@ from anytoany_lib.modalities import MODALITIES
 def enlarged_of(part: Part) -> Any:
     """A part's enlarged medium as `media` takes it: a PIL.Image, or (frames, fps)."""
     beside = MODALITIES[part["type"]].beside
-    return part["enlarged"] if beside is None else (part["enlarged"], part[beside])
+    return (part["enlarged"], part[beside]) if beside else part["enlarged"]
 
 
 def shown_of(part: Part) -> Any:
