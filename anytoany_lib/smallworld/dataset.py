@@ -13,6 +13,7 @@ import shutil
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -39,7 +40,7 @@ _NOTHING_UNSEEN = ("audio->image", "audio->video")  # what is shown there has no
 _MEASURES = {"image": (PIXELS, 0.0), "audio": (0, SECONDS), "video": (CLIP_PIXELS, FRAMES / FPS)}
 
 
-def render(kind: str, world: World, scene: Scene, rng: np.random.Generator):
+def render(kind: str, world: World, scene: Scene, rng: np.random.Generator) -> Any:
     """A scene as `media_files.save` takes it: a picture, (samples, rate), or frames."""
     if kind == "image":
         return picture(world, scene, rng)
