@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from anytoany_lib.smallworld.scenes import Scene, pick
@@ -81,7 +83,7 @@ def caption(kind: str, scene: Scene, rng: np.random.Generator | None = None) -> 
 def _said(kind: str, scene: Scene, rng: np.random.Generator | None) -> str:
     """A scene in words, plain or with words drawn from those that say the same."""
 
-    def worded(table: dict[str, tuple[str, ...]], name: str | None) -> str:
+    def worded(table: Mapping[str, tuple[str, ...]], name: str | None) -> str:
         if name is None:
             return ""
         return table[name][0] if rng is None else pick(rng, table[name])
