@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from anytoany_lib.config import resolve
 from anytoany_lib.data.manifests import read_manifest
+from anytoany_lib.data.rows import captions_in, media_in
 from anytoany_lib.features import precomputing
 from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.smallworld import dataset, scenes
@@ -169,12 +170,11 @@ def test_the_kit_reads_it(world, profile, tmp_path):
     assert (tmp_path / "small/packages-LICENCES.md").is_file()
     precomputing.precompute(profile, tmp_path / "small")
     features = DatasetFeatures(profile, tmp_path / "small")
-    row = next(row for row in rows["train"] if "caption" in row.meta)
-    kind, path = row.meta["kind"], row.messages[0]["content"][0][row.meta["kind"]]
-    assert features.media(kind, path).shape == (profile.encoder.embedding,)
-    assert (
-        tuple(features.caption(kind, row.meta["caption"]).shape) == profile.decoders[kind].condition
-    )
+    shown = [path for row in rows["train"] for _, path in media_in(row.messages)]
+    assert len(shown) > 49 and features.lacking_media(shown) == []
+    assert features.media(shown[0]).shape == (profile.encoder.embedding,)
+    for kind, said in (pair for row in rows["train"] for pair in captions_in(row)):
+        assert features.caption(kind, said).shape == profile.decoders[kind].condition
 
 
 def test_the_same_seed_writes_the_same_world(world, tmp_path):
