@@ -37,7 +37,8 @@ def tinted(thing: Image.Image, hue: str | None) -> Image.Image:
     )
     # Grey and white parts take the colour too, dark ones keep being dark.
     saturation = 0.55 * _FULL + 0.45 * saturation
-    value = np.where(value > 0.3 * _FULL, 0.35 * _FULL + 0.65 * value, value)
+    lift = 0.35 * np.clip((value / _FULL - 0.2) / 0.3, 0, 1)
+    value = value + lift * (_FULL - value)
     degrees = np.full_like(value, HUES[hue] / 360 * _FULL)
     bands = np.stack([degrees, saturation, value], -1).round().clip(0, _FULL).astype(np.uint8)
     coloured = Image.fromarray(bands, "HSV").convert("RGB")
