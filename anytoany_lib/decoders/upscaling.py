@@ -2,7 +2,8 @@
 
 The network is Real-ESRGAN's small one for animation (SRVGGNetCompact in Wang et al., "Real-ESRGAN", ICCVW 2021, and its weights
 realesr-animevideov3): convolutions with a PReLU after each but the last, whose channels become the pixels of a square, added to
-the nearest pixel of the picture itself. What it changes of the light and colour of whole patches is taken back. `checkpoints.upscaler` makes the folder that is read here.
+the nearest pixel of the picture itself. What it changes of the light and colour of whole patches is taken back.
+`checkpoints.upscaler` makes the folder that is read here.
 
 B pictures or frames; H, W their sides in pixels.
 """
@@ -44,7 +45,7 @@ class Upscaler(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Upscaler:
-        """The network in a folder, on the CPU in float32, for use alone. FileNotFoundError or ValueError says what is wrong with it."""
+        """The network in a folder, on the CPU in float32, for use alone. FileNotFoundError or ValueError says what is wrong."""
         folder = resolve(folder)
         for name in (SETTINGS, WEIGHTS):
             if not (folder / name).is_file():
@@ -91,7 +92,7 @@ class Upscaler(nn.Module):
         return np.stack(larger)
 
     def enlarged(self, medium: dict[str, Any]) -> dict[str, Any]:
-        """What a reply part with this picture (PIL) or clip (uint8 (T, H, W, 3)) has beside it: {"enlarged": the same, larger}."""
+        """What a part with this picture (PIL) or clip (uint8 (T, H, W, 3)) has beside it: {"enlarged": the same, larger}."""
         if "video" in medium:
             return {"enlarged": self.frames(medium["video"])}
         pixels = np.asarray(medium["image"].convert("RGB"))

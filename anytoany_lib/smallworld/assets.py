@@ -48,7 +48,7 @@ class World:
             return _cut([picture.convert("RGBA")])[0]
 
     def _loop(self, name: str) -> tuple[Image.Image, ...]:
-        """A thing moving on its spot, LOOP_FRAMES frames as RGBA, all cut alike; of one that stands still, its picture again and again."""
+        """A thing moving on its spot, LOOP_FRAMES frames as RGBA, all cut alike; without a loop its picture again and again."""
         path = self.folder / LOOPS / f"{THINGS[name].code}.webp"
         if not path.is_file():
             return (self.picture(name),) * LOOP_FRAMES
