@@ -9,6 +9,7 @@
 # make bench  a training step beside the bare libraries and with optimisations off, where time goes, resuming; PROFILE
 # make gpu-check    a CUDA card at full size: training steps, a chat turn, memory, beside the bare libraries
 # make tiny   trains the frozen tiny models anew (hours)
+# make small-data   the small world of real things as a dataset: fetches 870 MB of packages once; see docs/small_world.md
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 TORCH := torch>=2.11,<2.14
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-long coverage lab app gradio chat-check bench gpu-check tiny lint readme address browser clean
+.PHONY: demo test test-long coverage lab app gradio chat-check bench gpu-check tiny small-data lint readme address browser clean
 
 demo: $(VENV)/installed
 	$(BIN)/anytoany demo
@@ -55,6 +56,10 @@ gradio: $(VENV)/installed
 
 tiny: $(VENV)/installed
 	set -e; for n in notebooks/tiny_*.ipynb; do $(BIN)/papermill --cwd notebooks $$n out/$$(basename $$n); done
+
+small-data: $(VENV)/installed
+	$(BIN)/pip install -q -e ".[small]"
+	$(BIN)/python -m anytoany_lib.smallworld.dataset data/small
 
 # Measures the shipped run anew, on test rows drawn anew, and compares with what its metrics.json says.
 chat-check: $(VENV)/installed

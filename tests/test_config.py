@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from anytoany_lib.config import PROFILE_FOLDER, Profile, resolve
+from anytoany_lib.system import runs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -76,6 +77,28 @@ def test_a_profile_like_another_says_only_what_differs(tmp_path: Path):
     assert image.source.hub == "a/b" and image.source.gigabytes is None
     assert mine.encoder.soft_tokens == 4 and mine.encoder.folder == base.encoder.folder
     assert mine.decoders["video"] == base.decoders["video"] and mine.stages == base.stages
+
+
+def test_a_run_is_shown_as_the_shipped_profile_of_its_name_says():
+    run = resolve("ckpt/tiny/run")
+    record = runs.read_record(run)
+    assert "upscale" not in record["profile"]["decoders"]["image"], "it is from before"
+    shown = runs.profile_of(record, run).decoders
+    assert [shown[kind].upscale for kind in ("image", "video", "audio")] == [4, 4, None]
+    image = record["profile"]["decoders"]["image"]
+    for own, expected in (({"upscale": 1}, 1), ({"folder": "ckpt/another"}, None)):
+        record["profile"]["decoders"]["image"] = image | own
+        assert runs.profile_of(record, run).decoders["image"].upscale == expected
+    record["profile"]["decoders"]["image"] = image
+    record["profile"]["name"] = "one of my own"
+    assert runs.profile_of(record, run).decoders["image"].upscale is None
+
+
+def test_a_sound_cannot_be_enlarged():
+    settings = Profile.load("tiny").model_dump()
+    settings["decoders"]["audio"]["upscale"] = 4
+    with pytest.raises(ValueError, match=r"decoders\.audio: .*upscale is for pictures and clips"):
+        Profile.parse(settings, "test")
 
 
 def test_a_wheel_needs_its_checksum():

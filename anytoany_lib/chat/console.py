@@ -18,6 +18,7 @@ from anytoany_lib.chat.access import RUN_HELP, run_named
 from anytoany_lib.chat.session import Session
 from anytoany_lib.chat.uploads import part_of, pasted_path
 from anytoany_lib.chat.view import remark
+from anytoany_lib.generation.enlarged import enlargement, shown_of
 from anytoany_lib.generation.events import Events, MediaReady, TextDelta
 from anytoany_lib.media import media_files
 from anytoany_lib.messages import Part, medium_of
@@ -61,14 +62,21 @@ def attached_part(text: str) -> Part:
     return part
 
 
-def save_numbered(part: Part, out: Path) -> Path:
-    """Saves a part's medium in the folder `out` under the next free number; returns its path."""
+def save_numbered(part: Part, out: Path) -> list[Path]:
+    """Saves a part's medium in the folder `out` under the next free number, and beside an enlarged one what was made.
+
+    Returns their paths, the one to be shown first.
+    """
     kind = part["type"]
     out.mkdir(parents=True, exist_ok=True)
     number = 1
     while (path := out / f"{kind}-{number}{media_files.SUFFIX[kind]}").exists():
         number += 1
-    return media_files.save(kind, path, medium_of(part))
+    saved = [media_files.save(kind, path, shown_of(part))]
+    if "enlarged" in part:
+        as_made = path.with_stem(f"{path.stem}-as-made")
+        saved.append(media_files.save(kind, as_made, medium_of(part)))
+    return saved
 
 
 def print_reply(events: Events, out: Path) -> None:
@@ -80,7 +88,10 @@ def print_reply(events: Events, out: Path) -> None:
                 if isinstance(event, TextDelta):
                     output.text(event.text)
                 elif isinstance(event, MediaReady):
-                    output.line(str(save_numbered(event.part, out)))
+                    shown, *made = save_numbered(event.part, out)
+                    if made:
+                        output.line(f"[{enlargement(event.part)}; as made: {made[0]}]")
+                    output.line(str(shown))
                 elif text := remark(event):
                     output.line(f"[{text}]")
             output.end_line()

@@ -19,6 +19,7 @@ from anytoany_lib.chat.html import (
     ICON,
     NAMES,
     data_uri,
+    enlarged_file,
     figure_html,
     label_of,
     note_html,
@@ -28,6 +29,7 @@ from anytoany_lib.chat.html import (
     text_html,
 )
 from anytoany_lib.chat.markdown import whole_characters
+from anytoany_lib.generation.enlarged import enlargement
 from anytoany_lib.media.containers import MediaError, video_codec
 from anytoany_lib.messages import Message, Part, check, medium_of
 from anytoany_lib.system.files import write_file
@@ -160,9 +162,19 @@ def _medium_html(part: Part) -> str:
             f" · too large for this page, which holds up to {_size(EMBEDDED_BYTES)}: a reduced copy"
         )
         return figure_html(part, *preview(part), f"<figcaption>{description}</figcaption>")
-    save = f'<a href="{data_uri(mime, data)}" download="{html.escape(name)}" aria-label="Download {html.escape(name)}">Download</a>'
+    links = _link("Download", name, mime, data)
     shown = (mime, data) if _shown_as_is(part, mime) else preview(part)
-    return figure_html(part, *shown, f"<figcaption>{save}<span>{description}</span></figcaption>")
+    if "enlarged" in part:
+        larger, mime, data = enlarged_file(part)
+        links = _link("Download", larger, mime, data) + _link("as made", name, *shown)
+        description, shown = f"{enlargement(part)} · {_size(len(data))}", (mime, data)
+    return figure_html(part, *shown, f"<figcaption>{links}<span>{description}</span></figcaption>")
+
+
+def _link(text: str, name: str, mime: str, data: bytes) -> str:
+    """A link that saves these bytes as a file of that name."""
+    name = html.escape(name)
+    return f'<a href="{data_uri(mime, data)}" download="{name}" aria-label="Download {name}">{text}</a>'
 
 
 def _shown_as_is(part: Part, mime: str) -> bool:

@@ -35,7 +35,6 @@ from anytoany_lib.chat.html import (
     data_uri,
     label_of,
     note_html,
-    original,
     part_html,
     text_html,
 )
@@ -51,6 +50,7 @@ from anytoany_lib.chat.view import (
     problem,
     worth_drawing,
 )
+from anytoany_lib.generation.enlarged import shown_of
 from anytoany_lib.generation.events import Events, Loading
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.media import media_files
@@ -98,14 +98,15 @@ class Visitor:
         return {"role": message["role"], "content": list(map(self._part, message["content"]))}
 
     def _part(self, part: Part) -> Shown:
-        kind, medium = part["type"], medium_of(part)
-        if kind == "text" or medium is None:
+        kind = part["type"]
+        if kind == "text" or medium_of(part) is None:
             return _in_one_line(part_html(part))
+        medium = shown_of(part)
         if isinstance(medium, str | Path):
             return {"path": str(medium), "alt_text": label_of(part)}
         path = self.folder / f"{media_files.content_key(kind, medium)}{media_files.SUFFIX[kind]}"
         if not path.exists():
-            path.write_bytes(original(part)[2])
+            path.write_bytes(media_files.to_bytes(kind, medium))
         return {"path": str(path), "alt_text": label_of(part)}
 
     def piece(self, piece: Piece) -> Shown:

@@ -14,6 +14,7 @@ from pathlib import Path
 from IPython.display import HTML, Audio, Image, Video, display
 
 from anytoany_lib.chat import markdown
+from anytoany_lib.generation.enlarged import enlarged_of, enlargement, shown_of
 from anytoany_lib.media import media_files, senses
 from anytoany_lib.media.containers import decoding, existing_file
 from anytoany_lib.media.file_types import MIME_OF
@@ -58,11 +59,11 @@ CONTENT_STYLE = """
 
 
 def preview(part: Part) -> tuple[str, bytes]:
-    """A part's medium as something every browser plays: (MIME type, bytes), large ones reduced.
+    """A part's medium, enlarged if it has that, as something every browser plays: (MIME type, bytes), large ones reduced.
 
     Raises MediaError if it cannot be read.
     """
-    kind, medium = part["type"], medium_of(part)
+    kind, medium = part["type"], shown_of(part)
     if kind in SENSED_KINDS:
         kind, medium = "image", senses.picture(kind, medium)
     if kind == "image":
@@ -98,6 +99,13 @@ def original(part: Part) -> tuple[str, str, bytes]:
         return path.name, _mime(path), path.read_bytes()
 
 
+def enlarged_file(part: Part) -> tuple[str, str, bytes]:
+    """A part's enlarged medium, for keeping as well: (file name, MIME type, bytes)."""
+    kind = part["type"]
+    name = f"{kind}-enlarged{media_files.SUFFIX[kind]}"
+    return name, media_files.MIME[kind], media_files.to_bytes(kind, enlarged_of(part))
+
+
 def _mime(path: Path) -> str:
     """The MIME type that a file's name says, if it is one of a medium: a page never gets another."""
     return MIME_OF.get(path.suffix.lower(), "application/octet-stream")
@@ -120,8 +128,9 @@ def note_html(text: str, css: str = "a2a-note") -> str:
 
 def label_of(part: Part) -> str:
     """A medium in words, for those who do not see or hear it."""
-    caption = part.get("caption")
-    return f"{part['type']}: {caption}" if caption else part["type"]
+    caption, larger = part.get("caption"), enlargement(part)
+    label = f"{part['type']}: {caption}" if caption else part["type"]
+    return f"{label} ({larger})" if larger else label
 
 
 def medium_html(part: Part) -> str:
@@ -136,10 +145,10 @@ def figure_html(part: Part, mime: str, data: bytes, below: str = "", moving: boo
     size = f"min-width: min({SHOWN_WIDTH[kind]}px, 100%); max-width: 100%; max-height: {SHOWN_HEIGHT}px"
     common = f'src="{data_uri(mime, data)}" style="display: block; {size}; object-fit: contain"'
     if kind not in ("audio", "video"):
-        shown = f'<img {common} alt="{label}">'
+        shown = f'<img {common} alt="{label}" title="{label}">'
     else:
         playing = "autoplay loop muted playsinline " if moving and kind == "video" else ""
-        shown = f'<{kind} controls {playing}{common} aria-label="{label}"></{kind}>'
+        shown = f'<{kind} controls {playing}{common} aria-label="{label}" title="{label}"></{kind}>'
     return (
         f'<figure class="a2a-medium" style="margin: 6px 0; max-width: 100%">{shown}{below}</figure>'
     )
@@ -182,8 +191,9 @@ def _show_medium(part: Part) -> None:
     if kind in SENSED_KINDS:
         display(Image(data, format="png", width=SHOWN_WIDTH[kind]))
     elif kind == "image":
-        width = media_files.as_image(medium_of(part)).width
-        display(Image(data, format="png", width=min(max(width, SHOWN_WIDTH[kind]), 512)))
+        width = media_files.as_image(shown_of(part)).width
+        width = min(max(width, SHOWN_WIDTH[kind]), 512)
+        display(Image(data, format="png", width=width, alt=label_of(part)))
     elif kind == "audio":
         display(Audio(data))
     else:

@@ -19,6 +19,7 @@ from typing import Any
 
 from anytoany_lib.data.rows import media_path
 from anytoany_lib.generation import replies
+from anytoany_lib.generation.enlarged import enlarged_of
 from anytoany_lib.generation.events import Done, Events, PartialReply, TurnsDropped
 from anytoany_lib.generation.foreign_messages import as_content
 from anytoany_lib.generation.kv_cache import Files, PrefixCache
@@ -199,8 +200,9 @@ class Session:
         turn = self._turn()
         seed = self.seed + turn + _RETRY_STRIDE * self._attempts.get(turn, 0)
         prompt = self._prompt()
+        sampling = replace(self.sampling or Sampling(), enlarge=True)
         stopping = self._stopping.is_set
-        for event in replies.stream(self.model, prompt, seed, self.sampling, self._cache, stopping):
+        for event in replies.stream(self.model, prompt, seed, sampling, self._cache, stopping):
             if isinstance(event, TurnsDropped):
                 system = prompt[0]["role"] == "system"
                 silent = prompt[system : system + event.count].count(_SILENCE)
@@ -360,8 +362,12 @@ def _save_part(part: Part, folder: Path) -> Part:
     else:
         target = folder / MEDIA_FOLDER / f"{key}{media_files.SUFFIX[kind]}"
         media_files.save(kind, target, medium)
-    caption = {"caption": part["caption"]} if "caption" in part else {}
-    return {"type": kind, kind: target.relative_to(folder).as_posix(), **caption}
+    saved = {"type": kind, kind: target.relative_to(folder).as_posix()}
+    if "enlarged" in part:
+        larger = target.with_stem(f"{key}-enlarged")
+        media_files.save(kind, larger, enlarged_of(part))
+        saved["enlarged"] = larger.relative_to(folder).as_posix()
+    return saved | ({"caption": part["caption"]} if "caption" in part else {})
 
 
 def _load_part(part: Part, folder: Path, role: str) -> Part:
@@ -373,7 +379,15 @@ def _load_part(part: Part, folder: Path, role: str) -> Part:
     if role != "assistant":
         media_files.as_media(kind, path)
         return {**part, kind: path}
+    loaded = _in_memory(kind, path)
+    if "enlarged" in part:
+        loaded["enlarged"] = _in_memory(kind, media_path(folder, part["enlarged"]))[kind]
+    return part | loaded
+
+
+def _in_memory(kind: str, path: Path) -> Part:
+    """A medium's file as the payload of a reply part."""
     medium = media_files.load(kind, path)
     if kind == "image":
-        return {**part, "image": medium}
-    return {**part, kind: medium[0], MODALITIES[kind].beside: medium[1]}
+        return {"image": medium}
+    return {kind: medium[0], MODALITIES[kind].beside: medium[1]}

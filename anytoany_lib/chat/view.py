@@ -1,7 +1,7 @@
 """What stands in the chat's bubbles, as data: one piece for every text, medium, placeholder or note.
 
 A piece is a dict with a "kind": "text" (html made safe, and the text itself), "image", "audio", "video", "depth" ... (bytes and MIME
-type), "making" (how far a medium is, perhaps with a first look at it), "note", "error", or "dots" while nothing was said
+type, and whether they are "enlarged"), "making" (how far a medium is, perhaps with a first look at it), "note", "error", or "dots" while nothing was said
 yet. The pages draw them (`static/chat.js`, `gradio_app`); a terminal prints the `remark` of an event alone.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from anytoany_lib.chat.access import without_places
 from anytoany_lib.chat.html import MAKING, SHOWN_WIDTH, label_of, preview, text_html
+from anytoany_lib.generation.enlarged import enlargement
 from anytoany_lib.generation.events import (
     Done,
     Event,
@@ -112,8 +113,8 @@ def piece_of(part: Part) -> Piece:
         mime, data = preview(part)
     except MediaError as error:
         return note(f"[{label} cannot be shown: {error}]")
-    width = SHOWN_WIDTH[kind]
-    return {"kind": kind, "mime": mime, "data": data, "label": label, "width": width}
+    seen = {"kind": kind, "mime": mime, "data": data, "label": label, "width": SHOWN_WIDTH[kind]}
+    return seen | {"enlarged": enlargement(part)}
 
 
 def _making(kind: str, event: MediaProgress | None = None) -> Piece:

@@ -19,7 +19,7 @@ import traitlets
 
 from anytoany_lib.chat import export, settings, uploads, view
 from anytoany_lib.chat.access import Limits, without_places
-from anytoany_lib.chat.html import CONTENT_STYLE, original
+from anytoany_lib.chat.html import CONTENT_STYLE, enlarged_file, original
 from anytoany_lib.chat.session import Session
 from anytoany_lib.chat.uploads import Attachment
 from anytoany_lib.chat.view import EXAMPLES, Bubble, Piece, Reply
@@ -170,7 +170,9 @@ class Chat(anywidget.AnyWidget):
             "settings": lambda request, _: self._on_choose(request["values"]),
             "archive": lambda *_: self._on_archive(),
             "page": lambda *_: self._on_page(),
-            "download": lambda request, _: self._on_download(request["bubble"], request["piece"]),
+            "download": lambda request, _: self._on_download(
+                request["bubble"], request["piece"], request.get("made", False)
+            ),
         }
 
     def _hear(self, _: Any, request: dict[str, Any], buffers: list[Any]) -> None:
@@ -325,13 +327,15 @@ class Chat(anywidget.AnyWidget):
         page = export.page(self.session.messages, "A conversation", self._title())
         self._tell("deliver", page.encode(), name="conversation.html", mime="text/html")
 
-    def _on_download(self, number: int, at: int) -> None:
-        """Gives the page the whole medium of a piece, not what was reduced to be shown."""
+    def _on_download(self, number: int, at: int, made: bool) -> None:
+        """Gives the page the whole medium of a piece, not what was reduced to be shown; an enlarged one as it was if `made`."""
         bubble = self._bubbles[number]
         kinds = [piece["kind"] for piece in bubble.pieces[: at + 1]]
         content = self.session.messages[bubble.message]["content"]
         of_kind = [part for part in content if part["type"] == kinds[-1]]
-        name, mime, data = original(of_kind[kinds.count(kinds[-1]) - 1])
+        part = of_kind[kinds.count(kinds[-1]) - 1]
+        file = original if made or "enlarged" not in part else enlarged_file
+        name, mime, data = file(part)
         self._tell("deliver", data, name=name, mime=mime)
 
     # --- talking ---

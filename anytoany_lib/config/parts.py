@@ -152,6 +152,7 @@ PADDED = ("wan", "stable-audio", "sana-sprint")
 """Pipelines that read captions up to their last word: what is behind it is zeros, or masked."""
 _EDITING = ("stable-diffusion", "stable-diffusion-xl")
 _ADDED = (*_EDITING, "animatediff")
+_SOUNDS = ("audioldm", "stable-audio")
 
 
 class DecoderConfig(Checked):
@@ -196,6 +197,12 @@ class DecoderConfig(Checked):
         le=1,
         description="how much of a picture that is shown a new one may change; None draws every picture anew",
     )
+    upscale: Literal[1, 4] | None = Field(
+        None,
+        description="how many times as large the chat shows pictures and clips; evaluation and edits take them as made. None is 1, "
+        "and of a run what the shipped profile of its name says",
+    )
+    upscaler: str = Field("ckpt/tiny/upscaler", description="folder of the network that does it")
     safety_checker: bool = Field(
         False,
         description="load the pipeline's own; what it refuses fails with that reason. Off, its files are not needed",
@@ -213,6 +220,12 @@ class DecoderConfig(Checked):
             raise ValueError(
                 f"edit_strength: {self.pipeline} begins with noise alone; leave it out, or choose one of {', '.join(_EDITING)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_seen(self):
+        if self.upscale is not None and self.pipeline in _SOUNDS:
+            raise ValueError(f"upscale is for pictures and clips, and {self.pipeline} makes none")
         return self
 
     @model_validator(mode="after")

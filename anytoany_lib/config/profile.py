@@ -112,6 +112,25 @@ class Profile(Checked):
                 )
         return self
 
+    def shown_as_shipped(self) -> Profile:
+        """This profile, and what it leaves open of `upscale` as the shipped profile of its name has it, for decoders of the same folder.
+
+        How media are shown is no matter of training: a run from before there was an upscaler gets it too.
+        """
+        path = PROFILE_FOLDER / f"{self.name}.yaml"
+        shipped = Profile.load(path).decoders if path.is_file() else {}
+        decoders = {
+            kind: decoder.model_copy(
+                update={name: getattr(shipped[kind], name) for name in ("upscale", "upscaler")}
+            )
+            if decoder.upscale is None
+            and kind in shipped
+            and shipped[kind].folder == decoder.folder
+            else decoder
+            for kind, decoder in self.decoders.items()
+        }
+        return self.model_copy(update={"decoders": decoders})
+
     @property
     def denoises(self) -> bool:
         """Whether a stage trains on latents of the media that it generates."""

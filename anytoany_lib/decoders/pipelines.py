@@ -23,6 +23,7 @@ from anytoany_lib.decoders.adapters import ADAPTERS, DEFAULT_FRAMES, CaptionEnco
 from anytoany_lib.decoders.footprints import footprint
 from anytoany_lib.decoders.loading import load_pipeline
 from anytoany_lib.decoders.protocol import as_read
+from anytoany_lib.decoders.upscaling import upscaler_of
 from anytoany_lib.system.offloading import HOST, bytes_of, frozen_dtype
 
 OnStep = Callable[[int, int, Image.Image | None], None]
@@ -51,6 +52,8 @@ class DiffusionSettings:
     """Where to begin instead of with noise: the picture that is edited."""
     strength: float = 1.0
     """How much of that picture may change, and the part of the steps that is taken."""
+    enlarge: bool = False
+    """Whether pictures and clips get a larger copy beside them, where the profile says `upscale`."""
 
 
 class Decoder:
@@ -66,10 +69,13 @@ class Decoder:
         self._unconditional: torch.Tensor | None = None
         self.pipeline = load_pipeline(config, self._dtype)
         self._device = device
+        upscaler = upscaler_of(config)
+        self._upscaler = None if upscaler is None else upscaler.to(self._dtype)
         self.to(device)
 
     def _modules(self) -> list[torch.nn.Module]:
-        return [m for m in self.pipeline.components.values() if isinstance(m, torch.nn.Module)]
+        parts = [*self.pipeline.components.values(), self._upscaler]
+        return [part for part in parts if isinstance(part, torch.nn.Module)]
 
     @property
     def nbytes(self) -> int:
@@ -212,8 +218,9 @@ class Decoder:
         """Embeddings (B, *condition) and a seed each -> B media as the payload of reply parts.
 
         What follows the seeds are `DiffusionSettings`, in their order or by their names: steps, guidance, on_step, frames, seconds,
-        preview_every, picture, strength. An image part gets "image" (PIL), an audio part "audio" (float32 mono) and "sampling_rate", a video part
-        "video" (uint8 (T, H, W, 3)) and "fps". BrokenMedia if embeddings or media are not finite, or the safety checker
+        preview_every, picture, strength, enlarge. An image part gets "image" (PIL), an audio part "audio" (float32 mono) and
+        "sampling_rate", a video part "video" (uint8 (T, H, W, 3)) and "fps"; the first and the last also "enlarged", the same in a
+        larger size, where that is asked for and the profile has an upscaler. BrokenMedia if embeddings or media are not finite, or the safety checker
         refuses some; the others are made all the same, as they would have been.
         """
         chosen = DiffusionSettings(*settings, **named)
@@ -233,7 +240,10 @@ class Decoder:
             **self._callbacks(chosen),
         )
         refused = getattr(output, "nsfw_content_detected", None) or [False] * len(finite)
-        return self._media(np.asarray(output[0]), finite, refused)
+        media = self._media(np.asarray(output[0]), finite, refused)
+        if chosen.enlarge and self._upscaler is not None:
+            return [medium | self._upscaler.enlarged(medium) for medium in media]
+        return media
 
     def _media(
         self, floats: np.ndarray, finite: Sequence[bool], refused: Sequence[bool]

@@ -1,7 +1,8 @@
 """A reply: `decoding` draws tokens, `replies` has the media made that they choose, `events` reports both as they happen.
 
 `sampling` says how a reply is drawn, `foreign_messages` and `processing` take conversations as models of transformers do,
-`kv_cache` keeps what a conversation's turns have read already, `media_models` holds the encoder and the decoders.
+`kv_cache` keeps what a conversation's turns have read already, `media_models` holds the encoder and the decoders, `enlarged`
+says which of a part's media is shown.
 """
 
 from typing import Any

@@ -29,7 +29,7 @@ _RULES: dict[str, tuple[type, Callable[[Any], bool], str]] = {
     "strength": (Real, lambda value: 0 < value <= 1, "a number above 0, at most 1"),
     "preview_every": (Integral, lambda value: value >= 0, "a whole number from 0 up"),
 }
-_DIFFUSION = ("steps", "guidance", "frames", "seconds", "preview_every")
+_DIFFUSION = ("steps", "guidance", "frames", "seconds", "preview_every", "enlarge")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Sampling:
     in the conversation, as in transformers. A reply ends before the first of the `stop_strings`.
     `frames` is the length of clips, `seconds` that of sounds; where a value is None the profile's holds. With `strength` a
     picture begins with the newest one of the conversation, of which that much may change (see `edits`). A picture shows a
-    preview after every `preview_every` diffusion steps (0: never). ValueError names the value that cannot be used.
+    preview after every `preview_every` diffusion steps (0: never). With `enlarge`, pictures and clips have a larger copy beside
+    them, "enlarged" in their parts, where the profile says `upscale`. ValueError names the value that cannot be used.
     """
 
     temperature: float = 0.0
@@ -56,6 +57,7 @@ class Sampling:
     top_k: int | None = None
     repetition_penalty: float = 1.0
     stop_strings: tuple[str, ...] = ()
+    enlarge: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "kinds", tuple(self.kinds))  # JSON has lists

@@ -110,8 +110,8 @@ def read_record(folder: str | Path) -> dict[str, Any]:
 
 
 def profile_of(record: dict[str, Any], where: Path) -> Profile:
-    """The profile a run was made with, checked against this version of the kit."""
-    return Profile.parse(record["profile"], f"{where / RECORD}: profile")
+    """The profile a run was made with, checked against this version of the kit; its media are shown as that profile's are today."""
+    return Profile.parse(record["profile"], f"{where / RECORD}: profile").shown_as_shipped()
 
 
 def trainable_tensors(modules: dict[str, nn.Module]) -> dict[str, torch.Tensor]:

@@ -408,7 +408,7 @@ def test_two_visitors_talk_and_a_third_is_told_that_it_is_full(voila):
             page.fill(INPUT, words)
             page.click(".a2a-send")
         first.wait_for_function(
-            "() => document.querySelector('.a2a-model img')?.naturalWidth === 64"
+            "() => document.querySelector('.a2a-model img')?.naturalWidth === 256"
         )
         assert first.locator("body[data-jp-theme-light=false]").count() == 1
         assert second.locator("body[data-jp-theme-light=false]").count() == 0

@@ -43,9 +43,14 @@ def test_one_message_with_a_medium_gets_a_picture(tmp_path, bell, capfd):
     printed, errors = capfd.readouterr()
     assert "%|" not in errors, "bars of what is loaded stand between the texts"
     assert "[loading the encoder model]\n" in printed
-    text, path = "red bell.\n[drawing a picture]\n", out / "image-1.png"
-    assert text in printed and printed.endswith(f"\n{path}\n") and "\n\n" not in printed
-    assert Image.open(path).size == (64, 64)
+    text, path, made = (
+        "red bell.\n[drawing a picture]\n",
+        out / "image-1.png",
+        out / "image-1-as-made.png",
+    )
+    assert text in printed and printed.endswith(f"\n[enlarged 4 x; as made: {made}]\n{path}\n")
+    assert "\n\n" not in printed
+    assert Image.open(path).size == (256, 256) and Image.open(made).size == (64, 64)
 
 
 def test_a_conversation_through_a_pipe(tmp_path, bell, capsys, monkeypatch):
@@ -140,6 +145,6 @@ def test_an_interrupt_ends_the_reply_and_not_the_conversation(capsys, monkeypatc
 def test_media_are_numbered_and_never_replaced(tmp_path):
     part = {"type": "image", "image": Image.new("RGB", (8, 8))}
     (tmp_path / "image-1.png").write_text("somebody's")
-    saved = [console.save_numbered(part, tmp_path).name for _ in range(2)]
-    assert saved == ["image-2.png", "image-3.png"]
+    saved = [console.save_numbered(part, tmp_path) for _ in range(2)]
+    assert [[path.name for path in one] for one in saved] == [["image-2.png"], ["image-3.png"]]
     assert (tmp_path / "image-1.png").read_text() == "somebody's"

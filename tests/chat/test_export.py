@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 
 import av
 import numpy as np
@@ -67,6 +68,33 @@ def test_the_page_is_whole_and_media_are_the_originals(messages, tmp_path):
     assert saved["clip.mp4"] == messages[3]["content"][0]["video"].read_bytes()
     (shown,) = [a["src"] for tag, a in found if tag == "img" and a["alt"] == "image"]
     assert embedded(shown) == photo.read_bytes()
+
+
+def test_an_enlarged_medium_is_shown_and_what_was_made_kept_beside_it():
+    frames = np.zeros((2, 8, 8, 3), np.uint8)
+    parts = [
+        {
+            "type": "image",
+            "image": Image.new("RGB", (16, 8)),
+            "enlarged": Image.new("RGB", (64, 32)),
+        },
+        {
+            "type": "video",
+            "video": frames,
+            "fps": 4.0,
+            "enlarged": frames.repeat(4, 1).repeat(4, 2),
+        },
+    ]
+    text = page([{"role": "assistant", "content": parts}])
+    found = Elements(text).found
+    saved = {a["download"]: embedded(a["href"]) for _, a in found if "download" in a}
+    assert list(saved) == ["image-enlarged.png", "image.png", "video-enlarged.mp4", "video.mp4"]
+    sizes = [Image.open(io.BytesIO(saved[name])).size for name in list(saved)[:2]]
+    assert sizes == [(64, 32), (16, 8)]
+    (shown,) = [a for tag, a in found if tag == "img"]
+    assert embedded(shown["src"]) == saved["image-enlarged.png"]
+    assert shown["alt"] == shown["title"] == "image (enlarged 4 x)"
+    assert text.count("<span>enlarged 4 x · ") == 2
 
 
 def test_what_is_gone_or_too_large_or_not_shown_by_browsers(messages, tmp_path, monkeypatch):

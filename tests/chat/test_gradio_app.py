@@ -180,7 +180,7 @@ def test_in_a_browser_nothing_executes_and_nothing_is_asked_from_elsewhere(addre
         page.fill("textarea >> nth=0", "Draw a red bell.")
         page.keyboard.press("Enter")
         page.wait_for_selector(".message-buttons a[download]")
-        page.wait_for_function("() => document.querySelector('.bot img')?.naturalWidth === 64")
+        page.wait_for_function("() => document.querySelector('.bot img')?.naturalWidth === 256")
         assert not page.locator("button[title=Share]").is_visible()
         page.fill("textarea >> nth=0", ATTACK)
         for _ in range(60):  # until the reply before has ended, which is after its picture is there

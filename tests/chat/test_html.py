@@ -106,8 +106,8 @@ def test_captions_and_names_are_words_too(tmp_path: Path):
     caption = {"type": "image", "caption": NAME}
     assert [tag for tag, _ in Elements(part_html(caption)).found] == ["div"]
     (_, (tag, inner)) = Elements(medium_html(caption | {"image": picture(tmp_path)})).found
-    assert tag == "img" and inner.keys() == {"src", "style", "alt"}
-    assert inner["alt"] == f"image: {NAME}"
+    assert tag == "img" and inner.keys() == {"src", "style", "alt", "title"}
+    assert inner["alt"] == inner["title"] == f"image: {NAME}"
     found = Elements(page([], NAME, ATTACKS[0])).found
     assert not {"img", "script"} & {tag for tag, _ in found}
 

@@ -200,6 +200,9 @@ def test_save_and_load(model, scripted, tmp_path):
     assert np.array_equal(np.asarray(old[1]["image"]), np.asarray(new[1]["image"]))
     assert np.abs(old[2]["audio"] - new[2]["audio"]).max() < 1e-3
     assert old[3]["video"].shape == new[3]["video"].shape and old[3]["fps"] == new[3]["fps"]
+    assert new[1]["enlarged"].size == (256, 256) and new[1]["image"].size == (64, 64)
+    assert new[3]["enlarged"].shape == (8, 256, 256, 3) and "enlarged" not in new[2]
+    assert np.array_equal(np.asarray(old[1]["enlarged"]), np.asarray(new[1]["enlarged"]))
     list(loaded.send("Go on"))
     loaded.save(folder)  # over itself: its own files are copied before the old folder goes
     assert len(Session.load(folder, model).messages) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import threading
@@ -260,12 +261,18 @@ def test_what_is_kept_and_what_is_given_back(page, scripted, files, tmp_path):
     page.do("path", path=str(files["audio"]))
     page.do("send", text="Draw what you hear")
     page.do("download", bubble=1, piece=1)
+    page.do("download", bubble=1, piece=1, made=True)
     page.do("download", bubble=0, piece=0)
-    assert [name for name, *_ in page.delivered] == ["image.png", "a.wav"]
-    assert page.delivered[1][2] == files["audio"].read_bytes()
+    given = {name: data for name, _, data in page.delivered}
+    assert list(given) == ["image-enlarged.png", "image.png", "a.wav"]
+    sizes = [Image.open(io.BytesIO(given[name])).size for name in list(given)[:2]]
+    assert sizes == [(256, 256), (64, 64)]
+    assert given["a.wav"] == files["audio"].read_bytes()
+    shown = page.bubbles[1]["pieces"][1]
+    assert (shown["label"], shown["enlarged"]) == ("image (enlarged 4 x)", "enlarged 4 x")
     page.do("page")
-    assert page.delivered[2][:2] == ("conversation.html", "text/html")
-    assert b"data:audio" in page.delivered[2][2]
+    assert page.delivered[3][:2] == ("conversation.html", "text/html")
+    assert b"data:audio" in page.delivered[3][2]
     page.do("save", path=str(tmp_path / "kept"))
     assert page.status["state"] == "ready" and (tmp_path / "kept/messages.json").is_file()
     (tmp_path / "other").mkdir()

@@ -141,7 +141,9 @@ def test_a_message_with_everything_gets_a_reply_with_everything(clean, attachmen
     )
     image, audio, video = page.evaluate(MEDIA_STATE)
     assert (image["tag"], audio["tag"], video["tag"]) == ("IMG", "AUDIO", "VIDEO")
-    assert image["width"] == video["width"] == 64
+    assert image["width"] == video["width"] == 256
+    hover = page.locator(".a2a-model .a2a-media").first.get_attribute("title")
+    assert hover == "image (enlarged 4 x)"
     assert abs(audio["seconds"] - 2) < 0.1 and abs(video["seconds"] - 2) < 0.1
     states = page.evaluate("() => window.states")
     first = "Here is a red bell on the left,"
@@ -154,12 +156,13 @@ def test_a_message_with_everything_gets_a_reply_with_everything(clean, attachmen
     assert wide <= page.locator(".a2a-chat").bounding_box()["width"]
     screenshot(page, "3_ready")
 
-    with page.expect_download() as download:
-        page.locator(".a2a-model .a2a-medium").first.hover(force=True)
-        page.locator(".a2a-model .a2a-download").first.click()
-    assert download.value.suggested_filename == "image.png"
-    with Image.open(download.value.path()) as saved:
-        assert saved.size == (64, 64)
+    for at, name, side in ((0, "image-enlarged.png", 256), (1, "image.png", 64)):
+        with page.expect_download() as download:
+            page.locator(".a2a-model .a2a-medium").first.hover(force=True)
+            page.locator(".a2a-model .a2a-download").nth(at).click()
+        assert download.value.suggested_filename == name
+        with Image.open(download.value.path()) as saved:
+            assert saved.size == (side, side)
     page.locator(".a2a-model").first.hover(force=True)
     page.locator(".a2a-model .a2a-copy").first.click()
     copied = page.evaluate("() => navigator.clipboard.readText()")

@@ -221,16 +221,17 @@ class View {
       url ? h("img", { class: "a2a-preview", src: url, alt: "a first look at the picture" }) : null);
   }
 
-  medium({ kind, url, label, width }, number, at) {
+  medium({ kind, url, label, width, enlarged }, number, at) {
     // Small media are shown larger; the page's own width is the limit of large ones.
     const widen = ({ target }) => { if ((target.naturalWidth || target.videoWidth || 0) < width) target.style.width = `${width}px`; };
-    const seen = { src: url, class: "a2a-media", onload: widen, onloadedmetadata: widen };
+    const seen = { src: url, class: "a2a-media", title: label, onload: widen, onloadedmetadata: widen };
     const element = kind === "audio" ? h("audio", { ...seen, controls: true, "aria-label": label })
       : kind === "video" ? h("video", { ...seen, controls: true, autoplay: true, loop: true, playsinline: true, "aria-label": label })
       : h("img", { ...seen, alt: label });
     element.muted = kind === "video";
-    return h("figure", { class: "a2a-medium" }, element,
-      button("a2a-download", "⤓", `Download: ${label}`, () => this.send({ do: "download", bubble: number, piece: at })));
+    const download = (more) => () => this.send({ do: "download", bubble: number, piece: at, ...more });
+    return h("figure", { class: "a2a-medium" }, element, button("a2a-download", "⤓", `Download: ${label}`, download({})),
+      enlarged ? button("a2a-download a2a-made", "⤓ as made", `Download: ${kind} as it was made`, download({ made: true })) : null);
   }
 
   async copy({ pieces }) {
