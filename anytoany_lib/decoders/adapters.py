@@ -30,7 +30,10 @@ from transformers import (
 )
 
 from anytoany_lib.config import PADDED, DecoderConfig, resolve
-from anytoany_lib.decoders.animatediff import ANIMATEDIFF
+from anytoany_lib.decoders.families.animatediff import ANIMATEDIFF
+from anytoany_lib.decoders.families.sana import SANA_SPRINT
+from anytoany_lib.decoders.families.stable_audio import STABLE_AUDIO
+from anytoany_lib.decoders.families.wan import WAN
 from anytoany_lib.decoders.protocol import (
     LONGEST,
     Adapter,
@@ -39,10 +42,7 @@ from anytoany_lib.decoders.protocol import (
     sound,
     video_of,
 )
-from anytoany_lib.decoders.sana import SANA_SPRINT
-from anytoany_lib.decoders.stable_audio import STABLE_AUDIO
 from anytoany_lib.decoders.text_encoders import text_encoder
-from anytoany_lib.decoders.wan import WAN
 from anytoany_lib.gates.foreign_code import LOCAL, without_code
 from anytoany_lib.system.offloading import frozen_dtype
 from anytoany_lib.system.out_of_memory import Portions
