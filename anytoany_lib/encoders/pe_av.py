@@ -104,7 +104,7 @@ class PeAv(FrozenEncoder):
         else:
             frames = medium[0] if isinstance(medium, tuple) else medium
             frames = frames[np.linspace(0, len(frames) - 1, FRAMES).astype(int)]
-        clip = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # (T, 3, H, W)
+        clip = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2)  # (T, 3, H, W)
         read = self._pixels(videos=[clip], do_sample_frames=False, return_tensors="pt")
         return read["pixel_values_videos"][0]
 
