@@ -38,7 +38,7 @@ def tinted(thing: Image.Image, hue: str | None) -> Image.Image:
     # Grey and white parts take the colour too, dark ones keep being dark.
     saturation = 0.55 * _FULL + 0.45 * saturation
     lift = 0.35 * np.clip((value / _FULL - 0.2) / 0.3, 0, 1)
-    value = value + lift * (_FULL - value)
+    value += (lift * (_FULL - value)).astype(np.float32)
     degrees = np.full(value.shape, HUES[hue] / 360 * _FULL, np.float32)
     bands = np.stack([degrees, saturation, value], -1).round().clip(0, _FULL).astype(np.uint8)
     coloured = Image.fromarray(bands, "HSV").convert("RGB")
