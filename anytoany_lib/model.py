@@ -215,9 +215,7 @@ class AnyToAny(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Losses of a batch: "text" (cross entropy a supervised token) and one for each kind generated; with a denoiser
         also "image denoising" and so on, for the kinds that it has latents of; with `divergence` how far the answers of its
-        plain rows are from the untouched LLM's.
-
-        `alignment` is the stage's distance between conditions and caption embeddings (`projections.alignment_loss`).
+        plain rows are from the untouched LLM's. `alignment` is the stage's distance of conditions (`projections.alignment_loss`).
         """
         inputs = self.embed_inputs(batch.ids, batch.media, batch.media_at)
         hidden = self.hidden_states(inputs, batch.mask, use_cache=False)
