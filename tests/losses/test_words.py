@@ -121,6 +121,11 @@ def test_no_more_than_a_chunk_of_logits_is_alive(monkeypatch):
 def trained(profile: Profile) -> AnyToAny:
     model = AnyToAny.from_profile(profile, seed=0)
     trained_parts(model, profile.stages[3])
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, matrix in model.llm.named_parameters():
+            if "lora_B" in name:
+                matrix.normal_(std=0.02)  # so that it is another than the untouched one
     return model
 
 
@@ -140,6 +145,7 @@ def test_a_models_step_in_chunks_is_its_step(
         steps.append(({name: loss.item() for name, loss in losses.items()}, grads))
         trained.zero_grad()
     (whole, expected), (chunked, found) = steps
+    assert whole["divergence"] > 0.01
     assert chunked == pytest.approx(whole, rel=1e-5) and found.keys() == expected.keys()
-    largest = max(gradient.abs().max() for gradient in expected.values())
-    assert all((found[name] - expected[name]).abs().max() < 1e-5 * largest for name in expected)
+    for name, gradient in expected.items():  # float32 through thirty layers
+        assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
