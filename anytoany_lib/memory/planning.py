@@ -46,6 +46,7 @@ Plan = dict[str, dict[str, int]]
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 # Bytes of the context and libraries, the first products done: 0.72 GB on an H100. Other processes may have been on the card: at most.
 CUDA = 720 * 10**6
+_STATES = 7  # widths of a token beside its logits, as the rehearsal finds them
 
 
 def llm_config(profile: Profile) -> PretrainedConfig:
@@ -126,8 +127,8 @@ def _activations(
     # In float32, as many as are there at once: themselves, normalised, their gradient.
     together = positions_at_once(config.vocab_size)
     logits = 3 * min(numbers, together) * config.vocab_size * 4
-    if numbers > together:  # the gradient of the hidden states is there before the backward pass
-        logits += numbers * config.hidden_size * ACTIVE
+    # Beside them the states that they come from, as the last norm computed and gave them and as they are chosen, and their gradient.
+    logits += _STATES * numbers * config.hidden_size * ACTIVE
     if not stage.checkpointing:
         return numbers * layers * layer + max(largest, logits)
     # A layer is computed again when the logits are gone.
