@@ -64,11 +64,10 @@ def train(
 ) -> Path:
     """Trains one stage on a dataset with cached features and writes the run folder; returns it.
 
-    `init` is the run to start from (the stage before). `on_the_fly` computes what the caches lack; `stream` leaves features at their
-    URL and reads them as they are needed. A killed or interrupted run goes on with `resume`, to the weights it would have had; an
-    interrupt ends it between two steps, saved. `on_log` gets each line of metrics.jsonl, and so do the trackers in `report_to`
-    ("tensorboard, wandb"; see `trackers`). Raises RuntimeError (step, rows, last checkpoint) if a loss is not finite or explodes,
-    ValueError if `resume` finds a checkpoint of other settings or of another dataset.
+    `init` is the run of the stage before. `on_the_fly` computes what the caches lack; `stream` leaves features at their URL and
+    reads them as needed. What was killed or interrupted goes on with `resume`, to the weights it would have had; an interrupt
+    ends it between two steps, saved. `on_log` and the trackers in `report_to` (see `trackers`) get each line of metrics.jsonl.
+    RuntimeError (step, rows, last checkpoint) if a loss is not finite or explodes, ValueError if `resume` finds other settings.
     """
     trackers = tracker_names(report_to)
     dataset = local(data, () if on_the_fly else ("media",), leave=is_shard if stream else None)
