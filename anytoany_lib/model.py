@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel
 from torch import nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from anytoany_lib.batches import Batch
@@ -30,6 +29,7 @@ from anytoany_lib.llm import (
     replace_vocabulary,
     unpack,
 )
+from anytoany_lib.losses.words import Reference, word_losses
 from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Vocabulary
 from anytoany_lib.projections import OutputProjection, alignment_loss
 from anytoany_lib.reading import input_projection_of
@@ -215,20 +215,17 @@ class AnyToAny(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Losses of a batch: "text" (cross entropy a supervised token) and one for each kind generated; with a denoiser
         also "image denoising" and so on, for the kinds that it has latents of; with `divergence` how far the answers of its
-        plain rows are from the untouched LLM's.
-
-        `alignment` is the stage's distance between conditions and caption embeddings (`projections.alignment_loss`).
+        plain rows are from the untouched LLM's. `alignment` is the stage's distance of conditions (`projections.alignment_loss`).
         """
         inputs = self.embed_inputs(batch.ids, batch.media, batch.media_at)
         hidden = self.hidden_states(inputs, batch.mask, use_cache=False)
         losses = {}
         learnt = batch.labels[:, 1:] != IGNORED
         if learnt.any():
-            logits = self.logits(hidden[:, :-1][learnt])
-            losses["text"] = F.cross_entropy(logits, batch.labels[:, 1:][learnt])
-            held = (learnt & batch.plain[:, None])[learnt] if divergence else None
-            if held is not None and held.any():
-                losses["divergence"] = self._divergence(batch, logits[held])
+            states, words = hidden[:, :-1][learnt], batch.labels[:, 1:][learnt]
+            heads = (self.token_rows, self.causal_lm.get_output_embeddings())
+            reference = self._untouched(batch, learnt) if divergence else None
+            losses = word_losses(states, words, self.logits, heads, len(self.vocabulary), reference)
         for kind, at in batch.signals_at.items():
             projected = self.project(kind, self.signal_states(hidden, kind, at))
             losses[kind] = alignment_loss(projected, batch.targets[kind], alignment)
@@ -237,19 +234,18 @@ class AnyToAny(nn.Module):
                 losses[term(kind)] = denoiser.loss(kind, conditions, batch.latents[kind])
         return losses
 
-    def _divergence(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
-        """Kullback-Leibler divergence, in nats a token, of the untouched LLM's next words from the logits (N, V + new tokens)
-        of the plain rows' answers. What goes to a new token counts too: the untouched LLM knows none.
-        """
-        ids, labels, mask = (t[batch.plain] for t in (batch.ids, batch.labels, batch.mask))
-        untouched = self.adapter.disable_adapter() if self.adapter is not None else nullcontext()
-        with torch.no_grad(), untouched:
+    def _untouched(self, batch: Batch, learnt: torch.Tensor) -> Reference | None:
+        """The LLM without LoRA where plain rows have something to learn (of B, T - 1), None where none has."""
+        held = (learnt & batch.plain[:, None])[learnt]
+        if not held.any():
+            return None
+        ids, mask = batch.ids[batch.plain], batch.mask[batch.plain]
+        untouched = self.adapter.disable_adapter if self.adapter is not None else nullcontext
+        with torch.no_grad(), untouched():
             inputs = self.token_rows.embed(ids, self.causal_lm.get_input_embeddings())
             hidden = self.hidden_states(inputs, mask, use_cache=False)[:, :-1]
-            states = hidden[labels[:, 1:] != IGNORED]
-            target = self.causal_lm.get_output_embeddings()(states).float().log_softmax(-1)
-        own = logits.log_softmax(-1)[:, : target.shape[-1]]
-        return F.kl_div(own, target, reduction="batchmean", log_target=True)
+        states, head = hidden[learnt[batch.plain]], self.causal_lm.get_output_embeddings()
+        return Reference(held, states, head, untouched)
 
     # --- media and talk: `generation` does it, which builds on this class and is therefore imported late ---
 

@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from anytoany_lib.config import Profile, StageConfig
 from anytoany_lib.decoders.denoising import Denoiser, is_term, kind_of
+from anytoany_lib.features.rows_at_url import is_shard
 from anytoany_lib.system import interrupts, terminal
 from anytoany_lib.system.files import held
 from anytoany_lib.system.remote import local, publish
@@ -59,17 +60,17 @@ def train(
     on_the_fly: bool = False,
     on_log: Callable[[dict[str, Any]], None] | None = None,
     report_to: str = "",
+    stream: bool = False,
 ) -> Path:
     """Trains one stage on a dataset with cached features and writes the run folder; returns it.
 
-    `init` is the run to start from (the stage before). `on_the_fly` computes what the caches lack. A killed or interrupted
-    run goes on with `resume`, to the weights it would have had; an interrupt ends it between two steps, saved. `on_log` gets
-    each line of metrics.jsonl, and so do the trackers in `report_to` ("tensorboard, wandb"; see `trackers`). Raises
-    RuntimeError (step, rows, last checkpoint) if a loss is not finite or explodes, ValueError if `resume` finds a checkpoint
-    of other settings or of another dataset.
+    `init` is the run of the stage before. `on_the_fly` computes what the caches lack; `stream` leaves features at their URL and
+    reads them as needed. What was killed or interrupted goes on with `resume`, to the weights it would have had; an interrupt
+    ends it between two steps, saved. `on_log` and the trackers in `report_to` (see `trackers`) get each line of metrics.jsonl.
+    RuntimeError (step, rows, last checkpoint) if a loss is not finite or explodes, ValueError if `resume` finds other settings.
     """
     trackers = tracker_names(report_to)
-    dataset = local(data, skip=() if on_the_fly else ("media",))
+    dataset = local(data, () if on_the_fly else ("media",), leave=is_shard if stream else None)
     start = local(init) if init else None
     job = Job(profile, stage, dataset, local(run, new=True), start, seed, max_steps, save_every)
     job.check(resume)
@@ -296,6 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--on-the-fly", action="store_true", help="compute the features that are not cached"
     )
+    parser.add_argument("--stream", action="store_true", help="leave features at their URL")
     parser.add_argument(
         "--report-to", default="", help=f"one or more of {', '.join(TRACKERS)}, with commas"
     )

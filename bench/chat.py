@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import keep, machine, medians, verdicts
+from record import keep, machine, noise, timed, verdicts
 
 from anytoany_lib.chat.session import Session
 from anytoany_lib.chat.view import PREVIEW_EVERY
@@ -72,9 +72,10 @@ def text_rates(model: AnyToAny, tokens: int, rounds: int) -> dict[str, float]:
                 ids, attention_mask=torch.ones_like(ids), do_sample=False, **length
             )
 
-    ours, theirs = (drawn / seconds for seconds in medians(streamed, bare, rounds=rounds, warmup=1))
+    seconds, chance = timed(streamed, bare, rounds=rounds, warmup=1)
+    ours, theirs = (drawn / taken for taken in seconds)
     found = {"tokens": drawn, "a second": ours, "bare a second": theirs}
-    return found | {"ratio to bare": ours / theirs}
+    return found | {"ratio to bare": ours / theirs} | chance
 
 
 def seconds_to(events: Iterator[Event], ripe: Callable[[Event], bool]) -> float:
@@ -100,7 +101,8 @@ def first_texts(model: AnyToAny, conversations: int) -> dict[str, Any]:
         )
     typical = np.median(times, axis=0).tolist()
     # Two passes over the same weights: a difference of less than a hundredth is the clock's.
-    return {"seconds of each": typical, "second to first": round(typical[1] / typical[0], 2)}
+    found = {"seconds of each": typical, "second to first": round(typical[1] / typical[0], 2)}
+    return found | {"noise": noise(np.array(times))}
 
 
 def bare_diffusion(
@@ -141,8 +143,8 @@ def diffusion(model: AnyToAny, kind: str, rounds: int, seed: int = 0) -> dict[st
 
     streamed()  # takes the decoder to the device, for both
     bare = bare_diffusion(model, kind, condition, seed)
-    ours, theirs = medians(streamed, bare, rounds=rounds, warmup=1)
-    return {"seconds": ours, "bare seconds": theirs, "ratio to bare": ours / theirs}
+    (ours, theirs), chance = timed(streamed, bare, rounds=rounds, warmup=1)
+    return {"seconds": ours, "bare seconds": theirs, "ratio to bare": ours / theirs} | chance
 
 
 def seconds_to_stop(model: AnyToAny, kind: str) -> float:

@@ -8,6 +8,7 @@ else run beside it. Results go to bench/results/company-MACHINE.json.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from datetime import date
 from typing import Any
 
 import torch
-from record import keep, machine, medians, verdicts
+from record import NOISE, keep, machine, timed, verdicts
 
 from anytoany_lib.batches import Batch
 from anytoany_lib.config import Profile
@@ -47,8 +48,8 @@ def busy(programs: int) -> Iterator[None]:
             one.wait()
 
 
-def step_seconds(profile: Profile, steps: int) -> float:
-    """Median seconds of a forward and backward pass through the language model with LoRA, in this process."""
+def step_seconds(profile: Profile, steps: int) -> dict[str, float]:
+    """Median seconds, and their noise, of a forward and backward pass through the language model with LoRA, in this process."""
     model = AnyToAny.from_profile(profile, 0)
     trained_parts(model, profile.stages[3])
     model.train()
@@ -63,17 +64,18 @@ def step_seconds(profile: Profile, steps: int) -> float:
         model(batch.to(model.device))["text"].backward()
         model.zero_grad()
 
-    return medians(step, rounds=steps, warmup=1)[0]
+    (seconds,), noise = timed(step, rounds=steps, warmup=1)
+    return {"seconds": seconds, **noise}
 
 
-def in_company(programs: int, spins: str, options: list[str]) -> float:
-    """Seconds of a step in a new process beside so many busy programs."""
+def in_company(programs: int, spins: str, options: list[str]) -> dict[str, float]:
+    """Seconds of a step in a new process beside so many busy programs, and their noise."""
     command = [sys.executable, __file__, "--measure", *options]
     with busy(programs):
         done = subprocess.run(
             command, env=os.environ | {SPINS: spins}, stdout=subprocess.PIPE, check=True
         )
-    return float(done.stdout)
+    return json.loads(done.stdout)
 
 
 def measure(options: list[str]) -> dict[str, Any]:
@@ -82,9 +84,10 @@ def measure(options: list[str]) -> dict[str, Any]:
     for name, programs in BESIDE.items():
         ours, own = (in_company(programs, spins, options) for spins in (os.environ[SPINS], OWN))
         result[name] = {
-            "seconds": ours,
-            "seconds with OpenMP's own": own,
-            "ratio to OpenMP's own": ours / own,
+            "seconds": ours["seconds"],
+            "seconds with OpenMP's own": own["seconds"],
+            "ratio to OpenMP's own": ours["seconds"] / own["seconds"],
+            NOISE: max(ours[NOISE], own[NOISE]),
         }
     for name in BESIDE:
         result[name]["ratio to idle"] = result[name]["seconds"] / result["idle"]["seconds"]
@@ -101,7 +104,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.measure:
-        print(step_seconds(Profile.load(given.profile), given.steps))
+        print(json.dumps(step_seconds(Profile.load(given.profile), given.steps)))
         return
     options = [f"--{name}={getattr(given, name)}" for name in ("profile", "threads", "steps")]
     found = {"machine": machine(), "date": str(date.today()), "profile": given.profile}

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from record import keep, machine, medians
+from record import keep, machine, medians, timed
 
 from anytoany_lib.config import Profile
 from anytoany_lib.decoders.adapters import CaptionEncoder
@@ -83,7 +83,8 @@ def caption_rates(profile: Profile, kind: str, count: int, rounds: int, work: Pa
         )
     )
     best = min(tried, key=tried.get)
-    ours, theirs, single = medians(cached, lambda: bare(best, texts), files, rounds=rounds)
+    works = (cached, lambda: bare(best, texts), files)
+    (ours, theirs, single), noise = timed(*works, rounds=rounds)
     return {
         "captions": count,
         "a second": round(count / ours),
@@ -92,6 +93,7 @@ def caption_rates(profile: Profile, kind: str, count: int, rounds: int, work: Pa
         "single files a second": round(len(few) / single),
         "ratio to bare": round(theirs / ours, 3),
         "ratio to single files": round(single / len(few) * count / ours, 2),
+        **noise,
     }
 
 
@@ -126,12 +128,13 @@ def media_rates(profile: Profile, kind: str, count: int, rounds: int, work: Path
             lambda path: models.prepared(kind, path),
         )
 
-    ours, theirs = medians(cached, bare, rounds=rounds)
+    (ours, theirs), noise = timed(cached, bare, rounds=rounds)
     return {
         "media": count,
         "a second": round(count / ours, 1),
         "bare a second": round(count / theirs, 1),
         "ratio to bare": round(theirs / ours, 3),
+        **noise,
     }
 
 

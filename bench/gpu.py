@@ -3,7 +3,7 @@
     python bench/gpu.py [--profile nextgpt-7b --cap 15 --dtype auto --out DIR --scratch DIR --only four-bits,chat]
 
 Every section is a process of its own with a time limit, and what it finds is written the moment it is found: a crash or the
-limit loses one section's rest, not all. Sections that check numbers run side by side while the weights are written; those
+limit loses one section's rest, not all; at the end stands what changed since bench/results. Sections that check numbers run side by side while the weights are written; those
 that time something run alone. Models that are absent are replaced by random ones of full size, in memory (/dev/shm) where
 there is some. With `--profile tiny` it runs on a CPU in minutes.
 """
@@ -121,6 +121,20 @@ class Check:
             if SECTIONS[name].alone:
                 self.section(name)
 
+    def compared(self) -> str:
+        """What changed since the committed result of the same card."""
+        from record import committed, comparison, file_of  # torch comes with it, see `_run_section`
+
+        contexts = (found.get("context") for found in self.result["sections"].values())
+        card = next((context["card"] for context in contexts if context), None)
+        if card is None:
+            return "not compared: only the section four-bits says which card it is"
+        before = committed(file_of(self.file.stem, card))
+        if before is not None:  # of what was looked at now
+            sections = self.result["sections"].keys() & before["sections"]
+            before["sections"] = {name: before["sections"][name] for name in sections}
+        return comparison(before, self.result | {"machine": card})
+
 
 def _run_section(options: argparse.Namespace) -> None:
     # Only here: the process that calls the sections is to hold no memory of a card.
@@ -175,7 +189,9 @@ def main() -> None:
     memory = Path("/dev/shm")
     scratch = Path(options.scratch or tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
     try:
-        Check(options, scratch).all(options.only.split(","))
+        check = Check(options, scratch)
+        check.all(options.only.split(","))
+        print(check.compared())
     finally:
         if not options.scratch:
             shutil.rmtree(scratch, ignore_errors=True)

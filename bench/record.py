@@ -1,4 +1,8 @@
-"""What a bench measured, kept under the name of the machine that it ran on, and what changed since it was committed."""
+"""What a bench measured, kept under the name of the machine that it ran on, and what changed since it was committed.
+
+A part of a result may have a "noise": the share by which its numbers differ from one run to the next by chance alone, as far as
+the rounds of one run tell. It holds for all that is in the part, unless a part of that has its own.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,10 @@ import torch
 from anytoany_lib.system import terminal
 
 RESULTS = Path(__file__).parent / "results"
-NOTICED = 0.05  # of a number; what differs by less may be chance
+NOTICED = 0.05  # of a number; what differs by less may be chance, however even the rounds were
+NOISE = "noise"
+# Of what was measured: results that differ in one of these cannot be compared.
+SETTINGS = ("profile", "run", "dtype", "cap_gb", "captions", "seed")
 
 
 def machine() -> str:
@@ -51,7 +58,25 @@ def turns(*works: Callable[[], None], rounds: int, warmup: int = 0) -> np.ndarra
 
 def medians(*works: Callable[[], None], rounds: int, warmup: int = 0) -> list[float]:
     """Median seconds of each work, in turns."""
-    return np.median(turns(*works, rounds=rounds, warmup=warmup), axis=0).tolist()
+    return timed(*works, rounds=rounds, warmup=warmup)[0]
+
+
+def timed(
+    *works: Callable[[], None], rounds: int, warmup: int = 0
+) -> tuple[list[float], dict[str, float]]:
+    """Median seconds of each work, in turns, and {"noise": ...} of them, to be put beside what is made of them."""
+    times = turns(*works, rounds=rounds, warmup=warmup)
+    return np.median(times, axis=0).tolist(), {NOISE: noise(times)}
+
+
+def noise(times: np.ndarray) -> float:
+    """Seconds (rounds, works) -> two standard errors of a median, as a share of it, of the work that has the largest.
+
+    The errors are those of normal noise with the quartiles that were found, whatever a few late rounds took.
+    """
+    low, median, high = np.quantile(times, (0.25, 0.5, 0.75), axis=0)
+    deviation = (high - low) / 1.349
+    return float((2 * 1.253 * deviation / np.sqrt(len(times)) / median).max())
 
 
 def verdicts(
@@ -76,26 +101,36 @@ def committed(file: Path) -> dict[str, Any] | None:
     return json.loads(done.stdout) if done.returncode == 0 else None
 
 
-def numbers(result: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """All numbers of a result, named by the way to them: "stage 1: seconds: bare"."""
+def numbers(
+    result: Any, name: str = "", chance: float = 0.0
+) -> Iterator[tuple[str, tuple[float, float]]]:
+    """All numbers of a result, named by the way to them ("stage 1: seconds: bare"), each with the noise of its part."""
     if isinstance(result, dict | list):
-        for key, value in result.items() if isinstance(result, dict) else enumerate(result):
-            yield from numbers(value, f"{name}: {key}" if name else str(key))
+        items = result.items() if isinstance(result, dict) else enumerate(result)
+        chance = result.get(NOISE, chance) if isinstance(result, dict) else chance
+        for key, value in items:
+            if key != NOISE:
+                yield from numbers(value, f"{name}: {key}" if name else str(key), chance)
     elif isinstance(result, int | float) and not isinstance(result, bool):
-        yield name, result
+        yield name, (result, chance)
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
-    """The numbers that differ by more than `NOTICED`, or that one of two results lacks, as rows of a table."""
+    """The numbers that differ between two results, or that one lacks, as rows of a table: old, new, their ratio, and whether
+    they are further apart than the noise of both and `NOTICED`.
+    """
     old, new = dict(numbers(before)), dict(numbers(now))
     rows = []
     for name in old | new:
-        was, found = old.get(name), new.get(name)
-        ratio = found / was if was and found is not None else None
-        if was == found or (ratio is not None and abs(ratio - 1) <= NOTICED):
+        (was, own), (found, other) = old.get(name, (None, 0.0)), new.get(name, (None, 0.0))
+        if was == found:
             continue
+        ratio = found / was if was and found is not None else None
+        chance = max(NOTICED, float(np.hypot(own, other)))
+        beyond = ratio is None or not 1 / (1 + chance) <= ratio <= 1 + chance
         shown = {key: None if n is None else f"{n:.4g}" for key, n in (("was", was), ("is", found))}
-        rows.append({"what": name, **shown, "ratio": None if ratio is None else f"{ratio:.2f}"})
+        shown |= {"ratio": None if ratio is None else f"{ratio:.2f}", "noise": f"{chance:.0%}"}
+        rows.append({"what": name, **shown, "changed": "yes" if beyond else ""})
     return rows
 
 
@@ -103,15 +138,20 @@ def comparison(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
     """What changed since the committed result of the same kind of machine, in words and a table."""
     if before is None:
         return f"no result of {now['machine']} is committed to compare with"
-    for name in ("profile", "run"):
+    for name in SETTINGS:
         if before.get(name) != now.get(name):
             other = f"{name} {before.get(name)}, this one of {now.get(name)}"
             return f"the committed result is of {other}: not compared"
     rows = changes(before, now)
-    since = f"since {before.get('date', 'the committed result')} on {now['machine']}"
-    if not rows:
-        return f"{since} nothing changed by more than {NOTICED:.0%}"
-    return f"{since}, by more than {NOTICED:.0%}:\n{terminal.table(rows)}"
+    beyond = sum(bool(row["changed"]) for row in rows)
+    said = f"since {before.get('date', 'the committed result')} on {now['machine']} {beyond} of {len(dict(numbers(now)))} numbers"
+    return f"{said} changed by more than noise" + (f":\n{terminal.table(rows)}" if rows else "")
+
+
+def file_of(what: str, machine: str) -> Path:
+    """Where the result of a bench on a machine is committed."""
+    name = re.sub(r"\W+", "-", machine).strip("-").lower()
+    return RESULTS / f"{what}-{name}.json"
 
 
 def keep(result: dict[str, Any], what: str) -> None:
@@ -119,10 +159,9 @@ def keep(result: dict[str, Any], what: str) -> None:
 
     `result["machine"]` names the machine.
     """
-    name = re.sub(r"\W+", "-", result["machine"]).strip("-").lower()
     text = json.dumps(result, indent=2, default=float) + "\n"
     RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"{what}-{name}.json"
+    file = file_of(what, result["machine"])
     file.write_text(text)
     print(text)
     print(comparison(committed(file), json.loads(text)))

@@ -33,7 +33,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from record import keep, machine, synchronise, turns, verdicts
+from record import keep, machine, noise, synchronise, turns, verdicts
 from steps import Kit, bare_step, over
 
 from anytoany_lib.config import Profile
@@ -235,6 +235,7 @@ def measure_stage(kit: Kit, rounds: int) -> dict[str, Any]:
         "seconds with reading": seconds,
         "where": where,
         "share of data": where["data"] / sum(where.values()),
+        "noise": noise(times[AS_IS][:, None] / times[BARE][:, None]),
     }
 
 

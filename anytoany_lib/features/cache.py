@@ -5,7 +5,7 @@
 parts/      the same in small, named by the first key: what a fill has done since it began, so that a kill loses little
 cache.json  the fingerprint of the model that made the rows
 
-A fill that ends moves its parts into shards, in the order of what it was given. So whatever was killed in between, and
+Shards of a dataset at a URL may stay there (see `rows_at_url`). A fill that ends moves its parts into shards, in the order of what it was given. So whatever was killed in between, and
 however many processes shared the work, the shards come out the same to the byte.
 """
 
@@ -28,6 +28,9 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from anytoany_lib.features import rows_at_url
+from anytoany_lib.features.rows_at_url import RowsAtUrl, shard_header
+from anytoany_lib.system import remote
 from anytoany_lib.system.files import appearing_file, write_file
 from anytoany_lib.system.prefetch import WORKERS, in_order
 
@@ -102,18 +105,26 @@ class FeatureCache:
         """Reads which rows the folder has by now; of a row that is there twice, the one in a shard counts."""
         self._mapped.cache_clear()
         self._files: list[Path] = []
+        self._away, left = RowsAtUrl(self.shape), remote.left(self.folder)
         names: list[np.ndarray] = []
         for keys in sorted(self.folder.glob("*.keys")) + sorted(
             (self.folder / PARTS).glob("*.keys")
         ):
             of_file = np.array(keys.read_text().split(), dtype=KEY)
-            if damage := self._damage(keys.with_suffix(".npy"), len(of_file)):
+            file = keys.with_suffix(".npy")
+            shard = None if file.is_file() else left.get(file.name)
+            if shard is not None:
+                damage = rows_at_url.damage(shard, len(of_file), self.shape)
+                self._away.add(len(self._files), shard, len(of_file))
+            else:
+                damage = self._damage(file, len(of_file))
+            if damage:
                 if not repair:
                     raise ValueError(f"{damage}; {self._rebuild} rebuilds it")
                 tqdm.write(f"{damage}; it is made anew")
                 keys.unlink()
                 continue
-            self._files.append(keys.with_suffix(".npy"))
+            self._files.append(file)
             names.append(of_file)
         # Row numbers count through all files; file n has those from _starts[n] on.
         self._starts = np.cumsum([0, *map(len, names)])
@@ -161,13 +172,31 @@ class FeatureCache:
             )
         return self._gather(rows, np.float32)
 
+    @property
+    def away(self) -> bool:
+        """Whether rows of it are read from a URL."""
+        return bool(self._away)
+
+    def read_ahead(self, keys: Sequence[str]) -> None:
+        """Has the rows of these keys that lie at a URL in memory, as many as are kept there, after one round of requests."""
+        rows = self._find(keys)
+        self._gather(rows[rows >= 0], np.float16)
+
     def _gather(self, rows: np.ndarray, dtype: type) -> np.ndarray:
         """Rows by their numbers, file by file."""
         gathered: np.ndarray = np.empty((len(rows), *self.shape), dtype)
         files = np.searchsorted(self._starts, rows, side="right") - 1
+        at_url = []
         for file in set(files.tolist()):  # for a single row, half the time of np.unique
+            if file in self._away:
+                at_url.append(file)
+                continue
             of_it = files == file
             gathered[of_it] = self._mapped(file)[rows[of_it] - self._starts[file]]
+        if at_url:
+            of_them = np.isin(files, at_url)
+            places = rows[of_them] - self._starts[files[of_them]]
+            gathered[of_them] = self._away.get(files[of_them].tolist(), places.tolist())
         return gathered
 
     def fill(
@@ -245,10 +274,9 @@ class FeatureCache:
             raise ValueError(f"a key has at most {KEY.itemsize} characters: {max(keys, key=len)}")
         file = path.with_suffix(".npy")
         shape = (len(keys), *self.shape)
-        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
         try:
             with appearing_file(file) as beside, beside.open("wb") as stream:
-                np.lib.format.write_array_header_1_0(stream, header)
+                stream.write(shard_header(len(keys), self.shape))
                 for block in blocks:
                     stream.write(block.data)
             write_file(path.with_suffix(".keys"), "\n".join(keys))

@@ -163,8 +163,17 @@ class DatasetFeatures:
         """Announces a batch's media (kind, path), captions (kind, caption) and media whose latents it needs, before they are
         asked for one by one.
 
-        Here all of them are on disk; `LiveFeatures` computes what is not.
+        What lies at a URL comes with a round of requests for each cache; `LiveFeatures` computes what no cache has.
         """
+        if self.encoder.away:
+            self.encoder.read_ahead(self._media_keys.of([path for _, path in media]))
+        for kind, cache in self.captions.items():
+            if cache.away:
+                cache.read_ahead([caption_key(text) for of, text in captions if of == kind])
+        for kind, cache in self.latents.items():
+            if cache.away:
+                paths = [path for of, path in targets if of == kind]
+                cache.read_ahead(self._media_keys.of(paths))
 
     def media(self, path: str) -> np.ndarray:
         """What the encoder gives of a medium, (*EncoderConfig.shape), by its path in the manifest."""
@@ -295,6 +304,7 @@ class LiveFeatures(DatasetFeatures):
         targets: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Computes what a batch needs and the caches lack; what was computed for the one before is forgotten."""
+        super().ready(media, captions, targets)
         self._media_now, self._captions_now, self._latents_now = {}, {}, {}
         for kind in SHOWN_KINDS:
             for batch in _batches(self.lacking_media(_distinct(kind, media))):

@@ -26,6 +26,7 @@ from anytoany_lib.encoders.frozen import AT_ONCE_BYTES
 from anytoany_lib.encoders.imagebind import ImageBind
 from anytoany_lib.encoders.imagebind_inputs import HUGE, SENSE_OF_KIND, ImageBindConfig
 from anytoany_lib.gates.foreign_code import LOCAL, without_code
+from anytoany_lib.losses.words import at_once as positions_at_once
 from anytoany_lib.memory.activations import (
     ACTIVE,
     captions_read,
@@ -48,6 +49,7 @@ Plan = dict[str, dict[str, int]]
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 # Bytes of the context and libraries, the first products done: 0.72 GB on an H100. Other processes may have been on the card: at most.
 CUDA = 720 * 10**6
+_STATES = 7  # widths of a token beside its logits, as the rehearsal finds them
 
 
 def llm_config(profile: Profile) -> PretrainedConfig:
@@ -119,13 +121,17 @@ def _trainable(profile: Profile, config: PretrainedConfig, lora: int) -> dict[st
 def _activations(
     profile: Profile, stage: StageConfig, config: PretrainedConfig, tokens: int
 ) -> int:
-    """Bytes that a step keeps for its backward pass, logits of all its tokens included."""
+    """Bytes that a step keeps for its backward pass if all of its tokens are learnt, logits of a chunk of them included."""
     numbers = stage.batch_size * tokens
     rank = profile.lora.rank if "lora" in stage.learning_rates else 0
     layer = layer_kept(config, rank and len(profile.lora.targets))
     layers = config.num_hidden_layers
     largest = config.hidden_size * config.intermediate_size * ACTIVE  # one matrix, dequantised
-    logits = 3 * numbers * config.vocab_size * 4  # float32: themselves, normalised, their gradient
+    # In float32, as many as are there at once: themselves, normalised, their gradient.
+    together = positions_at_once(config.vocab_size)
+    logits = 3 * min(numbers, together) * config.vocab_size * 4
+    # Beside them the states that they come from, as the last norm computed and gave them and as they are chosen, and their gradient.
+    logits += _STATES * numbers * config.hidden_size * ACTIVE
     if not stage.checkpointing:
         return numbers * layers * layer + max(largest, logits)
     # A layer is computed again when the logits are gone.

@@ -3,7 +3,7 @@
     anytoany copy FROM TO     copies a folder; one of the two is a URL
 
 A URL is worked on in its mirror, a folder of this machine: `local` brings it up to date, `publish` uploads what changed in
-it, and only differences travel. What the kit uploads is never seen half-written:
+it, and only differences travel. What is to be read in parts may be left at the URL. What the kit uploads is never seen half-written:
 
 URL/objects/DIGEST/NAME   contents; new contents lie elsewhere than the old ones, which stay until the index is replaced
 URL/anytoany.json         which of them are valid: name -> object, bytes, digest; written last
@@ -16,12 +16,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
@@ -72,6 +72,14 @@ class Seen:
         return path.is_file() and self == Seen.now(path, self.version)
 
 
+class Left(NamedTuple):
+    """A file that was left at its URL: the driver, the file's name there, and its bytes."""
+
+    files: AbstractFileSystem
+    place: str
+    size: int
+
+
 def is_url(path: str | Path) -> bool:
     """Whether a path is a URL, which `local` can read if it is one of a store (see `urls`)."""
     return "://" in str(path) or "::" in str(path)
@@ -82,18 +90,43 @@ def mirror_of(url: str) -> Path:
     return home() / MIRRORS / _named(without_secrets(url))
 
 
-def local(path: str | Path, skip: Sequence[str] = (), new: bool = False) -> Path:
+def local(
+    path: str | Path,
+    skip: Sequence[str] = (),
+    new: bool = False,
+    leave: Callable[[str], bool] | None = None,
+) -> Path:
     """The folder at a path or URL, as a folder of this machine that is up to date.
 
-    `skip` names subfolders that are not needed (a dataset's "media" in training). FileNotFoundError if nothing is at the
+    `skip` names subfolders that are not needed (a dataset's "media" in training). Files that `leave` is true of, by their names, are
+    not copied unless they are here already; `left` has where they are. FileNotFoundError if nothing is at the
     URL, unless it may be `new`. ImportError says which driver to install. OSError if a file changed while it was copied:
     whatever ends a copy, what is missing comes with the next call, and no file is there in part.
     """
     if not is_url(path):
         return resolve(path)
     mirror = mirror_of(_trimmed(path))
-    download(str(path), mirror, skip, new)
+    download(str(path), mirror, skip, new, leave)
     return mirror
+
+
+def left(folder: Path) -> dict[str, Left]:
+    """The files of a folder in a mirror, by their names, that were left at the URL."""
+    mirrors = home() / MIRRORS
+    if not folder.is_relative_to(mirrors) or folder == mirrors:
+        return {}
+    mirror = mirrors / folder.relative_to(mirrors).parts[0]
+    file, below = _note_of(mirror), f"{folder.relative_to(mirror).as_posix()}/"
+    note: dict[str, Any] = read_json(file) if file.is_file() else {}
+    own = {
+        name.removeprefix(below): stored
+        for name, stored in note.get("left", {}).items()
+        if name.startswith(below)
+    }
+    if not own:
+        return {}
+    files, root = _opened(note["url"])
+    return {n: Left(files, f"{root}/{where}", size) for n, (where, size) in own.items()}
 
 
 @contextmanager
@@ -106,7 +139,13 @@ def published(path: str | Path, skip: Sequence[str] = ()) -> Iterator[Path]:
         publish(folder)
 
 
-def download(url: str, folder: Path, skip: Sequence[str] = (), new: bool = False) -> int:
+def download(
+    url: str,
+    folder: Path,
+    skip: Sequence[str] = (),
+    new: bool = False,
+    leave: Callable[[str], bool] | None = None,
+) -> int:
     """Brings a folder up to date with a URL; returns how many files were copied. Raises as `local` does."""
     url = _trimmed(url)
     files, root = _opened(url)
@@ -118,7 +157,7 @@ def download(url: str, folder: Path, skip: Sequence[str] = (), new: bool = False
         for name in [name for name in seen if name not in there and not name.startswith(skipped)]:
             (folder / name).unlink(missing_ok=True)
             del seen[name]
-        wanted = [
+        lacking = [
             name
             for name, stored in there.items()
             if not name.startswith(skipped)
@@ -126,12 +165,17 @@ def download(url: str, folder: Path, skip: Sequence[str] = (), new: bool = False
                 name in seen and seen[name].version == stored.version and (folder / name).is_file()
             )
         ]
+        away = {name: there[name] for name in lacking if leave is not None and leave(name)}
+        wanted = [name for name in lacking if name not in away]
+        for name in away:  # an older one
+            (folder / name).unlink(missing_ok=True)
+            seen.pop(name, None)
         copies = in_order(lambda name: _fetched(files, root, there[name], folder / name), wanted)
         try:
             for name, file in zip(wanted, tqdm(copies, url, len(wanted), delay=2), strict=True):
                 seen[name] = file
         finally:
-            _note(folder, url, seen)
+            _note(folder, url, seen, away)
     return len(wanted)
 
 
@@ -309,9 +353,12 @@ def _url_of(folder: Path) -> str | None:
     return url if url and mirror_of(url) == folder else None
 
 
-def _note(folder: Path, url: str, seen: dict[str, Seen]) -> None:
+def _note(
+    folder: Path, url: str, seen: dict[str, Seen], away: Mapping[str, Stored] | None = None
+) -> None:
     files = {name: astuple(file) for name, file in seen.items()}
-    write_file(_note_of(folder), json.dumps({"url": url, "files": files}))
+    places = {name: (stored.object, stored.size) for name, stored in (away or {}).items()}
+    write_file(_note_of(folder), json.dumps({"url": url, "files": files, "left": places}))
 
 
 def _seen(folder: Path, url: str) -> dict[str, Seen]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from resuming import with_stage
@@ -24,7 +26,7 @@ from anytoany_lib.training.checkpoint import newest
 from anytoany_lib.training.trackers import Log
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
-NAMES = ("record", "steps", "chat", "manifests", "features", "training", "company")
+NAMES = ("record", "steps", "chat", "manifests", "features", "training", "company", "gpu")
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,8 @@ def test_a_step_is_timed_beside_other_programs_which_end_with_it(bench, monkeypa
 
     monkeypatch.setattr(company.subprocess, "Popen", popen)
     options = ["--profile=tiny", "--threads=1", "--steps=1"]
-    assert company.in_company(1, "1000", options) > 0
+    found = company.in_company(1, "1000", options)
+    assert found["seconds"] > 0 and found["noise"] == 0  # of a single step none is known
     assert len(started) == 2 and all(process.poll() is not None for process in started)
 
 
@@ -110,10 +113,15 @@ def test_what_company_costs_is_relative_to_being_alone(bench, monkeypatch):
     monkeypatch.setenv(company.SPINS, "1000")
     seconds = {(0, "1000"): 2.0, (0, company.OWN): 2.0, (1, "1000"): 3.0, (1, company.OWN): 6.0}
     seconds |= {(2, spins): 4.0 for spins in ("1000", company.OWN)}
-    monkeypatch.setattr(company, "in_company", lambda programs, spins, _: seconds[programs, spins])
+
+    def in_company(programs: int, spins: str, _) -> dict[str, float]:
+        return {"seconds": seconds[programs, spins], "noise": programs / 10}
+
+    monkeypatch.setattr(company, "in_company", in_company)
     found = company.measure([])
     assert found["beside one"]["ratio to idle"] == 1.5
     assert found["beside one"]["ratio to OpenMP's own"] == 0.5
+    assert found["beside one"]["noise"] == 0.1
     assert found["verdicts"]["beside one: ratio to idle"] == "1.5, at most 1.9: yes"
 
 
@@ -239,18 +247,53 @@ def test_a_bench_says_what_changed_since_it_was_committed(
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@y.z"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "measured"]):
         subprocess.run([*git, *command], check=True)
-    unchanged = "since 2026-01-02 on Some CPU x2 nothing changed by more than 5%"
+    unchanged = "since 2026-01-02 on Some CPU x2 0 of 5 numbers changed by more than noise"
     assert printed(before) == unchanged
-    nearly = {"seconds": 2.08, "bare": 0.96, "gone": 3}
-    assert printed(before | {"date": "2026-01-03", "step": nearly}) == unchanged
+    nearly = {"seconds": 2.08, "bare": 1.0, "gone": 3}
+    assert [line.split() for line in printed(before | {"step": nearly}).splitlines()] == [
+        f"{unchanged}:".split(),
+        ["what", "was", "is", "ratio", "noise", "changed"],
+        ["step:", "seconds", "2", "2.08", "1.04", "5%"],
+    ]
     slower = {"seconds": 2.5, "bare": 1.0, "new": 4}
     told = printed(before | {"step": slower, "each": [1.0, 0.5]}).splitlines()
-    assert told[0] == "since 2026-01-02 on Some CPU x2, by more than 5%:"
-    assert [line.split() for line in told[1:]] == [
-        ["what", "was", "is", "ratio"],
-        ["step:", "seconds", "2", "2.5", "1.25"],
-        ["step:", "gone", "3", "–", "–"],
-        ["each:", "1", "0", "0.5", "–"],
-        ["step:", "new", "–", "4", "–"],
+    assert told[0] == "since 2026-01-02 on Some CPU x2 4 of 5 numbers changed by more than noise:"
+    assert [line.split() for line in told[2:]] == [
+        ["step:", "seconds", "2", "2.5", "1.25", "5%", "yes"],
+        ["step:", "gone", "3", "–", "–", "5%", "yes"],
+        ["each:", "1", "0", "0.5", "–", "5%", "yes"],
+        ["step:", "new", "–", "4", "–", "5%", "yes"],
     ]
     assert "committed result is of profile tiny" in printed(before | {"profile": "nextgpt-7b"})
+
+
+def test_what_differs_by_less_than_the_rounds_do_is_noise(bench):
+    record = bench["record"]
+    even, uneven = np.tile([[1.0, 2.0]], (9, 1)), np.array([[1.0], [2.0], [3.0]] * 3)
+    assert record.noise(even) == 0
+    rng = np.random.default_rng(0)
+    drawn = 1 + 0.1 * rng.standard_normal((100, 400))
+    spread = np.median(drawn, axis=0).std()  # how far medians of 100 rounds are apart
+    each = np.median([record.noise(drawn[:, [n]]) for n in range(400)])
+    assert each == pytest.approx(2 * spread, rel=0.15)
+    before = {"loud": {"noise": record.noise(uneven), "seconds": 1.0}, "still": {"seconds": 1.0}}
+    assert before["loud"]["noise"] > 0.3
+    now = {"loud": {"noise": 0.1, "seconds": 1.3}, "still": {"noise": 0.0, "seconds": 1.3}}
+    rows = {row["what"]: row["changed"] for row in record.changes(before, now)}
+    assert rows == {"loud: seconds": "", "still: seconds": "yes"}
+
+
+def test_a_cards_check_is_compared_with_what_it_looked_at_before(bench, tmp_path: Path):
+    options = SimpleNamespace(out=tmp_path, profile="nextgpt-7b", cap=15, dtype="auto")
+    before = json.loads(
+        (BENCH / "results" / "gpu-nextgpt-7b-nvidia-h100-80gb-hbm3.json").read_text()
+    )
+    check = bench["gpu"].Check(options, tmp_path)
+    assert "not compared" in check.compared()
+    for name in ("four-bits", "talking"):
+        check.result["sections"][name] = json.loads(json.dumps(before["sections"][name]))
+    told = check.compared()
+    assert re.match(r"since 2026-\d\d-\d\d on NVIDIA H100 80GB HBM3 0 of \d+ numbers changed", told)
+    check.result["sections"]["talking"]["seconds"] *= 2
+    (row,) = check.compared().splitlines()[2:]
+    assert row.split()[:2] == ["sections:", "talking:"] and row.split()[-1] == "yes"
