@@ -3,7 +3,7 @@
 A reader yields a `Row` for each usable record and tells the `Report` what it dropped and why. Media
 stay where they are: rows name them by POSIX paths relative to the source; `building.build` checks and
 copies them. Here are formats as published with NExT-GPT (`cc3m.json`, `webvid.json`, `audiocap.json`) and the instruction data of
-`instructions`; in `folders` and `published` those of captioned media.
+`instructions`; in `folders` and `published` those of captioned media, and of questions about media.
 """
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ from anytoany_lib.data.formats.folders import read_folder
 from anytoany_lib.data.formats.instructions import conversation_of, embedding_files, located
 from anytoany_lib.data.formats.json_files import NoRecords, json_records
 from anytoany_lib.data.formats.media_references import Unusable
-from anytoany_lib.data.formats.published import read_audiocaps, read_clotho, read_coco, read_wavcaps
+from anytoany_lib.data.formats.published import (
+    read_audiocaps,
+    read_clotho,
+    read_clotho_aqa,
+    read_coco,
+    read_msrvtt,
+    read_music_avqa,
+    read_wavcaps,
+)
 from anytoany_lib.data.reports import Report
 from anytoany_lib.data.rows import DataError, Row, captioned_row, map_media
 from anytoany_lib.media.file_types import SUFFIXES
@@ -137,4 +145,7 @@ READERS: dict[str, Callable[[Path, Report], Iterator[Row]]] = {
     "clotho": read_clotho,
     "audiocaps": read_audiocaps,
     "wavcaps": read_wavcaps,
+    "msrvtt": read_msrvtt,
+    "clotho-aqa": read_clotho_aqa,
+    "music-avqa": read_music_avqa,
 }

@@ -1,10 +1,12 @@
 """Captioned rows worded as conversations: for stage 1 the medium is described, for stage 2 it is asked for.
 
-A captioned row holds one medium and its caption. Which instruction it gets is drawn anew every time it is read.
+A captioned row holds one medium and its caption. Which instruction it gets is drawn anew every time it is read. A question
+with a short answer is worded once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ PRODUCE = {
     "audio": ("Play this: {}", "Let me hear it: {}", "I would like the sound of this: {}"),
     "video": ("Film this: {}", "Show me a clip: {}", "I would like a video of this: {}"),
 }
+# The wording of LLaVA-1.5 (Liu et al. 2023): without it a chat model answers in sentences, none of which is right.
+SHORT_ANSWER = "Answer the question using a single word or phrase."
 
 
 def as_comprehension(row: Row, rng: np.random.Generator) -> list[dict[str, Any]]:
@@ -42,3 +46,16 @@ def as_generation(row: Row, rng: np.random.Generator) -> list[dict[str, Any]]:
         {"role": "user", "content": [{"type": "text", "text": text}]},
         {"role": "assistant", "content": [{"type": kind, kind: name, "caption": caption}]},
     ]
+
+
+def as_answer(
+    name: str, source: str, shown: Sequence[tuple[str, str]], question: str, answer: str, split: str
+) -> Row:
+    """A row of media, (kind, path) each, and a question about them that is answered in a word; `split` may be ""."""
+    media = [{"type": kind, kind: path} for kind, path in shown]
+    asked = {"type": "text", "text": f"{question}\n{SHORT_ANSWER}"}
+    messages = [
+        {"role": "user", "content": [*media, asked]},
+        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+    ]
+    return Row(name, source, messages, {"task": source} | ({"split": split} if split else {}))

@@ -45,6 +45,21 @@ Plan = dict[str, dict[str, int]]
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 # Bytes of the context and libraries, the first products done: 0.72 GB on an H100. Other processes may have been on the card: at most.
 CUDA = 720 * 10**6
+_NOWHERE = "ckpt/nowhere"
+
+
+def unfetched(profile: Profile) -> Profile:
+    """A profile whose models are counted from what it says of them, not from what this machine happens to hold."""
+    there = {
+        name: part.model_copy(update={"folder": _NOWHERE})
+        for name, part in {"llm": profile.llm, "encoder": profile.encoder}.items()
+        if part.source
+    }
+    decoders = {
+        kind: part.model_copy(update={"folder": _NOWHERE}) if part.source else part
+        for kind, part in profile.decoders.items()
+    }
+    return profile.model_copy(update={**there, "decoders": decoders})
 
 
 def llm_config(profile: Profile) -> PretrainedConfig:

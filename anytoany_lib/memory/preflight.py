@@ -18,6 +18,8 @@ COLAB_T4 = {"disk": 58 * 10**9, "host": 12_700_000_000, "card": 15 * 10**9}
 """What a free Colab machine with a T4 has, in bytes; of the card's 16 GB, 15 can be used."""
 FULL_SIZE = ("qwen2.5-1.5b", "qwen3-8b", "nextgpt-7b")
 """The profiles with published models, the one to take first first."""
+LADDER = {24: "qwen3-8b", 16: "qwen3-4b", 12: "qwen3-1.7b", 8: "qwen3-0.6b"}
+"""The profile to take on a card of so many GB; each leaves room for larger batches than its own."""
 _PROCESS = 2_500_000_000  # Python, PyTorch and its CUDA libraries: planned
 _MERGING = 4 * 2**30  # a shard and the largest tensors; measured
 
@@ -83,6 +85,11 @@ def recommended(disk: int, host: int, card: int | None, names: Sequence[str] = F
             if not shortages(Profile.load(name), disk, host, card):
                 return name
     return "tiny"
+
+
+def for_card(gigabytes: float) -> str | None:
+    """The profile to take on a card of so many gigabytes; None if the card is smaller than all."""
+    return next((name for size, name in LADDER.items() if gigabytes >= size), None)
 
 
 def profile_rows(disk: int, host: int, card: int | None) -> list[dict[str, Any]]:

@@ -36,7 +36,13 @@ SHOWN = {
     "audio": SAMPLES / "audiocap/audios/102666.wav",
     "video": SAMPLES / "webvid/videos/00007488.mp4",
 }
-NARROW = {"nextgpt-7b": 16, "qwen3-8b": 32}
+NARROW = {
+    "nextgpt-7b": 16,
+    "qwen3-8b": 32,
+    "qwen3-4b": 32,
+    "qwen3-1.7b": 32,
+    "qwen3-0.6b": 32,
+}
 RUN = "ChocoWu/nextgpt_7b_tiva_v0"
 # So that random weights learn that a reply may be a medium; that of the commonest kind is what they then answer with.
 LEARNT = {"steps": 40, "batch_size": 4}
@@ -103,7 +109,7 @@ def sizes() -> dict[str, dict[str, Any]]:
     }
 
 
-# Five minutes each: the second one is for `make test-long`.
+# Five minutes each: all but the first are for `make test-long`.
 COURSES = [
     name if name == "nextgpt-7b" else pytest.param(name, marks=pytest.mark.long) for name in NARROW
 ]

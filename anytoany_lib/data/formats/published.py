@@ -1,4 +1,6 @@
-"""Captioned sets as they are published: COCO captions, Clotho, AudioCaps and WavCaps, each with its media in folders beside.
+"""Sets as they are published: COCO captions, Clotho, AudioCaps, WavCaps and MSR-VTT, the questions of Clotho-AQA and MUSIC-AVQA.
+
+Each has its media in folders beside.
 
 Their tables name media by a file, a number or a part of a file's name; where the file lies is looked up in the whole source.
 The names of the tables say which split they hold.
@@ -6,6 +8,9 @@ The names of the tables say which split they hold.
 
 from __future__ import annotations
 
+import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,13 +22,16 @@ from anytoany_lib.data.formats.captions import (
     split_of_file,
 )
 from anytoany_lib.data.formats.folders import records_of_csv
-from anytoany_lib.data.formats.json_files import NoRecords, json_members
+from anytoany_lib.data.formats.json_files import NoRecords, json_members, json_records
 from anytoany_lib.data.reports import Report
 from anytoany_lib.data.rows import DataError, Row
+from anytoany_lib.data.wording import as_answer
 from anytoany_lib.media.file_types import kind_by_name
 
 # What the folder of a table's sounds is called, by the beginning of the table's name.
 _WAVCAPS = {"fsd": "freesound", "bbc": "bbc", "sb": "soundbible", "as": "audioset"}
+_MSRVTT_SPLITS = {"train": "train", "validate": "validation", "test": "test"}
+_BLANK = re.compile(r"<[^<>]*>")  # in MUSIC-AVQA's questions: <Object>, <LR>
 
 
 class _Index:
@@ -172,3 +180,98 @@ def read_wavcaps(source: Path, report: Report) -> Iterator[Row]:
                     yield from captioned_rows(report, source.resolve(), found, "audio", captions)
         except NoRecords as error:
             report.drop("no list of records", str(error))
+
+
+def read_msrvtt(source: Path, report: Report) -> Iterator[Row]:
+    """MSR-VTT: `*videodatainfo.json` (videos with video_id and split, sentences with video_id and caption), and the clips."""
+    index = _Index(source, "video")
+    for path in _tables(source, ".json", "MSR-VTT's videodatainfo.json"):
+        table = path.relative_to(source).as_posix()
+        report.read_file(path)
+        try:
+            splits = {
+                one["video_id"]: _MSRVTT_SPLITS.get(_text(one.get("split")), "")
+                for _, one in json_members(path, "videos")
+                if isinstance(one, dict) and isinstance(one.get("video_id"), str)
+            }
+            for number, (_, one) in enumerate(json_members(path, "sentences")):
+                name = _text(one.get("video_id")) if isinstance(one, dict) else ""
+                if name not in splits:
+                    report.drop("video_id names no clip", name or f"{table}, sentence {number}")
+                elif (found := index.find([name])) is None:
+                    report.drop("missing", name)
+                else:
+                    captions, split = captions_of(one), splits[name]
+                    yield from captioned_rows(
+                        report, source.resolve(), found, "video", captions, split
+                    )
+        except NoRecords as error:
+            report.drop("no list of records", str(error))
+
+
+def read_clotho_aqa(source: Path, report: Report) -> Iterator[Row]:
+    """Clotho-AQA: `clotho_aqa_train.csv` and the like (file_name, QuestionText, answer; a line for each of three people), and
+    the sounds. A row a question, with the answer that most gave; of several, the first.
+    """
+    index, read = _Index(source, "audio"), 0
+    for path in _tables(source, ".csv", "clotho_aqa_train.csv"):
+        table = path.relative_to(source).as_posix()
+        if not (split := split_of_file(table)):
+            continue  # its metadata
+        report.read_file(path)
+        answers: dict[tuple[str, str], Counter[str]] = {}
+        for record in records_of_csv(path):
+            asked = _text(record.get("file_name")), _text(record.get("QuestionText"))
+            answers.setdefault(asked, Counter())[_text(record.get("answer")).lower()] += 1
+        for number, ((name, question), given) in enumerate(answers.items()):
+            read, answer = read + 1, given.most_common(1)[0][0]
+            if not (name and question and answer):
+                report.drop("no file, question or answer", name or f"{table}, question {number}")
+            elif (found := index.find([name])) is None:
+                report.drop("missing", name)
+            else:
+                shown = [("audio", found)]
+                yield as_answer(f"{table}-{number}", "clotho-aqa", shown, question, answer, split)
+    if not read:
+        raise DataError(f"{source}: expected clotho_aqa_train.csv with a column QuestionText in it")
+
+
+def read_music_avqa(source: Path, report: Report) -> Iterator[Row]:
+    """MUSIC-AVQA: `avqa-train.json` and the like (video_id, question_content, templ_values, anser, as it is spelt there), the
+    clips by their numbers, and beside each its sound, if there is a file of it (`00000093.wav`).
+    """
+    clips, sounds = _Index(source, "video"), _Index(source, "audio")
+    for path in _tables(source, ".json", "MUSIC-AVQA's avqa-train.json"):
+        table = path.relative_to(source).as_posix()
+        report.read_file(path)
+        try:
+            for number, one in enumerate(json_records(path)):
+                record = one if isinstance(one, dict) else {}
+                name, answer = _text(record.get("video_id")), _text(record.get("anser"))
+                question = _filled(_text(record.get("question_content")), record)
+                if not (name and question and answer):
+                    report.drop("no clip, question or answer", f"{table}, record {number}")
+                elif (clip := clips.find([name])) is None:
+                    report.drop("missing", name)
+                else:
+                    sound = sounds.find([name])
+                    shown = [("video", clip), *([("audio", sound)] if sound else [])]
+                    where = f"{table}-{number}", "music-avqa"
+                    split = split_of_file(table)
+                    yield as_answer(*where, shown, question, answer, split)
+        except NoRecords as error:
+            report.drop("no list of records", str(error))
+
+
+def _filled(question: str, record: dict[str, Any]) -> str:
+    """A question with its values in place of its blanks; "" if they do not go together."""
+    try:
+        values = json.loads(_text(record.get("templ_values")) or "[]")
+    except ValueError:
+        return ""
+    blanks = _BLANK.findall(question)
+    if not isinstance(values, list) or len(values) != len(blanks):
+        return ""
+    for blank, value in zip(blanks, values, strict=True):
+        question = question.replace(blank, _text(value), 1)
+    return question
