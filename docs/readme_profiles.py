@@ -13,7 +13,7 @@ import yaml
 from anytoany_lib.config import PROFILE_FOLDER, DecoderConfig, Profile, Source
 from anytoany_lib.config import licences as licences_of
 from anytoany_lib.memory import planning
-from anytoany_lib.memory.preflight import LADDER
+from anytoany_lib.memory.preflight import LADDER, unfetched
 
 
 def profiles() -> list[Profile]:
@@ -35,9 +35,7 @@ def _comment(profile: Profile) -> str:
 
 def peak(profile: Profile) -> int:
     """Bytes that a profile is planned to take on its device at most, whichever phase that is."""
-    return max(
-        planning.peak(phase) for phase in planning.plan_memory(planning.unfetched(profile)).values()
-    )
+    return max(planning.peak(phase) for phase in planning.plan_memory(unfetched(profile)).values())
 
 
 def _needs(profile: Profile) -> str:

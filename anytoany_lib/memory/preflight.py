@@ -20,6 +20,7 @@ FULL_SIZE = ("qwen2.5-1.5b", "qwen3-8b", "nextgpt-7b")
 """The profiles with published models, the one to take first first."""
 LADDER = {24: "qwen3-8b", 16: "qwen3-4b", 12: "qwen3-1.7b", 8: "qwen3-0.6b"}
 """The profile to take on a card of so many GB; each leaves room for larger batches than its own."""
+_NOWHERE = "ckpt/nowhere"
 _PROCESS = 2_500_000_000  # Python, PyTorch and its CUDA libraries: planned
 _MERGING = 4 * 2**30  # a shard and the largest tensors; measured
 
@@ -31,6 +32,20 @@ class Room:
     disk: int
     kept: int
     host: int
+
+
+def unfetched(profile: Profile) -> Profile:
+    """A profile whose models are counted from what it says of them, not from what this machine happens to hold."""
+    there = {
+        name: part.model_copy(update={"folder": _NOWHERE})
+        for name, part in {"llm": profile.llm, "encoder": profile.encoder}.items()
+        if part.source
+    }
+    decoders = {
+        kind: part.model_copy(update={"folder": _NOWHERE}) if part.source else part
+        for kind, part in profile.decoders.items()
+    }
+    return profile.model_copy(update={**there, "decoders": decoders})
 
 
 def _fetched(source: Source | None) -> int:

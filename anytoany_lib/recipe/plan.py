@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from anytoany_lib.config import Profile
 from anytoany_lib.data.building import UNPACKING
 from anytoany_lib.data.wording import DESCRIBE
 from anytoany_lib.memory import planning
-from anytoany_lib.memory.preflight import for_card, room_needed
+from anytoany_lib.memory.preflight import for_card, room_needed, unfetched
 from anytoany_lib.recipe import rates
 from anytoany_lib.recipe.settings import PublicData, Recipe
 from anytoany_lib.system import terminal
@@ -74,7 +75,7 @@ def card_bytes(gigabytes: float) -> int:
 
 def too_small(profile: Profile, gigabytes: float) -> str:
     """Why a profile does not fit a card at one row a batch, and which one does; "" if it fits."""
-    single = _with_batches(planning.unfetched(profile), 1)
+    single = _with_batches(unfetched(profile), 1)
     lines = planning.advice(single, planning.plan_memory(single), card_bytes(gigabytes))
     if not lines:
         return ""
@@ -96,7 +97,7 @@ def make_plan(
     It is the same before and after the models are fetched. ValueError if a stage does not fit the card, or the hours are too few
     for anything.
     """
-    profile = planning.unfetched(profile)
+    profile = unfetched(profile)
     whole = _stages(profile, recipe, card, gigabytes, 1.0)
     fixed = {"fetching": _fetched(profile, recipe) / (recipe.megabytes_a_second * 1e6) / HOUR}
     fixed["measuring"] = _MEASURING / HOUR
@@ -158,8 +159,7 @@ def _batches(profile: Profile, recipe: Recipe, card: int) -> dict[int, tuple[int
     for number, stage in profile.stages.items():
         tokens = math.ceil(_LONGER * _rows(profile, recipe, stage.reads)[1])
         for batch in (b for b in BATCHES if b <= recipe.rows_a_step[number]):
-            phases = planning.plan_memory(_with_batches(profile, batch), tokens)
-            peak = planning.peak(phases[f"stage {number}"])
+            peak = _peak(_with_batches(profile, batch).model_dump_json(), number, tokens)
             if peak <= card:
                 found[number] = batch, peak
                 break
@@ -169,6 +169,13 @@ def _batches(profile: Profile, recipe: Recipe, card: int) -> dict[int, tuple[int
                 "used: take a smaller profile"
             )
     return found
+
+
+@cache
+def _peak(settings: str, stage: int, tokens: int) -> int:
+    """Bytes at the peak of a stage of a profile, which is given as JSON."""
+    phases = planning.plan_memory(Profile.model_validate_json(settings), tokens)
+    return planning.peak(phases[f"stage {stage}"])
 
 
 def _rows(profile: Profile, recipe: Recipe, reads: str) -> tuple[int, float, float]:

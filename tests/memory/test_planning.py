@@ -106,7 +106,7 @@ def test_each_profile_fits_the_card_that_the_document_says(name: str, least: int
 
 @pytest.mark.parametrize(("size", "name"), preflight.LADDER.items())
 def test_the_profile_to_take_leaves_a_tenth_of_its_card(size: int, name: str):
-    phases = planning.plan_memory(planning.unfetched(Profile.load(name)))
+    phases = planning.plan_memory(preflight.unfetched(Profile.load(name)))
     assert max(map(planning.peak, phases.values())) < 0.9 * size * 10**9
 
 
