@@ -92,6 +92,9 @@ def followed(
     ):
         for name, value in small.environment.items():
             patch.setenv(name, value)
+        patch.setattr("huggingface_hub.constants.ENDPOINT", small.hub.url)
+        template = small.hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         patch.chdir(folder / "home")
         yield Followed(small, folder, patch)
 
