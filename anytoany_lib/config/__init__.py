@@ -7,6 +7,8 @@ come from, the token layout, the projections, and one row for each training stag
 
 from anytoany_lib.config.checked import Alignment, Dtype, Kind, Part
 from anytoany_lib.config.parts import (
+    PADDED,
+    AddedWeights,
     DecoderConfig,
     EncoderConfig,
     LLMConfig,
@@ -19,7 +21,9 @@ from anytoany_lib.config.profile import PROFILE_FOLDER, Profile
 from anytoany_lib.config.stages import FitConfig, StageConfig
 
 __all__ = [
+    "PADDED",
     "PROFILE_FOLDER",
+    "AddedWeights",
     "Alignment",
     "DecoderConfig",
     "Dtype",

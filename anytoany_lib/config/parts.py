@@ -30,7 +30,9 @@ class Source(Checked):
     )
     gigabytes: float | None = Field(None, description="to be downloaded")
     million_parameters: float | None = Field(
-        None, description="of all parts of a pipeline, to plan with before it is downloaded"
+        None,
+        description="of all parts of a pipeline that make media (its text encoder not, where it is left out), to plan with before "
+        "it is downloaded",
     )
     licence: str | None = None
 
@@ -99,16 +101,53 @@ class EncoderConfig(Checked):
     )
 
 
+class AddedWeights(Checked):
+    """Weights that are published beside a pipeline and change its UNet: a motion adapter, or LoRA matrices for few steps."""
+
+    file: str = Field(
+        description="a .safetensors file, or the folder of a motion adapter with a config.json"
+    )
+    source: Source | None = None
+
+
+PADDED = ("wan", "stable-audio", "sana-sprint")
+"""Pipelines that read captions up to their last word: what is behind it is zeros, or masked."""
+_EDITING = ("stable-diffusion", "stable-diffusion-xl")
+_ADDED = (*_EDITING, "animatediff")
+
+
 class DecoderConfig(Checked):
-    pipeline: Literal["stable-diffusion", "stable-diffusion-xl", "audioldm", "text-to-video"]
+    pipeline: Literal[
+        "stable-diffusion",
+        "stable-diffusion-xl",
+        "audioldm",
+        "text-to-video",
+        "animatediff",
+        "wan",
+        "stable-audio",
+        "sana-sprint",
+    ]
     folder: str
     source: Source | None = None
+    added: AddedWeights | None = None
     signals: int = Field(gt=0, le=4096, description="signal tokens a generated medium takes")
     condition: tuple[Annotated[int, Field(gt=0, le=WIDE)], ...] = Field(
-        description="shape of the caption embedding, without the batch", min_length=1, max_length=2
+        description="shape of the caption embedding that is learnt and cached, without the batch",
+        min_length=1,
+        max_length=2,
+    )
+    padded_to: int | None = Field(
+        None,
+        gt=0,
+        le=WIDE,
+        description="positions that the pipeline reads, if they are more than `condition` has: the others are zeros",
+    )
+    scheduler: dict[str, str | bool | int | float] = Field(
+        {},
+        description="class, and settings that differ from the published scheduler's: for sampling in few steps",
     )
     steps: int = Field(gt=0, le=10_000)
-    guidance: float = Field(ge=1)
+    guidance: float = Field(ge=1, description="1 is none: no pass without the caption")
     options: dict[str, int | float] = Field(
         {}, description="passed to the pipeline: height, num_frames, ..."
     )
@@ -132,8 +171,35 @@ class DecoderConfig(Checked):
 
     @model_validator(mode="after")
     def _can_edit(self):
-        if self.edit_strength is not None and self.pipeline in ("audioldm", "text-to-video"):
-            raise ValueError(f"edit_strength is for pictures, and {self.pipeline} makes none")
+        if self.edit_strength is not None and self.pipeline not in _EDITING:
+            raise ValueError(
+                f"edit_strength: {self.pipeline} begins with noise alone; leave it out, or choose one of {', '.join(_EDITING)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _is_padded(self):
+        padded = self.pipeline in PADDED
+        if self.padded_to is not None and not padded:
+            raise ValueError(f"padded_to: every position of a {self.pipeline} condition counts")
+        if padded and len(self.condition) == 1:
+            raise ValueError(
+                f"condition: {self.pipeline} reads [positions, width], found {self.condition}"
+            )
+        if self.padded_to is not None and self.padded_to < self.condition[0]:
+            raise ValueError(
+                f"padded_to: {self.padded_to} positions are fewer than the {self.condition[0]} of `condition`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_added(self):
+        if self.pipeline == "animatediff" and self.added is None:
+            raise ValueError("animatediff: give `added: {file: ...}`, its motion adapter")
+        if self.added is not None and self.pipeline not in _ADDED:
+            raise ValueError(f"added: a {self.pipeline} pipeline takes no weights beside its own")
+        if self.scheduler and not isinstance(self.scheduler.get("class"), str):
+            raise ValueError("scheduler: give its `class`, such as LCMScheduler")
         return self
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from anytoany_lib.config.checked import Checked, Kind
 from anytoany_lib.config.parts import (
+    PADDED,
     DecoderConfig,
     EncoderConfig,
     LLMConfig,
@@ -84,6 +85,21 @@ class Profile(Checked):
                 f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}" for e in error.errors()
             )
             raise ValueError(f"{where}: {problems}") from None
+
+    @model_validator(mode="after")
+    def _learns_where_captions_end(self):
+        padded = [kind for kind, decoder in self.decoders.items() if decoder.pipeline in PADDED]
+        for number, stage in self.stages.items():
+            if (
+                padded
+                and stage.alignment == "cosine"
+                and "output_projections" in stage.learning_rates
+            ):
+                raise ValueError(
+                    f"stages.{number}.alignment: cosine leaves lengths free, and zeros say where a caption of the {padded[0]} decoder "
+                    "ends: choose l2 or mse"
+                )
+        return self
 
     @property
     def denoises(self) -> bool:

@@ -1,9 +1,10 @@
-"""The denoising term of NExT-GPT v1.5's alignment: whether a decoder's UNet, given a projected condition, finds its way
-back to the medium that is to be generated.
+"""The denoising term of NExT-GPT v1.5's alignment: whether a decoder's UNet or transformer, given a projected condition, finds its
+way back to the medium that is to be generated.
 
 Beside the distance to a caption's embedding it is the decoder's own training loss: the medium's latents, noised to one
-random timestep, and the mean squared error of what the UNet makes of them. UNet and autoencoder are frozen; the gradient
-goes through the UNet into the condition.
+random timestep, and the mean squared error of what the network makes of them: the noise, a velocity or, of those that were
+trained by flow matching, the way from medium to noise. Network and autoencoder are frozen; the gradient goes through the
+network into the condition.
 
 Media files -> `LatentEncoder` -> latents, cached as the other features are -> `Denoiser.loss` in a training step.
 """
@@ -13,16 +14,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, AutoModel, DDPMScheduler
+from diffusers import AutoModel, DDPMScheduler
 from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
+from diffusers.models.transformers.sana_transformer import SanaTransformerBlock
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from diffusers.training_utils import compute_snr
 from PIL import Image, ImageOps
 from torch import nn
@@ -31,6 +35,8 @@ from torch.utils.checkpoint import checkpoint
 from anytoany_lib.config import DecoderConfig, Profile, StageConfig
 from anytoany_lib.decoders import mels
 from anytoany_lib.decoders.adapters import ADAPTERS, DEFAULT_FRAMES, decoder_folder
+from anytoany_lib.decoders.footprints import footprint
+from anytoany_lib.decoders.protocol import as_read
 from anytoany_lib.gates.foreign_code import LOCAL
 from anytoany_lib.llm import pick_device, pick_dtype
 from anytoany_lib.media import media_files
@@ -40,7 +46,10 @@ LATENT_BATCH = 8  # clips of full size are large
 _AT_ONCE_BYTES = 2**30  # of what an autoencoder reads
 _GAMMA = {"image": 5.0}  # v1.5 weights images by min-SNR, sounds and clips not
 _SUFFIX = " denoising"
-_LAYERS = (ResnetBlock2D, Transformer2DModel, TemporalConvLayer, TransformerTemporalModel)
+_LAYERS = (
+    *(ResnetBlock2D, Transformer2DModel, TemporalConvLayer, TransformerTemporalModel),
+    *(SanaTransformerBlock, WanTransformerBlock),
+)
 
 
 def term(kind: str) -> str:
@@ -65,6 +74,11 @@ def _settings(config: DecoderConfig, part: str) -> dict[str, Any]:
     return json.loads((decoder_folder(config) / part / "config.json").read_text(encoding="utf-8"))
 
 
+def _plans(config: DecoderConfig) -> dict[str, dict[str, Any]]:
+    """The configurations of what makes and denoises latents."""
+    return {part: _settings(config, part) for part in (ADAPTERS[config.pipeline].network, "vae")}
+
+
 def _factor(config: DecoderConfig) -> int:
     """How many pixels of a side one latent stands for."""
     return 2 ** (len(_settings(config, "vae")["block_out_channels"]) - 1)
@@ -72,6 +86,8 @@ def _factor(config: DecoderConfig) -> int:
 
 def _read_size(kind: str, config: DecoderConfig) -> tuple[int, ...]:
     """Of what the autoencoder reads of a medium: (H, W), (T, H, W), or frames and bands of a log-mel."""
+    if (rule := footprint(_plans(config), config)) is not None:
+        return rule.size
     options, factor = config.options, _factor(config)
     trained = _settings(config, "unet")["sample_size"] * factor  # the default of pipelines
     if kind == "audio":
@@ -91,21 +107,22 @@ def _read_size(kind: str, config: DecoderConfig) -> tuple[int, ...]:
 
 def latent_shape(kind: str, config: DecoderConfig) -> tuple[int, ...]:
     """Of one medium's latents: (C, h, w), with frames (C, T, h, w). ValueError if the pipeline has no denoising term."""
-    _unet_arguments(config)  # or there is no use for them
+    _told(config)  # or there is no use for them
+    vae = _settings(config, "vae")
+    if (rule := footprint(_plans(config), config)) is not None:
+        return vae.get("z_dim") or vae["latent_channels"], *rule.places
     *frames, height, width = _read_size(kind, config)
     factor = _factor(config)
-    return _settings(config, "vae")["latent_channels"], *frames, height // factor, width // factor
+    return vae["latent_channels"], *frames, height // factor, width // factor
 
 
-def _unet_arguments(
-    config: DecoderConfig,
-) -> Callable[[torch.Tensor], dict[str, torch.Tensor | None]]:
-    """What makes a pipeline's conditions the arguments of its UNet. ValueError if it needs more than a condition."""
+def _told(config: DecoderConfig) -> Callable[[torch.Tensor], dict[str, torch.Tensor | None]]:
+    """What makes a pipeline's conditions the arguments of its network. ValueError if it has no denoising term."""
     arguments = ADAPTERS[config.pipeline].told
     if arguments is None:
         raise ValueError(
-            f"{config.pipeline} has no denoising term: its UNet needs more than the condition. Set denoising_weight: 0 "
-            "in the profile's stages, or choose another decoder"
+            f"{config.pipeline} has no denoising term: its network needs more than the condition, or is a distilled one. Set "
+            "denoising_weight: 0 in the profile's stages, or choose another decoder"
         )
     return arguments
 
@@ -131,7 +148,7 @@ class LatentEncoder:
         self._size = _read_size(kind, config)
         folder = decoder_folder(config)
         self._levels = mels.Levels.of(folder)
-        vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+        vae = AutoModel.from_pretrained(str(folder / "vae"), torch_dtype=torch.float32, **LOCAL)
         self._vae = vae.to(device).eval()
         self._vae.enable_slicing()
         self._portions = Portions(_AT_ONCE_BYTES)
@@ -168,28 +185,63 @@ class LatentEncoder:
         read = torch.stack(list(prepared)).to(self._device)
         if read.dtype == torch.uint8:
             read = read.float() / 127.5 - 1
-        clips = read.ndim == 5
-        latents = self._vae.encode(read.flatten(0, 1) if clips else read).latent_dist.mean
-        if clips:
-            latents = latents.unflatten(0, read.shape[:2]).transpose(1, 2)  # (B, C, T, h, w)
-        return latents * self._vae.config.scaling_factor
+        return ADAPTERS[self._config.pipeline].latents(self._vae, read)
 
 
 # --- the loss ---
 
 
-def noise_schedule(config: DecoderConfig) -> DDPMScheduler:
-    """How a pipeline's UNet was trained: the noise of its scheduler, whichever way that samples."""
-    return DDPMScheduler.from_pretrained(decoder_folder(config) / "scheduler")
+@dataclass(frozen=True)
+class FlowMatching:
+    """Straight ways from media to noise: at time s a latent is (1 - s) media + s noise, and noise - media is to be predicted.
+
+    So Liu et al. 2022 (arXiv 2209.03003) and Lipman et al. 2022 (arXiv 2210.02747). Times are shifted towards noise as Esser et
+    al. 2024 do (arXiv 2403.03206, equation 23) and FlowMatchEulerDiscreteScheduler has them: of n steps, number t is at
+    s = shift * u / (1 + (shift - 1) * u) with u = (t + 1) / n.
+    """
+
+    shift: float
+    noise_is: float
+    """What the network calls noise alone: 1, or the number of steps."""
+    steps: int
+
+    def times(self, steps: torch.Tensor) -> torch.Tensor:
+        """The time s of steps (B,), float32 (B,), from near 0 to 1."""
+        u = (steps.float() + 1) / self.steps
+        return self.shift * u / (1 + (self.shift - 1) * u)
+
+    def add_noise(
+        self, clean: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor
+    ) -> torch.Tensor:
+        """`clean` latents (B, ...) with noise of the steps (B,): the shape of `clean`."""
+        times = self.times(steps).view(-1, *[1] * (clean.ndim - 1))
+        return (1 - times) * clean + times * noise
+
+
+Schedule: TypeAlias = DDPMScheduler | FlowMatching
+
+
+def noise_schedule(config: DecoderConfig) -> Schedule:
+    """How a pipeline's network was trained: the noise of its published scheduler, whichever way that samples."""
+    folder = decoder_folder(config) / "scheduler"
+    settings = json.loads((folder / "scheduler_config.json").read_text(encoding="utf-8"))
+    steps, kind = settings.get("num_train_timesteps", 1000), settings.get("prediction_type")
+    if kind == "trigflow":  # what the pipeline makes of a network that itself predicts a flow
+        return FlowMatching(1.0, 1.0, steps)
+    if kind == "flow_prediction" or settings["_class_name"].startswith("FlowMatch"):
+        return FlowMatching(settings.get("flow_shift", settings.get("shift", 1.0)), steps, steps)
+    return DDPMScheduler.from_pretrained(folder)
 
 
 def prediction_target(
-    schedule: DDPMScheduler, clean: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor
+    schedule: Schedule, clean: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor
 ) -> torch.Tensor:
-    """What the UNet should predict of `clean` latents (B, ...) with noise of the timesteps (B,): the shape of `clean`.
+    """What the network should predict of `clean` latents (B, ...) with noise of the timesteps (B,): the shape of `clean`.
 
-    ValueError if its prediction type is none of epsilon, v_prediction and sample.
+    ValueError if its prediction type is none of epsilon, v_prediction, sample and a flow.
     """
+    if isinstance(schedule, FlowMatching):
+        return noise - clean
     kind = schedule.config.prediction_type
     if kind == "v_prediction":
         return schedule.get_velocity(clean, noise, steps)
@@ -213,18 +265,18 @@ def min_snr_weights(schedule: DDPMScheduler, steps: torch.Tensor, gamma: float) 
     return weights / (snr + 1) if schedule.config.prediction_type == "v_prediction" else weights
 
 
-def _compute_twice(unet: nn.Module) -> None:
+def _compute_twice(network: nn.Module) -> None:
     """Has every layer keep its input alone and compute the rest again for its gradient; diffusers' own way has no clips."""
-    for layer in unet.modules():
+    for layer in network.modules():
         if isinstance(layer, _LAYERS):
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 class Denoiser:
-    """The frozen UNets of a profile's decoders and their noise, each loaded when its kind first comes up.
+    """The frozen networks of a profile's decoders and their noise, each loaded when its kind first comes up.
 
     What is drawn for a batch follows from the seed and the batch's number, so a resumed run draws what it would have.
-    With `checkpointing` the UNets compute activations twice and keep few. ValueError if a pipeline has no such term.
+    With `checkpointing` the networks compute activations twice and keep few. ValueError if a pipeline has no such term.
     """
 
     def __init__(
@@ -236,10 +288,10 @@ class Denoiser:
         checkpointing: bool = False,
     ):
         for config in decoders.values():
-            _unet_arguments(config)
+            _told(config)
         self._decoders, self._seed = decoders, seed
         self._device, self._dtype, self._checkpointing = device, dtype, checkpointing
-        self._loaded: dict[str, tuple[Any, DDPMScheduler]] = {}
+        self._loaded: dict[str, tuple[Any, Schedule]] = {}
         self._generator = torch.Generator()
 
     def begin(self, *number: int) -> None:
@@ -251,24 +303,31 @@ class Denoiser:
         """Whether a kind has come up."""
         return kind in self._loaded
 
-    def _parts(self, kind: str) -> tuple[Any, DDPMScheduler]:
-        """The UNet of a kind and its noise."""
+    def _parts(self, kind: str) -> tuple[Any, Schedule]:
+        """The network of a kind and its noise."""
         if kind not in self._loaded:
-            config = self._decoders[kind]
-            folder = str(decoder_folder(config) / "unet")
+            config, adapter = self._decoders[kind], ADAPTERS[self._decoders[kind].pipeline]
+            folder, dtype = decoder_folder(config), adapter.computes_in(self._dtype)
             # Loading draws random weights, which must not move the numbers a training draws.
             with torch.random.fork_rng():
-                unet = AutoModel.from_pretrained(folder, torch_dtype=self._dtype, **LOCAL)
-            unet = unet.to(self._device).requires_grad_(False).eval()
+                network = AutoModel.from_pretrained(
+                    str(folder / adapter.network), torch_dtype=dtype, **LOCAL
+                )
+            network = network.to(self._device).requires_grad_(False).eval()
             if self._checkpointing:
-                _compute_twice(unet)
-            self._loaded[kind] = unet, noise_schedule(config)
+                _compute_twice(network)
+            self._loaded[kind] = network, noise_schedule(config)
         return self._loaded[kind]
 
     def loss(self, kind: str, conditions: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """Mean error over media with conditions (B, *condition) and latents (B, *latent_shape), a random timestep each."""
         _, schedule = self._parts(kind)
-        count, drawn_by = schedule.config.num_train_timesteps, self._generator
+        drawn_by = self._generator
+        count = (
+            schedule.steps
+            if isinstance(schedule, FlowMatching)
+            else schedule.config.num_train_timesteps
+        )
         steps = torch.randint(count, (len(latents),), generator=drawn_by).to(self._device)
         noise = torch.randn(latents.shape, generator=drawn_by).to(self._device)
         return self.errors(kind, conditions, latents, steps, noise).mean()
@@ -282,13 +341,15 @@ class Denoiser:
         noise: torch.Tensor,
     ) -> torch.Tensor:
         """Each medium's mean squared error (B,) at its timestep (B,), weighted by min-SNR if v1.5 weights its kind."""
-        unet, schedule = self._parts(kind)
-        noisy = schedule.add_noise(latents, noise, steps).to(self._dtype)
-        arguments = _unet_arguments(self._decoders[kind])(conditions.to(self._dtype))
-        predicted = unet(noisy, steps, **arguments).sample.float()
+        (network, schedule), config = self._parts(kind), self._decoders[kind]
+        flows = isinstance(schedule, FlowMatching)
+        noisy = schedule.add_noise(latents, noise, steps).to(network.dtype)
+        times = schedule.times(steps) * schedule.noise_is if flows else steps
+        arguments = _told(config)(as_read(config, conditions.to(network.dtype)))
+        predicted = network(noisy, timestep=times, **arguments).sample.float()
         target = prediction_target(schedule, latents, noise, steps)
         errors = (predicted - target).square().flatten(1).mean(1)
-        if kind not in _GAMMA:
+        if kind not in _GAMMA or flows:
             return errors
         return errors * min_snr_weights(schedule, steps, _GAMMA[kind])
 

@@ -1,66 +1,33 @@
 """Frozen diffusion pipelines at work: conditions -> media, step by step, with previews.
 
-What a pipeline class needs of its own stands in `adapters`; here is what all of them share: how they are loaded, called and moved,
-which of their media are not to be shown, what a picture looks like before it is done, and how much memory they take.
+What a pipeline class needs of its own stands in `adapters`; here is what all of them share: how they are called and moved, which of their media are not to be shown, what a picture looks like before it is done, and how much memory they take.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
 from PIL import Image, ImageOps
 from torch.nn import functional as F
 
 from anytoany_lib.config import DecoderConfig
-from anytoany_lib.decoders.adapters import ADAPTERS, DEFAULT_FRAMES, CaptionEncoder, decoder_folder
-from anytoany_lib.system.offloading import bytes_of, frozen_dtype
+from anytoany_lib.decoders.adapters import ADAPTERS, DEFAULT_FRAMES, CaptionEncoder
+from anytoany_lib.decoders.footprints import footprint
+from anytoany_lib.decoders.loading import load_pipeline
+from anytoany_lib.decoders.protocol import as_read
+from anytoany_lib.system.offloading import HOST, bytes_of, frozen_dtype
 
 OnStep = Callable[[int, int, Image.Image | None], None]
 _UNET_MAPS, _VAE_MAPS = 34, 4  # that are held at once, see `Decoder.working_bytes`
 _GUIDED = 2  # with guidance a UNet sees every medium with its condition and without
 _FLOAT_BYTES = 4
-
-
-def _without_checker(config: DecoderConfig) -> dict[str, Any]:
-    """Arguments that load a pipeline without its safety checker, whose files need not be there."""
-    checked = "safety_checker" in ADAPTERS[config.pipeline].pipeline._optional_components
-    if config.safety_checker or not checked:
-        return {}
-    return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-
-
-def _weights_format(folder: Path) -> dict[str, Any]:
-    """Arguments that ask for the older form of weights (.bin) if there is no other: else diffusers logs an error for each part."""
-    return {} if any(folder.glob("*/*.safetensors")) else {"use_safetensors": False}
-
-
-def load_pipeline(config: DecoderConfig, dtype: torch.dtype) -> DiffusionPipeline:
-    """A decoder's pipeline in host memory, its scheduler as published, the autoencoder decoding one picture or frame at a time.
-
-    Its safety checker is left out unless the profile wants it: ValueError then if there is none.
-    """
-    # Two of the pipelines are marked deprecated in diffusers; the version is pinned for their sake.
-    diffusers_logging.set_verbosity_error()
-    cls, folder = ADAPTERS[config.pipeline].pipeline, decoder_folder(config)
-    options = _without_checker(config) | _weights_format(folder)
-    pipeline = cls.from_pretrained(folder, dtype=dtype, **options)
-    if config.safety_checker and getattr(pipeline, "safety_checker", None) is None:
-        raise ValueError(
-            f"{folder} has no safety checker, the profile's decoder says safety_checker: true: set it to false, or name a "
-            "pipeline that has one"
-        )
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.vae.enable_slicing()
-    return pipeline
 
 
 @dataclass(frozen=True)
@@ -93,10 +60,11 @@ class Decoder:
     ):
         self.config = config
         self._adapter = ADAPTERS[config.pipeline]
-        self._dtype = frozen_dtype(device) if dtype is None else dtype
-        # Before the pipeline comes, which has the same text encoder: a card holds one of them at a time.
-        self._unconditional = CaptionEncoder(config, device)([""]).to(self._dtype)
+        wished = frozen_dtype(device) if dtype is None else dtype
+        self._dtype = self._adapter.computes_in(wished)
+        self._unconditional: torch.Tensor | None = None
         self.pipeline = load_pipeline(config, self._dtype)
+        self._device = device
         self.to(device)
 
     def _modules(self) -> list[torch.nn.Module]:
@@ -111,7 +79,6 @@ class Decoder:
         """Moves every part, to the card or to host memory."""
         for part in self._modules():
             part.to(device)
-        self._unconditional = self._unconditional.to(device)
         self._device = device
 
     def working_bytes(
@@ -124,11 +91,20 @@ class Decoder:
         AudioLDM and XL 16), an autoencoder three of the width before the last, in the size of what it decodes.
         `system.offloading` corrects the rule by what a call did take.
         """
+        lengths = {"frames": frames, "seconds": seconds}
+        parts = {
+            name: part.config
+            for name, part in self.pipeline.components.items()
+            if hasattr(part, "config")
+        }
+        if (rule := footprint(parts, self._lengthened(lengths))) is not None:
+            return rule.of(media)
         places, count = _latent_size(self.pipeline, self.config, frames, seconds)
         unet, vae = self.pipeline.unet, self.pipeline.vae
         each = unet.dtype.itemsize
         unet_widths, vae_widths = unet.config.block_out_channels, vae.config.block_out_channels
-        diffusion = _GUIDED * media * count * places * unet_widths[0] * _UNET_MAPS * each
+        passes = _GUIDED if self.config.guidance > 1 else 1
+        diffusion = passes * media * count * places * unet_widths[0] * _UNET_MAPS * each
         pixels = places * self.pipeline.vae_scale_factor**2
         # One picture or frame at a time goes through it; what came out is kept of all.
         decoded = pixels * vae_widths[min(1, len(vae_widths) - 1)] * _VAE_MAPS * each
@@ -153,15 +129,17 @@ class Decoder:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
+    def _lengthened(self, lengths: Mapping[str, float | None]) -> DecoderConfig:
+        """The settings with another "frames" or "seconds", where one is given and the pipeline has such a length."""
+        names = self._adapter.lengths
+        given = {names[k]: n for k, n in lengths.items() if k in names and n is not None}
+        return self.config.model_copy(update={"options": self.config.options | given})
+
     def _beginning(self, settings: DiffusionSettings) -> tuple[Any, dict[str, Any]]:
         """The pipeline to call, and its arguments for the size of a medium, or for the picture to begin with."""
         if settings.picture is None:
-            lengths = {
-                argument: getattr(settings, length)
-                for length, argument in self._adapter.lengths.items()
-            }
-            given = {name: length for name, length in lengths.items() if length is not None}
-            return self.pipeline, self.config.options | given
+            lengths = {length: getattr(settings, length) for length in self._adapter.lengths}
+            return self.pipeline, self._lengthened(lengths).options
         options = {n: v for n, v in self.config.options.items() if n not in ("height", "width")}
         trained = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
         width, height = (
@@ -189,7 +167,8 @@ class Decoder:
 
         if not self._adapter.new_callback:
             return {"callback": counted}
-        colours = self._colours if preview_every else None  # fitted before the first step
+        # Fitted before the first step. What a transformer denoises is no picture of four colours.
+        colours = self._colours if preview_every and self._adapter.editing else None
 
         def called(
             pipe: Any, step: int, timestep: Any, arguments: dict[str, Any]
@@ -206,14 +185,24 @@ class Decoder:
 
         return {"callback_on_step_end": called}
 
-    def _conditions(self, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The pipeline's arguments for a batch of conditions, and for guidance the same ones of an empty caption."""
-        conditional = embeddings.to(self._device, self._dtype)
-        unconditional = self._unconditional.expand_as(conditional).contiguous()
+    def _conditions(self, embeddings: torch.Tensor, guided: bool) -> dict[str, torch.Tensor]:
+        """The pipeline's arguments for a batch of conditions, and if it is guided away from them the same of an empty caption."""
+        conditional = as_read(self.config, embeddings.to(self._device, self._dtype))
+        arguments = self._adapter.arguments(self.pipeline, conditional)
+        if not (guided and self._adapter.negative):
+            return arguments
+        unconditional = self._negative().expand_as(conditional).contiguous()
         negative = self._adapter.arguments(self.pipeline, unconditional)
-        return self._adapter.arguments(self.pipeline, conditional) | {
-            f"negative_{name}": value for name, value in negative.items()
-        }
+        return arguments | {f"negative_{name}": value for name, value in negative.items()}
+
+    def _negative(self) -> torch.Tensor:
+        """The condition of an empty caption (1, *condition) as the pipeline reads it; computed when it is first needed."""
+        if self._unconditional is None:
+            # By the pipeline's own text encoder; one that it does without never sees the card.
+            device = self._device if self._adapter.reads_captions else HOST
+            read = CaptionEncoder(self.config, device, self._dtype)([""])
+            self._unconditional = as_read(self.config, read.to(self._dtype))
+        return self._unconditional.to(self._device)
 
     @torch.inference_mode()
     def generate(
@@ -231,11 +220,12 @@ class Decoder:
         if not any(finite):
             raise BrokenMedia([None] * len(finite), [_CONDITION_NOT_FINITE] * len(finite))
         pipeline, beginning = self._beginning(chosen)
+        guidance = self.config.guidance if chosen.guidance is None else chosen.guidance
         output = pipeline(
             # A broken embedding keeps its place in the batch, so that the others are computed as ever.
-            **self._conditions(embeddings.nan_to_num(0, 0, 0)),
-            num_inference_steps=chosen.steps or self.config.steps,
-            guidance_scale=self.config.guidance if chosen.guidance is None else chosen.guidance,
+            **self._conditions(embeddings.nan_to_num(0, 0, 0), guidance > 1),
+            **self._adapter.steps(chosen.steps or self.config.steps),
+            guidance_scale=guidance,
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             output_type="np",  # before it is rounded to bytes, where NaN would look like black
             **beginning,
@@ -345,6 +335,6 @@ def _latent_size(
         length = seconds or options.get("audio_length_in_s", trained * factor * a_frame)
         return math.ceil(length / a_frame / factor) * vocoder.config.model_in_dim // factor, 1
     sides = (options.get(side, trained * factor) for side in ("height", "width"))
-    clip = config.pipeline == "text-to-video"
+    clip = "frames" in ADAPTERS[config.pipeline].lengths
     count = (frames or int(options.get("num_frames", DEFAULT_FRAMES))) if clip else 1
     return math.prod(math.ceil(side / factor) for side in sides), count

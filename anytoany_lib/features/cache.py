@@ -58,6 +58,20 @@ def places(sorted_keys: np.ndarray, keys: Sequence[str]) -> np.ndarray:
     return np.where(sorted_keys[at] == sought, at, -1)
 
 
+def folder_of(where: Path, name: str, fingerprint: str, shape: tuple[int, ...]) -> Path:
+    """The folder below `where` for the rows that a model gives, by its fingerprint and their shape: several models' lie side by side.
+
+    It is the one that has such rows, be it of another kind of media; else NAME, or NAME-FINGERPRINT where that is taken.
+    """
+    made_by = {"fingerprint": fingerprint, "shape": list(shape)}
+    sort = name.partition("-")[0]
+    for note in sorted(where.glob(f"{sort}-*/cache.json")):
+        if json.loads(note.read_text()) == made_by:
+            return note.parent
+    taken = (where / name / "cache.json").is_file()
+    return where / (f"{name}-{fingerprint.replace(' ', '-')}" if taken else name)
+
+
 class FeatureCache:
     """Rows of one shape in a folder, looked up by key (up to 32 ASCII characters).
 

@@ -5,6 +5,9 @@ DATA/features/captions-KIND     what a decoder's own text encoder gives, by the 
 DATA/features/latents-KIND      what a decoder's autoencoder gives, if a stage of the profile has a denoising term
 DATA/features/media.npy         which content each path has
 
+Kinds whose decoders read captions alike, as pictures and clips may, have one cache between them; those of another decoder lie
+beside it, with its fingerprint behind the name.
+
 `LiveFeatures` is for those who would rather compute than store: what the caches have is read from them, the rest is computed
 batch by batch and forgotten. The frozen models are in memory beside the language model then, and each epoch computes the same
 rows anew.
@@ -22,7 +25,15 @@ from tqdm.auto import tqdm
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.decoders import adapters, denoising
 from anytoany_lib.features import npy_folder
-from anytoany_lib.features.cache import BATCH, CAPTION_BATCH, KEY, FeatureCache, places, processes
+from anytoany_lib.features.cache import (
+    BATCH,
+    CAPTION_BATCH,
+    KEY,
+    FeatureCache,
+    folder_of,
+    places,
+    processes,
+)
 from anytoany_lib.features.frozen_models import FrozenModels
 from anytoany_lib.llm import pick_device
 from anytoany_lib.media import media_files as media
@@ -109,27 +120,48 @@ class DatasetFeatures:
             self._rebuild,
             repair,
         )
-        self.captions: dict[str, FeatureCache] = {
-            kind: FeatureCache(
-                folder / f"captions-{kind}",
-                fingerprint(adapters.caption_model_files(config)),
-                config.condition,
-                self._rebuild,
-                repair,
-            )
-            for kind, config in profile.decoders.items()
-        }
-        self.latents: dict[str, FeatureCache] = {
-            kind: FeatureCache(
-                folder / f"latents-{kind}",
+        self.captions = self._side_by_side(
+            "captions",
+            {
+                kind: (fingerprint(adapters.caption_model_files(config)), config.condition)
+                for kind, config in profile.decoders.items()
+            },
+            repair,
+        )
+        self.latents = self._side_by_side(
+            "latents",
+            {
                 # The rate says which frames of a clip are taken.
-                f"{fingerprint(denoising.latent_model_files(config))} {config.fps or ''}".strip(),
-                denoising.latent_shape(kind, config),
-                self._rebuild,
-                repair,
-            )
-            for kind, config in (profile.decoders.items() if profile.denoises else ())
-        }
+                kind: (
+                    f"{fingerprint(denoising.latent_model_files(config))} {config.fps or ''}".strip(),
+                    denoising.latent_shape(kind, config),
+                )
+                for kind, config in (profile.decoders.items() if profile.denoises else ())
+            },
+            repair,
+        )
+
+    def _side_by_side(
+        self, sort: str, models: dict[str, tuple[str, tuple[int, ...]]], repair: bool
+    ) -> dict[str, FeatureCache]:
+        """A cache for each kind, by the fingerprint of what fills it and the shape of its rows; the same for the same."""
+        where = self.data / "features"
+        caches: dict[tuple[str, tuple[int, ...]], FeatureCache] = {}
+        for kind, model in models.items():
+            if model not in caches:
+                folder = folder_of(where, f"{sort}-{kind}", *model)
+                caches[model] = FeatureCache(folder, *model, self._rebuild, repair)
+        return {kind: caches[model] for kind, model in models.items()}
+
+    def check_captions(self) -> None:
+        """ValueError if a decoder has no captions, but another one for its kind of media has: it was swapped."""
+        for kind, cache in self.captions.items():
+            others = sorted(cache.folder.parent.glob(f"captions-{kind}*/cache.json"))
+            if not len(cache) and others:
+                raise ValueError(
+                    f"{cache.folder}: no captions as the {kind} decoder of profile {self.profile.name} reads them, "
+                    f"{self.profile.decoders[kind].condition} each; {others[0].parent.name} is another decoder's. Run {self._rebuild}"
+                )
 
     def ready(
         self,

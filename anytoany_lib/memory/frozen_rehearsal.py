@@ -11,16 +11,21 @@ import diffusers
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     ClapTextConfig,
     ClapTextModelWithProjection,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Gemma2Model,
     SpeechT5HifiGan,
     SpeechT5HifiGanConfig,
+    T5EncoderModel,
+    UMT5EncoderModel,
 )
 
 from anytoany_lib.config import DecoderConfig, Profile
+from anytoany_lib.decoders.adapters import ADAPTERS
 from anytoany_lib.encoders.imagebind import ImageBind
 from anytoany_lib.encoders.imagebind_inputs import FRAMES_PER_CLIP, ImageBindConfig
 from anytoany_lib.features.cache import CAPTION_BATCH
@@ -77,6 +82,11 @@ def _part(config: dict[str, Any], pooled: bool = False) -> nn.Module:
         "hifigan": lambda: SpeechT5HifiGan(SpeechT5HifiGanConfig(**config)),
     }
     makers["speecht5_hifigan"] = makers["hifigan"]  # as today's transformers saves it
+    readers = {"t5": T5EncoderModel, "umt5": UMT5EncoderModel, "gemma2": Gemma2Model}
+    kind = config.get("model_type")
+    if kind in readers:
+        settings = AutoConfig.for_model(**config | {"use_cache": False})
+        makers[kind] = lambda: readers[kind](settings)
     with META:
         if "_class_name" in config:
             part = getattr(diffusers, config["_class_name"]).from_config(config)
@@ -90,6 +100,46 @@ def _parts(config: DecoderConfig) -> dict[str, nn.Module]:
     return {name: _part(plan, name.endswith("2")) for name, plan in plans.items()}
 
 
+def _of_drawing(config: DecoderConfig) -> dict[str, nn.Module]:
+    """The parts that are on the card while media are made."""
+    adapter, parts = ADAPTERS[config.pipeline], _parts(config)
+    if not adapter.reads_captions:
+        parts = {name: part for name, part in parts.items() if not name.startswith("text")}
+    for name in adapter.whole_parts:
+        parts[name].float()
+    return parts
+
+
+def _denoise(config: DecoderConfig, transformer: Any, latents: torch.Tensor) -> torch.Tensor:
+    """A step of a transformer; with guidance where both passes are computed at once, two of them."""
+    positions = config.padded_to or config.condition[0]
+    passes = 2 if config.pipeline == "stable-audio" and config.guidance > 1 else 1
+    told = torch.empty(passes, positions, config.condition[1], dtype=HALF)
+    given, time = torch.cat([latents] * passes), torch.empty(passes, dtype=HALF)
+    if config.pipeline == "stable-audio":
+        size = latents.shape[-1] + 1, transformer.config.attention_head_dim // 2
+        rotary = torch.empty(size), torch.empty(size)
+        more = {"global_hidden_states": torch.empty(passes, 1, 1536, dtype=HALF)}
+        more |= {"rotary_embedding": rotary}
+    elif config.pipeline == "sana-sprint":
+        more = {"encoder_attention_mask": torch.empty(1, positions, dtype=torch.long)}
+        more |= {"guidance": time}
+    else:
+        more = {}
+    moved = transformer(given, timestep=time, encoder_hidden_states=told, **more).sample
+    return latents - moved.chunk(passes)[0]
+
+
+def _draw_by_transformer(config: DecoderConfig, parts: dict[str, nn.Module]) -> None:
+    """A medium through a transformer's pipeline: a step, then its autoencoder."""
+    transformer: Any = parts["transformer"]
+    vae: Any = parts["vae"]
+    shape = activations.latents_of(config)
+    latents = torch.empty(1, transformer.config.in_channels, *shape, dtype=HALF)
+    decoded = vae.decode(_denoise(config, transformer, latents).to(vae.dtype)).sample
+    decoded.float()
+
+
 def _draw(config: DecoderConfig, parts: dict[str, nn.Module]) -> None:
     """A medium through a pipeline: a step with guidance, then its autoencoder, frame by frame, and its vocoder."""
     unet: Any = parts["unet"]
@@ -97,12 +147,15 @@ def _draw(config: DecoderConfig, parts: dict[str, nn.Module]) -> None:
     vae.enable_slicing()
     shape = activations.latents_of(config)
     latents = torch.empty(1, unet.config.in_channels, *shape, dtype=HALF)
-    conditions = torch.empty(2, *config.condition, dtype=HALF)
-    both = torch.cat([latents] * 2)
+    passes = 2 if config.guidance > 1 else 1
+    conditions = torch.empty(passes, *config.condition, dtype=HALF)
+    if config.pipeline == "animatediff":
+        conditions = conditions.repeat_interleave(shape[0], 0)
+    both = torch.cat([latents] * passes)
     noise = unet(
         both, torch.empty((), dtype=torch.long), **_unet_arguments(config, conditions)
     ).sample
-    unguided, guided = noise.chunk(2)
+    unguided, guided = noise.chunk(passes) if passes > 1 else (0, noise)
     latents = latents - config.guidance * (guided - unguided)
     if latents.dim() == 5:
         latents = latents.permute(0, 2, 1, 3, 4).flatten(0, 1)
@@ -138,8 +191,9 @@ def looking_peak(config: ImageBindConfig, media: tuple[tuple[str, int], ...]) ->
 def drawing_peak(settings: str) -> int:
     """Bytes of a decoder at work, by its settings as JSON."""
     config = DecoderConfig.model_validate_json(settings)
-    parts = _parts(config)
-    return _alone(parts.values(), partial(_draw, config, parts))
+    parts = _of_drawing(config)
+    draw = _draw_by_transformer if "transformer" in parts else _draw
+    return _alone(parts.values(), partial(draw, config, parts))
 
 
 @cache

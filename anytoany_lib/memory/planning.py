@@ -21,6 +21,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from anytoany_lib.config import DecoderConfig, FitConfig, Profile, StageConfig, resolve
+from anytoany_lib.decoders.adapters import ADAPTERS
 from anytoany_lib.encoders.imagebind import ImageBind
 from anytoany_lib.encoders.imagebind_inputs import HUGE, ImageBindConfig
 from anytoany_lib.gates.foreign_code import LOCAL, without_code
@@ -157,21 +158,29 @@ def _weights_on_disk(folder: Path) -> int:
 
 
 def _decoder(config: DecoderConfig) -> int:
-    """Bytes of a pipeline's parts, without the safety checker."""
-    folder = resolve(config.folder)
-    if folder.is_dir():
-        return sum(_weights_on_disk(folder / part) for part in PARTS) * ACTIVE
-    return round(((config.source and config.source.million_parameters) or 0) * 1e6) * ACTIVE
+    """Bytes of a pipeline's parts that make media, without the safety checker."""
+    folder, adapter = resolve(config.folder), ADAPTERS[config.pipeline]
+    if not folder.is_dir():
+        return round(((config.source and config.source.million_parameters) or 0) * 1e6) * ACTIVE
+    parts = [part for part in PARTS if adapter.reads_captions or not part.startswith("text")]
+    size = sum(_weights_on_disk(folder / part) * ACTIVE for part in parts)
+    size += sum(_weights_on_disk(folder / part) * (4 - ACTIVE) for part in adapter.whole_parts)
+    if (
+        config.pipeline == "animatediff" and config.added
+    ):  # LoRA matrices are added up with the weights
+        file = resolve(config.added.file)
+        size += (_weights_on_disk(file) if file.is_dir() else _weights_in(file)) * ACTIVE
+    return size
 
 
 def _denoising(profile: Profile, stage: StageConfig) -> dict[str, int]:
-    """Bytes of the UNets that a stage's denoising term goes through, and of what they keep if a batch is of one kind.
+    """Bytes of the UNets or transformers that a stage's denoising term goes through, and of what they keep if a batch is of one kind.
 
-    A UNet that is not on disk counts as much as its whole pipeline.
+    One that is not on disk counts as much as its whole pipeline.
     """
     weights = 0
     for config in profile.decoders.values():
-        unet = resolve(config.folder) / "unet"
+        unet = resolve(config.folder) / ADAPTERS[config.pipeline].network
         weights += _weights_on_disk(unet) * ACTIVE if unet.is_dir() else _decoder(config)
     kept = max(denoising_kept(d, stage.checkpointing) for d in profile.decoders.values())
     return {"denoising UNets": weights, "denoising activations": stage.batch_size * kept}

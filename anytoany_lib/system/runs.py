@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ ADAPTER_TENSORS, VOCABULARY = "adapter_model.safetensors", "vocabulary.safetenso
 CURVES, METRICS, EVALUATION = "metrics.jsonl", "metrics.json", "evaluation"
 _BELONGS = (
     ". A run belongs to the language model, encoder and decoders it was trained with: name its own profile, or train "
-    "for the new ones (anytoany features, then stages 1 to 3)"
+    "for the new ones (anytoany features, then stages 1 to 3; for another decoder stage 2 alone, begun with this run)"
 )
 _LIBRARY = Path(__file__).parents[1]
 _RECORDED = {"profile": dict, "stage": int, "data": dict}
@@ -145,9 +145,14 @@ def tensors_in(file: Path) -> dict[str, torch.Tensor]:
 
 
 def read_tensors(
-    folder: Path, modules: dict[str, nn.Module], adapter: PeftModel | None, partly: bool = False
+    folder: Path,
+    modules: dict[str, nn.Module],
+    adapter: PeftModel | None,
+    partly: bool = False,
+    anew: Sequence[str] = (),
 ) -> None:
-    """Loads the trainable weights of a folder; every key and shape has to match. `partly` leaves out other modules' weights.
+    """Loads the trainable weights of a folder; every key and shape has to match. `partly` leaves out other modules' weights, and
+    those below one of the names in `anew` stay as they are, whatever the folder has.
 
     Raises ValueError that names what is missing, surplus or of another shape; nothing is loaded then.
     """
@@ -155,6 +160,11 @@ def read_tensors(
     found = tensors_in(folder / TENSORS)
     if partly:
         found = {k: v for k, v in found.items() if k.startswith(tuple(f"{n}." for n in modules))}
+    left = tuple(f"{name}." for name in anew)
+    expected, found = (
+        {key: tensor for key, tensor in one.items() if not key.startswith(left)}
+        for one in (expected, found)
+    )
     compare(expected, found, folder / TENSORS, _BELONGS)
     lora = {}
     if adapter is not None:
@@ -166,7 +176,8 @@ def read_tensors(
     for name, module in modules.items():
         prefix = name + "."
         module.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+            {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)},
+            strict=not anew,  # of which it was just seen that nothing else is missing
         )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from bitsandbytes.optim import PagedAdamW8bit
 from torch import nn
+from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from anytoany_lib.config import Profile, StageConfig
@@ -147,18 +148,50 @@ def optimiser_and_schedule(
     return optimiser, schedule
 
 
+def swapped_decoders(before: Profile, now: Profile) -> list[str]:
+    """Kinds whose decoder reads other conditions than it did in another profile, or was not there."""
+
+    def read(profile: Profile, kind: str) -> tuple[Any, ...] | None:
+        decoder = profile.decoders.get(kind)
+        return decoder and (decoder.pipeline, decoder.folder, decoder.condition)
+
+    return [kind for kind in now.decoders if read(before, kind) != read(now, kind)]
+
+
+def _check_alike(before: Profile, now: Profile, init: Path) -> None:
+    """ValueError unless profiles differ in their decoders and stages at most."""
+    old, new = (
+        runs.flat(one.model_dump(include={"llm", "encoder", "wrappers", "projection", "lora"}))
+        | {f"decoders.{kind}.signals": decoder.signals for kind, decoder in one.decoders.items()}
+        for one in (before, now)
+    )
+    if others := [name for name in new if ".source" not in name and old.get(name) != new[name]]:
+        raise ValueError(
+            f"{init} was trained with profile {before.name}, not {now.name}: name a run of that profile. Another decoder alone "
+            f"would do, but they differ in {', '.join(others[:4])}"
+        )
+
+
 def _initial_model(profile: Profile, init: Path | None, seed: int) -> AnyToAny:
-    """The model that a stage begins with: that of run `init`, or a new one. ValueError if that run has another profile."""
+    """The model that a stage begins with: that of run `init`, or a new one.
+
+    Of a run whose profile has other decoders the output projections of these begin anew, and it says so. ValueError if that
+    run has another profile in more than that.
+    """
     model = AnyToAny.from_profile(profile, seed)
     if init is not None:
-        trained_with = runs.read_record(init)["profile"]["name"]
-        if trained_with != profile.name:
-            raise ValueError(
-                f"{init} was trained with profile {trained_with}, not {profile.name}: name a run of that profile"
-            )
+        before = runs.profile_of(runs.read_record(init), init)
+        swapped = swapped_decoders(before, profile)
+        if before.name != profile.name:
+            _check_alike(before, profile, init)
         if (init / runs.ADAPTER).is_dir():
             model.add_lora()
-        model.load(init)
+        model.load(init, [f"output_projections.{kind}" for kind in swapped])
+        for kind in swapped:
+            tqdm.write(
+                f"{kind}: its decoder is another one than in {init}, so its output projection begins anew; stage 2 trains it, and "
+                "nothing else has to be trained again"
+            )
     return model
 
 
@@ -167,6 +200,8 @@ def new_training(job: Job, ranks: Ranks, on_the_fly: bool) -> TrainingState:
     phases, settings = Phases(), job.settings
     with phases.phase("loading"):
         features = (LiveFeatures if on_the_fly else DatasetFeatures)(job.profile, job.data)
+        if settings.reads != "comprehension" and not on_the_fly:
+            features.check_captions()
         model = _initial_model(job.profile, job.init, job.seed)
         options = (settings.reads, model.messages, features, job.seed, settings.mixture)
         data = StageData(job.data, "train", *options)

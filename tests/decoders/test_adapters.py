@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import recent_layouts
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -24,7 +27,10 @@ from anytoany_lib.config import DecoderConfig, Profile, resolve
 from anytoany_lib.decoders.adapters import CaptionEncoder, caption_model_files
 from anytoany_lib.decoders.pipelines import Decoder
 from anytoany_lib.features.dataset_features import DatasetFeatures
+from anytoany_lib.features.frozen_models import FrozenModels
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.system import runs
+from anytoany_lib.training.setup import _initial_model, swapped_decoders
 
 CPU = torch.device("cpu")
 WIDTHS, POOLED = (32, 48), 40
@@ -156,12 +162,73 @@ def test_clips_and_sounds_take_the_length_that_is_wished(model: AnyToAny):
     assert made("image", 4, 1.0).size == (64, 64)
 
 
-def test_caches_made_for_one_decoder_are_refused_by_the_other(
-    xl: DecoderConfig, profile: Profile, toy_data: Path
+def test_caches_of_several_decoders_lie_side_by_side(
+    xl: DecoderConfig, profile: Profile, toy_data: Path, tmp_path: Path
 ):
+    data = tmp_path / "toy"
+    shutil.copytree(toy_data, data)
     swapped = profile.model_copy(update={"decoders": profile.decoders | {"image": xl}})
-    with pytest.raises(ValueError, match="image.*anytoany features"):
-        DatasetFeatures(swapped, toy_data)
+    before, after = DatasetFeatures(profile, data), DatasetFeatures(swapped, data)
+    before.check_captions()
+    with pytest.raises(
+        ValueError,
+        match=r"image decoder.*\(17, 80\) each; captions-image is anot.*anytoany features",
+    ):
+        after.check_captions()
+    captions = ["a red bell", "a blue boat"]
+    assert after.lacking_captions("image", captions) == captions
+    models = FrozenModels(swapped, CPU)
+    assert after.fill_captions("image", captions, models, 60) == 2
+    names = {path.name for path in (data / "features").glob("captions-*")}
+    own = after.captions["image"].folder.name
+    assert own.startswith("captions-image-") and names > {own, "captions-image"}
+    for profile_of, width in ((profile, 128), (swapped, 80)):
+        again = DatasetFeatures(profile_of, data)
+        again.check_captions()
+        assert again.captions["image"].shape[-1] == width and len(again.captions["image"]) > 0
+    assert DatasetFeatures(swapped, data).caption("image", captions[0]).shape == (17, 80)
+
+
+def test_pictures_and_clips_that_are_told_alike_have_one_cache(
+    profile: Profile, toy_data: Path, tmp_path: Path
+):
+    clips = recent_layouts.animatediff(tmp_path)
+    pictures = clips.model_copy(update={"pipeline": "stable-diffusion", "added": None})
+    both = profile.model_copy(update={"decoders": {"image": pictures, "video": clips}})
+    store = DatasetFeatures(both, toy_data)
+    assert store.captions["image"] is store.captions["video"]
+    shutil.copytree(clips.folder, tmp_path / "elsewhere")  # the same files in another folder
+    clips = clips.model_copy(update={"folder": str(tmp_path / "elsewhere")})
+    both = profile.model_copy(update={"decoders": {"image": pictures, "video": clips}})
+    assert len({id(one) for one in DatasetFeatures(both, toy_data).captions.values()}) == 1
+
+
+def test_another_decoder_trains_its_projection_alone(
+    xl: DecoderConfig, profile: Profile, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    run = tmp_path / "run"
+    shutil.copytree(resolve("ckpt/tiny/run"), run)
+    record = runs.read_record(run) | {"profile": profile.model_dump(mode="json")}
+    (run / runs.RECORD).write_text(json.dumps(record))
+    decoders = profile.decoders | {"image": xl}
+    swapped = profile.model_copy(update={"name": "mine", "decoders": decoders})
+    assert swapped_decoders(profile, swapped) == ["image"]
+    model = _initial_model(swapped, run, 0)
+    said = capsys.readouterr()
+    assert "image: its decoder is another one" in said.out + said.err
+    kept = runs.tensors_in(run / runs.TENSORS)
+    new = model.bridges()["output_projections"].state_dict()
+    assert new["image.model.weight"].shape == (80, 256)
+    for name, tensor in new.items():
+        if not name.startswith("image."):
+            assert torch.equal(tensor, kept[f"output_projections.{name}"]), name
+    more = {"signals": 5} | {k: v for k, v in xl.model_dump().items() if k != "signals"}
+    decoders = profile.decoders | {"image": DecoderConfig.model_validate(more)}
+    other = profile.model_copy(update={"name": "mine", "decoders": decoders})
+    with pytest.raises(
+        ValueError, match="trained with profile tiny, not mine.*decoders.image.signals"
+    ):
+        _initial_model(other, run, 0)
 
 
 def test_a_run_trained_for_one_decoder_is_refused_by_the_other(xl: DecoderConfig, profile: Profile):

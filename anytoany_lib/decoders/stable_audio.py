@@ -1,0 +1,50 @@
+"""Stable Audio Open: T5's states of up to 128 tokens, zeros behind the last, and how long the sound is to be.
+
+The seconds are a condition of their own, which the pipeline embeds: they come from the settings, not from the projection.
+Guidance is away from no condition at all. Sounds are stereo at 44.1 kHz; a reply has mono.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableAudioPipeline
+from transformers import T5EncoderModel
+
+from anytoany_lib.config import DecoderConfig
+from anytoany_lib.decoders.protocol import (
+    Adapter,
+    masked_states,
+    short_captions,
+    sound,
+    words_of,
+)
+from anytoany_lib.media.downmixing import downmix
+
+
+def _mono(channels: np.ndarray, config: DecoderConfig, pipeline: Any) -> dict[str, Any]:
+    """Channels (C, N)."""
+    return sound(downmix(lambda: iter([channels.T])), int(pipeline.vae.config.sampling_rate))
+
+
+def _masked(pipeline: Any, condition: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Conditions (B, L, D), and where they have words: the pipeline's projection is not to fill the rest."""
+    return {"prompt_embeds": condition, "attention_mask": words_of(condition)}
+
+
+STABLE_AUDIO = Adapter(
+    StableAudioPipeline,
+    (T5EncoderModel,),
+    masked_states,
+    _mono,
+    False,
+    arguments=_masked,
+    lengths={"seconds": "audio_end_in_s"},
+    told=None,
+    tokens=short_captions,
+    network="transformer",
+    negative=False,
+    reads_captions=False,
+)
