@@ -18,7 +18,7 @@ from anytoany_lib.messages import IGNORED, Encoded
 class Batch:
     """Conversations of one training or evaluation step, padded on the right.
 
-    ids, labels (B, T) int64; mask (B, T) int64, 0 at padding; media (M, D) float32 and media_at (M, 2) int64 [row,
+    ids, labels (B, T) int64; mask (B, T) int64, 0 at padding; media (M, D) or, of L states, (M, L, D) float32 and media_at (M, 2) int64 [row,
     first soft token]; signals_at {kind: (S, 2)} [row, first signal token]; targets {kind: (S, *condition)} float32.
     Where a stage trains on latents: latents {kind: (L, *latent shape)} float32 of the media at hand, and latents_of
     {kind: (L,)} which of the kind's S they are. plain (B,) bool: the rows that the untouched LLM would answer alike.

@@ -18,7 +18,7 @@ import numpy as np
 
 from anytoany_lib.config import Profile
 from anytoany_lib.gates import templates
-from anytoany_lib.modalities import KINDS, MEDIA_KINDS, MODALITIES, TOKEN_ORDER
+from anytoany_lib.modalities import MODALITIES, SHOWN_KINDS, TOKEN_ORDER
 from anytoany_lib.tokenizer.pieces import Apart, Joined, Piece, Tokenizer
 from anytoany_lib.tokenizer.sentencepiece_legacy import LegacyTokenizer
 
@@ -51,13 +51,13 @@ def parts_of(message: Message, where: str = "message") -> list[Part]:
         )
     for number, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind not in KINDS:
+        if kind not in (known := ("text", *SHOWN_KINDS)):
             raise ValueError(
-                f"{where}, part {number}: type {kind!r} is not one of {', '.join(KINDS)}"
+                f"{where}, part {number}: type {kind!r} is not one of {', '.join(known)}"
             )
         if kind == "text" and not isinstance(part.get("text"), str):
             raise ValueError(f"{where}, part {number}: a text part needs its text under 'text'")
-        if kind in MEDIA_KINDS and part.get(kind) is None and message["role"] != "assistant":
+        if kind != "text" and part.get(kind) is None and message["role"] != "assistant":
             raise ValueError(
                 f"{where}, part {number}: a part of type {kind} needs its medium under {kind!r}"
             )
@@ -150,7 +150,7 @@ class MessageEncoder:
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.template = profile.llm.chat_template
-        self.soft_tokens = profile.encoder.soft_tokens
+        self.soft_tokens, self.kinds = profile.encoder.soft_tokens, profile.encoder.kinds
         self.context = profile.llm.context
         where = f"profile {profile.name}, tokenizer in {profile.llm.folder}"
         _check_words(tokenizer, vocabulary, where)
@@ -255,11 +255,12 @@ class MessageEncoder:
         encoded.add(block[1:], learnt=False)
 
     def _check_makeable(self, role: str, parts: list[Part]) -> None:
-        """Raises ValueError if a reply holds a medium that the profile has no decoder for."""
-        for part in parts if role == "assistant" else ():
-            if part["type"] != "text" and part["type"] not in self.vocabulary.signals:
-                known = ", ".join(self.vocabulary.signals)
-                raise ValueError(f"the profile generates {known}, not {part['type']}")
+        """Raises ValueError if the profile has no decoder for a medium of a reply, or shows its encoder none of a message's kind."""
+        known = self.vocabulary.signals if role == "assistant" else self.kinds
+        does = "generates" if role == "assistant" else "shows its encoder (encoder.kinds)"
+        for part in parts:
+            if part["type"] not in ("text", *known):
+                raise ValueError(f"the profile {does} {', '.join(known)}, not {part['type']}")
 
     def _encode(self, messages: list[Message], prompt: bool) -> tuple[Encoded, list[int]]:
         """The whole conversation, and where in it each message begins; the last number is where it ends."""

@@ -31,13 +31,14 @@ from anytoany_lib.llm import (
     unpack,
 )
 from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Vocabulary
-from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
+from anytoany_lib.projections import OutputProjection, alignment_loss
+from anytoany_lib.reading import input_projection_of
 from anytoany_lib.system import runs
 from anytoany_lib.tokenizer.pieces import Tokenizer
 
 if TYPE_CHECKING:
     from anytoany_lib.decoders.pipelines import Decoder
-    from anytoany_lib.encoders.imagebind import ImageBind
+    from anytoany_lib.encoders.frozen import Encoder
     from anytoany_lib.generation.events import Events
     from anytoany_lib.generation.sampling import Sampling
 
@@ -59,8 +60,7 @@ class AnyToAny(nn.Module):
         self.vocabulary = Vocabulary.of(llm.get_input_embeddings().weight.shape[0], profile)
         self.messages = MessageEncoder(tokenizer, profile, self.vocabulary)
         self.token_rows = TokenRows(llm, len(self.vocabulary.names))
-        encoder = profile.encoder
-        self.input_projection = InputProjection(encoder.embedding, hidden, encoder.soft_tokens)
+        self.input_projection = input_projection_of(profile, hidden)
         self.output_projections = nn.ModuleDict(
             {
                 kind: OutputProjection(hidden, config.condition, profile.projection)
@@ -169,7 +169,7 @@ class AnyToAny(nn.Module):
     def embed_inputs(
         self, ids: torch.Tensor, embeddings: torch.Tensor, at: torch.Tensor
     ) -> torch.Tensor:
-        """ids (B, T) with media (M, D) at places (M, 2) -> the LLM's input embeddings (B, T, H)."""
+        """ids (B, T) with media (M, D) or (M, L, D) at places (M, 2) -> the LLM's input embeddings (B, T, H)."""
         inputs = self.token_rows.embed(ids, self.causal_lm.get_input_embeddings())
         if len(at):
             soft = self.input_projection(embeddings.to(self.device)).to(inputs.dtype)  # (M, K, H)
@@ -254,8 +254,8 @@ class AnyToAny(nn.Module):
     # --- media and talk: `generation` does it, which builds on this class and is therefore imported late ---
 
     @property
-    def encoder(self) -> ImageBind:
-        """The frozen ImageBind, loaded on first use."""
+    def encoder(self) -> Encoder:
+        """The frozen encoder, loaded on first use."""
         return self.media_models.encoder
 
     def decoder(self, kind: str) -> Decoder:

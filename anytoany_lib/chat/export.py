@@ -167,7 +167,7 @@ def _medium_html(part: Part) -> str:
 
 def _shown_as_is(part: Part, mime: str) -> bool:
     kind, medium = part["type"], medium_of(part)
-    if mime not in _SHOWN_AS_IS[kind]:
+    if mime not in _SHOWN_AS_IS.get(kind, ()):
         return False
     from_file = kind == "video" and isinstance(medium, str | Path)
     return not from_file or video_codec(Path(medium)) in _CODECS_PLAYED

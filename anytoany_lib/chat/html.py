@@ -14,18 +14,21 @@ from pathlib import Path
 from IPython.display import HTML, Audio, Image, Video, display
 
 from anytoany_lib.chat import markdown
-from anytoany_lib.media import media_files
+from anytoany_lib.media import media_files, senses
 from anytoany_lib.media.containers import decoding, existing_file
 from anytoany_lib.media.file_types import MIME_OF
 from anytoany_lib.messages import Message, Part, medium_of, parts_of
+from anytoany_lib.modalities import SENSED_KINDS
 
 # What a page gets of a large medium; the model reads the whole.
 PREVIEW_PIXELS, PREVIEW_SECONDS, PREVIEW_FRAMES = 1024, 60.0, 96
 PREVIEW_RATE = 60.0  # frames a second, at most
-SHOWN_WIDTH = {"image": 224, "audio": 260, "video": 256}  # at least: pixels on the screen
+SHOWN_WIDTH = {"image": 224, "audio": 260, "video": 256} | dict.fromkeys(
+    SENSED_KINDS, 224
+)  # pixels, at least
 SHOWN_HEIGHT = 480  # at most
 MAKING = {"image": "drawing a picture", "audio": "making a sound", "video": "filming a clip"}
-ICON = {"image": "🖼", "audio": "🔊", "video": "🎞"}
+ICON = {"image": "🖼", "audio": "🔊", "video": "🎞", "depth": "📏", "thermal": "🌡", "imu": "📈"}
 NAMES = {"user": "You", "assistant": "Model", "system": "System"}
 
 # How text and media look wherever they are shown; the colours follow those around them.
@@ -60,6 +63,8 @@ def preview(part: Part) -> tuple[str, bytes]:
     Raises MediaError if it cannot be read.
     """
     kind, medium = part["type"], medium_of(part)
+    if kind in SENSED_KINDS:
+        kind, medium = "image", senses.picture(kind, medium)
     if kind == "image":
         medium = media_files.as_image(medium).copy()
         medium.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS))
@@ -130,7 +135,7 @@ def figure_html(part: Part, mime: str, data: bytes, below: str = "", moving: boo
     # Styled in place, since saved notebooks lose style sheets.
     size = f"min-width: min({SHOWN_WIDTH[kind]}px, 100%); max-width: 100%; max-height: {SHOWN_HEIGHT}px"
     common = f'src="{data_uri(mime, data)}" style="display: block; {size}; object-fit: contain"'
-    if kind == "image":
+    if kind not in ("audio", "video"):
         shown = f'<img {common} alt="{label}">'
     else:
         playing = "autoplay loop muted playsinline " if moving and kind == "video" else ""
@@ -174,7 +179,9 @@ def _box(role: str, content: str) -> str:
 def _show_medium(part: Part) -> None:
     kind = part["type"]
     mime, data = preview(part)
-    if kind == "image":
+    if kind in SENSED_KINDS:
+        display(Image(data, format="png", width=SHOWN_WIDTH[kind]))
+    elif kind == "image":
         width = media_files.as_image(medium_of(part)).width
         display(Image(data, format="png", width=min(max(width, SHOWN_WIDTH[kind]), 512)))
     elif kind == "audio":

@@ -24,7 +24,7 @@ from anytoany_lib.generation.kv_cache import Files, PrefixCache
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.media import media_files
 from anytoany_lib.messages import Message, Part, check, medium_of, parts_of
-from anytoany_lib.modalities import MEDIA_KINDS, MODALITIES
+from anytoany_lib.modalities import MODALITIES
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system.files import appearing_whole, keep_private, read_json, recover
 
@@ -301,7 +301,7 @@ def _checked(content: Content) -> list[Part]:
     checked = []
     for part in parts:
         kind, medium = part["type"], medium_of(part)
-        checked.append({"type": kind, kind: _own(kind, medium) if kind in MEDIA_KINDS else medium})
+        checked.append({"type": kind, kind: medium if kind == "text" else _own(kind, medium)})
     return checked
 
 

@@ -14,11 +14,11 @@ from typing import Any
 from PIL import Image
 
 from anytoany_lib.chat.html import data_uri
-from anytoany_lib.media import media_files
+from anytoany_lib.media import media_files, senses
 from anytoany_lib.media.containers import MediaError
-from anytoany_lib.media.file_types import kind_by_name, unread_by_name
+from anytoany_lib.media.file_types import kind_by_name, shown_by_name, unread_by_name
 from anytoany_lib.messages import Message, Part, medium_of
-from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.modalities import MEDIA_KINDS, SENSED_KINDS
 
 LIMIT = 200 * 2**20  # bytes through the page; a path has no limit
 _THUMBNAIL_PIXELS = 64
@@ -42,17 +42,25 @@ class Attachment:
 
 
 def part_of(path: Path, name: str) -> Part:
-    """A file as a part of a message, of the kind that is in it, whatever its name says.
+    """A file as a part of a message, of the kind that is in it, whatever its name says; see `_kind_of` for depth and the like.
 
     MediaError if it is none, with the `name` that the user gave; ValueError if the name is none of a medium either.
     """
     try:
-        kind = media_files.kind_in(path)
+        kind = _kind_of(path, name)
     except MediaError as error:
         if error.reason != "missing":
             check_name(name)
         raise MediaError(error.reason, error.detail, name) from error
     return {"type": kind, kind: path}
+
+
+def _kind_of(path: str | Path, name: str) -> str:
+    """The kind of medium that is in a file. Depth and thermal pictures are what somebody names so (`room.depth.png`): a
+    picture of 16 bits is a photograph else. Tables of numbers (.npy, .csv) are readings of a motion sensor.
+    """
+    named = "imu" if Path(name).suffix.lower() in (".npy", ".csv") else shown_by_name(name)
+    return named if named in SENSED_KINDS else media_files.kind_in(path)
 
 
 def check_name(name: str) -> None:
@@ -71,7 +79,7 @@ def attachment(id: str, kind: str, name: str, medium: Any, exact: bool = False) 
     """
     try:
         if isinstance(medium, str | Path) and not exact:
-            kind = media_files.kind_in(medium)
+            kind = _kind_of(medium, name)
         thumbnail = _thumbnail(kind, media_files.as_media(kind, medium))
         return Attachment(id, kind, Path(name).name or name, medium, thumbnail)
     except MediaError as error:
@@ -85,7 +93,7 @@ def attachments_of(
     readable, lost = [], []
     for number, part in enumerate(content):
         kind, medium = part["type"], medium_of(part)
-        if kind in MEDIA_KINDS:
+        if kind != "text":
             name = names.get(str(medium)) or kind
             try:
                 readable.append(attachment(f"again-{number}", kind, name, medium, exact=True))
@@ -148,7 +156,10 @@ def _thumbnail(kind: str, medium: Any) -> str:
     """A small picture of a picture, or of a clip's first frame."""
     if kind == "audio":
         return ""
-    picture = Image.fromarray(medium[0]) if kind == "video" else medium.copy()
+    if kind in SENSED_KINDS:
+        picture = senses.picture(kind, medium)
+    else:
+        picture = Image.fromarray(medium[0]) if kind == "video" else medium.copy()
     picture.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
     file = io.BytesIO()
     picture.convert("RGB").save(file, "JPEG")

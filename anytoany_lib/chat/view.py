@@ -1,6 +1,6 @@
 """What stands in the chat's bubbles, as data: one piece for every text, medium, placeholder or note.
 
-A piece is a dict with a "kind": "text" (html made safe, and the text itself), "image", "audio" or "video" (bytes and MIME
+A piece is a dict with a "kind": "text" (html made safe, and the text itself), "image", "audio", "video", "depth" ... (bytes and MIME
 type), "making" (how far a medium is, perhaps with a first look at it), "note", "error", or "dots" while nothing was said
 yet. The pages draw them (`static/chat.js`, `gradio_app`); a terminal prints the `remark` of an event alone.
 """

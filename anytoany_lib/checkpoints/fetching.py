@@ -19,6 +19,7 @@ from anytoany_lib.checkpoints.integrity import (
     encoder_problems,
     llm_problems,
     pipeline_problems,
+    tower_problems,
     weights_problems,
     words_problems,
 )
@@ -34,9 +35,13 @@ _ASKED = 5.0  # seconds that a plan waits for a hub
 def _needed(profile: Profile) -> dict[str, tuple[str, str, Source | None]]:
     """What a profile needs: {what: (folder, the file that shows it is there, source)}."""
     llm, encoder = profile.llm, profile.encoder
+    ears = {}
+    if encoder.audio_folder:
+        ears["audio encoder"] = (encoder.audio_folder, "config.json", encoder.audio_source)
     return {
         "llm": (llm.folder, "config.json", llm.source),
         "encoder": (encoder.folder, "config.json", encoder.source),
+        **ears,
         **{k: (d.folder, "model_index.json", d.source) for k, d in profile.decoders.items()},
     }
 
@@ -213,8 +218,9 @@ def verify_models(profile: Profile) -> None:
 def _problems(profile: Profile, what: str, path: Path) -> list[str]:
     if what == "llm":
         return llm_problems(path)
-    if what == "encoder":
-        return encoder_problems(path)
+    if what in ("encoder", "audio encoder"):
+        model = profile.encoder.model
+        return encoder_problems(path) if model == "imagebind" else tower_problems(path, what, model)
     return pipeline_problems(path, _unused(profile, what))
 
 

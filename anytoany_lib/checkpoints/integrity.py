@@ -14,6 +14,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,26 @@ def encoder_problems(path: Path) -> list[str]:
         f"{file} is no ImageBind of the expected size: {len(odd)} tensors differ, such as {name}: expected "
         f"{expected.get(name)}, found {found.get(name)}"
     ]
+
+
+# The class in transformers of each folder that an encoder other than ImageBind is made of, and its model_type.
+_TOWERS = {
+    ("encoder", "pe-av"): ("PeAudioVideoModel", "pe_audio_video"),
+    ("encoder", "siglip2+whisper"): ("SiglipModel", "siglip"),
+    ("audio encoder", "siglip2+whisper"): ("WhisperModel", "whisper"),
+}
+
+
+def tower_problems(folder: Path, what: str, model: str) -> list[str]:
+    """What is wrong with a folder of an encoder of transformers' models; `what` is its name in a plan, `model` the encoder's."""
+    cls, model_type = _TOWERS[what, model]
+    problems, config = _json(folder / "config.json")
+    if not problems and (found := config.get("model_type")) != model_type:
+        problems = [f"{folder / 'config.json'} is of a {found!r}, expected {model_type!r}"]
+    problems += _json(folder / "preprocessor_config.json")[0]
+    # Without its extra the library cannot make a PE-AV to compare with.
+    known = model != "pe-av" or find_spec("timm") is not None
+    return problems or _weights(folder, cls if known else "", config)
 
 
 def llm_problems(folder: Path) -> list[str]:

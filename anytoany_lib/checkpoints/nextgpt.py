@@ -195,6 +195,11 @@ def import_nextgpt(
     names every key that is missing, surplus or of another shape; no folder is left then.
     """
     file, out = resolve(file), resolve(out)
+    if profile.input_projection.kind != "linear":
+        raise ValueError(
+            f"profile {profile.name} has a {profile.input_projection.kind} for its input projection, the published weights a "
+            "linear one: use nextgpt-7b, or a profile made from it"
+        )
     if profile.encoder.soft_tokens != 1 or profile.projection.standardise:
         raise ValueError(
             f"profile {profile.name} shows a medium as {profile.encoder.soft_tokens} tokens or standardises hidden "
@@ -269,6 +274,7 @@ def export_nextgpt(run: str | Path, file: str | Path) -> Path:
     problems = {
         "it has no LoRA (stage 3 comes first)": not (run / runs.ADAPTER).is_dir(),
         f"a medium takes {profile.encoder.soft_tokens} tokens": profile.encoder.soft_tokens != 1,
+        "its input projection is not linear": profile.input_projection.kind != "linear",
         "its head is tied to its embedding": "token_rows.output" not in trainable,
         "it does not generate image, video and audio": set(profile.decoders) != set(_OUTPUTS),
     }

@@ -13,8 +13,10 @@ Dtype = Literal["auto", "float16", "bfloat16", "float32"]
 if TYPE_CHECKING:  # looked up by any text; what a profile may say is checked when it is read
     Kind: TypeAlias = str
     Part: TypeAlias = str
+    Shown: TypeAlias = str
 else:
     Kind = Literal["image", "audio", "video"]
+    Shown = Literal["image", "audio", "video", "depth", "thermal", "imu"]
     Part = Literal["input_projection", "output_projections", "token_rows", "lora"]
 
 

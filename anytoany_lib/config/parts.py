@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from anytoany_lib.config.checked import WIDE, Checked, Dtype
+from anytoany_lib.config.checked import WIDE, Checked, Dtype, Shown
 
 
 class Source(Checked):
@@ -89,16 +89,54 @@ class LLMConfig(Checked):
 
 
 class EncoderConfig(Checked):
+    model: Literal["imagebind", "pe-av", "siglip2+whisper"] = Field(
+        "imagebind", description="which encoder it is, by its name in the table encoders.ENCODERS"
+    )
     folder: str = Field(
-        description="folder with config.json and model.safetensors, or the official .pth"
+        description="folder with config.json and model.safetensors, or ImageBind's official .pth"
     )
     source: Source | None = None
+    audio_folder: str | None = Field(
+        None, description="the Whisper of siglip2+whisper; `folder` is its SigLIP2"
+    )
+    audio_source: Source | None = None
     embedding: int = Field(1024, gt=0, le=WIDE, description="width of the encoder's embeddings")
     soft_tokens: int = Field(1, gt=0, le=4096, description="LLM tokens a medium is shown as")
+    kinds: tuple[Shown, ...] = Field(
+        ("image", "audio", "video"),
+        description="what can be shown; depth, thermal and imu are for an ImageBind that has these senses",
+    )
+    states: Literal["pooled", "patches"] = Field(
+        "pooled", description="what the input projection reads: one vector a medium, or a sequence"
+    )
+    length: int = Field(
+        64,
+        gt=0,
+        le=4096,
+        description="of the sequence, with states: patches; what is longer is averaged down to it",
+    )
     architecture: dict[str, Any] | None = Field(
         None,
         description="of a .pth of other sizes than the published one, as ImageBindConfig has them; written beside it",
     )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What the encoder gives of a medium: (embedding,), or (length, embedding) of states."""
+        wide = (self.embedding,)
+        return wide if self.states == "pooled" else (self.length, *wide)
+
+    @model_validator(mode="after")
+    def _of_one_model(self):
+        if (self.model == "siglip2+whisper") != (self.audio_folder is not None):
+            raise ValueError("audio_folder goes with model: siglip2+whisper, which needs it")
+        if self.audio_source and not self.audio_folder:
+            raise ValueError("audio_source goes with audio_folder")
+        if self.architecture and self.model != "imagebind":
+            raise ValueError("architecture goes with model: imagebind")
+        if self.model != "imagebind" and (more := {*self.kinds} - {"image", "audio", "video"}):
+            raise ValueError(f"kinds: {', '.join(sorted(more))} are senses of imagebind alone")
+        return self
 
 
 class AddedWeights(Checked):
@@ -200,6 +238,27 @@ class DecoderConfig(Checked):
             raise ValueError(f"added: a {self.pipeline} pipeline takes no weights beside its own")
         if self.scheduler and not isinstance(self.scheduler.get("class"), str):
             raise ValueError("scheduler: give its `class`, such as LCMScheduler")
+        return self
+
+
+class InputProjectionConfig(Checked):
+    kind: Literal["linear", "grouping", "resampler"] = Field(
+        "linear",
+        description="one linear map of a pooled vector, or learned tokens that attend to a sequence of states",
+    )
+    width: int = Field(512, gt=0, le=WIDE, description="inside, where it is not linear")
+    heads: int = Field(8, gt=0, le=1024)
+    layers: int = Field(
+        3,
+        gt=0,
+        le=64,
+        description="of a resampler, and of the second and third stage of a grouping",
+    )
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self):
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} have to divide width: {self.width}")
         return self
 
 

@@ -13,6 +13,7 @@ from anytoany_lib.config.parts import (
     PADDED,
     DecoderConfig,
     EncoderConfig,
+    InputProjectionConfig,
     LLMConfig,
     LoraSettings,
     ProjectionConfig,
@@ -33,6 +34,7 @@ class Profile(Checked):
     encoder: EncoderConfig
     wrappers: tuple[str, str] = ("<Img>", "</Img>")
     decoders: dict[Kind, DecoderConfig]
+    input_projection: InputProjectionConfig = InputProjectionConfig()
     projection: ProjectionConfig = ProjectionConfig()
     lora: LoraSettings = LoraSettings()
     stages: dict[Annotated[int, Field(ge=1, le=3)], StageConfig]
@@ -45,6 +47,15 @@ class Profile(Checked):
         {},
         description="folders of more models that the evaluation compares media with, without judges",
     )
+
+    @model_validator(mode="after")
+    def _projection_reads_what_is_given(self):
+        wanted = "pooled" if self.input_projection.kind == "linear" else "patches"
+        if self.encoder.states != wanted:
+            raise ValueError(
+                f"input_projection: {self.input_projection.kind} reads encoder.states: {wanted}, not {self.encoder.states}"
+            )
+        return self
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Profile:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from anytoany_lib.data.reports import Measured
-from anytoany_lib.media import media_files
+from anytoany_lib.media import media_files, senses
 from anytoany_lib.media.clips import video_header
 from anytoany_lib.media.containers import MediaError, decoding, existing_file
 from anytoany_lib.media.sounds import sound_header
@@ -26,6 +26,9 @@ def inspect(kind: str, path: str | Path) -> Measured:
     """
     path = existing_file(path)
     look = {"image": _inspect_image, "audio": _inspect_sound, "video": _inspect_clip}
+    if kind in senses.FORMS:
+        values = senses.FORMS[kind](path)
+        return Measured(kind, path.stat().st_size, min(values.shape) if kind != "imu" else 0)
     with decoding(path):
         return look[media_files.check_kind(kind)](path, path.stat().st_size)
 

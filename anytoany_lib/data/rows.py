@@ -13,7 +13,7 @@ from typing import Any
 
 from anytoany_lib.media.containers import MediaError
 from anytoany_lib.messages import check
-from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.modalities import SENSED_KINDS
 
 
 class DataError(ValueError):
@@ -38,8 +38,10 @@ def check_row(row: Row) -> Row:
         for message, parts in zip(row.messages, check(row.messages), strict=True):
             for part in parts:
                 kind = part["type"]
-                if kind not in MEDIA_KINDS:
+                if kind == "text":
                     continue
+                if kind in SENSED_KINDS and message["role"] == "assistant":
+                    raise ValueError(f"{kind} can be shown, and is never generated")
                 if message["role"] == "assistant" and not isinstance(part.get("caption"), str):
                     raise ValueError(f"the assistant's {kind} needs a text under 'caption'")
                 if kind in part and not isinstance(part[kind], str):

@@ -17,6 +17,9 @@ DESCRIBE = {
     "image": ("Describe this picture.", "What does this picture show?", "Write a caption for it."),
     "audio": ("Describe this sound.", "What do you hear?", "Write a caption for this recording."),
     "video": ("Describe this clip.", "What happens in this video?", "Write a caption for it."),
+    "depth": ("Describe this depth map.", "What stands where here?", "Write a caption for it."),
+    "thermal": ("Describe this thermal picture.", "What is warm here?", "Write a caption for it."),
+    "imu": ("Describe this movement.", "What does the wearer do?", "Write a caption for it."),
 }
 PRODUCE = {
     "image": ("Draw this: {}", "Show me a picture: {}", "I would like an image of this: {}"),

@@ -1,1 +1,1 @@
-"""Frozen encoders, by which the model sees and hears. One today, ImageBind: its inputs, its layers, the model itself."""
+"""Frozen encoders, by which the model sees and hears: ImageBind, its inputs and layers, and others beside it in `table`."""

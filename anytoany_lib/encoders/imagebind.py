@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from transformers import CLIPTokenizer
 
 from anytoany_lib.encoders import clip_vocabulary
+from anytoany_lib.encoders.frozen import check_tensors
 from anytoany_lib.encoders.imagebind_inputs import (
     HUGE,
     SENSE_OF_KIND,
@@ -91,7 +92,7 @@ class ImageBind(nn.Module):
         config, weights, file = _read(Path(path))
         with torch.device("meta"):
             model = cls(config)
-        _check(model.state_dict(), weights, file)
+        check_tensors(model.state_dict(), weights, f"{file} does not fit this ImageBind")
         model.keep_senses(set(config.senses() if senses is None else senses))
         kept = {name: weights[name].to(dtype) for name in model.state_dict()}
         model.load_state_dict(kept, assign=True)
@@ -169,23 +170,27 @@ class ImageBind(nn.Module):
     def embed(
         self, kind: str, media: Sequence[Any], batch_size: int = 16, progress: bool = False
     ) -> Tensor:
-        """Media of one kind ("image", "audio", "video", "text") -> (N, D) float32 on the CPU.
+        """Media of one of the kinds in SENSE_OF_KIND -> (N, D) float32 on the CPU.
 
         Media as `prepare` takes them, texts as strings. Runs where the weights are; `batch_size`
         is how many are prepared at once, of which those go together that memory has room for.
         """
         if kind not in SENSE_OF_KIND:
             raise ValueError(f"kind must be one of {list(SENSE_OF_KIND)}, not {kind!r}")
-        rows = [torch.empty(0, self.config.embed_dim)]
+        rows = []
         starts = range(0, len(media), batch_size)
         for start in tqdm(starts, desc=f"embed {kind}", disable=not progress):
             batch = media[start : start + batch_size]
             if kind == "text":
                 x = self.tokenize(batch)
             else:
-                x = torch.stack([prepare(self.config, kind, medium) for medium in batch])
+                x = torch.stack([self.prepare(kind, medium) for medium in batch])
             rows.append(self.embed_prepared(kind, x))
-        return torch.cat(rows)
+        return torch.cat(rows) if rows else torch.empty(0, self.config.embed_dim)
+
+    def prepare(self, kind: str, medium: Any) -> Tensor:
+        """One medium as `embed_prepared` takes it, but for the batch axis."""
+        return prepare(self.config, kind, medium)
 
     @torch.inference_mode()
     def embed_prepared(self, kind: str, x: Tensor) -> Tensor:
@@ -263,19 +268,3 @@ def expected_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         state = ImageBind(config_of(path)).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-
-def _check(expected: dict[str, Tensor], found: dict[str, Tensor], file: Path) -> None:
-    """Raise ValueError, naming tensors, unless `found` has exactly the expected ones."""
-    problems = {
-        "missing": [name for name in expected if name not in found],
-        "surplus": [name for name in found if name not in expected],
-        "misshapen": [
-            f"{name} {tuple(found[name].shape)} for {tuple(tensor.shape)}"
-            for name, tensor in expected.items()
-            if name in found and found[name].shape != tensor.shape
-        ],
-    }
-    faults = [f"{len(v)} {k}: {', '.join(v[:5])}" for k, v in problems.items() if v]
-    if faults:
-        raise ValueError(f"{file} does not fit this ImageBind; {'; '.join(faults)}")

@@ -24,10 +24,12 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers.audio_utils import mel_filter_bank
 
-from anytoany_lib.modalities import MODALITIES
+from anytoany_lib.encoders.sensed_inputs import prepare_sensed
+from anytoany_lib.modalities import MODALITIES, SENSED_KINDS
 
 SENSE_OF_KIND: Mapping[str, str] = MappingProxyType(
-    {kind: modality.sense for kind, modality in MODALITIES.items()} | {"text": "text"}
+    {kind: modality.sense for kind, modality in MODALITIES.items()}
+    | {kind: kind for kind in ("text", *SENSED_KINDS)}
 )
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -35,6 +37,8 @@ MEL_MEAN, MEL_STD = -4.268, 9.138
 WINDOW, HOP, FFT = 400, 160, 512  # 25 ms every 10 ms at 16 kHz
 SAMPLE_RATE = 16000
 FRAMES_PER_CLIP = 2
+IMU_CHANNELS, IMU_SAMPLES, IMU_PATCH = 6, 2000, 8
+SENSED_PATCH = 16  # pixels a side, of depth and thermal pictures
 NARROWEST = 8  # times as long as wide: of what is longer only the part that is seen is scaled
 
 
@@ -96,6 +100,10 @@ def tokens_of(config: ImageBindConfig, kind: str) -> int:
     """Tokens that a medium of a kind, or a text, is to the model: those of all its clips."""
     if kind == "text":
         return config.context_length
+    if kind == "imu":
+        return IMU_SAMPLES // IMU_PATCH + 1
+    if kind in SENSED_KINDS:
+        return (config.image_size // SENSED_PATCH) ** 2 + 1
     if kind == "audio":
         sides = (config.mel_bins, config.mel_frames)
         patches = [(side - config.audio_patch) // config.audio_stride + 1 for side in sides]
@@ -108,7 +116,7 @@ def prepare(config: ImageBindConfig, kind: str, media: Any) -> torch.Tensor:
     """One medium as the model's float32 input, without the batch axis.
 
     image: PIL image -> (3, H, W). audio: (float samples (N,), rate) -> (S, 1, mel, F).
-    video: uint8 (T, H, W, 3), or (that, frames per second) -> (S, 3, 2, H, W).
+    video: uint8 (T, H, W, 3), or (that, frames per second) -> (S, 3, 2, H, W). Other senses: `sensed_inputs`.
     Raises ValueError for another kind, an empty or misshapen medium.
     """
     if kind == "image":
@@ -118,7 +126,9 @@ def prepare(config: ImageBindConfig, kind: str, media: Any) -> torch.Tensor:
     if kind == "video":
         frames, fps = media if isinstance(media, tuple) else (media, None)
         return prepare_video(config, frames, fps)
-    raise ValueError(f"kind must be image, audio or video, not {kind!r}")
+    if kind in SENSED_KINDS:
+        return prepare_sensed(config.image_size, kind, media)
+    raise ValueError(f"kind must be one of {', '.join({*SENSE_OF_KIND} - {'text'})}, not {kind!r}")
 
 
 def prepare_image(config: ImageBindConfig, image: Image.Image) -> torch.Tensor:

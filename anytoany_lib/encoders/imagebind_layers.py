@@ -13,10 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anytoany_lib.encoders.imagebind_inputs import FRAMES_PER_CLIP, ImageBindConfig, SenseConfig
+from anytoany_lib.encoders.imagebind_inputs import (
+    FRAMES_PER_CLIP,
+    IMU_CHANNELS,
+    IMU_PATCH,
+    IMU_SAMPLES,
+    SENSED_PATCH,
+    ImageBindConfig,
+    SenseConfig,
+)
 
-IMU_CHANNELS, IMU_SAMPLES, IMU_PATCH = 6, 2000, 8
-DEPTH_PATCH = THERMAL_PATCH = 16
 MAX_TEXT_SCALE = 100.0
 
 
@@ -200,6 +206,10 @@ class ClassHead(nn.Sequential):
     def forward(self, tokens: Tensor) -> Tensor:
         return super().forward(tokens[:, 0])
 
+    def of_all(self, tokens: Tensor) -> Tensor:
+        """(B, L, W) -> (B, L, D): every token through what the class token goes through."""
+        return super().forward(tokens)
+
 
 class TextHead(nn.Module):
     """The token at the end of the text -> (B, D)."""
@@ -252,7 +262,7 @@ def preprocessor(name: str, sense: SenseConfig, config: ImageBindConfig) -> nn.M
     if name == "audio":
         patch, stride, shape = config.audio_patch, config.audio_stride, (1, bins, frames)
     else:
-        patch = stride = DEPTH_PATCH if name == "depth" else THERMAL_PATCH
+        patch = stride = SENSED_PATCH
         shape = (1, size, size)
     patches = math.prod((side - patch) // stride + 1 for side in shape[1:])
     stem = Stem(nn.Conv2d(1, width, patch, stride=stride, bias=False), width)

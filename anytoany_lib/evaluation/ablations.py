@@ -38,6 +38,18 @@ def _soft_tokens(settings: Settings, count: int) -> None:
     settings["encoder"]["soft_tokens"] = count
 
 
+def _input_projection(settings: Settings, kind: str) -> None:
+    if kind == "linear":
+        return
+    settings["encoder"]["states"] = "patches"
+    settings["input_projection"] = {"kind": kind, "width": 256, "heads": 4, "layers": 2}
+    # It has no closed form, and layers of attention bear no rate of one matrix.
+    settings["stages"][1]["fit_before"] |= {"steps": 400, "learning_rate": 1e-3}
+    for stage in settings["stages"].values():
+        if "input_projection" in stage["learning_rates"]:
+            stage["learning_rates"]["input_projection"] /= 5
+
+
 def _signal_tokens(settings: Settings, count: int) -> None:
     for decoder in settings["decoders"].values():
         decoder["signals"] = count
@@ -76,6 +88,7 @@ class Ablation(NamedTuple):
 
 ABLATIONS: dict[str, Ablation] = {
     "soft_tokens": Ablation(_soft_tokens, (1, 4, 8), 0),
+    "input_projection": Ablation(_input_projection, ("linear", "resampler", "grouping"), 0),
     "signal_tokens": Ablation(_signal_tokens, (1, 4, 8), 0),
     "alignment": Ablation(_alignment, ("l2", "mse", "cosine", "l2+denoising"), 1),
     "stage_order": Ablation(_stage_order, (PUBLISHED_ORDER, "1-3-2"), 1),

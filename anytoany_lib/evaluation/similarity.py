@@ -112,9 +112,11 @@ def ranks(media: np.ndarray, texts: np.ndarray, others: Sequence[Sequence[int]])
 
 def scorers(profile: Profile, device: str) -> dict[str, tuple[Extractor, tuple[str, ...]]]:
     """{prefix of its rates: (extractor, the kinds that it embeds)}; nothing is downloaded."""
-    words = clip_vocabulary.folders(profile)
-    own = extractors.imagebind(resolve(profile.encoder.folder), device, words=words)
-    found: dict[str, tuple[Extractor, tuple[str, ...]]] = {"": (own, tuple(profile.decoders))}
+    found: dict[str, tuple[Extractor, tuple[str, ...]]] = {}
+    if profile.encoder.model == "imagebind":
+        words = clip_vocabulary.folders(profile)
+        own = extractors.imagebind(resolve(profile.encoder.folder), device, words=words)
+        found[""] = (own, tuple(profile.decoders))
     for name, kinds in _SPACES:
         if folder := profile.similarity.get(name):
             found[f"{name} "] = (getattr(extractors, name)(resolve(folder), device), kinds)
@@ -126,7 +128,13 @@ def check(profile: Profile) -> None:
 
     ValueError or FileNotFoundError name what is missing. No weights are read.
     """
-    check_words(resolve(profile.encoder.folder), clip_vocabulary.folders(profile))
+    if profile.encoder.model == "imagebind":
+        check_words(resolve(profile.encoder.folder), clip_vocabulary.folders(profile))
+    elif not profile.similarity:
+        raise ValueError(
+            f"the encoder {profile.encoder.model} is not asked how like a medium is to its caption: name a CLIP or CLAP under "
+            "similarity in the profile, or judges"
+        )
     for name, _ in _SPACES:
         if folder := profile.similarity.get(name):
             extractors.model_folder(resolve(folder), name.upper())

@@ -12,7 +12,7 @@ from anytoany_lib.config import Profile
 from anytoany_lib.data.manifests import read_manifest, splits_in
 from anytoany_lib.data.rows import Row
 from anytoany_lib.messages import parts_of
-from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.modalities import MEDIA_KINDS, SHOWN_KINDS
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Contents:
     """What rows of a manifest need embedded, each once and in order of first use."""
 
     media: dict[str, dict[str, str | None]] = field(
-        default_factory=lambda: {kind: {} for kind in MEDIA_KINDS}
+        default_factory=lambda: {kind: {} for kind in SHOWN_KINDS}
     )
     """kind -> path -> its content key, if the manifest says it."""
     captions: dict[str, dict[str, None]] = field(
@@ -35,18 +35,20 @@ class Contents:
     def add(self, row: Row) -> None:
         """Takes in what one more row needs."""
         known = row.meta.get("content", {})
-        if "caption" in row.meta:
+        if "caption" in row.meta and row.meta["kind"] in self.captions:
             self.captions[row.meta["kind"]][row.meta["caption"]] = None
         for message in row.messages:
             for part in parts_of(message):
                 kind = part["type"]
-                if kind not in MEDIA_KINDS:
+                if kind not in SHOWN_KINDS:
                     continue
                 generated = message["role"] == "assistant"
                 if generated:
                     self.captions[kind][part["caption"]] = None
                 else:
                     self.media[kind][part[kind]] = known.get(part[kind])
+                if kind not in self.targets:
+                    continue
                 if part.get(kind) is not None and (generated or "caption" in row.meta):
                     self.targets[kind][part[kind]] = known.get(part[kind])
 
@@ -72,8 +74,14 @@ def rows_to_embed(data: Path) -> Iterator[Row]:
 
 
 def contents_to_embed(profile: Profile, data: Path) -> Contents:
-    """What training on a dataset needs embedded. ValueError if it generates what the profile has no decoder for."""
+    """What training on a dataset needs embedded. ValueError if it generates or shows what the profile has no model for."""
     needed = contents(rows_to_embed(data))
+    unseen = {kind for kind, paths in needed.media.items() if paths} - set(profile.encoder.kinds)
+    if unseen:
+        raise ValueError(
+            f"the data shows {', '.join(sorted(unseen))}, profile {profile.name} shows its encoder "
+            f"{', '.join(profile.encoder.kinds)}: add it to encoder.kinds, if the encoder has that sense"
+        )
     unknown = {kind for kind, texts in needed.captions.items() if texts} - set(profile.decoders)
     if unknown:
         raise ValueError(

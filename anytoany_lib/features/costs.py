@@ -130,14 +130,15 @@ def _uses(rows: Iterable[Row]) -> dict[str, tuple[int, Counter[str]]]:
         if "caption" in row.meta:
             counts["captioned"] += 1
             shown[f"{row.meta['kind']}s"] += 1
-            generated.update([f"{row.meta['kind']} captions", f"{row.meta['kind']} latents"])
+            if row.meta["kind"] in MEDIA_KINDS:
+                generated.update([f"{row.meta['kind']} captions", f"{row.meta['kind']} latents"])
             continue
         counts["talks"] += 1
         for message in row.messages:
             answer = message["role"] == "assistant"
             for part in parts_of(message):
                 kind = part["type"]
-                if kind in MEDIA_KINDS:
+                if kind != "text":
                     in_talks[f"{kind} captions" if answer else f"{kind}s"] += 1
                     in_talks[f"{kind} latents"] += answer and part.get(kind) is not None
     captioned = counts["captioned"]

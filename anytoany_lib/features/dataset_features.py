@@ -1,6 +1,6 @@
 """The caches of a dataset (see `cache`), by what its rows name: media by their paths, captions by their texts.
 
-DATA/features/encoder           encoder embeddings, by the content of the medium
+DATA/features/encoder           encoder embeddings, by the content of the medium (states: sequences of them)
 DATA/features/captions-KIND     what a decoder's own text encoder gives, by the text
 DATA/features/latents-KIND      what a decoder's autoencoder gives, if a stage of the profile has a denoising term
 DATA/features/media.npy         which content each path has
@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.decoders import adapters, denoising
+from anytoany_lib.encoders.table import files_of
 from anytoany_lib.features import npy_folder
 from anytoany_lib.features.cache import (
     BATCH,
@@ -37,7 +38,7 @@ from anytoany_lib.features.cache import (
 from anytoany_lib.features.frozen_models import FrozenModels
 from anytoany_lib.llm import pick_device
 from anytoany_lib.media import media_files as media
-from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.modalities import SHOWN_KINDS
 from anytoany_lib.system.digests import digest_of
 from anytoany_lib.system.files import appearing_file
 from anytoany_lib.system.prefetch import in_order
@@ -56,18 +57,13 @@ def fingerprint(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _encoder_files(profile: Profile) -> list[Path]:
-    path = resolve(profile.encoder.folder)
-    files = (
-        sorted(path.glob("*.safetensors")) + sorted(path.glob("config.json"))
-        if path.is_dir()
-        else [path]
-    )
-    if not files or not files[0].is_file():
-        raise FileNotFoundError(
-            f"no ImageBind in {path}: run notebooks/01_checkpoints.ipynb, or set encoder.folder in the profile"
-        )
-    return files
+def _encoder_cache(profile: Profile, folder: Path, rebuild: str, repair: bool) -> FeatureCache:
+    """The cache of what the encoder gives: `encoder` holds pooled vectors, `states` sequences of states."""
+    config = profile.encoder
+    made_by = fingerprint(files_of(config))
+    if config.states == "pooled":
+        return FeatureCache(folder / "encoder", made_by, config.shape, rebuild, repair)
+    return FeatureCache(folder / "states", f"{made_by} patches", config.shape, rebuild, repair)
 
 
 class MediaKeys:
@@ -113,13 +109,7 @@ class DatasetFeatures:
             "(or notebooks/03_embeddings.ipynb)"
         )
         self._media_keys = MediaKeys(folder / "media.npy")
-        self.encoder = FeatureCache(
-            folder / "encoder",
-            fingerprint(_encoder_files(profile)),
-            (profile.encoder.embedding,),
-            self._rebuild,
-            repair,
-        )
+        self.encoder = _encoder_cache(profile, folder, self._rebuild, repair)
         self.captions = self._side_by_side(
             "captions",
             {
@@ -176,7 +166,7 @@ class DatasetFeatures:
         """
 
     def media(self, path: str) -> np.ndarray:
-        """The encoder's embedding (D,) of a medium, by its path in the manifest."""
+        """What the encoder gives of a medium, (*EncoderConfig.shape), by its path in the manifest."""
         return self.encoder.get([self._key(path)])[0]
 
     def _key(self, path: str) -> str:
@@ -305,7 +295,7 @@ class LiveFeatures(DatasetFeatures):
     ) -> None:
         """Computes what a batch needs and the caches lack; what was computed for the one before is forgotten."""
         self._media_now, self._captions_now, self._latents_now = {}, {}, {}
-        for kind in MEDIA_KINDS:
+        for kind in SHOWN_KINDS:
             for batch in _batches(self.lacking_media(_distinct(kind, media))):
                 rows = self._models.media_files(kind, [self.data / path for path in batch])
                 self._media_now |= zip(batch, rows, strict=True)
@@ -321,7 +311,7 @@ class LiveFeatures(DatasetFeatures):
                 self._latents_now |= zip(names, rows, strict=True)
 
     def media(self, path: str) -> np.ndarray:
-        """The encoder's embedding (D,) of a medium that `ready` has seen."""
+        """What the encoder gives of a medium that `ready` has seen."""
         return self._media_now[path] if path in self._media_now else super().media(path)
 
     def caption(self, kind: str, caption: str) -> np.ndarray:

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from anytoany_lib.config import Profile, resolve
+from anytoany_lib.config import Profile
 from anytoany_lib.decoders.adapters import CaptionEncoder
 from anytoany_lib.decoders.denoising import LatentEncoder
-from anytoany_lib.encoders.imagebind import ImageBind
-from anytoany_lib.encoders.imagebind_inputs import prepare
+from anytoany_lib.encoders.frozen import Encoder
+from anytoany_lib.encoders.table import load_encoder
 from anytoany_lib.media import media_files as media
 from anytoany_lib.system.offloading import frozen_dtype
 from anytoany_lib.system.prefetch import in_order
@@ -29,20 +29,16 @@ class FrozenModels:
     def __init__(self, profile: Profile, device: torch.device):
         self.profile, self.device = profile, device
         self._lock = threading.Lock()  # threads that prepare media ask all at once
-        self._encoder: ImageBind | None = None
+        self._encoder: Encoder | None = None
         self._text_encoders: dict[str, CaptionEncoder] = {}
         self._autoencoders: dict[str, LatentEncoder] = {}
 
     @property
-    def encoder(self) -> ImageBind:
-        """ImageBind's eyes and ears."""
+    def encoder(self) -> Encoder:
+        """The profile's encoder."""
         with self._lock:
             if self._encoder is None:
-                path = resolve(self.profile.encoder.folder)
-                # Loading draws random weights, which must not move the numbers a training draws.
-                with torch.random.fork_rng():
-                    dtype = frozen_dtype(self.device)
-                    loaded = ImageBind.from_checkpoint(path, ("vision", "audio"), dtype)
+                loaded = load_encoder(self.profile.encoder, frozen_dtype(self.device))
                 self._encoder = loaded.to(self.device)
             return self._encoder
 
@@ -71,14 +67,14 @@ class FrozenModels:
 
     def prepared(self, kind: str, path: Path) -> torch.Tensor:
         """A media file decoded and made into the encoder's input; may run on any thread."""
-        return prepare(self.encoder.config, kind, media.as_media(kind, path))
+        return self.encoder.prepare(kind, media.as_media(kind, path))
 
     def media(self, kind: str, prepared: Sequence[torch.Tensor]) -> np.ndarray:
-        """What `prepared` gave of media of one kind -> float32 (n, D)."""
+        """What `prepared` gave of media of one kind -> float32 (n, *EncoderConfig.shape)."""
         return self.encoder.embed_prepared(kind, torch.stack(list(prepared))).numpy()
 
     def media_files(self, kind: str, files: Sequence[Path]) -> np.ndarray:
-        """Media files of one kind as one batch, decoded on threads -> float32 (n, D)."""
+        """Media files of one kind as one batch, decoded on threads -> float32 (n, *EncoderConfig.shape)."""
         return self.media(kind, list(in_order(lambda file: self.prepared(kind, file), files)))
 
     def captions(self, kind: str, captions: Sequence[str]) -> np.ndarray:

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from anytoany_lib.config import Profile, resolve
+from anytoany_lib.config import Profile
 from anytoany_lib.decoders.pipelines import Decoder, DiffusionSettings
-from anytoany_lib.encoders.imagebind import ImageBind
+from anytoany_lib.encoders.frozen import Encoder
+from anytoany_lib.encoders.table import load_encoder
 from anytoany_lib.media import media_files
 from anytoany_lib.system.background import Worker
 from anytoany_lib.system.offloading import HOST, Residence, frozen_dtype
@@ -32,7 +33,7 @@ class MediaModels:
 
     def __init__(self, profile: Profile, device: torch.device):
         self._profile, self._dtype = profile, frozen_dtype(device)
-        self._encoder: ImageBind | None = None
+        self._encoder: Encoder | None = None
         self._decoders: dict[str, Decoder] = {}
         self._embeddings: dict[str, torch.Tensor] = {}  # by content key, the last used at the end
         self._residence = Residence(device)
@@ -40,11 +41,10 @@ class MediaModels:
         self.worker = Worker()
 
     @property
-    def encoder(self) -> ImageBind:
-        """The frozen ImageBind, loaded on first use."""
+    def encoder(self) -> Encoder:
+        """The frozen encoder, loaded on first use."""
         if self._encoder is None:
-            path = resolve(self._profile.encoder.folder)
-            self._encoder = ImageBind.from_checkpoint(path, ("vision", "audio"), self._dtype)
+            self._encoder = load_encoder(self._profile.encoder, self._dtype)
         return self._encoder
 
     def decoder(self, kind: str) -> Decoder:
@@ -64,12 +64,12 @@ class MediaModels:
     def embed(
         self, items: Sequence[tuple[str, Any]], keys: Sequence[str] | None = None
     ) -> torch.Tensor:
-        """(kind, medium) pairs -> encoder embeddings (M, D); media seen before are not encoded again.
+        """(kind, medium) pairs -> what the encoder gives (M, *EncoderConfig.shape); media seen before are not encoded again.
 
         `keys` are the media's content keys, where the caller has them. MediaError if a medium cannot be read.
         """
         if not items:
-            return torch.empty(0, self._profile.encoder.embedding)
+            return torch.empty(0, *self._profile.encoder.shape)
         if keys is None:
             keys = [media_files.content_key(kind, item) for kind, item in items]
         known = {key: self._embeddings[key] for key in keys if key in self._embeddings}
@@ -87,7 +87,7 @@ class MediaModels:
         return torch.stack([known[key] for key in keys])
 
     def _encode(self, kind: str, items: Iterable[Any]) -> torch.Tensor:
-        """Media of one kind through the encoder: (M, D)."""
+        """Media of one kind through the encoder."""
         media = [media_files.as_media(kind, item) for item in items]
         with self._lock:
             encoder = self.encoder

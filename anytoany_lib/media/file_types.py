@@ -75,6 +75,21 @@ def kind_by_name(name: str | PurePath) -> str | None:
     return _KIND_OF.get(PurePath(name).suffix.lower())
 
 
+# How the name of a file says that it is no photograph: `room.depth.png`. Bytes cannot, since photographs have 16 bits too.
+_SENSED = {
+    "depth": (".depth.png", ".depth.tif", ".depth.tiff"),
+    "thermal": (".thermal.png", ".thermal.jpg", ".thermal.jpeg", ".thermal.tif", ".thermal.tiff"),
+    "imu": (".imu.npy", ".imu.csv"),
+}
+
+
+def shown_by_name(name: str | PurePath) -> str | None:
+    """`kind_by_name`, and of names that end in .depth.png, .thermal.png, .imu.npy and the like the sense that they name."""
+    ending = "".join(PurePath(name).suffixes[-2:]).lower()
+    sensed = (kind for kind, endings in _SENSED.items() if ending in endings)
+    return next(sensed, None) or kind_by_name(name)
+
+
 # What is not read, by its first bytes: (place, bytes, what it is, what to save it as).
 _UNREAD = (
     (4, b"ftyphei", "a HEIC photograph", "JPEG or PNG"),

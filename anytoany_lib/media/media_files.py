@@ -16,7 +16,7 @@ import soundfile
 import soxr
 from PIL import Image, UnidentifiedImageError
 
-from anytoany_lib.media import sounds
+from anytoany_lib.media import senses, sounds
 from anytoany_lib.media.clips import decode_video, encode_video
 from anytoany_lib.media.containers import (
     ROOM,
@@ -30,7 +30,7 @@ from anytoany_lib.media.containers import (
 )
 from anytoany_lib.media.downmixing import downmix
 from anytoany_lib.media.pictures import on_white, upright, with_picture
-from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.modalities import SHOWN_KINDS
 from anytoany_lib.system.files import appearing_file
 
 MAX_AUDIO_SECONDS = 600.0
@@ -43,14 +43,20 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 MOVING = ("GIF", "WEBP", "PNG", "AVIF")  # the picture formats of which several are an animation
 
-MIME = {"image": "image/png", "audio": "audio/wav", "video": "video/mp4"}
-SUFFIX = {"image": ".png", "audio": ".wav", "video": ".mp4"}
+MIME = {
+    **{"image": "image/png", "audio": "audio/wav", "video": "video/mp4"},
+    **{"depth": "image/png", "thermal": "image/png", "imu": "application/octet-stream"},
+}
+SUFFIX = {
+    **{"image": ".png", "audio": ".wav", "video": ".mp4"},
+    **{"depth": ".depth.png", "thermal": ".thermal.png", "imu": ".imu.npy"},
+}
 
 
 def check_kind(kind: str) -> str:
-    """`kind` itself, if it is one of MEDIA_KINDS; ValueError otherwise."""
-    if kind not in MEDIA_KINDS:
-        raise ValueError(f"unknown media kind {kind!r}: expected one of {', '.join(MEDIA_KINDS)}")
+    """`kind` itself, if it is one of SHOWN_KINDS; ValueError otherwise."""
+    if kind not in SHOWN_KINDS:
+        raise ValueError(f"unknown media kind {kind!r}: expected one of {', '.join(SHOWN_KINDS)}")
     return kind
 
 
@@ -121,7 +127,7 @@ def _moves(image: Image.Image) -> bool:
 
 
 def load(kind: str, path: str | Path, **options: Any) -> Any:
-    """What load_image, load_audio or load_video give for this path."""
+    """What load_image, load_audio or load_video, or for another sense `as_media`, give for this path."""
     return _LOADERS[check_kind(kind)](path, **options)
 
 
@@ -177,7 +183,7 @@ def as_video(
 
 
 def as_media(kind: str, media: Any) -> Any:
-    """What as_image, as_audio or as_video give: the form in memory that the encoder takes."""
+    """What as_image, as_audio or as_video, or those of `senses`, give: the form in memory that the encoder takes."""
     return _FORMS[check_kind(kind)](media)
 
 
@@ -185,12 +191,16 @@ _LOADERS: dict[str, Callable[..., Any]] = {
     "image": load_image,
     "audio": load_audio,
     "video": load_video,
+    **senses.FORMS,
 }
-_FORMS: dict[str, Callable[[Any], Any]] = {"image": as_image, "audio": as_audio, "video": as_video}
+_FORMS: dict[str, Callable[[Any], Any]] = {
+    **{"image": as_image, "audio": as_audio, "video": as_video},
+    **senses.FORMS,
+}
 
 
 def to_bytes(kind: str, media: Any, fps: float = 8.0) -> bytes:
-    """A medium (whatever `as_media` takes) as PNG, 16-bit WAV or H.264 MP4; `fps` is for bare frames."""
+    """A medium (whatever `as_media` takes) as PNG, 16-bit WAV, H.264 MP4 or NPY; `fps` is for bare frames."""
     buffer = io.BytesIO()
     with decoding(None):  # an encoder has limits of its own: x264 writes 16,384 pixels a side
         _encode(kind, media, buffer, "PNG", fps, {})
@@ -298,6 +308,8 @@ def _encode(
     kind: str, media: Any, target: io.BytesIO | Path, image_format: str, fps: float, options: dict
 ) -> None:
     """Encode into a file or buffer; `options` go to the MP4 writer."""
+    if kind in senses.FORMS:
+        return senses.write(kind, media, target)
     if kind == "video" and isinstance(media, tuple):
         media, fps = media
     media = as_media(kind, media)

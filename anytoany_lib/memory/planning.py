@@ -22,8 +22,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from anytoany_lib.config import DecoderConfig, FitConfig, Profile, StageConfig, resolve
 from anytoany_lib.decoders.adapters import ADAPTERS
+from anytoany_lib.encoders.frozen import AT_ONCE_BYTES
 from anytoany_lib.encoders.imagebind import ImageBind
-from anytoany_lib.encoders.imagebind_inputs import HUGE, ImageBindConfig
+from anytoany_lib.encoders.imagebind_inputs import HUGE, SENSE_OF_KIND, ImageBindConfig
 from anytoany_lib.gates.foreign_code import LOCAL, without_code
 from anytoany_lib.memory.activations import (
     ACTIVE,
@@ -37,7 +38,8 @@ from anytoany_lib.memory.activations import (
 )
 from anytoany_lib.memory.blueprints import PARTS
 from anytoany_lib.messages import Vocabulary
-from anytoany_lib.projections import InputProjection, OutputProjection
+from anytoany_lib.projections import OutputProjection
+from anytoany_lib.reading import input_projection_of
 from anytoany_lib.system import terminal
 from anytoany_lib.training.fitting import CAPTIONS_FITTED
 
@@ -108,9 +110,9 @@ def weights(profile: Profile) -> dict[str, int]:
 
 def _trainable(profile: Profile, config: PretrainedConfig, lora: int) -> dict[str, int]:
     """Parameters of every part that some stage trains."""
-    hidden, encoder = config.hidden_size, profile.encoder
+    hidden = config.hidden_size
     with torch.device("meta"):
-        reading = InputProjection(encoder.embedding, hidden, encoder.soft_tokens)
+        reading = input_projection_of(profile, hidden)
         writing = [
             OutputProjection(hidden, d.condition, profile.projection)
             for d in profile.decoders.values()
@@ -187,7 +189,11 @@ def _denoising(profile: Profile, stage: StageConfig) -> dict[str, int]:
 
 
 def encoder_config(profile: Profile) -> ImageBindConfig:
-    """The encoder's shapes: its own if it is on disk as a folder, else the published ones."""
+    """The shapes of an ImageBind: its own if it is on disk as a folder, else the published ones. ValueError if it is none."""
+    if profile.encoder.model != "imagebind":
+        raise ValueError(
+            f"the encoder {profile.encoder.model} is not rehearsed, ImageBind alone is"
+        )
     file = resolve(profile.encoder.folder) / "config.json"
     if file.is_file():
         return ImageBindConfig.model_validate_json(file.read_text(encoding="utf-8"))
@@ -195,18 +201,35 @@ def encoder_config(profile: Profile) -> ImageBindConfig:
 
 
 def _encoder(profile: Profile) -> int:
-    with torch.device("meta"):
-        model = ImageBind(encoder_config(profile))
-    model.keep_senses({"vision", "audio"})
-    return sum(p.numel() for p in model.parameters()) * ACTIVE
+    """Bytes of the encoder's weights; of one that is not ImageBind, those on disk or as many as its sources say."""
+    encoder = profile.encoder
+    if encoder.model == "imagebind":
+        with torch.device("meta"):
+            model = ImageBind(encoder_config(profile))
+        model.keep_senses({SENSE_OF_KIND[kind] for kind in encoder.kinds})
+        return sum(p.numel() for p in model.parameters()) * ACTIVE
+    places = ((encoder.folder, encoder.source), (encoder.audio_folder, encoder.audio_source))
+    count = 0.0
+    for folder, source in places:
+        if folder and resolve(folder).is_dir():
+            count += _weights_on_disk(resolve(folder))
+        else:
+            count += ((source and source.million_parameters) or 0) * 1e6
+    return round(count) * ACTIVE
+
+
+def _looking(profile: Profile, kinds: tuple[str, ...], batch: bool) -> int:
+    """Bytes of the encoder at work on one medium of the most costly kind, or a batch; of one that is not ImageBind, its bound."""
+    if profile.encoder.model != "imagebind":
+        return AT_ONCE_BYTES
+    config = encoder_config(profile)
+    return max(looking(config, k, media_at_once(config, k) if batch else 1) for k in kinds)
 
 
 def _features(profile: Profile) -> dict[str, int]:
     """Of those that features are computed with, one after the other."""
-    encoder = encoder_config(profile)
-    looks = [looking(encoder, k, media_at_once(encoder, k)) for k in ("image", "audio", "video")]
     return {
-        "encoder": _encoder(profile) + max(looks),
+        "encoder": _encoder(profile) + _looking(profile, profile.encoder.kinds, batch=True),
         **{f"{kind} captions": captions_read(d) for kind, d in profile.decoders.items()},
     }
 
@@ -216,7 +239,8 @@ def fits(profile: Profile, number: int) -> dict[str, FitConfig | None]:
     stage = profile.stages[number]
     of_stage: dict[str, FitConfig | None] = {}
     first = number == min(profile.stages)
-    if "input_projection" in stage.learning_rates and first:
+    linear = profile.input_projection.kind == "linear"
+    if "input_projection" in stage.learning_rates and first and linear:
         of_stage["words"] = None
     if "output_projections" in stage.learning_rates:
         earlier = [s for n, s in profile.stages.items() if n < number]
@@ -284,7 +308,7 @@ def plan_memory(profile: Profile, tokens: int = 128) -> Plan:
         "key-value cache": _cached(profile, config),
         "CUDA": CUDA,
         "prompt": prompt_read(config, profile.llm.context),
-        "encoder": _encoder(profile) + looking(encoder_config(profile), "video", 1),
+        "encoder": _encoder(profile) + _looking(profile, ("video",), batch=False),
         **{f"{k} decoder": _decoder(d) + drawing(d) for k, d in profile.decoders.items()},
     }
     return phases

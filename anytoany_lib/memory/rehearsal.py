@@ -10,6 +10,7 @@ Needs no weights: what is not on disk is built from the configuration that the p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from bitsandbytes.functional import create_dynamic_map, name2qmap
@@ -36,6 +37,7 @@ from anytoany_lib.memory.frozen_rehearsal import (
 )
 from anytoany_lib.messages import MARK
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.projections import InputProjection
 from anytoany_lib.system import terminal
 from anytoany_lib.train import total_loss
 from anytoany_lib.training.fitting import CAPTIONS_FITTED, collect_states, fit_output_projections
@@ -112,7 +114,7 @@ def _batch(profile: Profile, stage: StageConfig, tokens: int, media: int = 0) ->
         ids,
         torch.empty_like(ids),
         torch.empty_like(ids),
-        torch.empty(shown, profile.encoder.embedding),
+        torch.empty(shown, *profile.encoder.shape),
         places(shown),
         {kind: places(rows) for kind, rows in shares.items()},
         {
@@ -167,8 +169,9 @@ def fit_peak(model: AnyToAny, number: int, tokens: int) -> int:
         live.add(model, model.llm, *moments)
         if "words" in fits:
             rows = CAPTIONS_FITTED
-            words = torch.empty(rows, model.input_projection.out_features)
-            model.input_projection.fit(torch.empty(rows, profile.encoder.embedding), words)
+            linear = cast(InputProjection, model.input_projection)
+            words = torch.empty(rows, linear.out_features)
+            linear.fit(torch.empty(rows, profile.encoder.embedding), words)
             del words
         for fit in fits.values():
             if fit is not None:

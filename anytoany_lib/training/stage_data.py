@@ -31,6 +31,7 @@ from anytoany_lib.data.rows import media_in
 from anytoany_lib.data.wording import as_comprehension, as_generation
 from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.messages import IGNORED, Encoded, MessageEncoder, TooLong
+from anytoany_lib.modalities import SENSED_KINDS
 
 _WINDOW_BATCHES = 50
 # What all processes give, one after the other in a list, from what each of them gives in one.
@@ -146,8 +147,10 @@ class StageData:
         rng = np.random.default_rng([self._seed, epoch, index])
         if "caption" not in row.meta:
             messages = self._encoder.as_learnt(row.messages, rng)
-        elif self._reads == "comprehension" or (
-            self._reads == "instructions" and rng.random() < 0.5
+        elif (
+            row.meta["kind"] in SENSED_KINDS
+            or self._reads == "comprehension"
+            or (self._reads == "instructions" and rng.random() < 0.5)
         ):
             messages = as_comprehension(row, rng)
         else:
@@ -206,7 +209,7 @@ class StageData:
         )
 
     def captioned_media(self, most: int) -> tuple[torch.Tensor, list[str]]:
-        """Encoder embeddings (N, D) of the stage's captioned media and their captions; of more than `most`, as many
+        """Encoder embeddings (N, *EncoderConfig.shape) of the stage's captioned media and their captions; of more than `most`, as many
         from all over the split.
         """
         kinds = np.array([captioned for _, captioned in self._rows.catalogue.kinds])

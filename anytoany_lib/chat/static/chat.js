@@ -6,7 +6,7 @@
 
 const CHUNK = 2 ** 21; // bytes of an upload in one message: Jupyter drops messages above 10 MiB without a word
 const PATIENCE = 8000; // milliseconds without an answer after which the page says so
-const ICON = { image: "🖼", audio: "🔊", video: "🎞" };
+const ICON = { image: "🖼", audio: "🔊", video: "🎞", depth: "📏", thermal: "🌡", imu: "📈" };
 
 /** An element: h("button", {class: "x", onclick: f}, "text", child). */
 function h(tag, properties = {}, ...children) {
@@ -225,9 +225,9 @@ class View {
     // Small media are shown larger; the page's own width is the limit of large ones.
     const widen = ({ target }) => { if ((target.naturalWidth || target.videoWidth || 0) < width) target.style.width = `${width}px`; };
     const seen = { src: url, class: "a2a-media", onload: widen, onloadedmetadata: widen };
-    const element = kind === "image" ? h("img", { ...seen, alt: label })
-      : kind === "audio" ? h("audio", { ...seen, controls: true, "aria-label": label })
-      : h("video", { ...seen, controls: true, autoplay: true, loop: true, playsinline: true, "aria-label": label });
+    const element = kind === "audio" ? h("audio", { ...seen, controls: true, "aria-label": label })
+      : kind === "video" ? h("video", { ...seen, controls: true, autoplay: true, loop: true, playsinline: true, "aria-label": label })
+      : h("img", { ...seen, alt: label });
     element.muted = kind === "video";
     return h("figure", { class: "a2a-medium" }, element,
       button("a2a-download", "⤓", `Download: ${label}`, () => this.send({ do: "download", bubble: number, piece: at })));
@@ -261,7 +261,7 @@ class View {
     this.input = h("textarea", { rows: "2", dir: "auto", "aria-label": "Message", onkeydown: (event) => this.key(event), onpaste: (event) => this.paste(event),
       placeholder: "Write a message. Enter sends, Shift+Enter starts a line; drop, paste or attach pictures, sounds and clips" });
     this.chips = h("div", { class: "a2a-chips" });
-    this.files = h("input", { type: "file", multiple: true, hidden: true, accept: "image/*,audio/*,video/*", onchange: () => { this.take(this.files.files); this.files.value = ""; } });
+    this.files = h("input", { type: "file", multiple: true, hidden: true, accept: "image/*,audio/*,video/*,.npy,.csv", onchange: () => { this.take(this.files.files); this.files.value = ""; } });
     this.path = h("input", { type: "text", class: "a2a-path", placeholder: "or a file's path, then Enter", "aria-label": "Path of a file to attach",
       onkeydown: (event) => { if (event.key === "Enter") { this.send({ do: "path", path: this.path.value }); this.path.value = ""; } } });
     this.sendButton = button("a2a-send a2a-primary", "Send", "Send the message (Enter)", () => this.submit());

@@ -30,7 +30,7 @@ from anytoany_lib.data.ledger import is_regular
 from anytoany_lib.data.reports import Report
 from anytoany_lib.data.rows import DataError, Row, media_path
 from anytoany_lib.media.containers import MediaError
-from anytoany_lib.media.file_types import kind_by_name
+from anytoany_lib.media.file_types import shown_by_name
 
 TABLES = tuple(f"metadata.{form}" for form in ("csv", "jsonl", "parquet"))
 LONGEST_FIELD = 2**24  # characters in a CSV file: more is a quotation mark that is never closed
@@ -97,7 +97,7 @@ def _of_table(source: Path, path: Path, report: Report) -> Iterator[Row]:
             report.drop(unnamed, f"row {number}" if inside == "." else f"{inside}, row {number}")
             continue
         paths = [name if inside == "." else f"{inside}/{name}" for name in names]
-        kind = kind_by_name(paths[0])
+        kind = shown_by_name(paths[0])
         if len(paths) > 1:
             report.drop("several media in one row", paths[0], [source / one for one in paths])
         elif kind is None:
@@ -186,7 +186,7 @@ def _beside(
         if name.endswith(_FORMS):
             texts.setdefault(key_of(name), []).append(name)
     for name in files:
-        kind = kind_by_name(name)
+        kind = shown_by_name(name)
         if kind is None:
             continue
         path = os.path.relpath(folder / name, source).replace(os.sep, "/")
