@@ -75,5 +75,10 @@ def forbids(profile: Profile) -> list[str]:
 
 def sources(profile: Profile) -> Iterator[tuple[str, Source]]:
     """(part, its source) of every part of a profile that is fetched."""
-    parts = {"llm": profile.llm, "encoder": profile.encoder, **profile.decoders}
-    yield from ((name, part.source) for name, part in parts.items() if part.source)
+    encoder = profile.encoder
+    named = {"llm": profile.llm.source, "encoder": encoder.source}
+    named["audio encoder"] = encoder.audio_source
+    for kind, decoder in profile.decoders.items():
+        named[kind] = decoder.source
+        named[f"{kind}, added"] = decoder.added.source if decoder.added else None
+    yield from ((name, source) for name, source in named.items() if source)

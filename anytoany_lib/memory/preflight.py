@@ -12,6 +12,7 @@ from typing import Any
 
 from anytoany_lib.checkpoints.fetching import missing_models
 from anytoany_lib.config import Profile, Source
+from anytoany_lib.config.licences import sources
 from anytoany_lib.memory import planning
 
 COLAB_T4 = {"disk": 58 * 10**9, "host": 12_700_000_000, "card": 15 * 10**9}
@@ -41,6 +42,8 @@ def unfetched(profile: Profile) -> Profile:
         for name, part in {"llm": profile.llm, "encoder": profile.encoder}.items()
         if part.source
     }
+    if profile.encoder.audio_source:
+        there["encoder"] = there["encoder"].model_copy(update={"audio_folder": _NOWHERE})
     decoders = {
         kind: part.model_copy(update={"folder": _NOWHERE}) if part.source else part
         for kind, part in profile.decoders.items()
@@ -55,9 +58,8 @@ def _fetched(source: Source | None) -> int:
 def room_needed(profile: Profile, on_card: bool = True) -> Room:
     """What a profile takes, of models that are not there yet. Without a card everything is host memory."""
     absent = missing_models(profile)
-    sources = {"llm": profile.llm.source, "encoder": profile.encoder.source}
-    sources |= {kind: decoder.source for kind, decoder in profile.decoders.items()}
-    kept = sum(_fetched(source) for what, source in sources.items() if what in absent)
+    of_parts = dict(sources(profile))
+    kept = sum(_fetched(of_parts.get(what)) for what in absent)
     source, merged = profile.llm.source, 0
     if "llm" in absent and source and source.difference_to:
         merged = 2 * planning.llm_parameters(profile)  # as large as the base, in 16 bits

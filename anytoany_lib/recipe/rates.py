@@ -6,8 +6,11 @@ multiplying and unpacking was measured (`LAUNCHING`). bench/scale.py plans with 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from anytoany_lib.config import DecoderConfig, Profile
 from anytoany_lib.encoders.imagebind_inputs import HUGE, SenseConfig
@@ -21,6 +24,8 @@ UTILISATION = 0.4  # of a card's peak while it multiplies; see bench/scale.py
 LAUNCHING = {1: 0.265, 2: 0.248, 3: 0.385}
 # Seconds in which each of 16 conversations gets a token, LoRA on: measured on the same card.
 TOKEN_OF_16 = 0.092
+# Of a picture of 384 pixels in patches of 16, of eight such frames, of 30 s in Whisper: what other encoders than ImageBind read.
+_POSITIONS = {"image": 576, "video": 8 * 576, "audio": 1500}
 
 
 @dataclass(frozen=True)
@@ -122,15 +127,29 @@ def imagebind_operations(kind: str) -> float:
 def caption_operations(config: DecoderConfig) -> float:
     """Operations of a decoder's text encoders for a caption, padding and all."""
     encoders = [plan for part, plan in blueprint(config).items() if part.startswith("text_encoder")]
-    shapes = [(plan["hidden_size"], plan["num_hidden_layers"]) for plan in encoders]
-    return sum(blocks(*shape, caption_positions(config)) for shape in shapes)
+    return sum(_reading(plan, caption_positions(config)) for plan in encoders)
+
+
+def _reading(plan: Mapping[str, Any], positions: int) -> float:
+    """Operations of a text encoder: its matrices, of which gated layers have a third behind their attention, and attention."""
+    width = plan.get("hidden_size") or plan["d_model"]
+    layers = plan.get("num_hidden_layers") or plan["num_layers"]
+    inner = plan.get("intermediate_size") or plan["d_ff"]
+    gated = "gated" in plan.get("feed_forward_proj", "") or plan["model_type"].startswith("gemma")
+    matrices = 4 * width**2 + (3 if gated else 2) * width * inner
+    return float(layers * (2 * matrices * positions + 4 * positions**2 * width))
 
 
 def looking_operations(profile: Profile, kind: str) -> float:
-    """Operations of a profile's encoder for a medium."""
-    return imagebind_operations(kind)
+    """Operations of a profile's encoder for a medium; of one that is not ImageBind, two for each of its numbers and positions."""
+    encoder = profile.encoder
+    if encoder.model == "imagebind":
+        return imagebind_operations(kind)
+    source = encoder.audio_source if kind == "audio" and encoder.audio_source else encoder.source
+    numbers = ((source and source.million_parameters) or 0) * 1e6
+    return 2 * numbers * _POSITIONS[kind]
 
 
 def embedding_numbers(profile: Profile) -> int:
     """Numbers that are kept of a medium."""
-    return profile.encoder.embedding
+    return math.prod(profile.encoder.shape)
