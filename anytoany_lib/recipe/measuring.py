@@ -47,7 +47,7 @@ def coco_captions(run: Path, data: Path, sources: Path) -> Found:
     predict(AnyToAny.from_pretrained(run), items, folder, predictions, batch_size=_BATCH)
     found = score(items, read_predictions(predictions))
     return {
-        "COCO CIDEr": 100 * found["metrics"]["CIDEr"],
+        "COCO CIDEr": 100 * found["metrics"]["CIDEr-D"],
         "n": found["n"],
         "failed": found["failed"],
     }

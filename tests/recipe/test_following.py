@@ -20,7 +20,7 @@ from anytoany_lib.data import read_manifest
 from anytoany_lib.data.rows import media_in
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.recipe import measuring, steps
+from anytoany_lib.recipe import measuring, sources, steps
 from anytoany_lib.recipe.joining import names_of
 from anytoany_lib.recipe.settings import FOLDER, Recipe
 
@@ -55,6 +55,8 @@ class Followed:
         settings = yaml.safe_load(small.profile.read_text(encoding="utf-8"))
         settings["llm"]["max_new_tokens"] = 8
         small.profile.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        # Narrowed models take nothing of what their profile says.
+        patch.setattr(sources, "disk_shortage", lambda out, needed: "")
         own = steps.train
         for measure in ("lmms-eval", "lm-eval"):  # which fetch their own data
             patch.delitem(measuring.MEASURES, measure)
@@ -139,8 +141,8 @@ def test_what_a_benchmark_shows_is_not_trained_on(followed: Followed):
     for row in train:
         for _, path in media_in(row.messages):
             shown.setdefault(row.source, set()).update(names_of(path))
-    assert "100000" not in shown["coco"] | shown["llava-instruct"] and "100001" in shown["coco"]
-    assert not {"Rain 0", "Rain 1"} & shown["clotho"] and "Rain 2" in shown["clotho"]
+    assert shown["coco"] and "100000" not in shown["coco"] | shown["llava-instruct"]
+    assert shown["clotho"] and not {"Rain 0", "Rain 1"} & shown["clotho"]
 
 
 def test_stages_were_trained_as_planned(followed: Followed):
