@@ -95,6 +95,15 @@ def test_every_licence_of_a_profile_has_been_looked_at(path: Path):
         assert "nobody has looked" not in terms.why and licence != "none named", (part, licence)
 
 
+def test_no_part_of_the_permissive_profile_forbids_commercial_use():
+    profile = Profile.load("permissive")
+    assert licences.forbids(profile) == []
+    used = {part: terms for part, (_, terms) in licences.commercial_use(profile).items()}
+    assert set(used) == {"llm", "encoder", "audio encoder", "image", "audio", "video"}
+    asking = {part for part, terms in used.items() if terms.use == "conditions"}
+    assert asking == {"image", "audio"} and "1,000,000 US dollars" in used["audio"].why
+
+
 def test_the_strictest_of_several_licences_counts():
     assert licences.terms_of("Apache-2.0").use == "allowed"
     assert licences.terms_of("Apache-2.0 + CreativeML OpenRAIL-M").use == "conditions"

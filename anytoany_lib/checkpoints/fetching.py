@@ -17,6 +17,7 @@ from anytoany_lib.checkpoints import downloads, hub
 from anytoany_lib.checkpoints.delta_weights import check_alike, merge_difference
 from anytoany_lib.checkpoints.integrity import (
     encoder_problems,
+    head_of,
     llm_problems,
     pipeline_problems,
     tower_problems,
@@ -43,6 +44,11 @@ def _needed(profile: Profile) -> dict[str, tuple[str, str, Source | None]]:
         "encoder": (encoder.folder, "config.json", encoder.source),
         **ears,
         **{k: (d.folder, "model_index.json", d.source) for k, d in profile.decoders.items()},
+        **{
+            f"{k} added": (d.added.file, "config.json", d.added.source)
+            for k, d in profile.decoders.items()
+            if d.added
+        },
     }
 
 
@@ -221,6 +227,9 @@ def _problems(profile: Profile, what: str, path: Path) -> list[str]:
     if what in ("encoder", "audio encoder"):
         model = profile.encoder.model
         return encoder_problems(path) if model == "imagebind" else tower_problems(path, what, model)
+    if what.endswith(" added"):
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        return [problem for problem, _ in map(head_of, files) if problem]
     return pipeline_problems(path, _unused(profile, what))
 
 

@@ -31,7 +31,7 @@ LICENCES: dict[str, Terms] = {
     "CreativeML OpenRAIL-M": Terms("conditions", _USES),
     "OpenRAIL-M": Terms("conditions", _USES),
     "OpenRAIL++-M": Terms("conditions", _USES),
-    "Stability AI Community": Terms(
+    "Stability AI Community License": Terms(
         "conditions",
         "free for who makes less than 1,000,000 US dollars a year, all income counted, and registers; above that an "
         "enterprise licence is needed",
@@ -78,7 +78,10 @@ def sources(profile: Profile) -> Iterator[tuple[str, Source]]:
     encoder = profile.encoder
     named = {"llm": profile.llm.source, "encoder": encoder.source}
     named["audio encoder"] = encoder.audio_source
-    for kind, decoder in profile.decoders.items():
-        named[kind] = decoder.source
-        named[f"{kind}, added"] = decoder.added.source if decoder.added else None
+    named |= {kind: decoder.source for kind, decoder in profile.decoders.items()}
+    named |= {
+        f"{kind} added": decoder.added.source
+        for kind, decoder in profile.decoders.items()
+        if decoder.added
+    }
     yield from ((name, source) for name, source in named.items() if source)

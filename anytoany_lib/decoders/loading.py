@@ -84,9 +84,9 @@ def load_pipeline(config: DecoderConfig, dtype: torch.dtype) -> DiffusionPipelin
     adapter, folder = ADAPTERS[config.pipeline], decoder_folder(config)
     options = _without_checker(config) | _weights_format(folder) | _readers(config, dtype)
     dtypes = {"default": dtype, **dict.fromkeys(adapter.whole_parts, torch.float32)}
-    pipeline = adapter.pipeline.from_pretrained(
-        folder, dtype=dtypes, **options, **adapter.beside(config, dtype)
-    )
+    beside = adapter.beside(config, dtype)
+    pipeline = adapter.pipeline.from_pretrained(folder, dtype=dtypes, **options, **beside)
+    pipeline.register_modules(**dict.fromkeys(beside))  # they are in its UNet now
     if config.safety_checker and getattr(pipeline, "safety_checker", None) is None:
         raise ValueError(
             f"{folder} has no safety checker, the profile's decoder says safety_checker: true: set it to false, or name a "
@@ -94,7 +94,7 @@ def load_pipeline(config: DecoderConfig, dtype: torch.dtype) -> DiffusionPipelin
         )
     if config.scheduler:
         pipeline.scheduler = _rescheduled(pipeline, config)
-    if config.added and not adapter.beside(config, dtype):
+    if config.added and not beside:
         _add_matrices(pipeline, resolve(config.added.file))
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae.enable_slicing()

@@ -1,6 +1,7 @@
 """Frozen diffusion pipelines at work: conditions -> media, step by step, with previews.
 
-What a pipeline class needs of its own stands in `adapters`; here is what all of them share: how they are called and moved, which of their media are not to be shown, what a picture looks like before it is done, and how much memory they take.
+What a pipeline class needs of its own stands in `adapters`; here is what all of them share: how they are called and moved, which
+of their media are not to be shown, what a picture looks like before it is done, and how much memory they take.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Guidance is away from no condition at all. Sounds are stereo at 44.1 kHz; a repl
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,15 @@ def _masked(pipeline: Any, condition: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"prompt_embeds": condition, "attention_mask": words_of(condition)}
 
 
+def _noise(config: DecoderConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """Nothing beside the pipeline, whose scheduler draws its noise by torchsde. ImportError says how to get that."""
+    if importlib.util.find_spec("torchsde") is None:
+        raise ImportError(
+            'Stable Audio\'s scheduler needs torchsde, which is not installed: pip install "anytoany[stable-audio]"'
+        )
+    return {}
+
+
 STABLE_AUDIO = Adapter(
     StableAudioPipeline,
     (T5EncoderModel,),
@@ -45,6 +55,7 @@ STABLE_AUDIO = Adapter(
     told=None,
     tokens=short_captions,
     network="transformer",
+    beside=_noise,
     negative=False,
     reads_captions=False,
 )

@@ -146,7 +146,8 @@ class DatasetFeatures:
     def check_captions(self) -> None:
         """ValueError if a decoder has no captions, but another one for its kind of media has: it was swapped."""
         for kind, cache in self.captions.items():
-            others = sorted(cache.folder.parent.glob(f"captions-{kind}*/cache.json"))
+            notes = sorted(cache.folder.parent.glob(f"captions-{kind}*/cache.json"))
+            others = [note for note in notes if note.parent != cache.folder]
             if not len(cache) and others:
                 raise ValueError(
                     f"{cache.folder}: no captions as the {kind} decoder of profile {self.profile.name} reads them, "

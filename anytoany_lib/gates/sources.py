@@ -108,6 +108,11 @@ def parts(profile: Profile) -> dict[str, tuple[str, Source | None]]:
         "llm": (llm.folder, llm.source),
         "encoder": (encoder.folder, encoder.source),
         **{kind: (one.folder, one.source) for kind, one in profile.decoders.items()},
+        **{
+            f"{kind} added": (one.added.file, one.added.source)
+            for kind, one in profile.decoders.items()
+            if one.added
+        },
     }
 
 

@@ -26,6 +26,7 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from anytoany_lib.checkpoints import fetching
 from anytoany_lib.config import AddedWeights, DecoderConfig, Profile
 from anytoany_lib.decoders import protocol, text_encoders
 from anytoany_lib.decoders.adapters import ADAPTERS, CaptionEncoder
@@ -97,6 +98,7 @@ def test_a_condition_makes_what_the_bare_pipeline_makes_of_the_caption(name: str
     made = decoder.generate(CaptionEncoder(config, CPU)(CAPTIONS), SEEDS)
     pipeline = bare(config)
     assert decoder.pipeline.text_encoder is None  # it would only take room
+    assert getattr(decoder.pipeline, "motion_adapter", None) is None  # it is in the UNet
     for medium, floats in zip(made, drawn(pipeline, config), strict=True):
         if kind == "audio":
             assert medium["sampling_rate"] == 44100 and medium["audio"].std() > 0
@@ -268,6 +270,26 @@ def test_a_scheduler_that_is_none_is_refused(pictures: DecoderConfig):
     ):
         with pytest.raises(ValueError, match=message):
             Decoder(pictures.model_copy(update={"scheduler": settings}), CPU)
+
+
+def test_weights_beside_a_pipeline_are_missed_and_looked_at(
+    profile: Profile, replica, tmp_path: Path
+):
+    clips = replica("animatediff")
+
+    def added(file: Path) -> Profile:
+        settings = {"added": AddedWeights(file=str(file))}
+        decoders = {"video": clips.model_copy(update=settings)}
+        return profile.model_copy(update={"decoders": decoders})
+
+    whole, cut = Path(clips.added.file), tmp_path / "cut.safetensors"
+    assert "video added" not in fetching.missing_models(added(whole))
+    assert fetching.missing_models(added(cut)) == {"video added": str(cut)}
+    with pytest.raises(FileNotFoundError, match="its video added is not in .*put it there"):
+        fetching.fetch(added(cut))
+    cut.write_bytes(whole.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"cut.safetensors: expected .* bytes, found"):
+        fetching.verify_models(added(cut))
 
 
 # --- one text encoder in a process ---
