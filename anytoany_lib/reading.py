@@ -29,7 +29,9 @@ class _Reader(nn.Module):
         self.soft_tokens = soft_tokens
         self.norm = nn.LayerNorm(embedding)
         self.fc = nn.Linear(embedding, config.width)
-        self.model = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, hidden))
+        last = nn.Linear(config.width, hidden)
+        nn.init.normal_(last.weight, std=_STD)  # soft tokens begin about as small as words are
+        self.model = nn.Sequential(nn.LayerNorm(config.width), last)
 
     def read(self, states: torch.Tensor) -> torch.Tensor:
         """(B, L, W) -> (B, K, W)."""

@@ -14,7 +14,7 @@ from transformers.models.groupvit.configuration_groupvit import GroupViTVisionCo
 from transformers.models.groupvit.modeling_groupvit import GroupViTVisionEncoder
 
 from anytoany_lib import train
-from anytoany_lib.config import FitConfig, InputProjectionConfig, Profile
+from anytoany_lib.config import InputProjectionConfig, Profile
 from anytoany_lib.data.manifests import read_manifest
 from anytoany_lib.data.rows import media_in
 from anytoany_lib.features.costs import estimate_costs
@@ -102,8 +102,11 @@ def test_a_reader_is_fitted_to_words_that_are_in_one_of_the_states(
     for row in range(32):
         states[row, row % LENGTH] += 3 * torch.nn.functional.one_hot(torch.tensor(row % 4), 256)
     told = [captions[row % 4] for row in range(32)]
-    steps = FitConfig(steps=80, batch_size=16, learning_rate=3e-3)
-    assert fit_reader(model, states, told, steps) > 0.8
+    settings = {"fit_steps": 120, "fit_batch_size": 16, "fit_learning_rate": 3e-3}
+    fitted = InputProjectionConfig(**settings)
+    changed = model.profile.model_copy(update={"input_projection": fitted})
+    monkeypatch.setattr(model, "profile", changed)
+    assert fit_reader(model, states, told) > 0.8
     words = caption_words(model, told)
     with torch.no_grad():
         missed = (small(states) - words).square().sum()
@@ -116,10 +119,13 @@ def trained(
 ) -> tuple[Profile, Path, Path]:
     """Of a resampler on the tiny encoder's patches: the profile, its data with features, and a run of a few steps."""
     folder = tmp_path_factory.mktemp("reading")
+    (folder / "llm").mkdir()
     small = reading(shallow(profile, folder / "llm"), "resampler")
-    fit = {"rows": 64, "steps": 30, "batch_size": 16}
+    fit = {"fit_steps": 30, "fit_batch_size": 16}
+    fitted = small.input_projection.model_copy(update=fit)
+    small = small.model_copy(update={"input_projection": fitted})
     rates = {"input_projection": 2e-3, "token_rows": 1e-2}
-    small = with_stage(small, 1, batch_size=6, learning_rates=rates, fit_before=fit)
+    small = with_stage(small, 1, batch_size=6, learning_rates=rates)
     data = shutil.copytree(toy_data, folder / "data")
     precompute(small, data)
     return small, data, train.train(small, 1, data, folder / "run", max_steps=4)

@@ -182,19 +182,8 @@ def _fresh(profile: Profile, hidden: int, seed: int) -> Tensors:
     return runs.trainable_tensors(modules)
 
 
-def import_nextgpt(
-    file: str | Path,
-    profile: Profile,
-    out: str | Path,
-    init: str | Path | None = None,
-    seed: int = 0,
-) -> Path:
-    """Turns a published `pytorch_model.pt` into a run folder and returns it.
-
-    What a stage 1 or stage 2 file does not hold comes from the run `init`, or is untrained. Raises ValueError that
-    names every key that is missing, surplus or of another shape; no folder is left then.
-    """
-    file, out = resolve(file), resolve(out)
+def _check_profile(profile: Profile) -> None:
+    """ValueError unless a profile computes what the published weights were trained to."""
     if profile.input_projection.kind != "linear":
         raise ValueError(
             f"profile {profile.name} has a {profile.input_projection.kind} for its input projection, the published weights a "
@@ -210,6 +199,22 @@ def import_nextgpt(
             f"profile {profile.name} would show the published weights other tokens than they were trained on: set "
             "llm.tokenizer: sentencepiece-legacy, or use nextgpt-7b, or a profile made from it"
         )
+
+
+def import_nextgpt(
+    file: str | Path,
+    profile: Profile,
+    out: str | Path,
+    init: str | Path | None = None,
+    seed: int = 0,
+) -> Path:
+    """Turns a published `pytorch_model.pt` into a run folder and returns it.
+
+    What a stage 1 or stage 2 file does not hold comes from the run `init`, or is untrained. Raises ValueError that
+    names every key that is missing, surplus or of another shape; no folder is left then.
+    """
+    file, out = resolve(file), resolve(out)
+    _check_profile(profile)
     tensors = read_file(file)
     stage = _stage_of(tensors)
     _check(profile, tensors, stage, file)

@@ -254,6 +254,13 @@ class InputProjectionConfig(Checked):
         le=64,
         description="of a resampler, and of the second and third stage of a grouping",
     )
+    fit_steps: int = Field(
+        400,
+        ge=0,
+        description="alone, to the words of captions, before the first stage that trains it",
+    )
+    fit_batch_size: int = Field(64, gt=0)
+    fit_learning_rate: float = Field(1e-3, gt=0)
 
     @model_validator(mode="after")
     def _heads_share_the_width(self):

@@ -128,7 +128,9 @@ def prepare(config: ImageBindConfig, kind: str, media: Any) -> torch.Tensor:
         return prepare_video(config, frames, fps)
     if kind in SENSED_KINDS:
         return prepare_sensed(config.image_size, kind, media)
-    raise ValueError(f"kind must be one of {', '.join({*SENSE_OF_KIND} - {'text'})}, not {kind!r}")
+    raise ValueError(
+        f"kind must be one of {', '.join(sorted({*SENSE_OF_KIND} - {'text'}))}, not {kind!r}"
+    )
 
 
 def prepare_image(config: ImageBindConfig, image: Image.Image) -> torch.Tensor:

@@ -42,9 +42,8 @@ def _input_projection(settings: Settings, kind: str) -> None:
     if kind == "linear":
         return
     settings["encoder"]["states"] = "patches"
-    settings["input_projection"] = {"kind": kind, "width": 256, "heads": 4, "layers": 2}
-    # It has no closed form, and layers of attention bear no rate of one matrix.
-    settings["stages"][1]["fit_before"] |= {"steps": 400, "learning_rate": 1e-3}
+    settings["input_projection"] |= {"kind": kind, "width": 256, "heads": 4, "layers": 2}
+    # Layers of attention bear no rate of one matrix.
     for stage in settings["stages"].values():
         if "input_projection" in stage["learning_rates"]:
             stage["learning_rates"]["input_projection"] /= 5

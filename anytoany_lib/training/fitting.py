@@ -1,7 +1,7 @@
 """Bridges fitted to the frozen models alone, before and after the language model has a part in their training.
 
 A soft token reads as a word, so the input projection starts as the map from what the encoder gives to the words of
-the captions: in closed form if it is linear, else by `fit_before.steps` of a stage. What an output projection reads does not move while the language model stands still:
+the captions: in closed form if it is linear, else by `input_projection.fit_steps`. What an output projection reads does not move while the language model stands still:
 its hidden states are computed once and the projection alone takes hundreds of steps on them, at a thousandth of the
 cost of steps through the language model. docs/LOG.md has what both bring.
 """
@@ -20,6 +20,7 @@ from anytoany_lib.batches import Batch
 from anytoany_lib.config import Alignment, FitConfig
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
+from anytoany_lib.reading import Resampler
 from anytoany_lib.training.checkpoint import TrainingState
 from anytoany_lib.training.setup import Job
 
@@ -48,27 +49,34 @@ def fit_input_projection(
 ) -> float:
     """Least squares from encoder embeddings (N, D) to the words of their captions; returns the explained variance."""
     words = caption_words(model, captions).flatten(1)
-    model.input_projection.fit(embeddings.to(words.device), words)
+    linear = cast(InputProjection, model.input_projection)
+    linear.fit(embeddings.to(words.device), words)
     with torch.no_grad():
-        soft_tokens = model.input_projection(embeddings.to(words.device)).flatten(1)
+        soft_tokens = linear(embeddings.to(words.device)).flatten(1)
     return 1 - ((soft_tokens - words).var(0).sum() / words.var(0).sum()).item()
 
 
-def fit_reader(
-    model: AnyToAny, states: torch.Tensor, captions: Sequence[str], settings: FitConfig
-) -> float:
-    """AdamW from states (N, L, D) to the words of their captions, in an order fixed by torch's seed, for `settings.steps`;
-    returns the explained variance. For the projections of `reading`, which have no closed form.
+def fit_reader(model: AnyToAny, states: torch.Tensor, captions: Sequence[str]) -> float:
+    """AdamW from states (N, L, D) to the words of their captions, in an order fixed by torch's seed, for as many steps as
+    the profile says; returns the explained variance. For the projections of `reading`, which have no closed form.
     """
-    reader = cast(torch.nn.Module, model.input_projection)
+    settings = model.profile.input_projection
+    reader = cast(Resampler, model.input_projection)
     words = caption_words(model, captions)
     parameters = list(reader.parameters())
     mean, spread = words.mean(0), words.var(0).sum()
+    with torch.no_grad():  # begins at the mean word, and as far from it as words are
+        last = cast(torch.nn.Linear, reader.model[-1])
+        soft = reader(states[: settings.fit_batch_size].to(words.device))
+        last.weight.mul_((words - mean).std() / (soft - soft.mean((0, 1))).std())
+        last.bias.copy_(mean.mean(0))
     reader.train()
-    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.95))
-    schedule = get_scheduler("cosine", optimiser, round(_WARMUP * settings.steps), settings.steps)
-    for _ in tqdm(range(settings.steps), desc="fitting input projection", mininterval=1):
-        picked = torch.randint(len(states), (settings.batch_size,))
+    optimiser = torch.optim.AdamW(parameters, lr=settings.fit_learning_rate, betas=(0.9, 0.95))
+    schedule = get_scheduler(
+        "cosine", optimiser, round(_WARMUP * settings.fit_steps), settings.fit_steps
+    )
+    for _ in tqdm(range(settings.fit_steps), desc="fitting input projection", mininterval=1):
+        picked = torch.randint(len(states), (settings.fit_batch_size,))
         missed = reader(states[picked].to(words.device)) - words[picked.to(words.device)]
         optimiser.zero_grad()
         (missed.square().sum((1, 2)).mean() / spread).backward()
@@ -204,8 +212,8 @@ def fit_before(job: Job, state: TrainingState) -> None:
             if captions and isinstance(model.input_projection, InputProjection):
                 explained = fit_input_projection(model, embeddings, captions)
                 fitted["words explained by soft tokens"] = explained
-            elif captions and settings.fit_before.steps:
-                explained = fit_reader(model, embeddings, captions, settings.fit_before)
+            elif captions and model.profile.input_projection.fit_steps:
+                explained = fit_reader(model, embeddings, captions)
                 fitted["words explained by soft tokens"] = explained
         reads_states = "output_projections" in settings.learning_rates
         uncalibrated = model.profile.projection.standardise and not model.calibrated

@@ -150,7 +150,8 @@ def test_pe_av_is_the_bare_model(tmp_path: Path):
     )
     with torch.inference_mode():
         wanted = bare.get_audio_embeds(heard["input_values"], heard["padding_mask"].bool())
-        films = bare.get_video_embeds(seen["pixel_values_videos"])
+        film = bare.video_model.video_encoder(seen["pixel_values_videos"])
+        films = bare.video_model.video_head(film.pooler_output)
     found = encoder.embed("audio", [(one, 48000) for one in samples])
     assert torch.allclose(found, wanted, atol=1e-4)
     assert torch.allclose(encoder.embed("video", [CLIP]), films, atol=1e-4)

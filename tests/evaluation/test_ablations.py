@@ -28,7 +28,6 @@ def test_each_ablation_varies_its_setting_and_nothing_else():
             "encoder.states",
             *(f"input_projection.{key}" for key in ("kind", "width", "heads", "layers")),
             *(f"stages.{stage}.learning_rates.input_projection" for stage in (1, 3)),
-            *(f"stages.1.fit_before.{key}" for key in ("steps", "learning_rate")),
         },
         "signal_tokens": {f"decoders.{kind}.signals" for kind in ("image", "audio", "video")},
         "alignment": {

@@ -78,9 +78,10 @@ def write_pe_av(folder: Path) -> Path:
     )
     PeAudioVideoModel(config).save_pretrained(folder)
     size = {"height": 32, "width": 32}
-    PeVideoVideoProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(
-        folder
-    )
+    does = {"do_resize": True, "do_rescale": True, "do_normalize": True}
+    PeVideoVideoProcessor(
+        size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, **does
+    ).save_pretrained(folder)
     PeAudioFeatureExtractor().save_pretrained(folder)
     return folder
 
