@@ -57,6 +57,9 @@ def _made_of(profile: Profile) -> str:
     llm, encoder = profile.llm, profile.encoder
     quantised = " in NF4" if llm.quantization == "nf4" else ""
     reading = "tiny ImageBind" if _ships(profile) else "ImageBind-huge"
+    if encoder.model != "imagebind":
+        folders = filter(None, (encoder.folder, encoder.audio_folder))
+        reading = " and ".join(Path(folder).name for folder in folders)
     tokens = f"{encoder.soft_tokens} soft token{'s' * (encoder.soft_tokens > 1)} a medium"
     writing = ", ".join(
         f"{'' if _ships(profile) else Path(config.folder).name + ' '}{_size(config)}"
@@ -69,8 +72,9 @@ def _made_of(profile: Profile) -> str:
 def _size(config: DecoderConfig) -> str:
     """How large a decoder's media are."""
     options = config.options
-    if "audio_length_in_s" in options:
-        return f"{options['audio_length_in_s']:g} s"
+    for seconds in ("audio_length_in_s", "audio_end_in_s"):
+        if seconds in options:
+            return f"{options[seconds]:g} s"
     frames = f" x {options['num_frames']} frames" if "num_frames" in options else ""
     return f"{options['width']} x {options['height']}{frames}"
 
