@@ -37,18 +37,18 @@ class Room:
 
 def unfetched(profile: Profile) -> Profile:
     """A profile whose models are counted from what it says of them, not from what this machine happens to hold."""
-    there = {
-        name: part.model_copy(update={"folder": _NOWHERE})
-        for name, part in {"llm": profile.llm, "encoder": profile.encoder}.items()
-        if part.source
-    }
-    if profile.encoder.audio_source:
-        there["encoder"] = there["encoder"].model_copy(update={"audio_folder": _NOWHERE})
+    llm, encoder = profile.llm, profile.encoder
+    if llm.source:
+        llm = llm.model_copy(update={"folder": _NOWHERE})
+    if encoder.source:
+        encoder = encoder.model_copy(update={"folder": _NOWHERE})
+    if encoder.audio_source:
+        encoder = encoder.model_copy(update={"audio_folder": _NOWHERE})
     decoders = {
         kind: part.model_copy(update={"folder": _NOWHERE}) if part.source else part
         for kind, part in profile.decoders.items()
     }
-    return profile.model_copy(update={**there, "decoders": decoders})
+    return profile.model_copy(update={"llm": llm, "encoder": encoder, "decoders": decoders})
 
 
 def _fetched(source: Source | None) -> int:

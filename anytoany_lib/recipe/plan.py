@@ -206,8 +206,9 @@ def _counted(profile: Profile, recipe: Recipe, reads: str) -> Iterator[tuple[int
             if data.requests:
                 yield data.requests, made, 1
         elif data.use == "pairs":
-            shown = _FRAME + asked + _CAPTION + medium
-            yield (data.rows, shown, _CAPTION) if reads == "comprehension" else (data.rows, made, 1)
+            described = _FRAME + asked + _CAPTION + medium
+            one = (described, _CAPTION) if reads == "comprehension" else (made, 1)
+            yield data.rows, *one
 
 
 def media_of(data: PublicData) -> float:
@@ -280,4 +281,5 @@ def plan_text(recipe: Recipe, plan: Plan, card: rates.Card, gigabytes: float) ->
     disk = [{"disk": name, "GB": f"{one / 1e9:,.0f}"} for name, one in plan.disk.items()]
     disk.append({"disk": "together", "GB": f"{sum(plan.disk.values()) / 1e9:,.0f}"})
     head = f"planned, not measured: {recipe.name} on {card.name}, {gigabytes:g} GB; {100 * plan.part:.0f} % of its data"
-    return "\n\n".join([head, *map(terminal.table, (data, stages, hours, disk))])
+    tables: list[list[dict[str, Any]]] = [data, stages, hours, disk]
+    return "\n\n".join([head, *map(terminal.table, tables)])
