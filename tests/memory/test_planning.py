@@ -94,6 +94,7 @@ def test_the_full_profile_is_planned_within_a_16_gb_card(full: Profile):
         ("qwen3-1.7b", 12),
         ("qwen3-4b", 12),
         ("nextgpt-7b", 12),
+        ("permissive", 15),
         ("qwen3-8b", 15),
     ],
 )
