@@ -49,9 +49,11 @@ def _masked(pipeline: Any, condition: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def _told(condition: torch.Tensor) -> dict[str, torch.Tensor | None]:
-    guidance = condition.new_full((len(condition),), _GUIDANCE)
-    told = {"encoder_hidden_states": condition, "encoder_attention_mask": words_of(condition)}
-    return told | {"guidance": guidance}
+    return {
+        "encoder_hidden_states": condition,
+        "encoder_attention_mask": words_of(condition),
+        "guidance": condition.new_full((len(condition),), _GUIDANCE),
+    }
 
 
 def _latents(vae: Any, pixels: torch.Tensor) -> torch.Tensor:

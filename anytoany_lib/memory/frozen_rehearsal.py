@@ -116,6 +116,7 @@ def _denoise(config: DecoderConfig, transformer: Any, latents: torch.Tensor) -> 
     passes = 2 if config.pipeline == "stable-audio" and config.guidance > 1 else 1
     told = torch.empty(passes, positions, config.condition[1], dtype=HALF)
     given, time = torch.cat([latents] * passes), torch.empty(passes, dtype=HALF)
+    more: dict[str, Any] = {}
     if config.pipeline == "stable-audio":
         size = latents.shape[-1] + 1, transformer.config.attention_head_dim // 2
         rotary = torch.empty(size), torch.empty(size)
@@ -124,8 +125,6 @@ def _denoise(config: DecoderConfig, transformer: Any, latents: torch.Tensor) -> 
     elif config.pipeline == "sana-sprint":
         more = {"encoder_attention_mask": torch.empty(1, positions, dtype=torch.long)}
         more |= {"guidance": time}
-    else:
-        more = {}
     moved = transformer(given, timestep=time, encoder_hidden_states=told, **more).sample
     return latents - moved.chunk(passes)[0]
 
@@ -170,7 +169,10 @@ def _unet_arguments(config: DecoderConfig, conditions: torch.Tensor) -> dict[str
     if config.pipeline == "audioldm":
         return {"encoder_hidden_states": None, "class_labels": conditions}
     if config.pipeline == "stable-diffusion-xl":
-        more = {"text_embeds": conditions[:, -1, :1280], "time_ids": torch.empty(2, 6, dtype=HALF)}
+        more = {
+            "text_embeds": conditions[:, -1, :1280],
+            "time_ids": torch.empty(len(conditions), 6, dtype=HALF),
+        }
         return {"encoder_hidden_states": conditions[:, :-1], "added_cond_kwargs": more}
     return {"encoder_hidden_states": conditions}
 

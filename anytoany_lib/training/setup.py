@@ -153,7 +153,7 @@ def swapped_decoders(before: Profile, now: Profile) -> list[str]:
 
     def read(profile: Profile, kind: str) -> tuple[Any, ...] | None:
         decoder = profile.decoders.get(kind)
-        return decoder and (decoder.pipeline, decoder.folder, decoder.condition)
+        return (decoder.pipeline, decoder.folder, decoder.condition) if decoder else None
 
     return [kind for kind in now.decoders if read(before, kind) != read(now, kind)]
 
