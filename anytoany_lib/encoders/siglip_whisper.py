@@ -70,7 +70,8 @@ class SiglipWhisper(FrozenEncoder):
         """See `FrozenEncoder`. A clip's vector is the mean of its frames', a sound's the mean of the states that are sound."""
         if kind == "audio":
             states = self.audio(x[:, :-1]).last_hidden_state
-            counts = (x[:, -1].sum(-1) / HALVED).ceil().clamp(1, states.shape[1]).int().tolist()
+            frames = (x[:, -1] > 0.5).sum(-1)
+            counts = (frames / HALVED).ceil().clamp(1, states.shape[1]).int().tolist()
             rows = [row[:count].mean(0) for row, count in zip(states, counts, strict=True)]
             return Seen(self._beside(torch.stack(rows)), self._beside(states), counts)
         seen = self.vision(pixel_values=x.reshape(-1, *x.shape[-3:]))

@@ -18,7 +18,7 @@ import numpy as np
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.data.rows import Row, media_in
 from anytoany_lib.messages import Message
-from anytoany_lib.modalities import KINDS
+from anytoany_lib.modalities import KINDS, SHOWN_KINDS
 
 # The judges there are, by the name a profile calls them; what a profile says is looked up here, never imported. Code that
 # brings judges of its own adds them: JUDGES["mine"] = "my.module", with judge() and judge_text() as toyworld.judges has them.
@@ -102,7 +102,7 @@ def cell_of(row: Row) -> str:
     if task in CELLS or len(request) != 1 or len(shown) < 2:
         return task
     answered = dict.fromkeys(part["kind"] for part in row.meta["expect"])
-    return f"{'+'.join(sorted(shown, key=KINDS.index))}->{'+'.join(answered)}"
+    return f"{'+'.join(sorted(shown, key=('text', *SHOWN_KINDS).index))}->{'+'.join(answered)}"
 
 
 def grouped(results: Sequence[Verdict]) -> dict[str, list[Verdict]]:

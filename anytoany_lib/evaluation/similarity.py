@@ -28,7 +28,7 @@ from anytoany_lib.encoders.imagebind import check_words
 from anytoany_lib.evaluation.baselines import evenly
 from anytoany_lib.evaluation.judging import Verdict, cell_of, check_expected, request_of
 from anytoany_lib.messages import Message, medium_of
-from anytoany_lib.modalities import KINDS
+from anytoany_lib.modalities import KINDS, SENSED_KINDS
 
 _SPACES: tuple[tuple[Literal["clip", "clap"], tuple[str, ...]], ...] = (
     ("clip", ("image", "video")),
@@ -52,6 +52,8 @@ def _request_for(row: Row, rng: np.random.Generator) -> MediaRequest | None:
     """The request that a row stands for: a captioned medium is asked for in words; None unless it is for one medium."""
     if "caption" in row.meta:
         kind = row.meta["kind"]
+        if kind in SENSED_KINDS:  # shown, never generated
+            return None
         return MediaRequest(
             row.id, f"text->{kind}", as_generation(row, rng)[:1], kind, row.meta["caption"]
         )
