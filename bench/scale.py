@@ -20,10 +20,17 @@ import numpy as np
 from anytoany_lib.config import Profile
 from anytoany_lib.data.manifests import stored_row
 from anytoany_lib.data.rows import DESCRIBE, PRODUCE, Row
-from anytoany_lib.encoders.imagebind_inputs import HUGE, SenseConfig
+from anytoany_lib.encoders.imagebind_inputs import HUGE
 from anytoany_lib.features.cache import KEY
-from anytoany_lib.memory import planning as memory
-from anytoany_lib.messages import Vocabulary
+from anytoany_lib.recipe import rates as planned_rates
+from anytoany_lib.recipe.rates import (
+    UTILISATION,
+    Card,
+    blocks,
+    imagebind_operations,
+    operations,
+    unpacking,
+)
 
 BENCH = Path(__file__).resolve().parent
 DOCUMENT = BENCH.parent / "docs" / "SCALE.md"
@@ -52,7 +59,6 @@ MEDIUM_BYTES = {"image": 90_000, "audio": 320_000, "video": 2_190_000}
 TEXT_ENCODERS = {"image": (768, 12), "audio": (768, 12), "video": (1024, 23)}
 TEXT_POSITIONS = 77
 ROWS_AT_ONCE = {1: 64, 2: 64, 3: 8}  # rows of a card and stage: some 3,000 to 4,000 tokens
-UTILISATION = 0.4  # of a card's peak while it multiplies; see the check below
 RECORD = "gpu-nextgpt-7b-nvidia-h100-80gb-hbm3.json"  # of `make gpu-check`, random weights
 CARDS_A_MACHINE = 8
 NETWORK = 50e9  # bytes a second each way between machines: one adapter of 400 Gbit/s
@@ -60,16 +66,6 @@ CORES_A_CARD = 16  # of the host, for decoding media
 # Hugging Face and Unsloth, LLaMA-2-7B, 4-bit LoRA, an A100, as LLaMA-Factory publishes them.
 PUBLISHED_TOKENS = {"Hugging Face": 2415, "Unsloth": 3726}
 GB, HOUR = 1e9, 3600.0
-
-
-@dataclass(frozen=True)
-class Card:
-    """A card by its data sheet: dense bf16 operations, memory and link to its neighbours (one way), all a second."""
-
-    name: str
-    operations: float
-    memory: float
-    link: float
 
 
 # Dense half precision to float32 without TF32, by the same data sheets: 312 to 19.5, 989 to 67 TFLOP a second.
@@ -114,30 +110,10 @@ def record() -> dict[str, dict]:
     return json.loads((BENCH / "results" / RECORD).read_text())["sections"]
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Numbers in the parts of a profile: `matrices` of the layers, `head`, `lora`, what each stage trains."""
-
-    matrices: int
-    head: int
-    lora: int
-    trained: dict[int, int]
-
-
 @cache
-def sizes(name: str) -> Sizes:
-    """Of the profile of that name, by its language model's configuration and the memory plan."""
-    profile = Profile.load(name)
-    config = memory.llm_config(profile)
-    heads, hidden = config.num_attention_heads, config.hidden_size
-    width = getattr(config, "head_dim", None) or hidden // heads
-    attention = 2 * hidden * width * (heads + (config.num_key_value_heads or heads))
-    layer = attention + 3 * hidden * config.intermediate_size
-    plan = memory.plan_memory(profile)
-    trained = {stage: plan[f"stage {stage}"]["gradients"] // 4 for stage in profile.stages}
-    rows = len(Vocabulary.of(0, profile).names) * hidden * (1 if config.tie_word_embeddings else 2)
-    lora = trained[3] - trained[1] - trained[2] + rows
-    return Sizes(config.num_hidden_layers * layer, config.vocab_size * hidden, lora, trained)
+def sizes(name: str) -> planned_rates.Sizes:
+    """Numbers in the parts of the profile of that name."""
+    return planned_rates.sizes(Profile.load(name))
 
 
 def _words(templates: dict[str, Sequence[str]]) -> float:
@@ -171,23 +147,6 @@ def row_operations(profile: Profile, stage: int) -> float:
     still, activations do not), and forward again where activations are not kept; of the head for learnt tokens alone.
     """
     return operations(profile, stage, *tokens(profile, stage))
-
-
-def operations(profile: Profile, stage: int, every: float, learnt: float) -> float:
-    """The same of so many tokens, `learnt` of which are learnt."""
-    there, passes = sizes(profile.name), _passes(profile, stage)
-    adapters = 2 * (passes + 1) * there.lora if stage == 3 else 0
-    return every * (2 * passes * there.matrices + adapters) + learnt * 4 * there.head
-
-
-def _passes(profile: Profile, stage: int) -> int:
-    return 3 if profile.stages[stage].checkpointing else 2
-
-
-def unpacking(profile: Profile, stage: int, card: Card) -> float:
-    """Seconds a step: every pass reads packed weights, writes them unpacked, and reads those."""
-    unpacked = sizes(profile.name).matrices * (memory.NF4_BYTES + 2 * 2)
-    return _passes(profile, stage) * unpacked / card.memory
 
 
 @dataclass(frozen=True)
@@ -286,43 +245,22 @@ def hours(profile: Profile, stage: int, card: Card, cards: int) -> float:
     return steps * step(profile, stage, card, cards).seconds / HOUR
 
 
-def _blocks(width: int, layers: int, positions: int) -> float:
-    """Operations of a transformer's forward pass: its matrices, and attention."""
-    return layers * (24 * width**2 * positions + 4 * positions**2 * width)
-
-
-def embedding_operations(kind: str) -> float:
-    """Operations of ImageBind-huge for a medium: all its clips and crops."""
-
-    def sense(config: SenseConfig, positions: int) -> float:
-        return _blocks(config.width, config.blocks, positions)
-
-    if kind == "audio":
-        patches = [
-            (n - HUGE.audio_patch) // HUGE.audio_stride + 1
-            for n in (HUGE.mel_bins, HUGE.mel_frames)
-        ]
-        return HUGE.audio_clips * sense(HUGE.audio, math.prod(patches) + 1)
-    looks = HUGE.video_clips * HUGE.video_crops if kind == "video" else 1
-    return looks * sense(HUGE.vision, (HUGE.image_size // HUGE.vision_patch) ** 2 + 1)
-
-
 def caption_operations(kind: str) -> float:
     """Operations of a decoder's text encoder for a caption."""
-    return _blocks(*TEXT_ENCODERS[kind], TEXT_POSITIONS)
+    return blocks(*TEXT_ENCODERS[kind], TEXT_POSITIONS)
 
 
 def card_hours(kind: str, card: Card) -> tuple[float, float]:
     """Of precomputing all media of a kind, and all their captions."""
     rate = card.operations * UTILISATION * min(1, rates().beside_bare) * HOUR
-    return PAIRS[kind] * embedding_operations(kind) / rate, PAIRS[kind] * caption_operations(
+    return PAIRS[kind] * imagebind_operations(kind) / rate, PAIRS[kind] * caption_operations(
         kind
     ) / rate
 
 
 def media_a_second(kind: str, card: Card) -> float:
     """Media that ImageBind is planned to take in half precision."""
-    return card.operations * UTILISATION / embedding_operations(kind)
+    return card.operations * UTILISATION / imagebind_operations(kind)
 
 
 def manifest_bytes() -> int:
@@ -397,7 +335,7 @@ def precomputing() -> Iterator[str]:
             (
                 f"{kind}s",
                 f"{PAIRS[kind] / 1e6:g} M",
-                f"{embedding_operations(kind) / 1e9:,.0f}",
+                f"{imagebind_operations(kind) / 1e9:,.0f}",
                 " / ".join(_hours(n) for n in media),
                 f"{caption_operations(kind) / 1e9:,.0f}",
                 " / ".join(_hours(n) for n in captions),

@@ -24,6 +24,7 @@ import readme_figures
 import readme_measured
 import readme_peers
 import readme_profiles
+import readme_recipe
 import readme_results
 import readme_start
 import readme_tree
@@ -56,7 +57,12 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/notebooks.md": {"notebooks": readme_tree.notebooks},
     "docs/peers.md": {"peers": readme_peers.tables, "trips": readme_peers.trips},
-    "docs/profiles.md": {"profiles": readme_profiles.table},
+    "docs/profiles.md": {"ladder": readme_profiles.ladder, "profiles": readme_profiles.table},
+    "docs/RECIPE.md": {
+        "data": readme_recipe.data,
+        "plan": readme_recipe.plan,
+        "targets": readme_recipe.targets,
+    },
     "docs/results.md": {
         "shipped": readme_results.shipped,
         "whole conversation": readme_conversation.table,

@@ -5,16 +5,15 @@ Everything comes from anytoany_lib/profiles/*.yaml and from `anytoany_lib.memory
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import readme_results
 import yaml
 
 from anytoany_lib.config import PROFILE_FOLDER, DecoderConfig, Profile, Source
+from anytoany_lib.config import licences as licences_of
 from anytoany_lib.memory import planning
-
-_NOWHERE = "ckpt/nowhere"
+from anytoany_lib.memory.preflight import LADDER, unfetched
 
 
 def profiles() -> list[Profile]:
@@ -36,31 +35,11 @@ def _comment(profile: Profile) -> str:
 
 def peak(profile: Profile) -> int:
     """Bytes that a profile is planned to take on its device at most, whichever phase that is."""
-    return max(planning.peak(phase) for phase in planning.plan_memory(_unfetched(profile)).values())
-
-
-def _unfetched(profile: Profile) -> Profile:
-    """A profile whose models are counted from what it says of them, not from what this machine happens to hold."""
-    parts = {"llm": profile.llm, "encoder": profile.encoder}
-    parts = {
-        name: part.model_copy(update={"folder": _NOWHERE})
-        for name, part in parts.items()
-        if part.source
-    }
-    decoders = {
-        kind: part.model_copy(update={"folder": _NOWHERE}) if part.source else part
-        for kind, part in profile.decoders.items()
-    }
-    return profile.model_copy(update={**parts, "decoders": decoders})
-
-
-def _sources(profile: Profile) -> Iterator[Source]:
-    parts = (profile.llm, profile.encoder, *profile.decoders.values())
-    yield from (part.source for part in parts if part.source)
+    return max(planning.peak(phase) for phase in planning.plan_memory(unfetched(profile)).values())
 
 
 def _needs(profile: Profile) -> str:
-    fetched = sum(source.gigabytes or 0 for source in _sources(profile))
+    fetched = sum(source.gigabytes or 0 for _, source in licences_of.sources(profile))
     if _ships(profile):
         device = f"2 CPU cores, {readme_results.demo_peak():.1f} GB of memory (measured: the demo)"
     else:
@@ -78,6 +57,9 @@ def _made_of(profile: Profile) -> str:
     llm, encoder = profile.llm, profile.encoder
     quantised = " in NF4" if llm.quantization == "nf4" else ""
     reading = "tiny ImageBind" if _ships(profile) else "ImageBind-huge"
+    if encoder.model != "imagebind":
+        folders = filter(None, (encoder.folder, encoder.audio_folder))
+        reading = " and ".join(Path(folder).name for folder in folders)
     tokens = f"{encoder.soft_tokens} soft token{'s' * (encoder.soft_tokens > 1)} a medium"
     writing = ", ".join(
         f"{'' if _ships(profile) else Path(config.folder).name + ' '}{_size(config)}"
@@ -90,8 +72,9 @@ def _made_of(profile: Profile) -> str:
 def _size(config: DecoderConfig) -> str:
     """How large a decoder's media are."""
     options = config.options
-    if "audio_length_in_s" in options:
-        return f"{options['audio_length_in_s']:g} s"
+    for seconds in ("audio_length_in_s", "audio_end_in_s"):
+        if seconds in options:
+            return f"{options[seconds]:g} s"
     frames = f" x {options['num_frames']} frames" if "num_frames" in options else ""
     return f"{options['width']} x {options['height']}{frames}"
 
@@ -106,16 +89,27 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def ladder() -> str:
+    """The profile to take on a card, the smallest card first."""
+    lines = ["| card | take | planned at most |", "| --- | --- | ---: |"]
+    for size, name in sorted(LADDER.items()):
+        lines.append(f"| {size} GB | `{name}` | {peak(Profile.load(name)) / 1e9:.1f} GB |")
+    return "\n".join(lines)
+
+
 def licences() -> str:
     """Every model that some profile fetches: how large it is, where it comes from, and on what terms."""
     rows: dict[str, str] = {}
     for profile in profiles():
-        for source in _sources(profile):
+        for _, source in licences_of.sources(profile):
             origin = source.wheel or source.hub or source.url
             shown = f"PyPI `{origin}`" if source.wheel else f"<{_address(source)}>"
             base = f", added to `{source.difference_to}`" if source.difference_to else ""
-            rows[origin] = f"| {shown}{base} | {source.gigabytes:g} GB | {source.licence} |"
-    return "\n".join(["| model | to fetch | licence |", "| --- | ---: | --- |", *rows.values()])
+            terms = licences_of.terms_of(source.licence)
+            use = f"{terms.use}: {terms.why}"
+            rows[origin] = f"| {shown}{base} | {source.gigabytes:g} GB | {source.licence} | {use} |"
+    head = ["| model | to fetch | licence | commercial use |", "| --- | ---: | --- | --- |"]
+    return "\n".join([*head, *rows.values()])
 
 
 def _address(source: Source) -> str:

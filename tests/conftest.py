@@ -28,7 +28,7 @@ SLOWEST = (
     *("test_notebooks", "test_full_size", "test_whole_evaluations", "test_scale_out"),
     *("test_widget_browser", "test_access", "test_resume", "test_determinism", "test_hub"),
     *("test_features_and_training", "test_precomputing", "test_half_precision", "test_denoising"),
-    *("test_foreign_runs", "test_foreign_files", "test_gradio_app", "test_bench"),
+    *("test_foreign_runs", "test_foreign_files", "test_gradio_app", "test_bench", "test_following"),
 )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from anytoany_lib.config import PROFILE_FOLDER, Profile, resolve
+from anytoany_lib.config import PROFILE_FOLDER, Profile, licences, resolve
 from anytoany_lib.system import runs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -110,6 +110,31 @@ def test_a_wheel_needs_its_checksum():
         settings["llm"]["source"] = {"url": "https://host.invalid/x", "sha256": told}
         with pytest.raises(ValueError, match="llm.source.sha256"):
             Profile.parse(settings, "test")
+
+
+@pytest.mark.parametrize("path", sorted(PROFILE_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_licence_of_a_profile_has_been_looked_at(path: Path):
+    for part, (licence, terms) in licences.commercial_use(Profile.load(path.stem)).items():
+        assert "nobody has looked" not in terms.why and licence != "none named", (part, licence)
+
+
+def test_no_part_of_the_permissive_profile_forbids_commercial_use():
+    profile = Profile.load("permissive")
+    assert licences.forbids(profile) == []
+    used = {part: terms for part, (_, terms) in licences.commercial_use(profile).items()}
+    assert set(used) == {"llm", "encoder", "audio encoder", "image", "audio", "video"}
+    asking = {part for part, terms in used.items() if terms.use == "conditions"}
+    assert asking == {"image", "audio"} and "1,000,000 US dollars" in used["audio"].why
+
+
+def test_the_strictest_of_several_licences_counts():
+    assert licences.terms_of("Apache-2.0").use == "allowed"
+    assert licences.terms_of("Apache-2.0 + CreativeML OpenRAIL-M").use == "conditions"
+    assert licences.terms_of("Apache-2.0 + CC-BY-NC-4.0 + MIT").use == "forbidden"
+    assert licences.terms_of("Apache-3") == ("forbidden", "nobody has looked at 'Apache-3'")
+    assert licences.terms_of(None).use == "forbidden"
+    lines = licences.forbids(Profile.load("qwen3-8b"))
+    assert [line.split(":")[0] for line in lines] == ["encoder", "audio", "video"]
 
 
 def test_relative_paths_start_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

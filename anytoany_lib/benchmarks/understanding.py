@@ -22,7 +22,7 @@ from anytoany_lib.benchmarks.caption_metrics import caption_scores, tokenize_all
 from anytoany_lib.benchmarks.vqa import vqa_scores
 from anytoany_lib.checkpoints.publishing import run_folder
 from anytoany_lib.config import portable
-from anytoany_lib.data.rows import DESCRIBE, DataError, media_path
+from anytoany_lib.data.rows import DESCRIBE, SHORT_ANSWER, DataError, media_path
 from anytoany_lib.generation.replies import draw_all
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.media import media_files
@@ -32,8 +32,6 @@ from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import terminal
 from anytoany_lib.system.files import room_for, write_file, write_json
 
-# The wording of LLaVA-1.5 (Liu et al. 2023): without it a chat model answers in sentences, none of which is right.
-SHORT_ANSWER = "Answer the question using a single word or phrase."
 _NAMED = 5  # ids in a message
 
 

@@ -32,7 +32,10 @@ from anytoany_lib.data.formats.published import (
     NEXTGPT,
     read_audiocaps,
     read_clotho,
+    read_clotho_aqa,
     read_coco,
+    read_msrvtt,
+    read_music_avqa,
     read_nextgpt,
     read_prepared,
     read_wavcaps,
@@ -89,6 +92,9 @@ READERS: dict[str, Callable[[Path, Report], Iterator[Row]]] = {
     "clotho": read_clotho,
     "audiocaps": read_audiocaps,
     "wavcaps": read_wavcaps,
+    "msrvtt": read_msrvtt,
+    "clotho-aqa": read_clotho_aqa,
+    "music-avqa": read_music_avqa,
 }
 # Readers of media that are no files of their own: they write them into a folder, to which the rows' paths are relative.
 UNPACKING: dict[str, Callable[[Path, Path, Report], Iterator[Row]]] = {

@@ -4,7 +4,7 @@ A row is a conversation in the form of `messages`; its media are POSIX paths rel
 know. A path is trusted only through `media_path`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -28,6 +28,9 @@ PRODUCE = {
     "audio": ("Play this: {}", "Let me hear it: {}", "I would like the sound of this: {}"),
     "video": ("Film this: {}", "Show me a clip: {}", "I would like a video of this: {}"),
 }
+
+# The wording of LLaVA-1.5 (Liu et al. 2023): without it a chat model answers in sentences, none of which is right.
+SHORT_ANSWER = "Answer the question using a single word or phrase."
 
 
 class DataError(ValueError):
@@ -135,6 +138,19 @@ def as_generation(row: Row, rng: np.random.Generator) -> list[dict[str, Any]]:
         {"role": "user", "content": [{"type": "text", "text": text}]},
         {"role": "assistant", "content": [{"type": kind, kind: name, "caption": caption}]},
     ]
+
+
+def as_answer(
+    name: str, source: str, shown: Sequence[tuple[str, str]], question: str, answer: str, split: str
+) -> Row:
+    """A row of media, (kind, path) each, and a question about them that is answered in a word; `split` may be ""."""
+    media = [{"type": kind, kind: path} for kind, path in shown]
+    asked = {"type": "text", "text": f"{question}\n{SHORT_ANSWER}"}
+    messages = [
+        {"role": "user", "content": [*media, asked]},
+        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+    ]
+    return Row(name, source, messages, {"task": source} | ({"split": split} if split else {}))
 
 
 def media_path(folder: Path, name: Any) -> Path:

@@ -50,6 +50,7 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 # Bytes of the context and libraries, the first products done: 0.72 GB on an H100. Other processes may have been on the card: at most.
 CUDA = 720 * 10**6
 _STATES = 7  # widths of a token beside its logits, as the rehearsal finds them
+_COUNTED: dict[tuple[Any, ...], tuple[dict[str, int], int]] = {}
 
 
 def llm_config(profile: Profile) -> PretrainedConfig:
@@ -66,7 +67,16 @@ def llm_config(profile: Profile) -> PretrainedConfig:
 
 
 def _language_model(profile: Profile, config: PretrainedConfig) -> tuple[dict[str, int], int]:
-    """Bytes of the frozen language model, and the number of its LoRA parameters."""
+    """Bytes of the frozen language model, and the number of its LoRA parameters; counted once for each of its kind."""
+    lora = profile.lora
+    key = (config.to_json_string(), profile.llm.quantization, lora.rank, tuple(lora.targets))
+    if key not in _COUNTED:
+        _COUNTED[key] = _count(profile, config)
+    sizes, parameters = _COUNTED[key]
+    return dict(sizes), parameters
+
+
+def _count(profile: Profile, config: PretrainedConfig) -> tuple[dict[str, int], int]:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     tables = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}

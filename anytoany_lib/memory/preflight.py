@@ -12,12 +12,16 @@ from typing import Any
 
 from anytoany_lib.checkpoints.fetching import missing_models
 from anytoany_lib.config import Profile, Source
+from anytoany_lib.config.licences import sources
 from anytoany_lib.memory import planning
 
 COLAB_T4 = {"disk": 58 * 10**9, "host": 12_700_000_000, "card": 15 * 10**9}
 """What a free Colab machine with a T4 has, in bytes; of the card's 16 GB, 15 can be used."""
 FULL_SIZE = ("qwen2.5-1.5b", "qwen3-8b", "nextgpt-7b")
 """The profiles with published models, the one to take first first."""
+LADDER = {24: "qwen3-8b", 16: "qwen3-4b", 12: "qwen3-1.7b", 8: "qwen3-0.6b"}
+"""The profile to take on a card of so many GB; each leaves room for larger batches than its own."""
+_NOWHERE = "ckpt/nowhere"
 _PROCESS = 2_500_000_000  # Python, PyTorch and its CUDA libraries: planned
 _MERGING = 4 * 2**30  # a shard and the largest tensors; measured
 
@@ -31,6 +35,22 @@ class Room:
     host: int
 
 
+def unfetched(profile: Profile) -> Profile:
+    """A profile whose models are counted from what it says of them, not from what this machine happens to hold."""
+    llm, encoder = profile.llm, profile.encoder
+    if llm.source:
+        llm = llm.model_copy(update={"folder": _NOWHERE})
+    if encoder.source:
+        encoder = encoder.model_copy(update={"folder": _NOWHERE})
+    if encoder.audio_source:
+        encoder = encoder.model_copy(update={"audio_folder": _NOWHERE})
+    decoders = {
+        kind: part.model_copy(update={"folder": _NOWHERE}) if part.source else part
+        for kind, part in profile.decoders.items()
+    }
+    return profile.model_copy(update={"llm": llm, "encoder": encoder, "decoders": decoders})
+
+
 def _fetched(source: Source | None) -> int:
     return round(1e9 * ((source and source.gigabytes) or 0))
 
@@ -38,9 +58,8 @@ def _fetched(source: Source | None) -> int:
 def room_needed(profile: Profile, on_card: bool = True) -> Room:
     """What a profile takes, of models that are not there yet. Without a card everything is host memory."""
     absent = missing_models(profile)
-    sources = {"llm": profile.llm.source, "encoder": profile.encoder.source}
-    sources |= {kind: decoder.source for kind, decoder in profile.decoders.items()}
-    kept = sum(_fetched(source) for what, source in sources.items() if what in absent)
+    of_parts = dict(sources(profile))
+    kept = sum(_fetched(of_parts.get(what)) for what in absent)
     source, merged = profile.llm.source, 0
     if "llm" in absent and source and source.difference_to:
         merged = 2 * planning.llm_parameters(profile)  # as large as the base, in 16 bits
@@ -83,6 +102,11 @@ def recommended(disk: int, host: int, card: int | None, names: Sequence[str] = F
             if not shortages(Profile.load(name), disk, host, card):
                 return name
     return "tiny"
+
+
+def for_card(gigabytes: float) -> str | None:
+    """The profile to take on a card of so many gigabytes; None if the card is smaller than all."""
+    return next((name for size, name in LADDER.items() if gigabytes >= size), None)
 
 
 def profile_rows(disk: int, host: int, card: int | None) -> list[dict[str, Any]]:

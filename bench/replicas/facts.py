@@ -48,17 +48,11 @@ _QWEN3 = _QWEN | {
     "architectures": ["Qwen3ForCausalLM"],
     "attention_bias": False,
     "head_dim": 128,
-    "hidden_size": 4096,
-    "intermediate_size": 12288,
     "max_position_embeddings": 40960,
-    "max_window_layers": 36,
     "model_type": "qwen3",
-    "num_attention_heads": 32,
-    "num_hidden_layers": 36,
     "num_key_value_heads": 8,
     "rope_scaling": None,
     "sliding_window": None,
-    "tie_word_embeddings": False,
     "transformers_version": "4.51.0",
 }
 _QWEN25 = _QWEN | {
@@ -83,6 +77,30 @@ _QWEN_ENDS = {
     "pad_token_id": 151643,
     "top_k": 20,
 }
+
+
+def _qwen3(
+    name: str,
+    sizes: tuple[int, int, int, int],
+    kind: str,
+    shard_bytes: int | None = 4 * 10**9,
+    tied: bool = True,
+) -> Repository:
+    """A Qwen3 of these sizes: hidden, intermediate, layers, heads."""
+    hidden, intermediate, layers, heads = sizes
+    config = _QWEN3 | {
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "max_window_layers": layers,
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "tie_word_embeddings": tied,
+    }
+    part = Part("", kind, config, "BF16", ("model.safetensors",), shard_bytes)
+    ends = _QWEN_ENDS | {"temperature": 0.6, "top_p": 0.95}
+    return Repository(name, (part,), {"generation_config.json": ends}, {"": "qwen3"})
+
+
 _VICUNA = _LLAMA | {"vocab_size": 32001}
 _SENSES = ("vision", "text", "audio", "depth", "thermal", "imu")
 _SIZES = ((1280, 32, 16), (1024, 24, 16), (768, 12, 12), (384, 12, 8), (768, 12, 12), (512, 6, 8))
@@ -126,12 +144,11 @@ REPOSITORIES: dict[str, Repository] = {
             {"generation_config.json": _LLAMA_ENDS},
             {"": "llama"},
         ),
-        Repository(
-            "Qwen/Qwen3-8B",
-            (Part("", "causal", _QWEN3, "BF16", ("model.safetensors",), 4 * 10**9),),
-            {"generation_config.json": _QWEN_ENDS | {"temperature": 0.6, "top_p": 0.95}},
-            {"": "qwen3"},
-        ),
+        # The smaller ones are tied; 0.6B and 1.7B store their head all the same, 4B does not.
+        _qwen3("Qwen/Qwen3-0.6B", (1024, 3072, 28, 16), "causal with its head", None),
+        _qwen3("Qwen/Qwen3-1.7B", (2048, 6144, 28, 16), "causal with its head"),
+        _qwen3("Qwen/Qwen3-4B", (2560, 9728, 36, 32), "causal"),
+        _qwen3("Qwen/Qwen3-8B", (4096, 12288, 36, 32), "causal", tied=False),
         Repository(
             "Qwen/Qwen2.5-1.5B-Instruct",
             (Part("", "causal", _QWEN25, "BF16", ("model.safetensors",)),),

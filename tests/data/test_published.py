@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -15,57 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from PIL import Image
+from published_sets import film, picture, png, said, sound, table, write
 
 from anytoany_lib.data.building import build
 from anytoany_lib.data.manifests import read_manifest, splits_in
 from anytoany_lib.data.rows import DataError, media_in
 from anytoany_lib.media import media_files
-
-
-def pixels(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 255, (20, 20, 3), np.uint8)
-
-
-def picture(path: Path, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels(seed)).save(path)
-
-
-def sound(path: Path, seed: int, seconds: float = 0.5) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(seed).uniform(-0.5, 0.5, int(8000 * seconds))
-    soundfile.write(path, noise, 8000)
-
-
-def film(path: Path, frames: int = 8, rate: float = 4) -> None:
-    """A clip whose frame n has the grey n * 20."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shades = np.arange(frames, dtype=np.uint8) * 20
-    media_files.save_video(path, np.tile(shades[:, None, None, None], (1, 32, 32, 3)), rate)
-
-
-def write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
-def table(path: Path, *rows: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def png(seed: int) -> bytes:
-    held = io.BytesIO()
-    Image.fromarray(pixels(seed)).save(held, "PNG")
-    return held.getvalue()
-
-
-def said(*turns: str) -> list[dict]:
-    return [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(turns)]
 
 
 def sharegpt4v(source: Path) -> None:
@@ -209,6 +163,51 @@ def parquet(source: Path) -> None:
             stream.write_table(made)
 
 
+def msrvtt(source: Path) -> None:
+    splits = ("train", "validate", "test")
+    for number in range(3):
+        film(source / f"TrainValVideo/video{number}.mp4", frames=6 + number)
+    clips = [{"video_id": f"video{n}", "split": split} for n, split in enumerate(splits)]
+    told = [
+        {"sen_id": 2 * n + m, "video_id": f"video{n}", "caption": f"it grows lighter, {m}"}
+        for n in (0, 1, 2, 7)
+        for m in range(2)
+    ]
+    write(source / "train_val_videodatainfo.json", {"videos": clips, "sentences": told})
+
+
+def clotho_aqa(source: Path) -> None:
+    for split, count in (("train", 2), ("val", 1), ("test", 1)):
+        rows = []
+        for number in range(count):
+            name = f"{split} {number}.wav"
+            sound(source / "audio_files" / name, number + 10 * len(split))
+            for question, answers in (("Is it loud?", "yes no yes"), ("What is it?", "Rain x y")):
+                rows += [
+                    {"file_name": name, "QuestionText": question, "answer": a, "confidence": "yes"}
+                    for a in answers.split()
+                ]
+        rows.append(rows[-1] | {"file_name": "gone.wav"})
+        table(source / f"clotho_aqa_{split}.csv", *rows)
+    metadata = "file_name,keywords\ntrain 0.wav,caf\u00e9\n"
+    (source / "clotho_aqa_metadata.csv").write_text(metadata, encoding="latin-1")
+
+
+def music_avqa(source: Path) -> None:
+    records = []
+    for number, (asked, values) in enumerate(
+        (("How many <Object> are there?", '["ukulele"]'), ("Is it <LR> of <Object>?", '["left"]'))
+    ):
+        film(source / f"videos/{number:08}.mp4", frames=6 + number)
+        records.append({"video_id": f"{number:08}", "question_id": number, "type": '["Visual"]'})
+        records[-1] |= {"question_content": asked, "templ_values": values, "anser": "one"}
+    sound(source / "audio/00000000.wav", 1)
+    records.append(records[0] | {"video_id": "00000001", "question_content": "Is it so?"})
+    records[-1] |= {"templ_values": "[]", "anser": "no"}
+    write(source / "avqa-train.json", records[:2])
+    write(source / "avqa-test.json", records[2:])
+
+
 # The reader, what makes a source in its published form, and what becomes of it: rows by kinds of their media, drops, splits.
 SETS = {
     "ShareGPT4V": ("instructions", sharegpt4v, {"image": 1}, {"missing": 1}),
@@ -219,6 +218,14 @@ SETS = {
     "Clotho": ("clotho", clotho, {"audio": 20}, {}),
     "AudioCaps": ("audiocaps", audiocaps, {"audio": 3}, {"missing": 1}),
     "WavCaps": ("wavcaps", wavcaps, {"audio": 3}, {}),
+    "MSR-VTT": ("msrvtt", msrvtt, {"video": 6}, {"video_id names no clip": 2}),
+    "Clotho-AQA": ("clotho-aqa", clotho_aqa, {"audio": 8}, {"missing": 3}),
+    "MUSIC-AVQA": (
+        "music-avqa",
+        music_avqa,
+        {"video audio": 1, "video": 1},
+        {"no clip, question or answer": 1},
+    ),
     "Hugging Face": (
         "parquet",
         parquet,
@@ -372,3 +379,35 @@ def test_reports_of_nextgpts_own_files_add_up(tmp_path: Path):
     assert report["files"] == {"seen": 4, "used": 3, "dropped": 1, "not looked at": {}}
     found = json.loads((tmp_path / "nextgpt/report.json").read_text())["files"]
     assert found["not looked at"] == {".wav": 1, ".md": 1} and found["used"] == 6
+
+
+def test_questions_are_asked_with_the_answer_that_most_gave(tmp_path: Path):
+    source = tmp_path / "source"
+    source.mkdir()
+    clotho_aqa(source)
+    build("clotho-aqa", source, tmp_path / "out")
+    texts = {
+        (
+            row.messages[0]["content"][1]["text"].split("\n")[0],
+            row.messages[1]["content"][0]["text"],
+        )
+        for row in rows_of(tmp_path / "out")
+    }
+    assert texts == {("Is it loud?", "yes"), ("What is it?", "rain")}
+    assert {s: len(read_manifest(tmp_path / "out", s)) for s in splits_in(tmp_path / "out")} == {
+        "train": 4,
+        "validation": 2,
+        "test": 2,
+    }
+
+
+def test_blanks_of_a_question_are_filled(tmp_path: Path):
+    source = tmp_path / "source"
+    source.mkdir()
+    music_avqa(source)
+    build("music-avqa", source, tmp_path / "out", validation_fraction=0, test_fraction=0)
+    (row,) = read_manifest(tmp_path / "out", "train")
+    asked = row.messages[0]["content"][2]["text"].split("\n")[0]
+    assert (
+        asked == "How many ukulele are there?" and len(read_manifest(tmp_path / "out", "test")) == 1
+    )

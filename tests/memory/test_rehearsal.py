@@ -19,7 +19,10 @@ from anytoany_lib.memory.live_storages import LiveStorages, as_on_a_card
 PROFILES = (
     "tiny",
     "nextgpt-7b",
-    *(pytest.param(name, marks=pytest.mark.long) for name in ("qwen2.5-1.5b", "qwen3-8b")),
+    *(
+        pytest.param(name, marks=pytest.mark.long)
+        for name in ("qwen2.5-1.5b", "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b")
+    ),
 )
 MEGABYTE = 2**20
 META = torch.device("meta")

@@ -26,7 +26,7 @@ from transformers import AutoTokenizer
 from anytoany_lib import demo
 from anytoany_lib.checkpoints import fetching
 from anytoany_lib.checkpoints.nextgpt import export_nextgpt, import_nextgpt
-from anytoany_lib.config import Profile
+from anytoany_lib.config import Profile, licences
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.model import AnyToAny
 
@@ -36,7 +36,14 @@ SHOWN = {
     "audio": SAMPLES / "audiocap/audios/102666.wav",
     "video": SAMPLES / "webvid/videos/00007488.mp4",
 }
-NARROW = {"nextgpt-7b": 16, "qwen3-8b": 32}
+NARROW = {
+    "nextgpt-7b": 16,
+    "qwen3-8b": 32,
+    "qwen3-4b": 32,
+    "qwen3-1.7b": 32,
+    "qwen3-0.6b": 32,
+    "permissive": 32,
+}
 RUN = "ChocoWu/nextgpt_7b_tiva_v0"
 # So that random weights learn that a reply may be a medium; that of the commonest kind is what they then answer with.
 LEARNT = {"steps": 40, "batch_size": 4}
@@ -103,7 +110,7 @@ def sizes() -> dict[str, dict[str, Any]]:
     }
 
 
-# Five minutes each: the second one is for `make test-long`.
+# Five minutes each: all but the first are for `make test-long`.
 COURSES = [
     name if name == "nextgpt-7b" else pytest.param(name, marks=pytest.mark.long) for name in NARROW
 ]
@@ -136,13 +143,15 @@ def test_notebook_01_fetched_all_of_it_from_the_hub(course: Course):
     assert not fetching.missing_models(course.profile)
     fetching.verify_models(course.profile)
     shown = course.shown("01_checkpoints")
-    assert "fetched: llm, encoder, image, audio, video" in shown
+    named = ", ".join(part for part, _ in licences.sources(course.profile))
+    assert f"fetched: {named}" in shown
     assert "<audio controls" in shown and "<video controls" in shown
     assert "An error occurred" not in shown  # of pipelines whose weights are .bin alone
     sent = [name for name, _, _ in course.small.hub.asked if name.endswith((".bin", "ors", ".pth"))]
-    assert len(sent) == len(set(sent)) and ENCODER in sent
-    encoder = course.home / course.profile.encoder.folder
-    assert sums(encoder)[0] == sums(course.small.replicas[ENCODER])[0]
+    assert len(sent) == len(set(sent))
+    if ENCODER in course.small.replicas:
+        encoder = course.home / course.profile.encoder.folder
+        assert ENCODER in sent and sums(encoder)[0] == sums(course.small.replicas[ENCODER])[0]
 
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -233,7 +242,9 @@ def test_a_reply_with_a_medium_of_each_kind(course: Course, kind: str):
         "audio": (16_000 * options.get("audio_length_in_s", 0),),
         "video": (options.get("num_frames"), options.get("height"), options.get("width"), 3),
     }
-    assert found.shape == shapes[kind] and np.isfinite(found).all()
+    assert np.isfinite(found).all() and found.size
+    if course.profile.decoders[kind].pipeline != "stable-audio":  # which says how long a sound is
+        assert found.shape == shapes[kind]
 
 
 def test_the_matrix_is_measured_without_judges(course: Course):

@@ -30,6 +30,8 @@ OTHER_HEADS = {
     "model-00001-of-00002.safetensors": -289,
     "model-00002-of-00002.safetensors": -100,
 }
+# The published index of Qwen3-4B counts more than its tensors have.
+OTHER_TOTALS = {"Qwen/Qwen3-4B": 655_360}
 published = pytest.mark.skipif(
     not PUBLISHED.is_dir(), reason="the published small files are not beside this repository"
 )
@@ -103,7 +105,8 @@ def test_settings_are_the_published_ones(repo: str, tmp_path: Path):
         found, expected = (json.loads((root / path).read_text("utf-8")) for root in (ours, real))
         if path.name.endswith(".index.json"):
             assert found["weight_map"] == expected["weight_map"]
-            assert found["metadata"]["total_size"] == expected["metadata"]["total_size"]
+            more = expected["metadata"]["total_size"] - found["metadata"]["total_size"]
+            assert more == OTHER_TOTALS.get(repo, 0)
             continue
         _agree(found, expected, path.as_posix())
 

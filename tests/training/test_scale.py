@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from anytoany_lib.config import Profile
+from anytoany_lib.recipe import rates
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -34,8 +35,8 @@ def test_sizes_are_the_published_ones(scale):
     sizes = scale.sizes("nextgpt-7b")
     assert sizes.matrices == 32 * (4 * 4096**2 + 3 * 4096 * 11008)
     assert sizes.lora == 32 * 4 * 32 * 2 * 4096
-    assert scale.embedding_operations("image") == pytest.approx(2 * 629e6 * 257, rel=0.05)
-    assert scale.embedding_operations("video") == 15 * scale.embedding_operations("image")
+    assert scale.imagebind_operations("image") == pytest.approx(2 * 629e6 * 257, rel=0.05)
+    assert scale.imagebind_operations("video") == 15 * scale.imagebind_operations("image")
 
 
 def test_a_checkpointed_row_takes_six_operations_a_weight_and_token(scale):
@@ -54,3 +55,10 @@ def test_more_cards_are_never_slower_and_never_cheaper(scale):
             assert spent == sorted(spent, reverse=True)
             cards = [hours * count for hours, count in zip(spent, scale.COUNTS, strict=True)]
             assert cards == sorted(cards)
+
+
+def test_the_recipe_plans_with_what_was_measured(scale):
+    for stage, seconds in rates.LAUNCHING.items():
+        assert scale.launching(stage) == pytest.approx(seconds, abs=1e-3)
+    writing = scale.record()["talking"]["with LoRA: 16 at once, writing 32"]
+    assert 16 / writing["tokens_per_second"] == pytest.approx(rates.TOKEN_OF_16, abs=1e-3)

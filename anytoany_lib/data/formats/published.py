@@ -1,9 +1,13 @@
-"""Captioned sets as they are published: COCO captions, Clotho, AudioCaps and WavCaps, and as NExT-GPT prepares them.
+"""Sets as they are published: captions of COCO, Clotho, AudioCaps, WavCaps and MSR-VTT, and those that NExT-GPT prepares; questions
+of Clotho-AQA and MUSIC-AVQA.
 
 Their tables name media by a file, a number or a part of a file's name; where the file lies is looked up in the whole source.
 The names of the tables say which split they hold.
 """
 
+import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,11 +22,13 @@ from anytoany_lib.data.formats.folders import (
 )
 from anytoany_lib.data.formats.json_files import NoRecords, json_members, json_records
 from anytoany_lib.data.reports import Report
-from anytoany_lib.data.rows import DataError, Row, captioned_row
+from anytoany_lib.data.rows import DataError, Row, as_answer, captioned_row
 from anytoany_lib.media.file_types import kind_by_name
 
 # What the folder of a table's sounds is called, by the beginning of the table's name.
 _WAVCAPS = {"fsd": "freesound", "bbc": "bbc", "sb": "soundbible", "as": "audioset"}
+_MSRVTT_SPLITS = {"train": "train", "validate": "validation", "test": "test"}
+_BLANK = re.compile(r"<[^<>]*>")  # in MUSIC-AVQA's questions: <Object>, <LR>
 
 # Captioned sets as NExT-GPT prepares them, each a JSON file of its name: the folder of media beside it, their kind, and the
 # key of a medium's name.
@@ -44,7 +50,7 @@ class _Index:
                 name = path.relative_to(source).as_posix()
                 self._paths.setdefault(path.stem, []).append(name)
 
-    def _find(self, names: Iterable[str], hints: Iterable[str]) -> str | None:
+    def find(self, names: Iterable[str], hints: Iterable[str] = ()) -> str | None:
         """The path of the first name that is there; of several files of that name one whose folders say one of the hints."""
         for name in names:
             for stem in dict.fromkeys((name, PurePosixPath(name).stem)):
@@ -66,7 +72,7 @@ class _Index:
         """A row for each caption of the medium that has one of the names; reports if it is not there, or `unnamed`."""
         if not names:
             self._report.drop(*unnamed)
-        elif (found := self._find(names, hints)) is None:
+        elif (found := self.find(names, hints)) is None:
             self._report.drop("missing", names[0])
         else:
             yield from captioned_rows(
@@ -209,3 +215,93 @@ def read_nextgpt(source: Path, report: Report) -> Iterator[Row]:
         raise DataError(f"{source}: expected a folder with any of {', '.join(NEXTGPT)} in it")
     for name in found:
         yield from read_prepared(source, report, name, below=name)
+
+
+def read_msrvtt(source: Path, report: Report) -> Iterator[Row]:
+    """MSR-VTT: `*videodatainfo.json` (videos with video_id and split, sentences with video_id and caption), and the clips."""
+    index = _Index(source, "video", report)
+    for path in _tables(source, ".json", "MSR-VTT's videodatainfo.json"):
+        table = path.relative_to(source).as_posix()
+        report.read_file(path)
+        try:
+            splits = {
+                one["video_id"]: _MSRVTT_SPLITS.get(_text(one.get("split")), "")
+                for _, one in json_members(path, "videos")
+                if isinstance(one, dict) and isinstance(one.get("video_id"), str)
+            }
+            for number, (_, one) in enumerate(json_members(path, "sentences")):
+                record = one if isinstance(one, dict) else {}
+                name = _text(record.get("video_id"))
+                unnamed = ("video_id names no clip", name or f"{table}, sentence {number}")
+                names = [name] if name in splits else []
+                yield from index.rows(names, unnamed, (), _caption(record), splits.get(name, ""))
+        except NoRecords as error:
+            report.drop("no list of records", str(error))
+
+
+def read_clotho_aqa(source: Path, report: Report) -> Iterator[Row]:
+    """Clotho-AQA: `clotho_aqa_train.csv` and the like (file_name, QuestionText, answer; a line for each of three people), and
+    the sounds. A row a question, with the answer that most gave; of several, the first.
+    """
+    index, read = _Index(source, "audio", report), 0
+    for path in _tables(source, ".csv", "clotho_aqa_train.csv"):
+        table = path.relative_to(source).as_posix()
+        if not (split := split_of_file(table)):
+            continue  # its metadata
+        report.read_file(path)
+        answers: dict[tuple[str, str], Counter[str]] = {}
+        for record in records_of_csv(path):
+            asked = _text(record.get("file_name")), _text(record.get("QuestionText"))
+            answers.setdefault(asked, Counter())[_text(record.get("answer")).lower()] += 1
+        for number, ((name, question), given) in enumerate(answers.items()):
+            read, answer = read + 1, given.most_common(1)[0][0]
+            if not (name and question and answer):
+                report.drop("no file, question or answer", name or f"{table}, question {number}")
+            elif (found := index.find([name])) is None:
+                report.drop("missing", name)
+            else:
+                shown = [("audio", found)]
+                yield as_answer(f"{table}-{number}", "clotho-aqa", shown, question, answer, split)
+    if not read:
+        raise DataError(f"{source}: expected clotho_aqa_train.csv with a column QuestionText in it")
+
+
+def read_music_avqa(source: Path, report: Report) -> Iterator[Row]:
+    """MUSIC-AVQA: `avqa-train.json` and the like (video_id, question_content, templ_values, anser, as it is spelt there), the
+    clips by their numbers, and beside each its sound, if there is a file of it (`00000093.wav`).
+    """
+    clips, sounds = _Index(source, "video", report), _Index(source, "audio", report)
+    for path in _tables(source, ".json", "MUSIC-AVQA's avqa-train.json"):
+        table = path.relative_to(source).as_posix()
+        report.read_file(path)
+        try:
+            for number, one in enumerate(json_records(path)):
+                record = one if isinstance(one, dict) else {}
+                name, answer = _text(record.get("video_id")), _text(record.get("anser"))
+                question = _filled(_text(record.get("question_content")), record)
+                if not (name and question and answer):
+                    report.drop("no clip, question or answer", f"{table}, record {number}")
+                elif (clip := clips.find([name])) is None:
+                    report.drop("missing", name)
+                else:
+                    sound = sounds.find([name])
+                    shown = [("video", clip), *([("audio", sound)] if sound else [])]
+                    where = f"{table}-{number}", "music-avqa"
+                    split = split_of_file(table)
+                    yield as_answer(*where, shown, question, answer, split)
+        except NoRecords as error:
+            report.drop("no list of records", str(error))
+
+
+def _filled(question: str, record: dict[str, Any]) -> str:
+    """A question with its values in place of its blanks; "" if they do not go together."""
+    try:
+        values = json.loads(_text(record.get("templ_values")) or "[]")
+    except ValueError:
+        return ""
+    blanks = _BLANK.findall(question)
+    if not isinstance(values, list) or len(values) != len(blanks):
+        return ""
+    for blank, value in zip(blanks, values, strict=True):
+        question = question.replace(blank, _text(value), 1)
+    return question
