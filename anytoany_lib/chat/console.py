@@ -18,10 +18,12 @@ from anytoany_lib.chat.access import run_named
 from anytoany_lib.chat.session import Session
 from anytoany_lib.chat.uploads import part_of, pasted_path
 from anytoany_lib.chat.view import remark
-from anytoany_lib.generation.events import Events, MediaReady, TextDelta
+from anytoany_lib.generation.events import Done, Event, Events, MediaReady, TextDelta
 from anytoany_lib.media import media_files
 from anytoany_lib.messages import Part, medium_of
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.speech.aloud import Spoken
+from anytoany_lib.speech.spoken_parts import sound_part
 from anytoany_lib.system import terminal
 
 _GREETING = (
@@ -61,14 +63,21 @@ def attached_part(text: str) -> Part:
     return part
 
 
-def save_numbered(part: Part, out: Path) -> Path:
-    """Saves a part's medium in the folder `out` under the next free number; returns its path."""
+def save_numbered(part: Part, out: Path, name: str = "") -> Path:
+    """Saves a part's medium in the folder `out` under its kind, or `name`, and the next free number; returns its path."""
     kind = part["type"]
+    name = name or kind
     out.mkdir(parents=True, exist_ok=True)
     number = 1
-    while (path := out / f"{kind}-{number}{media_files.SUFFIX[kind]}").exists():
+    while (path := out / f"{name}-{number}{media_files.SUFFIX[kind]}").exists():
         number += 1
     return media_files.save(kind, path, medium_of(part))
+
+
+def _sounds(event: Event) -> list[Part]:
+    """What was read aloud of a reply, once that has ended."""
+    parts = event.message["content"] if isinstance(event, Done) else []
+    return list(filter(None, map(sound_part, parts)))
 
 
 def print_reply(events: Events, out: Path) -> None:
@@ -77,9 +86,11 @@ def print_reply(events: Events, out: Path) -> None:
     with closing(events):
         try:
             for event in events:
+                for spoken in _sounds(event):
+                    output.line(str(save_numbered(spoken, out, "speech")))
                 if isinstance(event, TextDelta):
                     output.text(event.text)
-                elif isinstance(event, MediaReady):
+                elif isinstance(event, MediaReady) and not isinstance(event, Spoken):
                     output.line(str(save_numbered(event.part, out)))
                 elif text := remark(event):
                     output.line(f"[{text}]")
@@ -134,6 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--attach", action="append", default=[], metavar="FILE")
     parser.add_argument("--out", type=Path, default=Path("out/chat"), help="folder for media")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--aloud", action="store_true", help="say replies: their sound goes to the folder for media"
+    )
     options = parser.parse_args(arguments)
     try:
         attached = [attached_part(name) for name in options.attach]
@@ -142,7 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The bars of what is loaded in the middle of a reply would stand between its texts.
     transformers_logging.disable_progress_bar()
     diffusers_logging.disable_progress_bar()
-    session = Session(AnyToAny.from_pretrained(run_named(options.run)), options.seed)
+    model = AnyToAny.from_pretrained(run_named(options.run))
+    session = Session(model, options.seed)
+    session.read_replies_aloud(options.aloud)
     if options.message is None:
         converse(session, options.out)
         return

@@ -18,6 +18,7 @@ from anytoany_lib.media import media_files
 from anytoany_lib.media.containers import decoding, existing_file
 from anytoany_lib.media.file_types import MIME_OF
 from anytoany_lib.messages import Message, Part, medium_of, parts_of
+from anytoany_lib.speech.spoken_parts import sound_part
 
 # What a page gets of a large medium; the model reads the whole.
 PREVIEW_PIXELS, PREVIEW_SECONDS, PREVIEW_FRAMES = 1024, 60.0, 96
@@ -143,7 +144,8 @@ def figure_html(part: Part, mime: str, data: bytes, below: str = "", moving: boo
 def part_html(part: Part) -> str:
     """A part of a message, whatever its kind."""
     if part["type"] == "text":
-        return text_html(part["text"])
+        spoken = sound_part(part)
+        return text_html(part["text"]) + (medium_html(spoken) if spoken else "")
     if medium_of(part) is None:
         return note_html(f"[{label_of(part)}]")
     return medium_html(part)
@@ -162,6 +164,8 @@ def show(messages: list[Message]) -> None:
                 display(HTML(part_html(part)))
             elif number:
                 display(HTML(_box(role, text_html(part["text"]))))
+            if spoken := sound_part(part):
+                _show_medium(spoken)
 
 
 def _box(role: str, content: str) -> str:

@@ -1,4 +1,4 @@
-"""Files that come into a chat: sent through the page in chunks, or named by a path; checked before they are attached."""
+"""What comes into a chat: files, sent through the page in chunks or named by a path, and messages; checked before they count."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from anytoany_lib.chat.html import data_uri
 from anytoany_lib.media import media_files
 from anytoany_lib.media.containers import MediaError
 from anytoany_lib.media.file_types import kind_by_name, unread_by_name
-from anytoany_lib.messages import Message, Part, medium_of
+from anytoany_lib.messages import Message, Part, medium_of, parts_of
 from anytoany_lib.modalities import MEDIA_KINDS
 
+Content = str | list[Part]
 LIMIT = 200 * 2**20  # bytes through the page; a path has no limit
 _THUMBNAIL_PIXELS = 64
 
@@ -165,6 +166,28 @@ def delete_unused(
     for path in (one.medium for one in gone):
         if isinstance(path, Path) and path.parent == folder and str(path) not in kept:
             path.unlink(missing_ok=True)
+
+
+def checked(content: Content) -> list[Part]:
+    """A user's content as a list of parts, every medium of which can be read."""
+    parts = parts_of({"role": "user", "content": content}, "the message")
+    if not any(part["type"] != "text" or part["text"].strip() for part in parts):
+        raise ValueError("the message is empty: write something or attach a medium")
+    readable = []
+    for part in parts:
+        kind, medium = part["type"], medium_of(part)
+        readable.append({"type": kind, kind: _own(kind, medium) if kind in MEDIA_KINDS else medium})
+    return readable
+
+
+def _own(kind: str, medium: Any) -> Any:
+    """A medium as the history keeps it, if it can be read: a file's path, or a copy that nobody else changes."""
+    read = media_files.as_media(kind, medium)
+    if isinstance(medium, str | Path):
+        return medium
+    if kind != "video":  # as_media has made a copy
+        return read
+    return (read.copy(), medium[1]) if isinstance(medium, tuple) else read.copy()
 
 
 class Uploads:
