@@ -29,6 +29,7 @@ MODALITIES = {
 }
 MEDIA_KINDS = tuple(MODALITIES)
 KINDS = ("text", *MEDIA_KINDS)
+SPEECH = "speech"  # the sound of a text part's words, kept beside them: the words have tokens, it has none
 
 # The order in which 7b_tiva_v0 numbered its new tokens, so that its ids come out as published.
 TOKEN_ORDER = ("image", "video", "audio")

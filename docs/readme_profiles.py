@@ -59,6 +59,11 @@ def _sources(profile: Profile) -> Iterator[Source]:
     yield from (part.source for part in parts if part.source)
 
 
+def _speech_sources(profile: Profile) -> Iterator[Source]:
+    """Where the voice and the recogniser come from, which are fetched for speech alone."""
+    yield from (part.source for part in vars(profile.speech).values() if part.source)
+
+
 def _needs(profile: Profile) -> str:
     fetched = sum(source.gigabytes or 0 for source in _sources(profile))
     if _ships(profile):
@@ -110,7 +115,7 @@ def licences() -> str:
     """Every model that some profile fetches: how large it is, where it comes from, and on what terms."""
     rows: dict[str, str] = {}
     for profile in profiles():
-        for source in _sources(profile):
+        for source in (*_sources(profile), *_speech_sources(profile)):
             origin = source.wheel or source.hub or source.url
             shown = f"PyPI `{origin}`" if source.wheel else f"<{_address(source)}>"
             base = f", added to `{source.difference_to}`" if source.difference_to else ""

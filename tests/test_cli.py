@@ -198,6 +198,8 @@ WRONG = [
     (f"benchmark score {COCO} {{cut.json}} --predictions x", "{cut.json}: "),
     (f"benchmark generate --run x {COCO} {{missing}} --made {{out}}", "{missing}: no such file"),
     (f"benchmark compare {COCO} {{cut.json}} --made {{out}} --media x", "{cut.json}: "),
+    ("speech --run {missing}", NO_RUN),
+    ("speech --run ckpt/tiny/run --data {empty}", "{empty}: no test.parquet"),
     ("chat hello --run {missing}", NO_RUN),
     ("chat hello --run {no_run}", "no run in {no_run}"),
     ("app --run {missing}", NO_RUN),

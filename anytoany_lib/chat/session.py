@@ -27,12 +27,12 @@ from anytoany_lib.generation.kv_cache import Files, PrefixCache
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.media import media_files
 from anytoany_lib.messages import Message, Part, check, medium_of, parts_of
-from anytoany_lib.modalities import MODALITIES
+from anytoany_lib.modalities import MODALITIES, SPEECH
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.speech.aloud import read_aloud, say_message
 from anytoany_lib.speech.hearing import Heard, heard_parts
 from anytoany_lib.speech.models import speech_of
-from anytoany_lib.speech.spoken_parts import SPEECH, Sound, sound_part
+from anytoany_lib.speech.spoken_parts import Sound, sound_part
 from anytoany_lib.system.files import appearing_whole, keep_private, recover
 
 MEDIA_FOLDER = "media"

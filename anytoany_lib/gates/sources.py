@@ -92,9 +92,11 @@ def open_url(request: urllib.request.Request, timeout: float = 30) -> Any:
 def how_to_get(what: str, folder: str) -> str:
     """The command that fetches a part of a run, if a profile of the kit has it in the same folder; else what to do."""
     for profile in _profiles():
-        there = (parts(profile) | speech_parts(profile)).get(what)
+        spoken = speech_parts(profile)
+        there = (parts(profile) | spoken).get(what)
         if there and there[0] == folder and there[1]:
-            return f"anytoany fetch --profile {profile.name} fetches it"
+            option = " --speech" if what in spoken else ""
+            return f"anytoany fetch --profile {profile.name}{option} fetches it"
     return (
         "no profile of the kit says where it is had: put it there yourself, or see docs/security.md for how a profile of "
         "somebody else is allowed to fetch"

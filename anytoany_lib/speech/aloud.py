@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from anytoany_lib.generation.events import Done, Event, Events, MediaReady, PartialReply, TextDelta
 from anytoany_lib.messages import Message
+from anytoany_lib.modalities import SPEECH
 from anytoany_lib.speech.sentences import sentences
-from anytoany_lib.speech.spoken_parts import SPEECH, Sound, joined, with_sounds
+from anytoany_lib.speech.spoken_parts import Sound, joined, with_sounds
 
 Say = Callable[[str], Sound]
 _SHORTEST = 0.05  # seconds: less is no sound

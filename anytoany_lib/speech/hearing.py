@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from anytoany_lib.messages import Part
+from anytoany_lib.modalities import SPEECH
 from anytoany_lib.speech.activity import RATE, stretches
-from anytoany_lib.speech.spoken_parts import SPEECH
 
 NO_SPEECH = 0.6  # above this Whisper says that nobody speaks
 LOG_PROBABILITY = -1.0  # below this it does not believe its own words

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from anytoany_lib.messages import Message, Part
+from anytoany_lib.modalities import SPEECH
 
-SPEECH = "speech"
 Sound = tuple[np.ndarray, int]  # float32 mono (N,) in [-1, 1], and its rate in Hz
 _PAUSE = 0.25  # seconds between sentences
 

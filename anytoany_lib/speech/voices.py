@@ -40,7 +40,8 @@ class Hibari:
 
     def say(self, sentence: str, seed: int) -> Sound:
         """See `Voice`."""
-        return self._voice(sentence, speed=self._speed, seed=seed), self._voice.sample_rate
+        samples = self._voice(sentence, speed=self._speed, seed=seed)
+        return samples.clip(-1, 1), self._voice.sample_rate
 
 
 class Vits:
