@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from scripts import QUICK, kinds
+from tones import RATE, Tones, say
 
 from anytoany_lib.chat import export
 from anytoany_lib.chat.html import part_html
@@ -22,16 +23,8 @@ from anytoany_lib.generation.events import (
 from anytoany_lib.messages import Message
 from anytoany_lib.modalities import SPEECH
 from anytoany_lib.speech.aloud import Spoken, read_aloud, say_message
-from anytoany_lib.speech.hearing import Heard
 from anytoany_lib.speech.models import SpeechMissing, speech_of
 from anytoany_lib.speech.spoken_parts import Sound, joined, sound_part
-
-RATE = 8000
-
-
-def say(sentence: str) -> Sound:
-    """A voice that takes a tenth of a second a letter."""
-    return np.full(len(sentence) * RATE // 10, 0.5, np.float32), RATE
 
 
 def never() -> bool:
@@ -131,25 +124,6 @@ def test_a_message_that_stands_is_said_part_by_part():
 
 
 # --- in a chat ---
-
-
-class Tones:
-    """A voice and a recogniser that are always there: sentences are tones, and a sound is what was said to be in it."""
-
-    def __init__(self, text: str = ""):
-        self.text = text
-
-    def lacks(self, what: str) -> str:
-        return ""
-
-    def check(self, what: str) -> None:
-        return None
-
-    def say(self, sentence: str, seed: int = 0) -> Sound:
-        return say(sentence)
-
-    def hear(self, sound: object) -> Heard:
-        return Heard(self.text, 1.0, 0.0, 0.0)
 
 
 @pytest.fixture
