@@ -58,14 +58,15 @@ class Vits:
             folder, use_safetensors=True, dtype=torch.float32, **LOCAL
         ).eval()
         self._model.speaking_rate = speed
+        self._letters = self._tokenizer.get_vocab()
 
     @torch.inference_mode()
     def say(self, sentence: str, seed: int) -> Sound:
         """See `Voice`. Seeds torch's generator of this thread's process while it draws, and puts that back."""
-        inputs = self._tokenizer(_in_letters(sentence), return_tensors="pt")
-        rate = self._model.config.sampling_rate
-        if not self._tokenizer.normalize_text(_in_letters(sentence)).strip():
+        words, rate = _in_letters(sentence), self._model.config.sampling_rate
+        if not any(letter.isalnum() and letter in self._letters for letter in words.lower()):
             return np.zeros(0, np.float32), rate
+        inputs = self._tokenizer(words, return_tensors="pt")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             waveform = self._model(**inputs).waveform[0]
@@ -76,7 +77,8 @@ def _in_letters(text: str) -> str:
     """Whole numbers as English words: a voice of letters leaves digits out without a sound."""
     from hibari.g2p.numbers import cardinal
 
-    return re.sub(r"\d{1,15}", lambda digits: f" {cardinal(int(digits[0]))} ", text)
+    worded = re.sub(r"\d{1,15}", lambda digits: f" {cardinal(int(digits[0]))} ", text)
+    return " ".join(worded.split())
 
 
 _READERS: dict[str, Callable[[Path, float], Voice]] = {"hibari": Hibari, "vits": Vits}

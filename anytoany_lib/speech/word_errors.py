@@ -26,7 +26,7 @@ def word_error_rate(said: Sequence[str], heard: Sequence[str]) -> float:
     import jiwer
 
     pairs = [(normalised(a), normalised(b)) for a, b in zip(said, heard, strict=True)]
-    pairs = [(reference, found) for reference, found in pairs if reference]
+    pairs = [(a, b) for a, b in pairs if any(character.isalnum() for character in a)]
     if not pairs:
         raise ValueError("expected texts with words in them, found none")
     references, found = map(list, zip(*pairs, strict=True))

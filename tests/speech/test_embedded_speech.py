@@ -49,7 +49,7 @@ def test_what_is_said_is_heard_as_it_was_said(speech: Speech):
 def test_the_same_seed_is_the_same_sound(speech: Speech):
     first, again, other = (speech.say("It is a bell.", seed)[0] for seed in (1, 1, 2))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
-    assert first.dtype == np.float32 and np.abs(first).max() <= 1 and not len(speech.say("…")[0])
+    assert first.dtype == np.float32 and np.abs(first).max() <= 1
 
 
 @pytest.mark.parametrize("thing", THINGS)
@@ -95,6 +95,6 @@ def test_a_request_is_asked_in_the_words_that_were_heard(speech: Speech):
 
 def test_numbers_and_contractions_count_as_what_they_say(speech: Speech):
     assert word_error_rate(["It's 3 bells!"], ["it is three bells"]) == 0
-    assert word_error_rate(["one two three four"], ["one two five"]) == 0.5
+    assert word_error_rate(["a red and a green bell"], ["a red end a bell"]) == 2 / 6
     with pytest.raises(ValueError, match="expected texts with words in them"):
         word_error_rate(["..."], ["yes"])

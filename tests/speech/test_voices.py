@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     VitsConfig,
     VitsModel,
@@ -18,7 +19,6 @@ from transformers import (
     WhisperProcessor,
     WhisperTokenizer,
 )
-from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
 from anytoany_lib.config import RecogniserConfig, SpeechConfig, VoiceConfig
 from anytoany_lib.speech.recognisers import load_recogniser
@@ -70,12 +70,9 @@ def vits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Whisper of a few thousand weights, English only, whose tokens are bytes."""
     folder = tmp_path_factory.mktemp("whisper")
-    vocabulary = {letter: n for n, letter in enumerate(bytes_to_unicode().values())}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = WhisperTokenizer.from_pretrained(folder, unk_token=None)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL)})
-    ids = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(SPECIAL), strict=True))
+    tokens = {token: n for n, token in enumerate((*sorted(ByteLevel.alphabet()), *SPECIAL))}
+    tokenizer = WhisperTokenizer(vocab=tokens, merges=[])
+    tokenizer.add_tokens(list(SPECIAL), special_tokens=True)
     WhisperProcessor(WhisperFeatureExtractor(), tokenizer).save_pretrained(folder)
     torch.manual_seed(0)
     config = WhisperConfig(
@@ -87,10 +84,10 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
         decoder_attention_heads=2,
         encoder_ffn_dim=16,
         decoder_ffn_dim=16,
-        decoder_start_token_id=ids["<|startoftranscript|>"],
-        eos_token_id=ids["<|endoftext|>"],
-        bos_token_id=ids["<|endoftext|>"],
-        pad_token_id=ids["<|endoftext|>"],
+        decoder_start_token_id=tokens["<|startoftranscript|>"],
+        eos_token_id=tokens["<|endoftext|>"],
+        bos_token_id=tokens["<|endoftext|>"],
+        pad_token_id=tokens["<|endoftext|>"],
         suppress_tokens=None,
         begin_suppress_tokens=None,
         max_length=12,
