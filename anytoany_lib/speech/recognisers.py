@@ -19,6 +19,7 @@ from anytoany_lib.speech.activity import RATE
 from anytoany_lib.speech.hearing import Transcript
 
 _BEAMS = 5
+_WORDS = "tokenizer.json"
 _NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the name by the version of the tokenizer
 
 
@@ -33,6 +34,10 @@ class FasterWhisper:
     def __init__(self, folder: Path, language: str):
         from faster_whisper import WhisperModel
 
+        if not (folder / _WORDS).is_file():  # the package would look for one on the hub
+            raise FileNotFoundError(
+                f"no recogniser in {folder} (expected model.bin, config.json, {_WORDS}): fetch it anew, or take another folder"
+            )
         self._language = language
         self._model = WhisperModel(
             str(folder), device="cpu", compute_type="int8", cpu_threads=1, local_files_only=True

@@ -18,6 +18,7 @@ from anytoany_lib.modalities import SPEECH
 from anytoany_lib.speech.activity import RATE, WINDOW, stretches
 from anytoany_lib.speech.aloud import Spoken
 from anytoany_lib.speech.models import Speech, speech_of
+from anytoany_lib.speech.recognisers import load_recogniser
 from anytoany_lib.speech.word_errors import normalised, word_error_rate
 from anytoany_lib.toyworld.scenes import THINGS
 from anytoany_lib.toyworld.sounds import samples_of
@@ -91,6 +92,12 @@ def test_a_request_is_asked_in_the_words_that_were_heard(speech: Speech):
     request = [{"role": "user", "content": "Draw a red bell."}]
     (heard,) = as_heard(speech, request)
     assert normalised(heard["content"][0]["text"]) == "draw a red bell"
+
+
+def test_a_folder_without_its_words_is_refused_and_nothing_is_fetched(speech: Speech, tmp_path):
+    config = SpeechConfig().recogniser.model_copy(update={"folder": str(tmp_path)})
+    with pytest.raises(FileNotFoundError, match="no recogniser in .* tokenizer.json"):
+        load_recogniser(config)
 
 
 def test_numbers_and_contractions_count_as_what_they_say(speech: Speech):
