@@ -30,7 +30,6 @@ from anytoany_lib.evaluation.matrix import test_set
 from anytoany_lib.generation.replies import reply_all
 from anytoany_lib.messages import Message, parts_of
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.speech.hearing import heard_parts
 from anytoany_lib.speech.models import Speech, speech_of
 from anytoany_lib.speech.sentences import sentences
 from anytoany_lib.speech.spoken_parts import Sound, joined
@@ -51,13 +50,13 @@ def say(speech: Speech, text: str, seed: int = 0) -> Sound | None:
 
 
 def as_heard(speech: Speech, request: list[Message], seed: int = 0) -> list[Message]:
-    """A request whose words were said by the voice and are what the recogniser heard; what nobody heard is not asked."""
+    """A request in the words that the recogniser heard when the voice said it; "" where it heard nobody."""
     heard = []
     for message in request:
         text = " ".join(part["text"] for part in parts_of(message))
         sound = say(speech, text, seed)
-        recorded = [] if sound is None else [{"type": "audio", "audio": sound}]
-        heard.append({**message, "content": heard_parts(recorded, speech.hear)})
+        words = "" if sound is None else speech.hear(sound).text
+        heard.append({**message, "content": [{"type": "text", "text": words}]})
     return heard
 
 
@@ -93,7 +92,10 @@ def evaluate(
     """
     run = local(run)
     record = runs.read_record(run)
-    data = local(data or next(iter(record["data"])))
+    data = data or next(iter(record["data"]), None)
+    if data is None:
+        raise ValueError(f"{run} was trained on no dataset here: name one (--data)")
+    data = local(data)
     rows = [row for row in test_set(data, per_task) if _asked_in_words(row)]
     if not rows:
         raise ValueError(f"{data}: expected test rows that ask in words alone, found none")

@@ -13,7 +13,7 @@ _FENCE = re.compile(r"\s*(```|~~~)")
 _BREAK = re.compile(r"[.!?…]+[\"'”’)\]*_`]*[ \t]+(?=\S)|\n+")
 # A full stop behind these ends no sentence: a title, an abbreviation, an initial, the number of an item.
 _GOES_ON = re.compile(
-    r"(?:\b(?:mr|mrs|ms|dr|prof|st|vs|no|fig|approx|e\.g|i\.e|cf)|\b[A-Z]|^\s*\d+)\.$",
+    r"(?:\b(?:mr|mrs|ms|dr|prof|st|vs|fig|approx|e\.g|i\.e|cf)|\b[A-Z]|^\s*\d+)\.$",
     re.IGNORECASE | re.MULTILINE,
 )
 _SILENT = ("fence", "code_block", "html_block")
