@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import random
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -75,10 +76,10 @@ def own_voice(speech: Speech) -> dict[str, Any]:
 
 
 def human_voice(speech: Speech, voices: Path, words: Path, most: int | None) -> dict[str, Any]:
-    """Prompts of a telephone exchange, spoken by a person: all of SENTENCE words or more, or `most` spread evenly over them."""
+    """Prompts of a telephone exchange, spoken by a person: all of SENTENCE words or more, or `most` drawn from them."""
     prompts = list(prompts_of(voices, words).items())
-    step = max(1, len(prompts) // most) if most else 1
-    paths, said = zip(*prompts[::step], strict=True)
+    random.Random(0).shuffle(prompts)
+    paths, said = zip(*prompts[:most], strict=True)
     heard, _ = _timed(lambda path: speech.hear(path).text, paths, "prompts heard")
     return {
         "prompts": len(said),
