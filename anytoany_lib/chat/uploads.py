@@ -18,7 +18,7 @@ from anytoany_lib.media import media_files
 from anytoany_lib.media.containers import MediaError
 from anytoany_lib.media.file_types import kind_by_name, unread_by_name
 from anytoany_lib.messages import Message, Part, medium_of, parts_of
-from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.modalities import MEDIA_KINDS, SPEECH
 
 Content = str | list[Part]
 LIMIT = 200 * 2**20  # bytes through the page; a path has no limit
@@ -160,7 +160,8 @@ def delete_unused(
     gone: list[Attachment], left: list[Attachment], messages: list[Message], folder: Path
 ) -> None:
     """Deletes the files of attachments that are `gone`, if they came through the page and nothing else shows them."""
-    in_messages = [part.get(part["type"]) for message in messages for part in message["content"]]
+    parts = [part for message in messages for part in message["content"]]
+    in_messages = [part.get(key) for part in parts for key in (part["type"], SPEECH)]
     media_kept = (*in_messages, *(one.medium for one in left))
     kept = {str(medium) for medium in media_kept if isinstance(medium, str | Path)}
     for path in (one.medium for one in gone):

@@ -9,7 +9,7 @@ import pytest
 from scripts import QUICK, kinds
 from tones import RATE, Tones, say
 
-from anytoany_lib.chat import export
+from anytoany_lib.chat import export, view
 from anytoany_lib.chat.html import part_html
 from anytoany_lib.chat.session import Session
 from anytoany_lib.generation.events import (
@@ -185,6 +185,14 @@ def test_speech_is_read_as_words_and_keeps_its_sound(session, tmp_path, model):
     assert model.messages.encode(session.messages[:1]).ids == model.messages.encode(typed).ids
     loaded = Session.load(session.save(tmp_path / "kept"), model).messages[0]["content"][0]
     assert loaded["text"] == part["text"] and loaded[SPEECH].suffix == ".wav"
+
+
+def test_where_the_file_of_a_recording_is_gone_its_words_stand(tmp_path):
+    part = {"type": "text", "text": "Draw a red bell.", SPEECH: tmp_path / "gone.wav"}
+    shown = part_html(part)
+    assert "Draw a red bell." in shown and "its sound cannot be played: missing" in shown
+    assert view.piece_of(part)["text"] == "Draw a red bell." and "data" not in view.piece_of(part)
+    assert "missing" in export.page([{"role": "user", "content": [part]}])
 
 
 @pytest.mark.parametrize(("hears", "text"), [(False, "Draw."), (True, "")])
