@@ -40,6 +40,7 @@ COMMANDS = {
         "papers' numbers: predict and score texts, generate and compare media",
     ),
     "recipe": Command("recipe.command", "from public data to a measured run, on one card in a day"),
+    "speech": Command("evaluation.spoken", "measure a run that is spoken to and read aloud"),
     "chat": Command("chat.console", "talk to a run in the terminal"),
     "app": Command("chat.voila_app", "serve the chat as a page, by Voila", "app"),
     "gradio": Command("chat.gradio_app", "serve the chat as a page, by Gradio", "gradio"),

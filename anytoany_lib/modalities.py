@@ -32,6 +32,7 @@ KINDS = ("text", *MEDIA_KINDS)
 # Senses of ImageBind that can be shown to a model and are never generated, so they have no signal tokens.
 SENSED_KINDS = ("depth", "thermal", "imu")
 SHOWN_KINDS = (*MEDIA_KINDS, *SENSED_KINDS)
+SPEECH = "speech"  # the sound of a text part's words, kept beside them: the words have tokens, it has none
 
 # The order in which 7b_tiva_v0 numbered its new tokens, so that its ids come out as published.
 TOKEN_ORDER = ("image", "video", "audio")

@@ -26,6 +26,7 @@ import readme_peers
 import readme_profiles
 import readme_recipe
 import readme_results
+import readme_speech
 import readme_start
 import readme_tree
 
@@ -69,6 +70,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "demo": readme_results.demo,
         "fresh": readme_results.fresh,
     },
+    "docs/speech.md": {"speech": readme_speech.measured},
 }
 _ADDRESS = re.compile(r'(\]\(|(?:src|href)=")(?![a-z]+:|#)([^)"\s]+)')
 

@@ -101,7 +101,7 @@ def licences() -> str:
     """Every model that some profile fetches: how large it is, where it comes from, and on what terms."""
     rows: dict[str, str] = {}
     for profile in profiles():
-        for _, source in licences_of.sources(profile):
+        for _, source in licences_of.sources(profile, speech=True):
             origin = source.wheel or source.hub or source.url
             shown = f"PyPI `{origin}`" if source.wheel else f"<{_address(source)}>"
             base = f", added to `{source.difference_to}`" if source.difference_to else ""

@@ -207,6 +207,8 @@ WRONG = [
     ),
     ("recipe --gigabytes 24 --sources {empty} --out {out}", "cc3m: no folder {empty}/cc3m; fetch"),
     ("recipe --gigabytes 24 --hours 0.5 --out {out}", "0.5 hours are too few: fetching and measur"),
+    ("speech --run {missing}", NO_RUN),
+    ("speech --run ckpt/tiny/run --data {empty}", "{empty}: no test.parquet"),
     ("chat hello --run {missing}", NO_RUN),
     ("chat hello --run {no_run}", "no run in {no_run}"),
     ("app --run {missing}", NO_RUN),

@@ -19,10 +19,12 @@ from anytoany_lib.chat.session import Session
 from anytoany_lib.chat.uploads import part_of, pasted_path
 from anytoany_lib.chat.view import remark
 from anytoany_lib.generation.enlarged import enlargement, shown_of
-from anytoany_lib.generation.events import Events, MediaReady, TextDelta
+from anytoany_lib.generation.events import Done, Event, Events, MediaReady, TextDelta
 from anytoany_lib.media import media_files
 from anytoany_lib.messages import Part, medium_of
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.speech.aloud import Spoken
+from anytoany_lib.speech.spoken_parts import sound_part
 from anytoany_lib.system import terminal
 
 _GREETING = (
@@ -62,15 +64,17 @@ def attached_part(text: str) -> Part:
     return part
 
 
-def save_numbered(part: Part, out: Path) -> list[Path]:
-    """Saves a part's medium in the folder `out` under the next free number, and beside an enlarged one what was made.
+def save_numbered(part: Part, out: Path, name: str = "") -> list[Path]:
+    """Saves a part's medium in the folder `out` under its kind, or `name`, and the next free number, and beside an enlarged one
+    what was made.
 
     Returns their paths, the one to be shown first.
     """
     kind = part["type"]
+    name = name or kind
     out.mkdir(parents=True, exist_ok=True)
     number = 1
-    while (path := out / f"{kind}-{number}{media_files.SUFFIX[kind]}").exists():
+    while (path := out / f"{name}-{number}{media_files.SUFFIX[kind]}").exists():
         number += 1
     saved = [media_files.save(kind, path, shown_of(part))]
     if "enlarged" in part:
@@ -79,15 +83,23 @@ def save_numbered(part: Part, out: Path) -> list[Path]:
     return saved
 
 
+def _sounds(event: Event) -> list[Part]:
+    """What was read aloud of a reply, once that has ended."""
+    parts = event.message["content"] if isinstance(event, Done) else []
+    return list(filter(None, map(sound_part, parts)))
+
+
 def print_reply(events: Events, out: Path) -> None:
     """Prints a reply as it is drawn, and saves its media in the folder `out`. Ctrl-C ends the reply alone."""
     output = _Output()
     with closing(events):
         try:
             for event in events:
+                for spoken in _sounds(event):
+                    output.line(str(save_numbered(spoken, out, "speech")[0]))
                 if isinstance(event, TextDelta):
                     output.text(event.text)
-                elif isinstance(event, MediaReady):
+                elif isinstance(event, MediaReady) and not isinstance(event, Spoken):
                     shown, *made = save_numbered(event.part, out)
                     if made:
                         output.line(f"[{enlargement(event.part)}; as made: {made[0]}]")
@@ -145,6 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--attach", action="append", default=[], metavar="FILE")
     parser.add_argument("--out", type=Path, default=Path("out/chat"), help="folder for media")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--aloud", action="store_true", help="say replies: their sound goes to the folder for media"
+    )
     options = parser.parse_args(arguments)
     try:
         attached = [attached_part(name) for name in options.attach]
@@ -153,7 +168,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The bars of what is loaded in the middle of a reply would stand between its texts.
     transformers_logging.disable_progress_bar()
     diffusers_logging.disable_progress_bar()
-    session = Session(AnyToAny.from_pretrained(run_named(options.run)), options.seed)
+    model = AnyToAny.from_pretrained(run_named(options.run))
+    session = Session(model, options.seed)
+    session.read_replies_aloud(options.aloud)
     if options.message is None:
         converse(session, options.out)
         return

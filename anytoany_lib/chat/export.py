@@ -1,4 +1,5 @@
-"""A whole conversation as one HTML page that needs nothing else: to keep, to send to somebody, to print.
+"""A whole conversation as one HTML page that needs nothing else: to keep, to send to somebody, to print; and what of folders
+and archives with conversations is known without a session.
 
 Media are in the page as they are, each with a link that saves it. The page asks for nothing from elsewhere and runs
 nothing: its own policy forbids both.
@@ -13,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from anytoany_lib.chat.html import (
     CONTENT_STYLE,
@@ -32,8 +34,10 @@ from anytoany_lib.chat.markdown import whole_characters
 from anytoany_lib.generation.enlarged import enlargement
 from anytoany_lib.media.containers import MediaError, video_codec
 from anytoany_lib.messages import Message, Part, check, medium_of
-from anytoany_lib.system.files import write_file
+from anytoany_lib.speech.spoken_parts import sound_part
+from anytoany_lib.system.files import read_json, write_file
 
+CONVERSATION = "messages.json"
 EMBEDDED_BYTES = 32 * 2**20  # of one medium; browsers choke on pages of hundreds of megabytes
 _POLICY = (
     "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; "
@@ -144,6 +148,8 @@ def _turn_html(role: str, parts: list[Part]) -> str:
 
 
 def _part_html(part: Part) -> str:
+    if spoken := sound_part(part):
+        return text_html(part["text"]) + _part_html(spoken)
     if part["type"] == "text" or medium_of(part) is None:
         return part_html(part)
     try:
@@ -190,6 +196,16 @@ def _size(count: int) -> str:
     return f"{count / 2**20:.1f} MB" if count >= 2**20 else f"{max(1, count // 2**10)} KB"
 
 
+def kept(save: Callable[[Path], Path]) -> tuple[str, str, bytes]:
+    """`archive` as a file to download: (name, MIME type, bytes)."""
+    return "conversation.zip", "application/zip", archive(save)
+
+
+def to_send(messages: list[Message], about: str) -> tuple[str, str, bytes]:
+    """`page` as a file to download: (name, MIME type, bytes)."""
+    return "conversation.html", "text/html", page(messages, "A conversation", about).encode()
+
+
 def new_folder() -> str:
     """A folder to offer for a conversation of now: a name with its minute, and one that no other conversation has."""
     return f"conversations/{datetime.now():%Y-%m-%d-%H%M}-{secrets.token_hex(2)}"
@@ -200,3 +216,33 @@ def archive(save: Callable[[Path], Path]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         saved = save(Path(folder) / "conversation")
         return Path(shutil.make_archive(str(saved), "zip", saved)).read_bytes()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """messages.json of a conversation. ValueError if it is something else."""
+    record = read_json(folder / CONVERSATION)
+    if not isinstance(record, dict) or not {"messages", "seed"} <= record.keys():
+        raise ValueError("expected messages and seed in it")
+    if not isinstance(record["messages"], list):
+        raise ValueError(f"expected a list of messages, found {record['messages']!r:.80}")
+    return record
+
+
+def refuse_to_replace(folder: Path) -> None:
+    """Raises ValueError if there is something at this path that is no saved conversation."""
+    if not folder.exists():
+        return
+    found = "a file"
+    if folder.is_dir():
+        names = sorted(path.name for path in folder.iterdir())
+        if not names:
+            return
+        if CONVERSATION in names:
+            try:
+                read_record(folder)
+                return
+            except ValueError:
+                found = f"a {CONVERSATION} that is no saved conversation"
+        else:
+            found = f"{len(names)} other files, {names[0]} among them"
+    raise ValueError(f"not saved: {folder} holds {found}; choose a folder that is new or empty")

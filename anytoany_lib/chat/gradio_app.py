@@ -33,6 +33,7 @@ from anytoany_lib.chat.html import (
     CONTENT_STYLE,
     ICON,
     data_uri,
+    figure_html,
     label_of,
     note_html,
     part_html,
@@ -114,7 +115,9 @@ class Visitor:
         piece = for_visitors(piece)
         kind = piece["kind"]
         if kind == "text":
-            return _in_one_line(piece["html"])
+            said = {"type": "audio", "caption": piece["text"]}
+            player = figure_html(said, piece["mime"], piece["data"]) if "data" in piece else ""
+            return _in_one_line(piece["html"] + player)
         if kind in media_files.SUFFIX:
             key = hashlib.blake2b(piece["data"], digest_size=16).hexdigest()
             path = self.folder / f"{key}{media_files.SUFFIX[kind]}"
@@ -221,6 +224,17 @@ def _retry(visitor: Visitor, *values: Any) -> Iterator[list[Turn]]:
     yield from _play(visitor, begin)
 
 
+def _read_aloud(visitor: Visitor) -> list[Turn]:
+    """Says the last reply: a player stands below its words."""
+    replies = [n for n, turn in enumerate(visitor.session.messages) if turn["role"] == "assistant"]
+    try:
+        with closing(visitor.session.read_aloud(replies[-1] if replies else -1)) as events:
+            list(visitor.limits.within(events, visitor.session.stop))
+    except (ValueError, RuntimeError, OSError) as error:
+        return _refusal(visitor, error)
+    return visitor.turns()
+
+
 def _stop(visitor: Visitor) -> None:
     visitor.session.stop()
 
@@ -325,8 +339,8 @@ def build(model: AnyToAny, name: str = "", limits: Limits | None = None) -> gr.B
             autofocus=True,
         )
         with gr.Row():
-            stop, retry, undo, clear, save = map(
-                gr.Button, ("Stop", "Retry", "Undo", "Clear", "Save")
+            stop, retry, read, undo, clear, save = map(
+                gr.Button, ("Stop", "Retry", "Read aloud", "Undo", "Clear", "Save")
             )
         saved = gr.File(label="The conversation", visible=False, file_count="multiple")
         gr.Examples([[{"text": text, "files": []}] for text in EXAMPLES], box, label="Try")
@@ -334,6 +348,7 @@ def build(model: AnyToAny, name: str = "", limits: Limits | None = None) -> gr.B
         one_at_a_time = {"concurrency_id": "model", "concurrency_limit": 1}
         box.submit(_send, [visitor, box, *values], [chat, box], **one_at_a_time)
         retry.click(_retry, [visitor, *values], chat, **one_at_a_time)
+        read.click(_read_aloud, visitor, chat, **one_at_a_time)
         stop.click(_stop, visitor, queue=False)
         undo.click(_undo, visitor, [chat, box])
         gr.on([clear.click, chat.clear], _clear, visitor, chat)

@@ -16,10 +16,11 @@ from IPython.display import HTML, Audio, Image, Video, display
 from anytoany_lib.chat import markdown
 from anytoany_lib.generation.enlarged import enlarged_of, enlargement, shown_of
 from anytoany_lib.media import media_files, senses
-from anytoany_lib.media.containers import decoding, existing_file
+from anytoany_lib.media.containers import MediaError, decoding, existing_file
 from anytoany_lib.media.file_types import MIME_OF
 from anytoany_lib.messages import Message, Part, medium_of, parts_of
 from anytoany_lib.modalities import SENSED_KINDS
+from anytoany_lib.speech.spoken_parts import sound_part
 
 # What a page gets of a large medium; the model reads the whole.
 PREVIEW_PIXELS, PREVIEW_SECONDS, PREVIEW_FRAMES = 1024, 60.0, 96
@@ -157,10 +158,19 @@ def figure_html(part: Part, mime: str, data: bytes, below: str = "", moving: boo
 def part_html(part: Part) -> str:
     """A part of a message, whatever its kind."""
     if part["type"] == "text":
-        return text_html(part["text"])
+        return text_html(part["text"]) + _sound_html(part)
     if medium_of(part) is None:
         return note_html(f"[{label_of(part)}]")
     return medium_html(part)
+
+
+def _sound_html(part: Part) -> str:
+    """A player for what was said of a text, if anything was; the words stand where its file is gone."""
+    spoken = sound_part(part)
+    try:
+        return medium_html(spoken) if spoken else ""
+    except MediaError as error:
+        return note_html(f"[its sound cannot be played: {error.reason}]")
 
 
 def show(messages: list[Message]) -> None:
@@ -176,6 +186,8 @@ def show(messages: list[Message]) -> None:
                 display(HTML(part_html(part)))
             elif number:
                 display(HTML(_box(role, text_html(part["text"]))))
+            if spoken := sound_part(part):
+                _show_medium(spoken)
 
 
 def _box(role: str, content: str) -> str:

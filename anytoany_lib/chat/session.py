@@ -17,37 +17,44 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from anytoany_lib.chat import export
+from anytoany_lib.chat.export import CONVERSATION
+from anytoany_lib.chat.uploads import Content, checked
 from anytoany_lib.data.rows import media_path
 from anytoany_lib.generation import replies
 from anytoany_lib.generation.enlarged import enlarged_of
 from anytoany_lib.generation.events import Done, Events, PartialReply, TurnsDropped
-from anytoany_lib.generation.foreign_messages import as_content
 from anytoany_lib.generation.kv_cache import Files, PrefixCache
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.media import media_files
 from anytoany_lib.messages import Message, Part, check, medium_of, parts_of
-from anytoany_lib.modalities import MODALITIES
+from anytoany_lib.modalities import MODALITIES, SPEECH
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.system.files import appearing_whole, keep_private, read_json, recover
+from anytoany_lib.speech.aloud import read_aloud, say_message
+from anytoany_lib.speech.hearing import Heard, heard_parts
+from anytoany_lib.speech.models import speech_of
+from anytoany_lib.speech.spoken_parts import Sound, sound_part
+from anytoany_lib.system.files import appearing_whole, keep_private, recover
 
-CONVERSATION, MEDIA_FOLDER = "messages.json", "media"
+MEDIA_FOLDER = "media"
 _SILENCE: Message = {"role": "assistant", "content": []}
 # Further apart than the turns of any conversation: a retry never meets their seeds.
 _RETRY_STRIDE = 100_003
 _PLAIN_SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
-
-Content = str | list[Part]
 
 
 class Session:
     """A conversation with a model.
 
     `messages` is the history: dicts with "role" and "content", content always a list of parts. Turn n is drawn with
-    seed + n, so the same seed and the same messages give the same conversation. One reply is drawn at a time.
+    seed + n, so the same seed and the same messages give the same conversation. One reply is drawn at a time. With `aloud`
+    replies are said as they come, with `hears` speech in a recording is read as words, if the extra `speech` is there.
     """
 
     def __init__(self, model: AnyToAny, seed: int = 0, sampling: Sampling | None = None):
         self.model, self.seed, self.sampling = model, seed, sampling
+        self.aloud, self.hears = False, True
+        self.speech = speech_of(model.profile.speech)
         self.messages: list[Message] = []
         self._cache = PrefixCache()
         self._attempts: dict[int, int] = {}  # how often the reply of a turn was drawn anew
@@ -125,6 +132,7 @@ class Session:
         """Goes on with another model, which reads the conversation from its beginning."""
         self.refuse_if_busy()
         self.model, self._cache = model, PrefixCache()
+        self.speech = speech_of(model.profile.speech)
 
     def refuse_if_busy(self) -> None:
         """RuntimeError while a reply is being drawn: what would change the conversation has to wait."""
@@ -155,7 +163,9 @@ class Session:
     def _say(self, content: Content, index: int) -> Events:
         """Puts a user message in the place of `messages[index:]` and draws the reply."""
         self.refuse_if_busy()
-        message: Message = {"role": "user", "content": _checked(content)}
+        message: Message = {"role": "user", "content": checked(content)}
+        if self.hears and not self.speech.lacks("recogniser"):
+            message["content"] = heard_parts(message["content"], self._heard)
         self._files.note(message["content"])
         system = [first for first in self.messages[: min(index, 1)] if first["role"] == "system"]
         replies.prepare(self.model, [*system, message], self.sampling)
@@ -209,6 +219,38 @@ class Session:
                 event = replace(event, count=event.count - silent)
             yield event
 
+    def _said(self, sentence: str) -> Sound:
+        worker = self.model.media_models.worker  # which computes all of a reply
+        return worker.submit(self.speech.say, sentence, self.seed).result()
+
+    def _heard(self, sound: Any) -> Heard:
+        return self.model.media_models.worker.submit(self.speech.hear, sound).result()
+
+    def read_replies_aloud(self, aloud: bool) -> None:
+        """Whether the next replies are said as they come. SpeechMissing without the extra or a voice."""
+        if aloud:
+            self.speech.check("voice")
+        self.aloud = aloud
+
+    def read_aloud(self, index: int) -> Events:
+        """Says the words of `messages[index]`: an event for each sentence; what was said stays beside the words.
+
+        ValueError if there is no such message, SpeechMissing without the extra `speech` or its voice.
+        """
+        self.refuse_if_busy()
+        if not 0 <= index < len(self.messages):
+            raise ValueError(f"nothing to read aloud: there is no message {index}")
+        self.speech.check("voice")
+        self._stopping.clear()
+        return self._say_again(self.messages[index])
+
+    def _say_again(self, message: Message) -> Events:
+        with self._running:
+            for event in say_message(message, self._said, self._stopping.is_set):
+                message["content"][event.index].update(event.part)
+                yield event
+            yield Done(message, "stopped" if self._stopping.is_set() else "stop")
+
     def _draw(self, turns: int) -> Events:
         """The events of a reply to the first `turns` messages, which have to be all there are, and its keeping."""
         if len(self.messages) != turns:
@@ -216,6 +258,8 @@ class Session:
         if not self._running.acquire(blocking=False):
             raise RuntimeError("another reply is being drawn in this session")
         events, reply = self._events(), PartialReply()
+        if self.aloud:
+            events = read_aloud(events, self._said, self._stopping.is_set)
         done: Done | None = None
         try:
             for event in events:
@@ -247,7 +291,7 @@ class Session:
         message names is gone.
         """
         folder = Path(folder)
-        _refuse_to_replace(folder)
+        export.refuse_to_replace(folder)
         with appearing_whole(folder) as work:
             work.chmod(0o700)  # before there is anything to read
             (work / MEDIA_FOLDER).mkdir()
@@ -279,7 +323,7 @@ class Session:
         if not (folder / CONVERSATION).is_file():
             raise FileNotFoundError(f"no conversation in {folder} (expected {CONVERSATION})")
         try:
-            record = _read_record(folder)
+            record = export.read_record(folder)
             saved = record.get("sampling")
             sampling = sampling or (saved and Sampling(**saved))
             session = cls(model, int(record["seed"]), sampling)
@@ -296,60 +340,10 @@ class Session:
         return session
 
 
-def _checked(content: Content) -> list[Part]:
-    """A user's content as a list of parts, every medium of which can be read."""
-    parts = parts_of({"role": "user", "content": as_content(content)}, "the message")
-    if not any(part["type"] != "text" or part["text"].strip() for part in parts):
-        raise ValueError("the message is empty: write something or attach a medium")
-    checked = []
-    for part in parts:
-        kind, medium = part["type"], medium_of(part)
-        checked.append({"type": kind, kind: medium if kind == "text" else _own(kind, medium)})
-    return checked
-
-
-def _own(kind: str, medium: Any) -> Any:
-    """A medium as the history keeps it, if it can be read: a file's path, or a copy that nobody else changes."""
-    read = media_files.as_media(kind, medium)
-    if isinstance(medium, str | Path):
-        return medium
-    if kind != "video":  # as_media has made a copy
-        return read
-    return (read.copy(), medium[1]) if isinstance(medium, tuple) else read.copy()
-
-
-def _read_record(folder: Path) -> dict[str, Any]:
-    """messages.json of a conversation. ValueError if it is something else."""
-    record = read_json(folder / CONVERSATION)
-    if not isinstance(record, dict) or not {"messages", "seed"} <= record.keys():
-        raise ValueError("expected messages and seed in it")
-    if not isinstance(record["messages"], list):
-        raise ValueError(f"expected a list of messages, found {record['messages']!r:.80}")
-    return record
-
-
-def _refuse_to_replace(folder: Path) -> None:
-    """Raises ValueError if there is something at this path that is no saved conversation."""
-    if not folder.exists():
-        return
-    found = "a file"
-    if folder.is_dir():
-        names = sorted(path.name for path in folder.iterdir())
-        if not names:
-            return
-        if CONVERSATION in names:
-            try:
-                _read_record(folder)
-                return
-            except ValueError:
-                found = f"a {CONVERSATION} that is no saved conversation"
-        else:
-            found = f"{len(names)} other files, {names[0]} among them"
-    raise ValueError(f"not saved: {folder} holds {found}; choose a folder that is new or empty")
-
-
 def _save_part(part: Part, folder: Path) -> Part:
     """Writes a part's medium below `folder`; returns the part as it stands in messages.json."""
+    if spoken := sound_part(part):
+        return {**part, SPEECH: _save_part(spoken, folder)["audio"]}
     kind, medium = part["type"], medium_of(part)
     if kind == "text" or medium is None:
         return part
@@ -372,6 +366,8 @@ def _save_part(part: Part, folder: Path) -> Part:
 
 def _load_part(part: Part, folder: Path, role: str) -> Part:
     """The other way: users' media stay files, those of replies are loaded into the form of replies."""
+    if spoken := sound_part(part):
+        return {**part, SPEECH: medium_of(_load_part(spoken, folder, role))}
     kind = part["type"]
     if kind == "text" or part.get(kind) is None:
         return part

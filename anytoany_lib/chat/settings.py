@@ -26,11 +26,17 @@ _NUMBERS = (
     ("frames", "Frames", "length of a clip", {"min": 2, "step": 1}),
     ("seconds", "Seconds", "length of a sound", {"min": 0.1, "step": 0.1}),
 )
+_SPEECH = (
+    ("aloud", "Read aloud", "whether replies are said as they come"),
+    ("hears", "Hear words", "whether recordings in which somebody speaks are read as words"),
+)
 _PLURAL = {"image": "Pictures", "audio": "Sounds", "video": "Clips"}
 _WHOLE = ("max_new_tokens", "seed", "steps", "frames")
 
 
-def fields(profile: Profile, sampling: Sampling, seed: int) -> list[dict[str, Any]]:
+def fields(
+    profile: Profile, sampling: Sampling, seed: int, aloud: bool = False, hears: bool = True
+) -> list[dict[str, Any]]:
     """The input fields with their present values; an empty number is the profile's own."""
     values = {"seed": seed} | vars(sampling)
     numbers = [
@@ -38,31 +44,34 @@ def fields(profile: Profile, sampling: Sampling, seed: int) -> list[dict[str, An
         | ({} if name in ("temperature", "top_p", "seed") else {"placeholder": "auto"})
         for name, label, tip, more in _NUMBERS
     ]
-    return numbers + [
-        {
-            "name": kind,
-            "label": _PLURAL[kind],
-            "tip": "whether replies may have them",
-            "type": "checkbox",
-            "value": kind in sampling.kinds,
-        }
+    switches = [
+        (kind, _PLURAL[kind], "whether replies may have them", kind in sampling.kinds)
         for kind in profile.decoders
+    ]
+    said = {"aloud": aloud, "hears": hears}
+    switches += [(name, label, tip, said[name]) for name, label, tip in _SPEECH]
+    return numbers + [
+        {"name": name, "label": label, "tip": tip, "type": "checkbox", "value": value}
+        for name, label, tip, value in switches
     ]
 
 
 def fields_of(session: Session) -> list[dict[str, Any]]:
     """The input fields with the values of a session."""
-    return fields(session.model.profile, session.sampling or Sampling(), session.seed)
+    sampling = session.sampling or Sampling()
+    return fields(session.model.profile, sampling, session.seed, session.aloud, session.hears)
 
 
 def apply(values: dict[str, Any], session: Session, limits: Limits | None = None) -> None:
     """Gives a session the values of the input fields, by name: they hold from its next reply on.
 
-    ValueError names the field that is no number, out of its range or beyond the limits; nothing has changed then.
+    ValueError names the field that is no number, out of its range or beyond the limits, SpeechMissing says what reading aloud
+    needs; nothing has changed then.
     """
     sampling, seed = _parsed(values, session)
-    session.sampling = limits.check(sampling) if limits else sampling
-    session.seed = seed
+    sampling = limits.check(sampling) if limits else sampling
+    session.read_replies_aloud(bool(values["aloud"]))
+    session.sampling, session.seed, session.hears = sampling, seed, bool(values["hears"])
 
 
 def _parsed(values: dict[str, Any], session: Session) -> tuple[Sampling, int]:

@@ -1,4 +1,4 @@
-"""Files that come into a chat: sent through the page in chunks, or named by a path; checked before they are attached."""
+"""What comes into a chat: files, sent through the page in chunks or named by a path, and messages; checked before they count."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from typing import Any
 from PIL import Image
 
 from anytoany_lib.chat.html import data_uri
+from anytoany_lib.generation.foreign_messages import as_content
 from anytoany_lib.media import media_files, senses
 from anytoany_lib.media.containers import MediaError
 from anytoany_lib.media.file_types import kind_by_name, shown_by_name, unread_by_name
-from anytoany_lib.messages import Message, Part, medium_of
-from anytoany_lib.modalities import MEDIA_KINDS, SENSED_KINDS
+from anytoany_lib.messages import Message, Part, medium_of, parts_of
+from anytoany_lib.modalities import MEDIA_KINDS, SENSED_KINDS, SPEECH
 
+Content = str | list[Part]
 LIMIT = 200 * 2**20  # bytes through the page; a path has no limit
 _THUMBNAIL_PIXELS = 64
 
@@ -170,12 +172,35 @@ def delete_unused(
     gone: list[Attachment], left: list[Attachment], messages: list[Message], folder: Path
 ) -> None:
     """Deletes the files of attachments that are `gone`, if they came through the page and nothing else shows them."""
-    in_messages = [part.get(part["type"]) for message in messages for part in message["content"]]
+    parts = [part for message in messages for part in message["content"]]
+    in_messages = [part.get(key) for part in parts for key in (part["type"], SPEECH)]
     media_kept = (*in_messages, *(one.medium for one in left))
     kept = {str(medium) for medium in media_kept if isinstance(medium, str | Path)}
     for path in (one.medium for one in gone):
         if isinstance(path, Path) and path.parent == folder and str(path) not in kept:
             path.unlink(missing_ok=True)
+
+
+def checked(content: Content) -> list[Part]:
+    """A user's content as a list of parts, every medium of which can be read."""
+    parts = parts_of({"role": "user", "content": as_content(content)}, "the message")
+    if not any(part["type"] != "text" or part["text"].strip() for part in parts):
+        raise ValueError("the message is empty: write something or attach a medium")
+    readable = []
+    for part in parts:
+        kind, medium = part["type"], medium_of(part)
+        readable.append({"type": kind, kind: medium if kind == "text" else _own(kind, medium)})
+    return readable
+
+
+def _own(kind: str, medium: Any) -> Any:
+    """A medium as the history keeps it, if it can be read: a file's path, or a copy that nobody else changes."""
+    read = media_files.as_media(kind, medium)
+    if isinstance(medium, str | Path):
+        return medium
+    if kind != "video":  # as_media has made a copy
+        return read
+    return (read.copy(), medium[1]) if isinstance(medium, tuple) else read.copy()
 
 
 class Uploads:

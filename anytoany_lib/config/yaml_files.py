@@ -10,7 +10,7 @@ import yaml
 # Settings that a profile replaces as a whole where it is `like` another.
 _WHOLE = (
     *("source", "audio_source", "architecture", "options", "scheduler"),
-    *("learning_rates", "mixture"),
+    *("learning_rates", "mixture", "speech"),
 )
 _DEEPEST = 32  # levels of nesting; a profile has half a dozen
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from anytoany_lib.config import PROFILE_FOLDER, Profile, Source, home, resolve
 
 LOOPBACK = "ANYTOANY_LOOPBACK_HTTP"  # "1" lets plain http to this machine through, for tests
-_PLACES = ("wheel", "sha256", "hub", "revision", "url", "difference_to")
+_PLACES = ("wheel", "sha256", "inside", "hub", "revision", "url", "difference_to")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _HERE = ("127.0.0.1", "localhost", "::1")
 
@@ -97,9 +97,11 @@ def open_url(request: urllib.request.Request, timeout: float = 30) -> Any:
 def how_to_get(what: str, folder: str) -> str:
     """The command that fetches a part of a run, if a profile of the kit has it in the same folder; else what to do."""
     for profile in _profiles():
-        there = parts(profile).get(what)
+        spoken = speech_parts(profile)
+        there = (parts(profile) | spoken).get(what)
         if there and there[0] == folder and there[1]:
-            return f"anytoany fetch --profile {profile.name} fetches it"
+            option = " --speech" if what in spoken else ""
+            return f"anytoany fetch --profile {profile.name}{option} fetches it"
     return (
         "no profile of the kit says where it is had: put it there yourself, or see docs/security.md for how a profile of "
         "somebody else is allowed to fetch"
@@ -121,6 +123,15 @@ def parts(profile: Profile) -> dict[str, tuple[str, Source | None]]:
     }
 
 
+def speech_parts(profile: Profile) -> dict[str, tuple[str, Source | None]]:
+    """The same of the voice and the recogniser, which nothing but speech needs."""
+    voice, recogniser = profile.speech.voice, profile.speech.recogniser
+    return {
+        "voice": (voice.folder, voice.source),
+        "recogniser": (recogniser.folder, recogniser.source),
+    }
+
+
 @cache
 def _profiles() -> tuple[Profile, ...]:
     return tuple(Profile.load(path) for path in sorted(PROFILE_FOLDER.glob("*.yaml")))
@@ -133,5 +144,7 @@ def _place(source: Source) -> tuple[str | None, ...]:
 @cache
 def _known() -> frozenset[tuple[str | None, ...]]:
     """Every place that a profile of the kit names."""
-    sources = (source for one in _profiles() for _, source in parts(one).values())
+    sources = (
+        source for one in _profiles() for _, source in (parts(one) | speech_parts(one)).values()
+    )
     return frozenset(map(_place, filter(None, sources)))

@@ -476,7 +476,7 @@ def test_a_page_of_gradios_cannot_name_files_of_the_server(gradio, tmp_path: Pat
         f"http://127.0.0.1:{port}", verbose=False, headers={"Authorization": f"Bearer {TOKEN}"}
     )
     told = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
-    usual = ["0.0", "0.95", "4", "0", "", "2", "", "", False, False, False]
+    usual = ["0.0", "0.95", "4", "0", "", "2", "", "", False, False, False, False, False]
     # By hand: the client would read the file itself and send it.
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
     asked = json.dumps({"data": [{"text": "Look", "files": [told]}, *usual]})

@@ -11,6 +11,7 @@ import pytest
 from browser import browser_page, needs_chromium, screenshot
 from PIL import Image
 from small_runs import small_run
+from tones import Tones
 
 from anytoany_lib.chat.access import Gate, Limits
 from anytoany_lib.chat.session import Session
@@ -22,8 +23,8 @@ gradio_app = pytest.importorskip(
     "anytoany_lib.chat.gradio_app", reason="the extra is not installed"
 )
 
-# temperature, top-p, max tokens, seed, guidance, steps, frames, seconds, and each kind of medium
-SETTINGS = ["0.0", "0.95", "", "0", "", "3", "", "", True, True, True]
+# temperature, top-p, max tokens, seed, guidance, steps, frames, seconds, each kind of medium, reading aloud, hearing words
+SETTINGS = ["0.0", "0.95", "", "0", "", "3", "", "", True, True, True, False, True]
 ATTACK = """<img src=x onerror="window.hacked=1"> <script>window.hacked=2</script> [x](javascript:window.hacked=3)
 
 ```html
@@ -195,3 +196,17 @@ def test_in_a_browser_nothing_executes_and_nothing_is_asked_from_elsewhere(addre
         assert page.locator(".user img").count() == page.locator(".user svg[onload]").count() == 0
         own = (address, "data:", "blob:")
         assert [url for url in asked if not url.startswith(own)] == []
+
+
+def test_the_last_reply_is_read_aloud_and_shows_a_player(shipped):
+    visitor = gradio_app.Visitor(shipped)
+    (turn,) = gradio_app._read_aloud(visitor)
+    assert "nothing to read aloud" in turn["content"][0]
+    visitor.session.speech = Tones()
+    visitor.session.messages = [
+        {"role": "user", "content": [{"type": "text", "text": "What is it?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "It rings."}]},
+    ]
+    before, after = visitor.turns(), gradio_app._read_aloud(visitor)
+    assert "<audio" not in str(before) and "<audio controls" in after[1]["content"][0]
+    assert "data:audio/wav;base64," in after[1]["content"][0] and after[0] == before[0]

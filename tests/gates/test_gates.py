@@ -93,6 +93,12 @@ GATES = {
             "",
             "gates/test_foreign_runs.py::test_pip_builds_nothing_and_looks_at_the_checksum_first",
         ),
+        Gate(
+            "checkpoints/downloads.py",
+            "(work / Path(name).name)",
+            "(work / name)",
+            "checkpoints/test_fetching.py::test_what_is_inside_a_wheel_is_taken_as_it_is",
+        ),
     ),
     "evaluation.judging.JUDGES": (
         Gate(

@@ -50,6 +50,36 @@ function apply(store, told, buffers) {
   else if (told.op === "set") Object.assign(store, told.values);
 }
 
+/** Plays what is said of a reply, one sentence after the other. */
+class Loudspeaker {
+  waiting = [];
+
+  say(data) {
+    const sound = new Audio(blobUrl(data, "audio/wav"));
+    const next = () => {
+      URL.revokeObjectURL(sound.src);
+      this.waiting.shift();
+      this.begin();
+    };
+    sound.onended = sound.onerror = next;
+    this.waiting.push(sound);
+    if (this.waiting.length === 1) this.begin();
+  }
+
+  /** A page that nobody has touched yet may not play: its player beside the words is left. */
+  begin() {
+    this.waiting[0]?.play().catch(() => this.hush());
+  }
+
+  hush() {
+    for (const sound of this.waiting.splice(0)) {
+      sound.onended = sound.onerror = null;
+      sound.pause();
+      URL.revokeObjectURL(sound.src);
+    }
+  }
+}
+
 // --- one view ---
 
 class View {
@@ -182,6 +212,7 @@ class View {
     const act = (what) => () => this.ask({ do: what, bubble: number });
     const actions = h("div", { class: "a2a-actions" },
       button("a2a-copy", "Copy", "Copy the text", () => this.copy(bubble)),
+      button("a2a-read", "🔈", "Read aloud", act("read")),
       user ? button("a2a-edit", "Edit", "Edit this message and go on from here", act("edit"))
         : button("a2a-again", "Retry", "Draw this reply anew", act("retry")));
     const element = h("article", { class: `a2a-bubble a2a-${user ? "user" : "model"}`, "aria-label": user ? "You" : "Model" },
@@ -195,7 +226,7 @@ class View {
   drawPiece(number, at) {
     const piece = this.store.bubbles[number].pieces[at], place = this.bubbles[number].firstChild.firstChild;
     const old = place.children[at];
-    if (piece.kind === "text" && old?.className === "a2a-piece-text") old.innerHTML = piece.html;
+    if (piece.kind === "text" && !piece.url && old?.className === "a2a-piece-text") old.innerHTML = piece.html;
     else if (old) old.replaceWith(this.pieceElement(piece, number, at));
     else place.append(this.pieceElement(piece, number, at));
   }
@@ -204,7 +235,7 @@ class View {
     if (piece.kind === "text") {
       const element = h("div", { class: "a2a-piece-text" });
       element.innerHTML = piece.html;
-      return element;
+      return piece.url ? h("div", { class: "a2a-spoken" }, element, this.medium({ ...piece, kind: "audio" }, number, at)) : element;
     }
     if (piece.kind === "dots") return h("span", { class: "a2a-dots", "aria-label": "waiting" }, "•••");
     if (piece.kind === "note") return h("div", { class: "a2a-note" }, piece.text);
@@ -266,7 +297,7 @@ class View {
     this.path = h("input", { type: "text", class: "a2a-path", placeholder: "or a file's path, then Enter", "aria-label": "Path of a file to attach",
       onkeydown: (event) => { if (event.key === "Enter") { this.send({ do: "path", path: this.path.value }); this.path.value = ""; } } });
     this.sendButton = button("a2a-send a2a-primary", "Send", "Send the message (Enter)", () => this.submit());
-    this.stopButton = button("a2a-stop", "Stop", "End the reply here (Escape)", () => this.send({ do: "stop" }));
+    this.stopButton = button("a2a-stop", "Stop", "End the reply here (Escape)", () => this.stop());
     this.retryButton = button("a2a-retry", "Retry", "Draw the last reply anew", ask("retry"));
     this.undoButton = button("a2a-undo", "Undo", "Take back the last message and its reply", ask("undo"));
     this.clearButton = button("a2a-clear", "Clear", "Forget the conversation", ask("clear"));
@@ -274,11 +305,16 @@ class View {
     this.editing = h("div", { class: "a2a-editing a2a-note", hidden: true }, "Editing an earlier message: what came after it will go. ",
       button("a2a-cancel", "Cancel", "Leave the message as it was", ask("cancel")));
     this.notice = h("div", { class: "a2a-problem a2a-note", role: "alert", hidden: true });
-    this.root.addEventListener("keydown", (event) => { if (event.key === "Escape" && !this.stopButton.disabled) this.send({ do: "stop" }); });
+    this.root.addEventListener("keydown", (event) => { if (event.key === "Escape" && !this.stopButton.disabled) this.stop(); });
     return h("div", { class: "a2a-inputs" }, this.editing, this.notice, this.chips,
       h("div", { class: "a2a-input" }, this.input, h("div", { class: "a2a-go" }, this.sendButton, this.stopButton)),
       h("div", { class: "a2a-tools" }, this.files, button("a2a-upload", "📎 Attach", "Attach files", () => this.files.click()),
         this.microphone, this.store.served ? null : this.path, h("span", { class: "a2a-space" }), this.retryButton, this.undoButton, this.clearButton));
+  }
+
+  stop() {
+    this.store.loudspeaker.hush();
+    this.send({ do: "stop" });
   }
 
   write(text) {
@@ -331,7 +367,7 @@ class View {
   }
 
   /** Sends files to the kernel piece by piece: the next chunk goes when the last one was received. */
-  take(files) {
+  take(files, question = false) {
     this.say("");
     for (const file of files) {
       if (file.size > this.store.limit) {
@@ -340,7 +376,7 @@ class View {
         continue;
       }
       const id = crypto.randomUUID?.() ?? String(Math.random());
-      this.uploads.set(id, { file, sent: 0 });
+      this.uploads.set(id, { file, sent: 0, question });
       this.nextChunk({ id, bytes: 0 });
     }
   }
@@ -350,8 +386,10 @@ class View {
     if (!upload) return;
     const { file } = upload;
     upload.sent = bytes;
-    if (bytes >= file.size && bytes) this.uploads.delete(id);
-    else {
+    if (bytes >= file.size && bytes) {
+      this.uploads.delete(id);
+      if (upload.question) this.submit();
+    } else {
       try {
         const chunk = await file.slice(bytes, bytes + CHUNK).arrayBuffer();
         this.send({ do: "chunk", id, name: file.name, mime: file.type, at: bytes, size: file.size }, [chunk]);
@@ -377,6 +415,7 @@ class View {
 
   async record() {
     if (this.recorder) return this.recorder.stop();
+    this.store.loudspeaker.hush();
     try {
       const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
       const recorder = new MediaRecorder(stream), heard = [];
@@ -384,7 +423,8 @@ class View {
       recorder.onstop = () => {
         for (const track of stream.getTracks()) track.stop();
         const type = recorder.mimeType.split(";")[0];
-        this.take([new File(heard, `recording.${type.split("/")[1]}`, { type })]);
+        // Where words are heard a recording is a question, and is asked as soon as it has arrived.
+        this.take([new File(heard, `recording.${type.split("/")[1]}`, { type })], this.store.hears);
         this.pressed(null);
       };
       recorder.start();
@@ -406,10 +446,11 @@ export default () => {
   let store;
   return {
     initialize({ model }) {
-      store = { ...model.get("snapshot") };
+      store = { ...model.get("snapshot"), loudspeaker: new Loudspeaker() };
       store.bubbles = store.bubbles.map(({ role, pieces }) => ({ role, pieces: pieces.map(shown) }));
       model.on("msg:custom", (told, buffers) => {
         apply(store, told, buffers);
+        if (told.op === "say") store.loudspeaker.say(buffers[0]);
         for (const view of views) view.follow(told, buffers);
       });
     },
