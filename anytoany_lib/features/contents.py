@@ -20,9 +20,9 @@ class Contents:
     """What rows of a manifest need embedded, each once and in order of first use."""
 
     media: dict[str, dict[str, str | None]] = field(
-        default_factory=lambda: {kind: {} for kind in SHOWN_KINDS}
+        default_factory=lambda: {kind: {} for kind in MEDIA_KINDS}
     )
-    """kind -> path -> its content key, if the manifest says it."""
+    """kind -> path -> its content key, if the manifest says it; of a kind that can only be shown once a row shows it."""
     captions: dict[str, dict[str, None]] = field(
         default_factory=lambda: {kind: {} for kind in MEDIA_KINDS}
     )
@@ -35,7 +35,7 @@ class Contents:
     def add(self, row: Row) -> None:
         """Takes in what one more row needs."""
         known = row.meta.get("content", {})
-        if "caption" in row.meta and row.meta["kind"] in self.captions:
+        if "caption" in row.meta and row.meta["kind"] in MEDIA_KINDS:
             self.captions[row.meta["kind"]][row.meta["caption"]] = None
         for message in row.messages:
             for part in parts_of(message):
@@ -46,7 +46,8 @@ class Contents:
                 if generated:
                     self.captions[kind][part["caption"]] = None
                 else:
-                    self.media[kind][part[kind]] = known.get(part[kind])
+                    self.media.setdefault(kind, {})[part[kind]] = known.get(part[kind])
+                    self.captions.setdefault(kind, {})  # no caption: nothing generates it
                 if kind not in self.targets:
                     continue
                 if part.get(kind) is not None and (generated or "caption" in row.meta):
