@@ -34,7 +34,7 @@ def unquantised(profile: Profile) -> Profile:
 
 
 def shallow(profile: Profile, folder: Path, layers: int = 2) -> Profile:
-    """The profile with the first layers of its language model, which is written to a folder."""
+    """The profile with the first layers of its language model, which is written to a folder, computing in float32."""
     whole = resolve(profile.llm.folder)
     for file in whole.iterdir():
         if file.name not in ("config.json", "model.safetensors"):
@@ -48,7 +48,7 @@ def shallow(profile: Profile, folder: Path, layers: int = 2) -> Profile:
     }
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
     architecture = (profile.llm.architecture or {}) | {"num_hidden_layers": layers}
-    changes = {"folder": str(folder), "architecture": architecture}
+    changes = {"folder": str(folder), "architecture": architecture, "dtype": "float32"}
     return profile.model_copy(update={"llm": profile.llm.model_copy(update=changes)})
 
 
