@@ -399,4 +399,7 @@ def test_an_interrupted_launcher_leaves_a_checkpoint(
         process.send_signal(signal.SIGINT)
         assert process.wait(120) != 0
     step = int(newest(run).name)
-    assert step and f"step {step} of 120 is saved: go on with" in (tmp_path / "said").read_text()
+    steps = shallow.stages[1].steps
+    assert (
+        step and f"step {step} of {steps} is saved: go on with" in (tmp_path / "said").read_text()
+    )
