@@ -32,7 +32,7 @@ from anytoany_lib.llm import (
 from anytoany_lib.losses.words import Reference, word_losses
 from anytoany_lib.messages import IGNORED, Message, MessageEncoder, Vocabulary
 from anytoany_lib.projections import OutputProjection, alignment_loss
-from anytoany_lib.reading import input_projection_of
+from anytoany_lib.sequence_projections import input_projection_of
 from anytoany_lib.system import runs
 from anytoany_lib.tokenizer.pieces import Tokenizer
 

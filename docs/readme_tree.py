@@ -24,6 +24,7 @@ FOLDERS = {
     "data": "datasets; README.md says how each is had and read",
     "docs": "how it is built, extended and reproduced, and what was tried",
     "docs/ablations": "what each setting of the recipe is worth",
+    "docs/decoders": "profiles with decoders of today, one for each",
     "docs/demo": "what the recorded demo and conversation left",
     "docs/figures": "drawings, made by the scripts beside them",
     "bench": "how fast and how large, beside the bare libraries",

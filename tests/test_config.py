@@ -122,7 +122,8 @@ def test_no_part_of_the_permissive_profile_forbids_commercial_use():
     profile = Profile.load("permissive")
     assert licences.forbids(profile) == []
     used = {part: terms for part, (_, terms) in licences.commercial_use(profile).items()}
-    assert set(used) == {"llm", "encoder", "audio encoder", "image", "audio", "video"}
+    parts = {"llm", "encoder", "audio encoder", "image", "audio", "video", "voice", "recogniser"}
+    assert set(used) == parts
     asking = {part for part, terms in used.items() if terms.use == "conditions"}
     assert asking == {"image", "audio"} and "1,000,000 US dollars" in used["audio"].why
 
@@ -134,7 +135,7 @@ def test_the_strictest_of_several_licences_counts():
     assert licences.terms_of("Apache-3") == ("forbidden", "nobody has looked at 'Apache-3'")
     assert licences.terms_of(None).use == "forbidden"
     lines = licences.forbids(Profile.load("qwen3-8b"))
-    assert [line.split(":")[0] for line in lines] == ["encoder", "audio", "video"]
+    assert [line.split(":")[0] for line in lines] == ["encoder", "audio", "video", "voice"]
 
 
 def test_relative_paths_start_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

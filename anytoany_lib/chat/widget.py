@@ -174,9 +174,7 @@ class Chat(anywidget.AnyWidget):
             "settings": lambda request, _: self._on_choose(request["values"]),
             "archive": lambda *_: self._deliver(*export.kept(self.session.save)),
             "page": lambda *_: self._deliver(*export.to_send(self.session.messages, self._title())),
-            "download": lambda request, _: self._on_download(
-                request["bubble"], request["piece"], request.get("made", False)
-            ),
+            "download": lambda request, _: self._on_download(request),
         }
 
     def _hear(self, _: Any, request: dict[str, Any], buffers: list[Any]) -> None:
@@ -327,13 +325,13 @@ class Chat(anywidget.AnyWidget):
         """Has the page save a file where it is shown."""
         self._tell("deliver", data, name=name, mime=mime)
 
-    def _on_download(self, number: int, at: int, made: bool) -> None:
-        """Gives the page the whole medium of a piece, not what was reduced to be shown; an enlarged one as it was if `made`."""
-        bubble = self._bubbles[number]
+    def _on_download(self, request: dict[str, Any]) -> None:
+        """Gives the page the whole medium of a piece, not what was reduced to be shown; an enlarged one as it was made if asked."""
+        bubble = self._bubbles[request["bubble"]]
         content = self.session.messages[bubble.message]["content"]
-        part = view.part_shown(bubble.pieces, at, content)
-        file = original if made or "enlarged" not in part else enlarged_file
-        self._deliver(*file(part))
+        part = view.part_shown(bubble.pieces, request["piece"], content)
+        larger = "enlarged" in part and not request.get("made")
+        self._deliver(*(enlarged_file if larger else original)(part))
 
     # --- talking ---
 

@@ -2,13 +2,9 @@
 
     anytoany memory --profile P [--gigabytes 16]
 
-Weights are counted on the meta device, exactly. What is alive while they work follows from shapes by the rules below; each
-counts what the code holds at its fullest moment, and was found by going through that code on shapes alone (`rehearsal`), which
-the tests repeat for every profile. What CUDA takes for itself is one number, `CUDA`, which was measured. The rest is a plan;
-`run.json` has what a training took, and docs/memory.md what a card did beside it.
+Weights are counted on the meta device, exactly. What is alive while they work follows from shapes by the rules below, each found on
+shapes alone (`rehearsal`); tests repeat it for every profile. `run.json` has what a training took, docs/memory.md what a card did.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -40,15 +36,16 @@ from anytoany_lib.memory.activations import (
 from anytoany_lib.memory.blueprints import PARTS
 from anytoany_lib.messages import Vocabulary
 from anytoany_lib.projections import OutputProjection
-from anytoany_lib.reading import input_projection_of
+from anytoany_lib.sequence_projections import input_projection_of
 from anytoany_lib.system import terminal
 from anytoany_lib.training.fitting import CAPTIONS_FITTED
 
 Plan = dict[str, dict[str, int]]
 # Half a byte, a byte for each block of 64, and four for 256 of those (double quantisation).
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-# Bytes of the context and libraries, the first products done: 0.72 GB on an H100. Other processes may have been on the card: at most.
-CUDA = 720 * 10**6
+CUDA = (
+    720 * 10**6
+)  # of context and libraries at most, the first products done, on an H100 that others may have used too
 _STATES = 7  # widths of a token beside its logits, as the rehearsal finds them
 _COUNTED: dict[tuple[Any, ...], tuple[dict[str, int], int]] = {}
 

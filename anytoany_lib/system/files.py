@@ -48,8 +48,9 @@ def held(folder: Path, work: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            todo = "wait for it to end, or name another folder"
-            raise Busy(f"{folder}: {_holder(handle)} {work}: {todo}") from None
+            raise Busy(
+                f"{folder}: {_holder(handle)} {work}: wait for it to end, or name another folder"
+            ) from None
         except OSError as error:
             # A network's file system may have no locks for folders: there, whoever starts two sees to it.
             if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):

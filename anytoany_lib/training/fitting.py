@@ -18,7 +18,7 @@ from anytoany_lib.batches import Batch
 from anytoany_lib.config import Alignment, FitConfig
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.projections import InputProjection, OutputProjection, alignment_loss
-from anytoany_lib.reading import Resampler
+from anytoany_lib.sequence_projections import Resampler
 from anytoany_lib.training.checkpoint import TrainingState
 from anytoany_lib.training.setup import Job
 

@@ -99,8 +99,9 @@ class StageData:
         if reads == "instructions" and not any(read):
             read = captioned  # captioned media alone: asked about in both directions
         if not any(read):
-            lacking = f"its {split} split has no rows for {reads}"
-            raise ValueError(f"{data}: {lacking}; expected media with captions")
+            raise ValueError(
+                f"{data}: its {split} split has no rows for {reads}; expected media with captions"
+            )
         shown = [one and weights[source] > 0 for one, (source, _) in zip(read, kinds, strict=True)]
         self._indices = self._rows.catalogue.rows_where(shown)
         self._pools = [(len(self._indices), self._indices)]

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from anytoany_lib.checkpoints import downloads, fetching
 from anytoany_lib.config import Profile, Source
@@ -142,4 +143,4 @@ def test_a_decoder_with_another_text_encoder_is_refused_with_both_shapes(profile
     with pytest.raises(
         ValueError, match=r"gives \(16, 128\) a caption, the profile says \(16, 768\)"
     ):
-        adapters.CaptionEncoder(wrong, "cpu")(["a bell"])
+        adapters.CaptionEncoder(wrong, torch.device("cpu"))(["a bell"])

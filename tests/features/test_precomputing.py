@@ -235,7 +235,10 @@ def test_the_plan_counts_bytes_and_measures_seconds_and_changes_nothing(
     filled = DatasetFeatures(profile, toy_data)
     for kind, cache in filled.captions.items():
         row = rows[f"{kind} captions"]
-        assert row["rows"] == row["lacking"] == len(cache)
+        assert row["rows"] == row["lacking"]
+        if sum(other is cache for other in filled.captions.values()) > 1:
+            continue  # decoders that are told alike share it
+        assert row["rows"] == len(cache)
         held = sum(file.stat().st_size for file in cache.folder.glob("*.npy"))
         assert float(row["MB on disk"]) == pytest.approx(held / 1e6, abs=0.06)
     assert [row["on the fly"] for row in found.stages] == ["stage 1", "stage 2", "stage 3"]

@@ -65,7 +65,7 @@ def test_with_a_strength_of_its_own_a_reply_edits_the_newest_picture():
 
 def test_strength_is_for_decoders_of_pictures():
     video = Profile.load("tiny").decoders["video"].model_dump()
-    with pytest.raises(ValueError, match="edit_strength is for pictures"):
+    with pytest.raises(ValueError, match="edit_strength: text-to-video begins with noise alone"):
         type(Profile.load("tiny").decoders["video"]).model_validate(video | {"edit_strength": 0.5})
 
 

@@ -146,6 +146,6 @@ def test_a_models_step_in_chunks_is_its_step(
         trained.zero_grad()
     (whole, expected), (chunked, found) = steps
     assert whole["divergence"] > 0.01
-    assert chunked == pytest.approx(whole, rel=1e-5) and found.keys() == expected.keys()
+    assert chunked == pytest.approx(whole, rel=1e-4) and found.keys() == expected.keys()
     for name, gradient in expected.items():  # float32 through thirty layers
         assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name

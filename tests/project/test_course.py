@@ -200,6 +200,7 @@ def _all_long(notebook: NotebookNode) -> None:
 
 
 def _outputs(notebook: NotebookNode) -> None:
+    notebook.metadata.pop("ran", None)
     code_of(notebook)[3].execution_count = 1
 
 

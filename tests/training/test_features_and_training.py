@@ -115,7 +115,8 @@ def test_a_folder_of_another_stage_is_not_overwritten(
 def test_a_run_of_another_profile_is_no_start(
     small: Profile, toy_data: Path, stage_runs: list[Path], tmp_path: Path
 ):
-    other = small.model_copy(update={"name": "other"})
+    lora = small.lora.model_copy(update={"rank": 4})
+    other = small.model_copy(update={"name": "other", "lora": lora})
     with pytest.raises(ValueError, match="trained with profile tiny, not other"):
         train.train(other, 2, toy_data, tmp_path / "run", init=stage_runs[0], max_steps=1)
 

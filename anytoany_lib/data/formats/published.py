@@ -194,8 +194,9 @@ def read_prepared(source: Path, report: Report, dataset: str, below: str = "") -
     here, file = source / below, f"{dataset}.json"
     if not (here / file).is_file():
         held = ", ".join(sorted(p.name for p in here.iterdir())[:8]) or "nothing"
-        expected = f"expected {file} and {folder}/ in {here}"
-        raise DataError(f"{here / file}: missing: {expected}, found {held}")
+        raise DataError(
+            f"{here / file}: missing: expected {file} and {folder}/ in {here}, found {held}"
+        )
     report.read_file(here / file)
     for number, record in enumerate(json_records(here / file)):
         name, unnamed = text_of(record, name_key)

@@ -23,7 +23,7 @@ from anytoany_lib.features.precomputing import precompute
 from anytoany_lib.memory import planning
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.projections import InputProjection
-from anytoany_lib.reading import Grouping, Resampler, input_projection_of
+from anytoany_lib.sequence_projections import Grouping, Resampler, input_projection_of
 from anytoany_lib.training.fitting import caption_words, fit_reader
 
 LENGTH = 9
