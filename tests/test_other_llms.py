@@ -28,7 +28,7 @@ SMALL = {
 
 @pytest.fixture(scope="module", params=NAMES)
 def small(request, profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
-    """The profile with a random language model of its architecture, tiny decoders, and SmolLM2's words."""
+    """The profile with a random language model of its architecture, tiny encoder and decoders, and SmolLM2's words."""
     wanted = Profile.load(request.param)
     folder = tmp_path_factory.mktemp(wanted.name)
     tokenizer = AutoTokenizer.from_pretrained(resolve(profile.llm.folder))
@@ -42,8 +42,9 @@ def small(request, profile: Profile, tmp_path_factory: pytest.TempPathFactory) -
     vocabulary = wanted.llm.vocabulary and len(tokenizer)
     words = {"folder": str(folder), "vocabulary": vocabulary, "tokenizer": "auto"}
     llm = wanted.llm.model_copy(update=words)
-    encoder = wanted.encoder.model_copy(update={"folder": profile.encoder.folder, "embedding": 256})
-    return wanted.model_copy(update={"llm": llm, "encoder": encoder, "decoders": profile.decoders})
+    encoder = profile.encoder.model_copy(update={"soft_tokens": wanted.encoder.soft_tokens})
+    parts = {"encoder": encoder, "input_projection": profile.input_projection}
+    return wanted.model_copy(update=parts | {"llm": llm, "decoders": profile.decoders})
 
 
 def talk() -> list[dict]:

@@ -79,7 +79,7 @@ def _asked_to_draw(port: int) -> list[dict]:
     """The reply of the page on this port to a wish for a picture."""
     gradio_client = pytest.importorskip("gradio_client", reason="the extra gradio is not installed")
     client = gradio_client.Client(f"http://127.0.0.1:{port}", verbose=False)
-    settings = ["0.0", "0.95", "", "0", "", "2", "", "", True, True, True]
+    settings = ["0.0", "0.95", "", "0", "", "2", "", "", True, True, True, False, True]
     message = {"text": "Draw a red bell.", "files": []}
     chat, _ = client.predict(message, *settings, api_name="/_send")
     return chat[-1]["content"]

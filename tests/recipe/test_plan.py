@@ -59,8 +59,9 @@ def test_the_profile_has_the_batches_and_steps_of_the_plan(plan: Plan):
 
 def test_a_smaller_card_has_smaller_batches_and_fewer_hours_less_data(recipe: Recipe, plan: Plan):
     profile, card = Profile.load(PROFILE), rates.CARDS["rtx-3090"]
-    small = make_plan(profile, recipe, card, 8.5, 24)
-    assert small.stages[1].batch < plan.stages[1].batch
+    larger = Profile.load("qwen3-4b")
+    small, large = (make_plan(larger, recipe, card, size, 24) for size in (8.5, 24))
+    assert small.stages[3].batch < large.stages[3].batch
     short = make_plan(profile, recipe, card, 24, 12)
     assert short.part < plan.part and short.stages[3].steps < plan.stages[3].steps
 
