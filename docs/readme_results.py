@@ -255,8 +255,8 @@ def sheet(run: Path, target: Path, columns: int = 4) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=90)
     pixels = np.asarray(Image.open(drawn).convert("RGB"))
-    # Six bits a colour look the same as eight and take two thirds of the bytes.
-    rounded = np.round(np.round(pixels / 255 * 63) / 63 * 255).astype(np.uint8)
+    # Five bits a colour look the same as eight and take half of the bytes.
+    rounded = np.round(np.round(pixels / 255 * 31) / 31 * 255).astype(np.uint8)
     Image.fromarray(rounded).save(target, optimize=True)
 
 
