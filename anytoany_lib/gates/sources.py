@@ -111,9 +111,11 @@ def how_to_get(what: str, folder: str) -> str:
 def parts(profile: Profile) -> dict[str, tuple[str, Source | None]]:
     """The folder of each frozen model of a profile, and where to get it."""
     llm, encoder = profile.llm, profile.encoder
+    ears = {"audio encoder": (encoder.audio_folder, encoder.audio_source)}
     return {
         "llm": (llm.folder, llm.source),
         "encoder": (encoder.folder, encoder.source),
+        **(ears if encoder.audio_folder else {}),
         **{kind: (one.folder, one.source) for kind, one in profile.decoders.items()},
         **{
             f"{kind} added": (one.added.file, one.added.source)
