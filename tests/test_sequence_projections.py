@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -91,13 +92,23 @@ def test_without_a_setting_it_is_the_linear_map(profile: Profile):
     assert set(projection.state_dict()) == {"weight", "bias"}
 
 
+@pytest.fixture
+def resampling(model: AnyToAny, profile: Profile) -> Iterator[AnyToAny]:
+    """The model with a new resampler in the place of its input projection."""
+    linear = model.input_projection
+    torch.manual_seed(0)
+    model.input_projection = input_projection_of(reading(profile, "resampler"), 576)
+    yield model
+    # monkeypatch would take a submodule away, since it stands in no __dict__.
+    model.input_projection = linear
+
+
 def test_a_reader_is_fitted_to_words_that_are_in_one_of_the_states(
-    model: AnyToAny, profile: Profile, monkeypatch: pytest.MonkeyPatch
+    resampling: AnyToAny, monkeypatch: pytest.MonkeyPatch
 ):
+    model, small = resampling, resampling.input_projection
     torch.manual_seed(0)
     captions = [f"a {colour} {thing}" for colour in ("red", "blue") for thing in ("bell", "boat")]
-    small = input_projection_of(reading(profile, "resampler"), 576)
-    monkeypatch.setattr(model, "input_projection", small)
     states = 0.1 * torch.randn(32, LENGTH, 256)
     for row in range(32):
         states[row, row % LENGTH] += 3 * torch.nn.functional.one_hot(torch.tensor(row % 4), 256)
