@@ -11,6 +11,7 @@ by `similarity`. Results go to RUN/metrics.json, what came of each row and media
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import time
 from collections import defaultdict
@@ -353,6 +354,16 @@ def _count(metrics: dict[str, Any], cell: str, rate: str) -> str:
     return f" (n {asked})" if asked not in (None, of_cell) else ""
 
 
+def add_test_options(parser: argparse.ArgumentParser) -> None:
+    """Gives a command the options that say which test rows are drawn, and how."""
+    parser.add_argument(
+        "--data", help="dataset whose test rows to use (default: what the run was trained on)"
+    )
+    parser.add_argument("--per-task", type=int, help="test rows of each task (default: all)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=16)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: evaluate a run and print its matrix."""
     parser = terminal.parser(
@@ -361,12 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--run ckpt/runs/tiny/stage3 --per-task 10",
     )
     parser.add_argument("--run", required=True, help="folder, URL, or OWNER/NAME on the hub")
-    parser.add_argument(
-        "--data", help="dataset whose test rows to use (default: what the run was trained on)"
-    )
-    parser.add_argument("--per-task", type=int, help="test rows of each task (default: all)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=16)
+    add_test_options(parser)
     parser.add_argument(
         "--bound", type=int, default=8, help="rows of each cell whose baselines are measured"
     )

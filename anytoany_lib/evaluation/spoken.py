@@ -26,7 +26,7 @@ from anytoany_lib.evaluation.judging import (
     text_of,
     verdicts,
 )
-from anytoany_lib.evaluation.matrix import test_set
+from anytoany_lib.evaluation.matrix import add_test_options, test_set
 from anytoany_lib.generation.replies import reply_all
 from anytoany_lib.messages import Message, parts_of
 from anytoany_lib.model import AnyToAny
@@ -169,10 +169,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--run ckpt/tiny/run --data data/toy --per-task 12",
     )
     parser.add_argument("--run", required=True, help="folder or URL")
-    parser.add_argument(
-        "--data", help="dataset whose test rows to use (default: what the run was trained on)"
-    )
-    parser.add_argument("--per-task", type=int, help="test rows of each task (default: all)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=16)
+    add_test_options(parser)
     print(table(evaluate(**vars(parser.parse_args(arguments)))))
