@@ -277,12 +277,15 @@ def test_a_name_that_does_not_exist_is_seen():
 
 @cache
 def options_of(file: Path) -> frozenset[str]:
-    """The options that a script or module adds to its parser, or takes over with the `parser` of another module."""
+    """The options that a script or module adds to its parser, or takes over from another module: with its `parser`, or
+    with a function `add_..._options`."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(read(file))):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".add_argument"):
             found |= {one.value for one in node.args if isinstance(one, ast.Constant)}
-        if isinstance(node, ast.ImportFrom) and "parser" in [alias.name for alias in node.names]:
+        if isinstance(node, ast.ImportFrom) and any(
+            re.fullmatch(r"parser|add_\w+_options", alias.name) for alias in node.names
+        ):
             found |= options_of(SOURCES[node.module.removeprefix("anytoany_lib.")])
     return frozenset(found)
 
