@@ -155,6 +155,26 @@ def _run_section(options: argparse.Namespace) -> None:
     work(told)
 
 
+_GIGABYTES_OF_A_CPU = (
+    2  # of a language model: with more, sections without a card would only meet their limits
+)
+
+
+def _refuse_without_a_card(name: str) -> None:
+    """SystemExit for a profile of full size on a machine without a CUDA card."""
+    from anytoany_lib.config import Profile
+
+    source = Profile.load(name).llm.source
+    if source is None or source.gigabytes is None or source.gigabytes <= _GIGABYTES_OF_A_CPU:
+        return
+    asked = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
+    if subprocess.check_output(asked, text=True).strip() != "True":
+        raise SystemExit(
+            f"expected a CUDA card for the profile {name}, whose models are of full size; torch sees none."
+            " To see the same checks on a CPU: make gpu-check PROFILE=tiny"
+        )
+
+
 def _write(options: argparse.Namespace) -> None:
     from replicas import fill
 
@@ -186,6 +206,7 @@ def main() -> None:
         return _run_section(options)
     if options.write:
         return _write(options)
+    _refuse_without_a_card(options.profile)
     memory = Path("/dev/shm")
     scratch = Path(options.scratch or tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
     try:

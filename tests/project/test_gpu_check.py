@@ -90,3 +90,11 @@ def test_a_chat_turn_and_talking_are_measured_part_by_part(sections):
 def test_a_section_that_takes_too_long_loses_itself_alone(tmp_path: Path):
     found = checked(tmp_path, "--only", "training,features", "--patience", "0.001")
     assert all(section["status"].startswith("TimeoutExpired") for section in found.values())
+
+
+def test_a_full_size_profile_without_a_card_is_told_at_once(tmp_path: Path):
+    command = [sys.executable, str(ROOT / "bench" / "gpu.py"), "--out", str(tmp_path / "out")]
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=hidden, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "expected a CUDA card" in done.stderr
+    assert "make gpu-check PROFILE=tiny" in done.stderr and not (tmp_path / "out").exists()
