@@ -31,8 +31,10 @@ from anytoany_lib.model import AnyToAny
 from anytoany_lib.system.files import appearing_whole
 from anytoany_lib.toyworld.conversations import (
     BEYOND,
+    BRIEF_PLAIN_SHARE,
     BRIEF_SHARES,
     CELLS,
+    PLAIN_SHARE,
     SHARES,
     Maker,
     plain,
@@ -48,7 +50,6 @@ SOURCE = "toyworld"
 _SECONDS = {"audio": SECONDS, "video": FRAMES / FPS}
 _BRIEF = 8000  # conversations: with fewer, hard tasks make room for conversions
 _KIND_SHARES = {"image": 0.4, "audio": 0.3, "video": 0.3}
-_PLAIN_SHARE = 0.22
 _QUESTIONS_A_ROW = 0.4  # of plain talk: the untouched LLM takes a tenth of a second for an answer
 _PLAIN_TEST_ROWS = 30
 _UNSEEN_SHARE = 0.25
@@ -248,7 +249,9 @@ def write(
     talk: the others come again.
     """
     check_target(Path(out), overwrite=True)
-    plain_count = round(conversations * _PLAIN_SHARE)
+    brief = conversations < _BRIEF
+    shares, plain_share = (BRIEF_SHARES, BRIEF_PLAIN_SHARE) if brief else (SHARES, PLAIN_SHARE)
+    plain_count = round(conversations * plain_share)
     most = {
         "train": round(plain_count * questions_a_row),
         "validation": conversations,
@@ -257,7 +260,6 @@ def write(
     asked = {split: plain_questions(split, count, seed) for split, count in most.items()}
     everything = [question for pairs in asked.values() for _, question in pairs]
     answers = dict(zip(everything, answer(everything), strict=True))
-    shares = BRIEF_SHARES if conversations < _BRIEF else SHARES
     report = Report()
     with appearing_whole(Path(out)) as folder:
         for split, media_rows, talks in (
@@ -270,7 +272,7 @@ def write(
             rows += conversation_rows(split, talks, rng, files, shares)
             if talks:
                 around = partial(_any_talk, Maker(rng, split), files)
-                count = round(talks * _PLAIN_SHARE)
+                count = round(talks * plain_share)
                 rows += plain_rows(split, count, asked[split], answers, around)
             _write_split(rows, files, report)
         files = _Pictures(folder, "test", _generator(seed, "test"), pool=1)

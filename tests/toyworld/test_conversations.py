@@ -21,6 +21,7 @@ from anytoany_lib.toyworld.conversations.authors import (
     whole_requests,
     wordings,
 )
+from anytoany_lib.toyworld.conversations.several import MIXES, has_mirror, mirrored
 from anytoany_lib.toyworld.conversations.talks import USUAL_COLOUR, USUAL_MOTION, fit
 from anytoany_lib.toyworld.scenes import PLACES, SIZES
 from anytoany_lib.toyworld.text_judge import named
@@ -98,6 +99,46 @@ def test_other_words_name_what_the_scene_fixes_and_nothing_else():
                 assert not other, (phrase, attribute, other)
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("unseen", [False, True])
+def test_mixed_pictures_differ_in_colour_and_the_reply_has_the_one_that_is_asked_for(
+    split: str, unseen: bool
+):
+    places = Counter()
+    for seed in range(80):
+        talk = TASKS["mixed pictures"](Maker(np.random.default_rng(seed), split, unseen))
+        first, second = (part["image"] for part in talk.messages[0]["content"][:2])
+        wanted = talk.expect[0]["scene"]
+        assert first.colour != second.colour
+        place = (first.colour, second.colour).index(wanted["colour"])
+        assert wanted["thing"] == (second, first)[place].thing
+        text = talk.messages[1]["content"][0]["text"]
+        assert text.startswith(f"The first is {first.colour}, the second is {second.colour}. Here")
+        places[place] += 1
+    assert min(places.values()) > 20
+
+
+def test_wordings_with_first_and_second_exchanged():
+    line = "colour of number one, thing of the second, not the first"
+    assert mirrored(line) == "colour of number two, thing of the first, not the second"
+    assert mirrored(mirrored(line)) == line and has_mirror(line)
+    assert not has_mirror("colour of the last one, thing of the first one")
+    assert not has_mirror("number one would slay in number twos colour")
+    assert not has_mirror("draw it in pink") and not has_mirror("the second, like pic 1")
+
+
+def test_a_remark_follows_a_medium_and_is_answered_in_words():
+    kinds = {r.remark for own in whole_requests("train").values() for r in own if r.remark}
+    assert kinds == set(kit()["replies"])
+    assert kinds == {r.remark for own in whole_requests("test").values() for r in own if r.remark}
+    for seed in range(60):
+        talk = TASKS["whole remark"](Maker(np.random.default_rng(seed), "train"))
+        made, remark, reply = talk.messages[-3:]
+        assert any(part["type"] != "text" for part in made["content"])
+        assert [part["type"] for part in remark["content"] + reply["content"]] == ["text"] * 2
+        assert talk.expect == [{"kind": "text", "scene": {}}]
+
+
 # --- authors ---
 
 
@@ -133,6 +174,9 @@ def written(split: str) -> list[str]:
         for own in keys.values()
         for line in own
     ]
+    if split == "train":  # which a task mirrors
+        mixes = [own[key] for own in wordings(split).values() for key in own if key in MIXES]
+        lines += [mirrored(line) for own in mixes for line in own if has_mirror(line)]
     return lines + [r.text for requests in whole_requests(split).values() for r in requests]
 
 
@@ -196,7 +240,8 @@ def test_whole_requests_name_the_world_and_say_what_they_want():
     }
     for split in ("train", "test"):
         for requests in whole_requests(split).values():
-            assert len(requests) > 300
+            wishes = [request for request in requests if not (request.plain or request.remark)]
+            assert len(wishes) > 200 or len(requests) - len(wishes) > 150
             for request in requests:
                 marks = [part for part in request.parts if isinstance(part, Marked)]
                 assert all(mark.value in known[mark.attribute] for mark in marks), request

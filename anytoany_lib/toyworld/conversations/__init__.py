@@ -3,6 +3,23 @@
 from anytoany_lib.toyworld.conversations.authors import kit, plain
 from anytoany_lib.toyworld.conversations.cells import CELLS
 from anytoany_lib.toyworld.conversations.talks import Maker, Talk
-from anytoany_lib.toyworld.conversations.tasks import BEYOND, BRIEF_SHARES, SHARES
+from anytoany_lib.toyworld.conversations.tasks import (
+    BEYOND,
+    BRIEF_PLAIN_SHARE,
+    BRIEF_SHARES,
+    PLAIN_SHARE,
+    SHARES,
+)
 
-__all__ = ["BEYOND", "BRIEF_SHARES", "CELLS", "SHARES", "Maker", "Talk", "kit", "plain"]
+__all__ = [
+    "BEYOND",
+    "BRIEF_PLAIN_SHARE",
+    "BRIEF_SHARES",
+    "CELLS",
+    "PLAIN_SHARE",
+    "SHARES",
+    "Maker",
+    "Talk",
+    "kit",
+    "plain",
+]

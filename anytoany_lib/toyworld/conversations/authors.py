@@ -1,6 +1,7 @@
 """Who words the requests: people who did not see each other's work, some of whom no training set has.
 
-The authors in `authors/train` and `authors/test` wrote independently. A JSON file has wordings with blanks for each key
+The authors in `authors/train` and `authors/test` wrote independently, but for 20 to 24, which are one writer's plain talk in
+five styles. A JSON file has wordings with blanks for each key
 ({image}, {thing}, {colour}...; numbered where there are several); a JSON Lines file has whole requests in which each word
 for an attribute is marked with what it stands for: "a [kitty|thing=cat] in [pink|colour]". The kit's own wordings are those
 of kit.yaml, where of [alternatives|set|like this] one is drawn.
@@ -104,7 +105,8 @@ class Request:
     """A whole request: texts and marked words in turn, the kinds of media that are shown with it, and what it wants.
 
     `reply` holds (kind, number of the description that it shows) of the media it wants; `ask` says what it asks about those
-    shown, and `mix` what is to be made of two. Plain talk has none of the three.
+    shown, `mix` what is to be made of two, and `remark` what is said of a medium that was made before and wants words alone
+    ("praise", "wrong"...). Plain talk has none of the four.
     """
 
     author: str
@@ -113,11 +115,12 @@ class Request:
     reply: tuple[tuple[str, int], ...]
     ask: str = ""
     mix: str = ""
+    remark: str = ""
 
     @property
     def plain(self) -> bool:
         """Whether it wants words alone, and shows nothing."""
-        return not (self.reply or self.ask or self.mix)
+        return not (self.reply or self.ask or self.mix or self.remark)
 
     @property
     def text(self) -> str:
@@ -163,7 +166,15 @@ def _parsed(author: str, line: str) -> Request:
     parts.append(row["text"][at:])
     shown = tuple(row["shown"].split("+")) if row["shown"] else ()
     reply = tuple((kind, int(number)) for kind, number in row.get("reply", ()))
-    return Request(author, shown, tuple(parts), reply, row.get("ask", ""), row.get("mix", ""))
+    return Request(
+        author,
+        shown,
+        tuple(parts),
+        reply,
+        row.get("ask", ""),
+        row.get("mix", ""),
+        row.get("remark", ""),
+    )
 
 
 @cache

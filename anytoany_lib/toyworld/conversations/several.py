@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from anytoany_lib.toyworld.conversations.cells import Task
 from anytoany_lib.toyworld.conversations.talks import Maker, Talk
+from anytoany_lib.toyworld.pictures import COLOURS
 from anytoany_lib.toyworld.scenes import HELD_OUT_PAIRS, THINGS, Scene
 
 _ASKED = {
@@ -21,6 +24,13 @@ _ASKED = {
 }
 _TWO = tuple(key for key, kinds in _ASKED.items() if len(kinds) == 2)
 _THREE = tuple(key for key, kinds in _ASKED.items() if len(kinds) == 3)
+MIXES = ("mix_first_colour", "mix_second_colour")
+_OTHER = {"first": "second", "number one": "number two", "image one": "image two"}
+_OTHER |= {other: one for one, other in _OTHER.items()}
+_ORDINAL = re.compile(rf"\b({'|'.join(_OTHER)})\b")
+_OTHER_ORDINAL = re.compile(
+    r"\d|\b(last|former|latter|other|firsts|seconds|twos|number ones|A|B|First|Second|Number|Image)\b"
+)
 
 
 def _outputs(keys: tuple[str, ...]) -> Task:
@@ -54,18 +64,38 @@ def _coloured(m: Maker, thing: str) -> tuple[str, Scene]:
 def mix(m: Maker) -> Talk:
     """The thing of one picture in the colour of another."""
     colour_first = m.chance(0.5)
-    asked = m.ask("mix_first_colour" if colour_first else "mix_second_colour")
-    return mixed(m, colour_first, asked)
+    wanted, other = MIXES if colour_first else MIXES[::-1]
+    if m.split == "test" or m.chance(0.5):
+        return mixed(m, colour_first, m.ask(wanted))
+    # Most authors worded one of the two alone.
+    return mixed(m, colour_first, m.typed(mirrored(m.line(other, fits=has_mirror))))
+
+
+def has_mirror(line: str) -> bool:
+    """Whether all that a wording calls the first and the second can be exchanged."""
+    return bool(_ORDINAL.search(line)) and not _OTHER_ORDINAL.search(line)
+
+
+def mirrored(line: str) -> str:
+    """The wording with first and second exchanged."""
+    return _ORDINAL.sub(lambda found: _OTHER[found[1]], line)
 
 
 def mixed(m: Maker, colour_first: bool, asked: str) -> Talk:
-    """The thing of one picture in the colour of another, which comes first or second, asked in these words."""
+    """The thing of one picture in the colour of another, which comes first or second, asked in these words.
+
+    The pictures differ in colour. The reply says first which colour each of them has: looked at and chosen in one step,
+    it was the right one as often as by chance.
+    """
     thing = m.scene("image")
     colour, palette = _coloured(m, thing.thing)
-    shown = [("image", palette), ("image", thing)]
+    own = [c for c in COLOURS if c != colour and (thing.thing, c) not in HELD_OUT_PAIRS]
+    shown = [palette, thing.but(colour=m.pick(own))]
     if not colour_first:
         shown.reverse()
-    return Talk().user(*shown, asked).produce(("image", Scene(thing.thing, colour)))
+    colours = f"The first is {shown[0].colour}, the second is {shown[1].colour}."
+    talk = Talk().user(*(("image", scene) for scene in shown), asked)
+    return talk.produce(("image", Scene(thing.thing, colour)), before=colours)
 
 
 def draw_mixed(m: Maker) -> Talk:

@@ -90,8 +90,10 @@ class Talk:
         self.messages.append({"role": "assistant", "content": [{"type": "text", "text": text}]})
         return self
 
-    def produce(self, *media: tuple[str, Scene], kept: Iterable[str] = ()) -> Talk:
-        """A reply that names and gives one medium after the other.
+    def produce(
+        self, *media: tuple[str, Scene], kept: Iterable[str] = (), before: str = ""
+    ) -> Talk:
+        """A reply that names and gives one medium after the other, `before` them a sentence about what was shown.
 
         What a scene leaves open is shown in the usual way, and not expected. `kept` names the attributes that are as they were
         before: they are counted apart from those that were asked for.
@@ -100,9 +102,8 @@ class Talk:
         self.expect = []
         for number, (kind, scene) in enumerate(media):
             shown = caption(kind, as_usual(kind, scene))
-            parts.append(
-                {"type": "text", "text": f"{'And here' if number else 'Here'} is {shown}."}
-            )
+            text = f"And here is {shown}." if number else f"{before} Here is {shown}.".lstrip()
+            parts.append({"type": "text", "text": text})
             parts.append({"type": kind, "caption": shown})
             expected = {"kind": kind, "scene": fit(kind, scene).asked(), "caption": shown}
             same = [name for name in kept if name in expected["scene"]]

@@ -37,7 +37,10 @@ SHARES = dict.fromkeys((*CELLS, *BEYOND), 1.0) | {
     "whole conversion": 7.0,
     "whole question": 6.0,
     "whole comparison": 4.0,
+    "whole remark": 4.0,
 }
+# Rows of plain talk beside each of these conversations.
+PLAIN_SHARE = 0.33
 
 # What a training of some hundred steps can learn: media made of media first. Telling several media apart takes ten times
 # the rows, so these tasks only show their form.
@@ -74,4 +77,6 @@ BRIEF_SHARES = SHARES | {
     "whole conversion": 12.0,
     "whole question": 4.0,
     "whole comparison": 0.5,
+    "whole remark": 1.0,
 }
+BRIEF_PLAIN_SHARE = 0.22

@@ -10,8 +10,8 @@ from functools import cache
 from typing import Any
 
 from anytoany_lib.toyworld.conversations import synonyms
-from anytoany_lib.toyworld.conversations.authors import Marked, Request, whole_requests
-from anytoany_lib.toyworld.conversations.cells import Task, sentence
+from anytoany_lib.toyworld.conversations.authors import Marked, Request, kit, whole_requests
+from anytoany_lib.toyworld.conversations.cells import CELLS, Task, sentence
 from anytoany_lib.toyworld.conversations.questions import (
     answers,
     belong,
@@ -34,7 +34,10 @@ _OF_TASK: dict[str, Callable[[Request], bool]] = {
     "whole conversion": lambda request: bool(request.reply and request.shown),
     "whole question": lambda request: bool(request.ask) and len(request.shown) == 1,
     "whole comparison": lambda request: len(request.shown) == 2,
+    "whole remark": lambda request: bool(request.remark),
 }
+_MAKING = [task for cell, task in CELLS.items() if not cell.endswith("->text")]
+_CALLED = {"image": "picture", "audio": "sound", "video": "clip"}
 
 
 @cache
@@ -223,9 +226,20 @@ def _which(m: Maker, kind: str, request: Request, text: str) -> Talk:
             return the_one(talk, scenes, attribute, values.index(value))
 
 
+def remarked(m: Maker) -> Talk:
+    """A remark about a medium that was made before, which wants no other."""
+    request = _chosen(m, "whole remark")
+    talk = m.pick(_MAKING)(m)
+    made = talk.expect[-1]
+    reply = m.pick(kit()["replies"][request.remark])
+    words = {"medium": _CALLED[made["kind"]], "thing": made["scene"]["thing"]}
+    return talk.user(m.typed(request.text)).answer(reply.format(**words))
+
+
 WHOLE: dict[str, Task] = {
     "whole request": asked,
     "whole conversion": converted,
     "whole question": questioned,
     "whole comparison": compared,
+    "whole remark": remarked,
 }
