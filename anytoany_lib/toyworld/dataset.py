@@ -53,7 +53,14 @@ _KIND_SHARES = {"image": 0.4, "audio": 0.3, "video": 0.3}
 _QUESTIONS_A_ROW = 0.4  # of plain talk: the untouched LLM takes a tenth of a second for an answer
 _PLAIN_TEST_ROWS = 30
 _UNSEEN_SHARE = 0.25
-_NOTHING_UNSEEN = ("text->text", "text->audio", "audio->text", "which more often", "whole request")
+_NOTHING_UNSEEN = (
+    "text->text",
+    "text->audio",
+    "audio->text",
+    "which more often",
+    "whole request",
+    "whole remark",
+)
 _BETWEEN_SENTENCES = re.compile(r"(?<=[^\d\s][.!?])\s+")  # not behind "1.", which counts a list
 
 
