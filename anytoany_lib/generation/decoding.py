@@ -102,7 +102,8 @@ def _chooser(
     """The function that draws one token a row from logits: what may not be drawn never is."""
     vocabulary = model.vocabulary
     allowed = {vocabulary.signals[kind][0] for kind in sampling.kinds if kind in vocabulary.signals}
-    allowed |= {vocabulary.say} if SPEECH in sampling.kinds else set()
+    if SPEECH in sampling.kinds and vocabulary.say is not None:
+        allowed.add(vocabulary.say)
     banned = [
         token for token in range(vocabulary.base_size, len(vocabulary)) if token not in allowed
     ]
