@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from scripts import QUICK, kinds
+from small_nextgpt import small_nextgpt
 from small_runs import SHIPPED
 from tones import Tones, say
 
@@ -101,6 +102,26 @@ def test_users_and_what_they_type_cannot_make_it(model: AnyToAny):
         assert all(label == IGNORED or label < 49152 for label in encoded.labels)
     with pytest.raises(ValueError, match="message 1, part 0: 'aloud' is true or false"):
         model.messages.encode([asked(), reply(text("hello", aloud="yes"))])
+
+
+def test_a_run_of_published_kind_may_begin_one_that_has_it(profile: Profile, tmp_path: Path):
+    """LLaMA's words, read together with what stands beside them, and a head of its own, whose rows grow as well."""
+    for name in ("llm", "run"):
+        (tmp_path / name).mkdir()
+    small = small_nextgpt(tmp_path / "llm", profile)
+    old = AnyToAny.from_profile(small)
+    runs.write_tensors(tmp_path / "run", old.bridges(), None)
+    record = {"profile": small.model_dump(mode="json"), "stage": 2, "data": {}}
+    write_json(tmp_path / "run" / runs.RECORD, record)
+    own = small.model_copy(update={"speech": SpeechConfig(signal=True)})
+    model = _initial_model(own, tmp_path / "run", 1)
+    for name in ("input", "output"):
+        before, rows = (getattr(one.token_rows, name) for one in (old, model))
+        assert len(rows) == len(before) + 1 and torch.equal(rows[:-1], before)
+    talk = [asked(), reply(text("A bell. It rings.", aloud=True))]
+    spoken, typed = (one.messages.encode(talk) for one in (model, old))
+    assert [id for id in spoken.ids if id != model.vocabulary.say] == typed.ids
+    assert spoken.ids.count(model.vocabulary.say) == spoken.labels.count(model.vocabulary.say) == 1
 
 
 # --- replies ---
