@@ -18,7 +18,7 @@ import numpy as np
 
 from anytoany_lib.config import Profile
 from anytoany_lib.gates import templates
-from anytoany_lib.modalities import MODALITIES, SHOWN_KINDS, TOKEN_ORDER
+from anytoany_lib.modalities import ALOUD, MODALITIES, SAY, SHOWN_KINDS, TOKEN_ORDER
 from anytoany_lib.tokenizer.pieces import Apart, Joined, Piece, Tokenizer
 from anytoany_lib.tokenizer.sentencepiece_legacy import LegacyTokenizer
 
@@ -57,6 +57,8 @@ def parts_of(message: Message, where: str = "message") -> list[Part]:
             )
         if kind == "text" and not isinstance(part.get("text"), str):
             raise ValueError(f"{where}, part {number}: a text part needs its text under 'text'")
+        if not isinstance(part.get(ALOUD, False), bool):
+            raise ValueError(f"{where}, part {number}: {ALOUD!r} is true or false")
         if kind != "text" and part.get(kind) is None and message["role"] != "assistant":
             raise ValueError(
                 f"{where}, part {number}: a part of type {kind} needs its medium under {kind!r}"
@@ -85,12 +87,17 @@ def check(messages: list[Message]) -> list[list[Part]]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Ids of the new tokens, counted up from the LLM's vocabulary in the order of 7b_tiva_v0."""
+    """Ids of the new tokens, counted up from the LLM's vocabulary in the order of 7b_tiva_v0.
+
+    `say` stands before words of a reply that are to be said aloud, None where the profile has no such signal. It is the last one,
+    so that the others have the ids that they have without it.
+    """
 
     base_size: int
     names: tuple[str, ...]
     wrappers: tuple[int, int]
     signals: dict[str, tuple[int, ...]]
+    say: int | None = None
 
     @classmethod
     def of(cls, base_size: int, profile: Profile) -> Vocabulary:
@@ -103,7 +110,9 @@ class Vocabulary:
                 count = profile.decoders[kind].signals
                 signals[kind] = tuple(range(first, first + count))
                 names += [MODALITIES[kind].signal.format(k) for k in range(count)]
-        return cls(base_size, tuple(names), (base_size, base_size + 1), signals)
+        say = base_size + len(names) if profile.speech.signal else None
+        names += [SAY] if profile.speech.signal else []
+        return cls(base_size, tuple(names), (base_size, base_size + 1), signals, say)
 
     def __len__(self) -> int:
         return self.base_size + len(self.names)
@@ -214,7 +223,10 @@ class MessageEncoder:
             for number, part in enumerate(parts):
                 text, medium = (part["text"], None) if part["type"] == "text" else ("", part)
                 shown = medium is not None and role != "assistant"
-                yield Piece(text, medium, shown, True, learnt, begins=number == 0)
+                said = role == "assistant" and part.get(ALOUD) and self.vocabulary.say is not None
+                if said:
+                    yield Piece("", part, False, True, learnt, begins=number == 0)
+                yield Piece(text, medium, shown, True, learnt, begins=number == 0 and not said)
             follows = roles[n + 1 : n + 2] == ["assistant"] and role == "user" and prompted[n + 1]
             tail = self._opening if follows else fragment
             yield Piece(tail, ends=learnt, begins=not parts)
@@ -245,6 +257,9 @@ class MessageEncoder:
             opening, closing = self.vocabulary.wrappers
             encoded.media.append((kind, medium_of(part), at + 1))
             encoded.add([opening] * (1 + self.soft_tokens) + [closing], learnt=False)
+            return
+        if kind == "text" and self.vocabulary.say is not None:
+            encoded.add([self.vocabulary.say], piece.learnt)
             return
         block = list(self.vocabulary.signals[kind])
         if piece.learnt:

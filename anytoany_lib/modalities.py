@@ -33,6 +33,8 @@ KINDS = ("text", *MEDIA_KINDS)
 SENSED_KINDS = ("depth", "thermal", "imu")
 SHOWN_KINDS = (*MEDIA_KINDS, *SENSED_KINDS)
 SPEECH = "speech"  # the sound of a text part's words, kept beside them: the words have tokens, it has none
+ALOUD = "aloud"  # true of a reply's text part whose words the model wants said
+SAY = "[SAY]"  # the token before such words; it lasts as long as their part
 
 # The order in which 7b_tiva_v0 numbered its new tokens, so that its ids come out as published.
 TOKEN_ORDER = ("image", "video", "audio")

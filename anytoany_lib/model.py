@@ -155,12 +155,12 @@ class AnyToAny(nn.Module):
             "token_rows": self.token_rows,
         }
 
-    def load(self, folder: Path, anew: Sequence[str] = ()) -> None:
+    def load(self, folder: Path, anew: Sequence[str] = (), new_tokens: int = 0) -> None:
         """Loads the trainable weights of a run or checkpoint folder, checking every key but those below a name in `anew`.
 
-        A run that was imported with an embedding and a head of its own puts them into the LLM.
+        The rows of its last `new_tokens` tokens, which a folder from before them lacks, stay as they are. A run that was imported with an embedding and a head of its own puts them into the LLM.
         """
-        runs.read_tensors(folder, self.bridges(), self.adapter, anew=anew)
+        runs.read_tensors(folder, self.bridges(), self.adapter, anew, new_tokens)
         if (folder / runs.VOCABULARY).is_file():
             replace_vocabulary(self.causal_lm, folder / runs.VOCABULARY)
 

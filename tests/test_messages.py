@@ -37,6 +37,7 @@ def test_new_tokens_have_the_ids_that_nextgpt_published():
     settings = Profile.load("tiny").model_dump()
     for kind, count in (("image", 4), ("video", 24), ("audio", 8)):
         settings["decoders"][kind]["signals"] = count
+    settings["speech"]["signal"] = False
     vocabulary = Vocabulary.of(32000, Profile.parse(settings, "test"))
     assert vocabulary.wrappers == (32000, 32001)
     assert vocabulary.signals["image"] == tuple(range(32002, 32006))
@@ -266,6 +267,7 @@ def test_every_reply_of_a_conversation_is_learnt(encoder: MessageEncoder):
     [
         "<|im_end|>\n<|im_start|>assistant\n",
         "[IMG0][IMG1]",
+        "[SAY]",
         "<Img></Img>",
         "a < b > c \ue0000\ue001",
     ],

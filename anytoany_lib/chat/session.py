@@ -23,14 +23,14 @@ from anytoany_lib.chat.uploads import Content, checked
 from anytoany_lib.data.rows import media_path
 from anytoany_lib.generation import replies
 from anytoany_lib.generation.enlarged import enlarged_of
-from anytoany_lib.generation.events import Done, Events, PartialReply, TurnsDropped
+from anytoany_lib.generation.events import Done, Events, PartialReply, TurnsDropped, Voiceless
 from anytoany_lib.generation.kv_cache import Files, PrefixCache
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.media import media_files
 from anytoany_lib.messages import Message, Part, check, medium_of, parts_of
 from anytoany_lib.modalities import MODALITIES, SPEECH
 from anytoany_lib.model import AnyToAny
-from anytoany_lib.speech.aloud import read_aloud, say_message
+from anytoany_lib.speech.aloud import read_aloud, say_message, without_voice
 from anytoany_lib.speech.hearing import Heard, heard_parts
 from anytoany_lib.speech.models import speech_of
 from anytoany_lib.speech.spoken_parts import Sound, sound_part
@@ -48,12 +48,14 @@ class Session:
 
     `messages` is the history: dicts with "role" and "content", content always a list of parts. Turn n is drawn with
     seed + n, so the same seed and the same messages give the same conversation. One reply is drawn at a time. With `aloud`
-    replies are said as they come, with `hears` speech in a recording is read as words, if the extra `speech` is there.
+    replies are said as they come, else what the model wants said is; with `hears` speech in a recording is read as words: if
+    the extra `speech` is there.
     """
 
     def __init__(self, model: AnyToAny, seed: int = 0, sampling: Sampling | None = None):
         self.model, self.seed, self.sampling = model, seed, sampling
         self.aloud, self.hears = False, True
+        self._told = False  # that there is no voice
         self.speech = speech_of(model.profile.speech)
         self.messages: list[Message] = []
         self._cache = PrefixCache()
@@ -219,6 +221,13 @@ class Session:
                 event = replace(event, count=event.count - silent)
             yield event
 
+    def _with_voice(self, events: Events) -> Events:
+        """The events of a reply with those of what is said of it, or once of why nothing can be said."""
+        missing = "" if self.aloud else self.speech.lacks("voice")
+        if missing:
+            return events if self._told else without_voice(events, missing)
+        return read_aloud(events, self._said, self._stopping.is_set, self.aloud)
+
     def _said(self, sentence: str) -> Sound:
         worker = self.model.media_models.worker  # which computes all of a reply
         return worker.submit(self.speech.say, sentence, self.seed).result()
@@ -257,13 +266,12 @@ class Session:
             raise RuntimeError("the conversation has gone on since this reply was asked for")
         if not self._running.acquire(blocking=False):
             raise RuntimeError("another reply is being drawn in this session")
-        events, reply = self._events(), PartialReply()
-        if self.aloud:
-            events = read_aloud(events, self._said, self._stopping.is_set)
+        events, reply = self._with_voice(self._events()), PartialReply()
         done: Done | None = None
         try:
             for event in events:
                 reply.take(event)
+                self._told |= isinstance(event, Voiceless)
                 if isinstance(event, Done):
                     self._keep(event.message)
                     done = event

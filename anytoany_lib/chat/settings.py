@@ -9,6 +9,7 @@ from anytoany_lib.chat.access import Limits
 from anytoany_lib.chat.session import Session
 from anytoany_lib.config import Profile
 from anytoany_lib.generation.sampling import Sampling
+from anytoany_lib.modalities import SPEECH
 
 # (name, label, tip, further attributes of the input)
 _NUMBERS = (
@@ -88,6 +89,8 @@ def _parsed(values: dict[str, Any], session: Session) -> tuple[Sampling, int]:
     for name in ("temperature", "top_p"):
         if numbers[name] is None:
             numbers[name] = getattr(Sampling(), name)
-    kinds = tuple(kind for kind in session.model.profile.decoders if values[kind])
-    sampling = replace(session.sampling or Sampling(), **numbers, kinds=kinds)
+    sampling = session.sampling or Sampling()
+    kinds = [kind for kind in session.model.profile.decoders if values[kind]]
+    kinds += [SPEECH] if SPEECH in sampling.kinds else []
+    sampling = replace(sampling, **numbers, kinds=tuple(kinds))
     return sampling, session.seed if seed is None else seed

@@ -28,6 +28,7 @@ from anytoany_lib.generation.events import (
     PartialReply,
     TextDelta,
     TurnsDropped,
+    Voiceless,
 )
 from anytoany_lib.media.containers import MediaError
 from anytoany_lib.messages import Part, medium_of
@@ -73,6 +74,8 @@ def remark(event: Event) -> str:
             return f"{part['type']} ready"
         case MediaFailed(error=error):
             return error_text(error)
+        case Voiceless(reason=reason):
+            return f"this was to be said aloud; {reason}"
         case Done(finish_reason=reason):
             return _REASON.get(reason, "")
     return ""
@@ -176,7 +179,7 @@ class Reply:
                 return remark(event)
             case MediaFailed(index=index, error=error):
                 self._show(index, problem(error))
-            case TurnsDropped():
+            case TurnsDropped() | Voiceless():
                 self._add(note(remark(event)))
             case Loading():
                 return remark(event)

@@ -1,7 +1,7 @@
 """Speech, as a profile describes it: the voice that says replies, the recogniser that hears questions, where to get them.
 
-A profile that says nothing of it speaks with what is embedded in two wheels of PyPI. Neither adds a token: runs that are
-older than speech, and published ones, have the ids they had.
+A profile that says nothing of it speaks with what is embedded in two wheels of PyPI. Neither adds a token; `signal` adds one,
+behind all others: runs that are older than speech, and published ones, have the ids they had.
 """
 
 from __future__ import annotations
@@ -63,3 +63,7 @@ class SpeechConfig(Checked):
 
     voice: VoiceConfig = EMBEDDED_VOICE
     recogniser: RecogniserConfig = EMBEDDED_RECOGNISER
+    signal: bool = Field(
+        False,
+        description="a token by which the language model says that it answers by voice; it has to be trained",
+    )

@@ -1,7 +1,8 @@
 """Verdicts: a test row's reply, judged by what the row says it should contain, and the rates that verdicts add up to.
 
-`row.meta["expect"]` lists for each part of the reply its kind and the attributes that a judge should find ("scene"). What
-is missing, empty, broken or of another kind is wrong in all that was asked; nothing is left out.
+`row.meta["expect"]` lists for each part of the reply its kind and the attributes that a judge should find ("scene"), and may
+say whether its words are to be said ("aloud"): the rate is "aloud" where they are, "silent" where not. What is missing,
+empty, broken or of another kind is wrong in all that was asked; nothing is left out.
 """
 
 import importlib
@@ -16,7 +17,7 @@ import numpy as np
 from anytoany_lib.config import Profile, resolve
 from anytoany_lib.data.rows import Row, media_in
 from anytoany_lib.messages import Message
-from anytoany_lib.modalities import KINDS, SHOWN_KINDS
+from anytoany_lib.modalities import ALOUD, KINDS, SHOWN_KINDS
 
 # The judges there are, by the name a profile calls them; what a profile says is looked up here, never imported. Code that
 # brings judges of its own adds them: JUDGES["mine"] = "my.module", with judge() and judge_text() as toyworld.judges has them.
@@ -186,6 +187,9 @@ def verdicts(judges: Any, rows: Sequence[Row], replies: Sequence[Message]) -> li
                     results[number].attributes[attribute] = right
     for verdict in results:
         found = verdict.attributes
+        for wanted in {part[ALOUD] for part in verdict.row.meta["expect"] if ALOUD in part}:
+            said = any(part.get(ALOUD, False) for part in verdict.reply["content"])
+            found[ALOUD if wanted else "silent"] = verdict.modality and said == wanted
         # Of an edit, whether all that was asked for is so, and all else as it was.
         if kept := {n for part in verdict.row.meta["expect"] for n in part.get("kept", ())}:
             for mark, names in (("asked", found.keys() - kept), ("kept", found.keys() & kept)):

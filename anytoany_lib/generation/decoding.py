@@ -16,10 +16,11 @@ from transformers import DynamicCache
 
 from anytoany_lib.batches import collate
 from anytoany_lib.generation.choosing import check_finite, penalised, warpers
-from anytoany_lib.generation.events import PartialReply
+from anytoany_lib.generation.events import PartialReply, said_part
 from anytoany_lib.generation.kv_cache import PrefixCache
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import Encoded, Part
+from anytoany_lib.modalities import SPEECH
 from anytoany_lib.system.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:  # the model builds on this module
@@ -70,6 +71,11 @@ class _Writer:
         if kind is not None:
             draft.parts.append({"type": kind})
             return list(self.vocabulary.signals[kind]), ""
+        if token == self.vocabulary.say:
+            draft.parts.append(said_part())
+            draft.tokens = []
+            draft.finish_reason = "length" if draft.length >= self.limit else None
+            return [] if draft.finish_reason else [token], ""
         part = draft.text_part()
         ended = token == self.tokenizer.eos_token_id
         draft.tokens += [] if ended else [token]
@@ -96,6 +102,8 @@ def _chooser(
     """The function that draws one token a row from logits: what may not be drawn never is."""
     vocabulary = model.vocabulary
     allowed = {vocabulary.signals[kind][0] for kind in sampling.kinds if kind in vocabulary.signals}
+    if SPEECH in sampling.kinds and vocabulary.say is not None:
+        allowed.add(vocabulary.say)
     banned = [
         token for token in range(vocabulary.base_size, len(vocabulary)) if token not in allowed
     ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from anytoany_lib.messages import Message, Part
+from anytoany_lib.modalities import ALOUD
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,14 @@ class TextDelta:
     """More of the reply's text."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class AloudStarted:
+    """The text that comes next is a part of its own, whose words the model wants said."""
+
+    index: int
+    """Place of the text among the reply's parts."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,14 @@ class MediaFailed:
 
 
 @dataclass(frozen=True)
+class Voiceless:
+    """The model wanted words said, and there is no voice; they stand as text."""
+
+    reason: str
+    """What is missing, and how to get it."""
+
+
+@dataclass(frozen=True)
 class Done:
     """The last event: the whole reply, and why it ended."""
 
@@ -80,10 +97,12 @@ Event = (
     TurnsDropped
     | Loading
     | TextDelta
+    | AloudStarted
     | MediaStarted
     | MediaProgress
     | MediaReady
     | MediaFailed
+    | Voiceless
     | Done
 )
 Events = Generator[Event, None, None]
@@ -104,15 +123,21 @@ class PartialReply:
             self.parts.append({"type": "text", "text": ""})
         return self.parts[-1]
 
+    def begin(self, part: Part, index: int) -> None:
+        """Puts a new part in its place."""
+        if len(self.parts) < index:  # the text before it came to nothing, and had no event
+            self.parts.append({"type": "text", "text": ""})
+        self.parts.append(part)
+
     def take(self, event: Event) -> None:
         """Adds what an event brings: text grows, a medium gets its place and later its content."""
         match event:
             case TextDelta(text=text):
                 self.text_part()["text"] += text
+            case AloudStarted(index=index):
+                self.begin(said_part(), index)
             case MediaStarted(index=index, kind=kind):
-                if len(self.parts) < index:  # the text before it came to nothing, and had no event
-                    self.parts.append({"type": "text", "text": ""})
-                self.parts.append({"type": kind})
+                self.begin({"type": kind}, index)
             case MediaReady(index=index, part=part):
                 self.parts[index].update(part)
 
@@ -132,6 +157,11 @@ class PartialReply:
             if part["type"] == "text":
                 part["text"] = strip(part["text"])
         return {"role": "assistant", "content": whole}
+
+
+def said_part() -> Part:
+    """A text part, still without words, of those that are to be said."""
+    return {"type": "text", "text": "", ALOUD: True}
 
 
 def without_condition(part: Part) -> Part:

@@ -15,6 +15,7 @@ from anytoany_lib.decoders.pipelines import BrokenMedia
 from anytoany_lib.generation.decoding import Draft, decode, never, read_prompts
 from anytoany_lib.generation.edits import picture_to_edit
 from anytoany_lib.generation.events import (
+    AloudStarted,
     Done,
     Event,
     Events,
@@ -31,6 +32,7 @@ from anytoany_lib.generation.foreign_messages import as_messages
 from anytoany_lib.generation.kv_cache import PrefixCache
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import Encoded, Message, Part
+from anytoany_lib.modalities import ALOUD
 from anytoany_lib.system.background import Stopped, drawn_in_background, run_in_background
 from anytoany_lib.system.out_of_memory import is_out_of_memory
 
@@ -157,11 +159,15 @@ def stream(
     try:
         yield from _encode_media(model, prompt, cache, stopping)
         drawn = decode(model, [prompt], sampling, [seed], cache, stopping)
+        begun = -1
         for _, draft, delta in drawn_in_background(model.media_models.worker, drawn):
+            before, begun = begun, len(draft.parts) - 1
             if delta:
                 yield TextDelta(delta)
             elif draft.parts[-1]["type"] != "text":
-                yield MediaStarted(len(draft.parts) - 1, draft.parts[-1]["type"])
+                yield MediaStarted(begun, draft.parts[-1]["type"])
+            elif begun > before and draft.parts[-1].get(ALOUD):
+                yield AloudStarted(begun)
         if draft.finish_reason is None:
             raise Stopped
         beginning = picture_to_edit(messages, model.profile, sampling)

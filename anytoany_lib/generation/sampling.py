@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from anytoany_lib.modalities import MEDIA_KINDS
+from anytoany_lib.modalities import MEDIA_KINDS, SPEECH
 
 _RULES: dict[str, tuple[type, Callable[[Any], bool], str]] = {
     "temperature": (Real, lambda value: 0 <= value < inf, "a number from 0 up"),
@@ -29,12 +29,14 @@ _RULES: dict[str, tuple[type, Callable[[Any], bool], str]] = {
     "strength": (Real, lambda value: 0 < value <= 1, "a number above 0, at most 1"),
     "preview_every": (Integral, lambda value: value >= 0, "a whole number from 0 up"),
 }
+_KINDS = (*MEDIA_KINDS, SPEECH)
 _DIFFUSION = ("steps", "guidance", "frames", "seconds", "preview_every", "enlarge")
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a reply is drawn. Temperature 0 takes the likeliest token; `kinds` are the media it may contain.
+    """How a reply is drawn. Temperature 0 takes the likeliest token; `kinds` are the media it may contain, "speech" for
+    words that the model wants said.
 
     `top_k` draws from so many tokens (None: all that top_p leaves); a `repetition_penalty` above 1 makes words less likely that stand
     in the conversation, as in transformers. A reply ends before the first of the `stop_strings`.
@@ -47,7 +49,7 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 0.95
     max_new_tokens: int | None = None
-    kinds: tuple[str, ...] = MEDIA_KINDS
+    kinds: tuple[str, ...] = _KINDS
     guidance: float | None = None
     steps: int | None = None
     frames: int | None = None
@@ -69,11 +71,9 @@ class Sampling:
             raise ValueError(
                 f"stop_strings have to be texts with something in them, found {stops!r}"
             )
-        unknown = [kind for kind in self.kinds if kind not in MEDIA_KINDS]
+        unknown = [kind for kind in self.kinds if kind not in _KINDS]
         if unknown:
-            raise ValueError(
-                f"kinds have to be among {', '.join(MEDIA_KINDS)}, found {unknown[0]!r}"
-            )
+            raise ValueError(f"kinds have to be among {', '.join(_KINDS)}, found {unknown[0]!r}")
         for one in fields(self):
             value = getattr(self, one.name)
             if one.name in _RULES and not (value is None and one.default is None):

@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from anytoany_lib.generation.events import Done, Event, Events, MediaReady, PartialReply, TextDelta
+from anytoany_lib.generation.events import (
+    AloudStarted,
+    Done,
+    Event,
+    Events,
+    MediaReady,
+    PartialReply,
+    TextDelta,
+    Voiceless,
+)
 from anytoany_lib.messages import Message
-from anytoany_lib.modalities import SPEECH
+from anytoany_lib.modalities import ALOUD, SPEECH
 from anytoany_lib.speech.sentences import sentences
 from anytoany_lib.speech.spoken_parts import Sound, joined, with_sounds
 
@@ -49,10 +58,13 @@ class _Reader:
         return joined(self.sounds[index]) if index in self.sounds else None
 
 
-def read_aloud(events: Events, say: Say, stopping: Callable[[], bool]) -> Events:
+def read_aloud(
+    events: Events, say: Say, stopping: Callable[[], bool], all_parts: bool = True
+) -> Events:
     """The events of a reply, whose words are said as soon as a sentence is whole; its message has their sounds beside the words.
 
-    Once `stopping()` no further sentence is said. What `say` raises comes through.
+    Unless `all_parts` those alone that the model wants said. Once `stopping()` no further sentence is said. What `say` raises
+    comes through.
     """
     reader, reply = _Reader(say, stopping), PartialReply()
     try:
@@ -61,18 +73,33 @@ def read_aloud(events: Events, say: Say, stopping: Callable[[], bool]) -> Events
             done = isinstance(event, Done)
             if not done:
                 yield event
-            yield from _read_parts(reader, reply, event)
+            yield from _read_parts(reader, reply, event, all_parts)
             if isinstance(event, Done):
                 yield replace(event, message=_with_sounds(event.message, reply, reader))
     finally:
         events.close()
 
 
-def _read_parts(reader: _Reader, reply: PartialReply, event: Event) -> Iterator[Spoken]:
+def without_voice(events: Events, reason: str) -> Events:
+    """The events of a reply where there is no voice, `reason` is why: if the model wants words said, a `Voiceless` before the last."""
+    wanted = False
+    try:
+        for event in events:
+            wanted |= isinstance(event, AloudStarted)
+            if wanted and isinstance(event, Done):
+                yield Voiceless(reason)
+            yield event
+    finally:
+        events.close()
+
+
+def _read_parts(
+    reader: _Reader, reply: PartialReply, event: Event, all_parts: bool
+) -> Iterator[Spoken]:
     """What an event has made whole: a sentence, or, if it brings no more text, all text so far."""
     growing = isinstance(event, TextDelta)
     for index, part in enumerate(reply.parts):
-        if part["type"] == "text":
+        if part["type"] == "text" and (all_parts or part.get(ALOUD)):
             last = index == len(reply.parts) - 1
             yield from reader.read(index, part["text"], not (growing and last))
 

@@ -145,15 +145,23 @@ def tensors_in(file: Path) -> dict[str, torch.Tensor]:
 
 
 def read_tensors(
-    folder: Path, modules: dict[str, nn.Module], adapter: PeftModel | None, anew: Sequence[str] = ()
+    folder: Path,
+    modules: dict[str, nn.Module],
+    adapter: PeftModel | None,
+    anew: Sequence[str] = (),
+    new_tokens: int = 0,
 ) -> None:
     """Loads the trainable weights of a folder; every key and shape has to match. Those below one of the names in `anew` stay
-    as they are, whatever the folder has.
+    as they are, whatever the folder has, and so do the last `new_tokens` of the token rows, which it has not.
 
     Raises ValueError that names what is missing, surplus or of another shape; nothing is loaded then.
     """
     expected = trainable_tensors(modules)
     found = tensors_in(folder / TENSORS)
+    if new_tokens:
+        rows = {key: tensor for key, tensor in expected.items() if key.startswith("token_rows.")}
+        for key in rows.keys() & found.keys():
+            found[key] = torch.cat([found[key], rows[key][-new_tokens:]])
     left = tuple(f"{name}." for name in anew)
     expected, found = (
         {key: tensor for key, tensor in one.items() if not key.startswith(left)}

@@ -20,7 +20,7 @@ Tokenizer = PreTrainedTokenizerBase | LegacyTokenizer
 class Piece:
     """A stretch of a conversation that is not tokens yet.
 
-    `part` is a medium that is `shown`, or what is to become one, else None. `written` text is a person's or a model's, not the template's.
+    `part` is a medium that is `shown`, or what is to become one, or a text before whose own piece stands that it is said, else None. `written` text is a person's or a model's, not the template's.
     `ends` is true of the template's text behind a reply that is learnt: it begins with the end mark. `begins` is true of the
     first piece of a message.
     """

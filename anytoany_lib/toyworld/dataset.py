@@ -12,6 +12,7 @@ import argparse
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,10 @@ from anytoany_lib.toyworld.conversations import (
     PLAIN_SHARE,
     SHARES,
     Maker,
+    Talk,
     plain,
 )
+from anytoany_lib.toyworld.conversations.aloud import wished
 from anytoany_lib.toyworld.conversations.authors import known_answers, wordings
 from anytoany_lib.toyworld.conversations.whole import WHOLE, requests_of
 from anytoany_lib.toyworld.language import caption
@@ -52,14 +55,11 @@ _BRIEF = 8000  # conversations: with fewer, hard tasks make room for conversions
 _KIND_SHARES = {"image": 0.4, "audio": 0.3, "video": 0.3}
 _QUESTIONS_A_ROW = 0.4  # of plain talk: the untouched LLM takes a tenth of a second for an answer
 _PLAIN_TEST_ROWS = 30
+_PLAIN_A_SPOKEN = 8  # plain rows that stand alone for each that wants its answer aloud, or not
 _UNSEEN_SHARE = 0.25
 _NOTHING_UNSEEN = (
-    "text->text",
-    "text->audio",
-    "audio->text",
-    "which more often",
-    "whole request",
-    "whole remark",
+    *("text->text", "text->audio", "audio->text"),
+    *("which more often", "whole request", "whole remark", "aloud"),
 )
 _BETWEEN_SENTENCES = re.compile(r"(?<=[^\d\s][.!?])\s+")  # not behind "1.", which counts a list
 
@@ -201,6 +201,15 @@ def plain_rows(
     return rows
 
 
+def spoken_rows(plain_talk: Sequence[Row], maker: Maker) -> list[Row]:
+    """Some of the plain rows that stand alone once more, with the wish to hear the answer, or now and then not to."""
+    rows = []
+    for row in [row for row in plain_talk if row.meta["plain"]][::_PLAIN_A_SPOKEN]:
+        talk = wished(maker, Talk(deepcopy(row.messages)), maker.chance(0.75))
+        rows.append(Row(f"{row.id}-aloud", SOURCE, talk.messages, {"task": "aloud"}))
+    return rows
+
+
 def known_rows(most: int, seed: int) -> list[Row]:
     """At most so many plain questions whose answers are known."""
     questions = known_answers()
@@ -281,6 +290,10 @@ def write(
                 around = partial(_any_talk, Maker(rng, split), files)
                 count = round(talks * plain_share)
                 rows += plain_rows(split, count, asked[split], answers, around)
+                maker, count = Maker(rng, split), round(talks * plain_share)
+                around = partial(_any_talk, maker, files)
+                of_plain = plain_rows(split, count, asked[split], answers, around)
+                rows += [*of_plain, *spoken_rows(of_plain, maker)]
             _write_split(rows, files, report)
         files = _Pictures(folder, "test", _generator(seed, "test"), pool=1)
         rows = test_rows(per_task, per_text_task or per_task, seed, files)

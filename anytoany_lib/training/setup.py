@@ -22,6 +22,7 @@ from anytoany_lib.data.manifests import dataset_fingerprint, read_manifest
 from anytoany_lib.decoders.denoising import denoiser_of
 from anytoany_lib.features.dataset_features import DatasetFeatures, LiveFeatures
 from anytoany_lib.llm import pick_device, unpack
+from anytoany_lib.modalities import SAY
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import runs
 from anytoany_lib.system.peak_memory import Phases
@@ -185,8 +186,8 @@ def _check_alike(before: Profile, now: Profile, init: Path) -> None:
 def _initial_model(profile: Profile, init: Path | None, seed: int) -> AnyToAny:
     """The model that a stage begins with: that of run `init`, or a new one.
 
-    Of a run whose profile has other decoders the output projections of these begin anew, and it says so. ValueError if that
-    run has another profile in more than that.
+    Of a run whose profile has other decoders the output projections of these begin anew, and of one that does not answer by
+    voice the row of the token for it; it says so. ValueError if that run has another profile in more than that.
     """
     model = AnyToAny.from_profile(_computing_in_halves(profile), seed)
     _attend_by_products(model)
@@ -197,7 +198,10 @@ def _initial_model(profile: Profile, init: Path | None, seed: int) -> AnyToAny:
             _check_alike(before, profile, init)
         if (init / runs.ADAPTER).is_dir():
             model.add_lora()
-        model.load(init, [f"output_projections.{kind}" for kind in swapped])
+        voiced = int(profile.speech.signal and not before.speech.signal)
+        model.load(init, [f"output_projections.{kind}" for kind in swapped], new_tokens=voiced)
+        if voiced:
+            tqdm.write(f"{SAY}: {init} has no such token; its row begins as the average word's")
         for kind in swapped:
             tqdm.write(
                 f"{kind}: its decoder is another one than in {init}, so its output projection begins anew; stage 2 trains it, and "

@@ -164,6 +164,24 @@ def test_an_answer_says_its_word_and_no_other_of_the_same_question(
     assert verdicts(judges, [row], [reply])[0].attributes == {"says": right}
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_reply_is_said_aloud_where_that_was_wanted_and_silent_where_not(judges, wanted: bool):
+    expect = [{"kind": "text", "scene": {"answers": ["good morning"]}, "aloud": wanted}]
+    row = Row("r", "test", [], {"task": "aloud", "expect": expect, "unseen": False})
+    part = {"type": "text", "text": "Good morning."}
+    replies = [
+        [part | {"aloud": True}],
+        [part],
+        [{"type": "text", "text": "No.", "aloud": wanted}],
+        [],
+    ]
+    results = verdicts(judges, [row] * 4, [{"role": "assistant", "content": r} for r in replies])
+    name = "aloud" if wanted else "silent"
+    assert [v.attributes[name] for v in results] == [wanted, not wanted, True, False]
+    assert [v.attributes["answers"] for v in results] == [True, True, False, False]
+    assert [v.right for v in results] == [wanted, not wanted, False, False]
+
+
 def test_an_edit_is_counted_by_what_was_asked_and_by_what_was_kept(judges):
     rng, scene = np.random.default_rng(0), Scene("bell", "red")
     expect = [{"kind": "image", "scene": scene.asked(), "kept": ["thing"]}]

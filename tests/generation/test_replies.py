@@ -116,7 +116,7 @@ def test_only_text_and_allowed_signals_can_be_drawn(model: AnyToAny):
     logits[0, model.vocabulary.base_size :] = 10.0  # the model wants nothing but new tokens
     assert choose(logits, [0]) == [model.vocabulary.signals["audio"][0]]
     choose = decoding._chooser(model, Sampling(temperature=5.0, top_p=1.0), [0])
-    firsts = {block[0] for block in model.vocabulary.signals.values()}
+    firsts = {block[0] for block in model.vocabulary.signals.values()} | {model.vocabulary.say}
     drawn = {
         choose(
             torch.where(

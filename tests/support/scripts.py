@@ -12,6 +12,7 @@ from PIL import Image
 
 from anytoany_lib.generation import decoding
 from anytoany_lib.generation.sampling import Sampling
+from anytoany_lib.modalities import SAY
 from anytoany_lib.model import AnyToAny
 
 QUICK = Sampling(steps=2)
@@ -78,9 +79,11 @@ def script(monkeypatch: pytest.MonkeyPatch, model: AnyToAny) -> Callable[..., li
 
 
 def tokens_of(model: AnyToAny, item: str) -> list[int]:
-    """What a script's item is drawn as: the first signal of a medium, the end mark, or words."""
+    """What a script's item is drawn as: the first signal of a medium, that of speech, the end mark, or words."""
     if item in model.vocabulary.signals:
         return [model.vocabulary.signals[item][0]]
+    if item == SAY:
+        return [model.vocabulary.say]
     return model.messages.stop if item == "STOP" else model.messages.text_ids(item)
 
 

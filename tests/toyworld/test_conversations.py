@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from anytoany_lib.toyworld import COLOURS, HELD_OUT_MOTIONS, HELD_OUT_PAIRS, MOTIONS, THINGS, Scene
-from anytoany_lib.toyworld.conversations import BEYOND, CELLS, Maker, kit, synonyms
+from anytoany_lib.toyworld.conversations import (
+    BEYOND,
+    BRIEF_SHARES,
+    CELLS,
+    SHARES,
+    Maker,
+    kit,
+    synonyms,
+)
 from anytoany_lib.toyworld.conversations.authors import (
     KIT,
     Marked,
@@ -226,6 +234,35 @@ def test_no_test_phrasing_of_the_kit_is_a_training_phrasing():
     for name, options in kit().items():
         if isinstance(options, dict) and "test" in options:
             assert not spelled_out(options["train"]) & spelled_out(options["test"]), name
+
+
+def test_a_voice_is_asked_for_in_hundreds_of_ways_and_refused_too():
+    keys = ("by_voice", "say_words", "again_by_voice"), ("in_writing", "write_words")
+    for names, most in zip(keys, (400, 100), strict=True):
+        assert sum(len(spelled_out(kit()[name]["train"])) for name in names) > most
+        assert all(len(kit()[name]["test"]) > 1 for name in names)
+    assert not set(kit()["sayings"]["train"]) & set(kit()["sayings"]["test"])
+    for shares in (SHARES, BRIEF_SHARES):
+        assert 0.025 < shares["aloud"] / sum(shares.values()) < 0.035
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_reply_is_marked_to_be_said_just_where_it_is_expected_to_be(split: str):
+    counted = Counter()
+    for seed in range(300):
+        talk = TASKS["aloud"](Maker(np.random.default_rng(seed), split))
+        (wanted,) = {part["aloud"] for part in talk.expect}
+        reply = talk.messages[-1]["content"]
+        assert [part.get("aloud", False) for part in reply if part["type"] == "text"] == [wanted]
+        assert not any(p.get("aloud") for m in talk.messages[::2] for p in m["content"])
+        answers = [words for part in talk.expect for words in part["scene"].get("answers", ())]
+        assert all(words.lower() in reply[0]["text"].lower() for words in answers)
+        sound = any(part["type"] == "audio" for part in reply)
+        before = any(p.get("aloud") for m in talk.messages[1:-1:2] for p in m["content"])
+        counted.update({("wanted", wanted): 1, ("sound", sound): 1, ("before", before): 1})
+        assert not (sound and wanted)
+    assert 150 < counted["wanted", True] < 230
+    assert counted["sound", True] > 10 and counted["before", True] > 30
 
 
 def test_whole_requests_name_the_world_and_say_what_they_want():

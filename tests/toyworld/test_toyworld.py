@@ -29,8 +29,8 @@ from anytoany_lib.toyworld import (
     render,
     sound,
 )
-from anytoany_lib.toyworld.conversations import BEYOND, CELLS
-from anytoany_lib.toyworld.dataset import plain_questions, plain_rows, write
+from anytoany_lib.toyworld.conversations import BEYOND, CELLS, Maker
+from anytoany_lib.toyworld.dataset import plain_questions, plain_rows, spoken_rows, write
 
 
 def test_the_world_is_as_large_as_promised():
@@ -184,6 +184,24 @@ def test_the_report_says_what_opening_every_file_would(toy_data: Path):
             report.kept(row, [inspect(kind, toy_data / name) for kind, name in new])
         report.splits[split] = len(read_manifest(toy_data, split))
     assert json.loads((toy_data / "report.json").read_text()) == report.as_dict()
+
+
+def test_some_plain_talk_comes_again_with_its_answer_said():
+    asked = plain_questions("train", 400, seed=0)
+    rows = plain_rows("train", 400, asked, {question: "Yes." for _, question in asked})
+    before = [str(row.messages) for row in rows]
+    spoken = spoken_rows(rows, Maker(np.random.default_rng(0), "train"))
+    assert [str(row.messages) for row in rows] == before
+    assert len(spoken) == 50 and len({row.id for row in [*rows, *spoken]}) == 450
+    aloud = [
+        row.messages[1]["content"] == [{"type": "text", "text": "Yes.", "aloud": True}]
+        for row in spoken
+    ]
+    assert 25 < sum(aloud) < 50
+    questions = [question.lower() for _, question in asked]
+    for row in spoken:
+        text = row.messages[0]["content"][0]["text"].lower()
+        assert text not in questions and any(question in text for question in questions)
 
 
 def test_a_model_that_answers_nothing_whole_gives_no_plain_talk():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from anytoany_lib.toyworld.conversations.aloud import aloud
 from anytoany_lib.toyworld.conversations.cells import CELLS, Task
 from anytoany_lib.toyworld.conversations.questions import QUESTIONS
 from anytoany_lib.toyworld.conversations.several import SEVERAL
 from anytoany_lib.toyworld.conversations.turns import TURNS
 from anytoany_lib.toyworld.conversations.whole import WHOLE
 
-BEYOND: dict[str, Task] = QUESTIONS | SEVERAL | TURNS | WHOLE
+BEYOND: dict[str, Task] = QUESTIONS | SEVERAL | TURNS | WHOLE | {"aloud": aloud}
 
 # A row of several turns teaches as much as several rows.
 SHARES = dict.fromkeys((*CELLS, *BEYOND), 1.0) | {
@@ -38,6 +39,7 @@ SHARES = dict.fromkeys((*CELLS, *BEYOND), 1.0) | {
     "whole question": 6.0,
     "whole comparison": 4.0,
     "whole remark": 4.0,
+    "aloud": 2.8,
 }
 # Rows of plain talk beside each of these conversations.
 PLAIN_SHARE = 0.33
@@ -78,5 +80,6 @@ BRIEF_SHARES = SHARES | {
     "whole question": 4.0,
     "whole comparison": 0.5,
     "whole remark": 1.0,
+    "aloud": 3.1,
 }
 BRIEF_PLAIN_SHARE = 0.22
