@@ -287,9 +287,6 @@ def write(
             rows = captioned_rows(split, media_rows, rng, files)
             rows += conversation_rows(split, talks, rng, files, shares)
             if talks:
-                around = partial(_any_talk, Maker(rng, split), files)
-                count = round(talks * plain_share)
-                rows += plain_rows(split, count, asked[split], answers, around)
                 maker, count = Maker(rng, split), round(talks * plain_share)
                 around = partial(_any_talk, maker, files)
                 of_plain = plain_rows(split, count, asked[split], answers, around)
