@@ -81,7 +81,7 @@ def captioned_row(name: str, source: str, kind: str, path: str, caption: str) ->
 
 
 def map_media(
-    messages: list[dict[str, Any]], change: Callable[[str, str], Any]
+    messages: list[dict[str, Any]], change: Callable[[str, Any], Any]
 ) -> list[dict[str, Any]]:
     """The same messages with `change(kind, medium)` in place of every medium."""
 

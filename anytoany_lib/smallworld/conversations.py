@@ -5,14 +5,14 @@ A task is a request and its reply. A medium that is asked for of something shown
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from anytoany_lib.data.drawn_worlds import pick
 from anytoany_lib.smallworld.language import caption, question, request, sentence
-from anytoany_lib.smallworld.scenes import ATTRIBUTES, Scene, is_held_out, pick, random_scene
+from anytoany_lib.smallworld.scenes import ATTRIBUTES, Scene, is_held_out, random_scene
 from anytoany_lib.smallworld.things import HEARD
 
 KINDS = tuple(ATTRIBUTES)
@@ -87,22 +87,3 @@ def _reply(asked: list[dict[str, Any]], kind: str, scene: Scene) -> Talk:
     said = caption(kind, scene)
     answer = [_text(f"Here is {said}."), _medium(kind, scene) | {"caption": said}]
     return Talk(_turns(asked, answer), [{"kind": kind, "scene": scene.asked()}])
-
-
-Render = Callable[[str, Scene], str]
-
-
-def stored(messages: list[dict[str, Any]], render: Render) -> list[dict[str, Any]]:
-    """Messages with their scenes replaced by what `render(kind, scene)` says of each: the path of a file."""
-    return [
-        message
-        | {
-            "content": [
-                part | {part["type"]: render(part["type"], part[part["type"]])}
-                if isinstance(part.get(part["type"]), Scene)
-                else part
-                for part in message["content"]
-            ]
-        }
-        for message in messages
-    ]

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,12 @@ from tqdm.auto import tqdm
 
 from anytoany_lib.config import resolve
 from anytoany_lib.data.building import check_target
-from anytoany_lib.data.manifests import write_manifest
-from anytoany_lib.data.reports import Measured, Report
-from anytoany_lib.data.rows import Row, captioned_row, media_in
-from anytoany_lib.media import media_files
+from anytoany_lib.data.drawn_worlds import SceneFiles, generator
+from anytoany_lib.data.reports import Report
+from anytoany_lib.data.rows import Row
 from anytoany_lib.smallworld import packages
 from anytoany_lib.smallworld.assets import World
-from anytoany_lib.smallworld.conversations import TASKS, stored, talk
+from anytoany_lib.smallworld.conversations import TASKS, talk
 from anytoany_lib.smallworld.language import caption
 from anytoany_lib.smallworld.pictures import CLIP_PIXELS, FPS, FRAMES, PIXELS, clip, picture
 from anytoany_lib.smallworld.scenes import Scene, random_scene
@@ -40,66 +39,33 @@ _NOTHING_UNSEEN = ("audio->image", "audio->video")  # what is shown there has no
 _MEASURES = {"image": (PIXELS, 0.0), "audio": (0, SECONDS), "video": (CLIP_PIXELS, FRAMES / FPS)}
 
 
-def render(kind: str, world: World, scene: Scene, rng: np.random.Generator) -> Any:
-    """A scene as `media_files.save` takes it: a picture, (samples, rate), or frames."""
+def render(world: World, kind: str, scene: Scene, rng: np.random.Generator) -> Any:
+    """A scene as `media_files.save` takes it: a picture, (samples, rate), or (frames, rate)."""
     if kind == "image":
         return picture(world, scene, rng)
     if kind == "audio":
         return sound(world.instruments, scene.thing, scene.pitch, scene.count or 1), RATE
-    return clip(world, scene, rng)
+    return clip(world, scene, rng), FPS
 
 
-class _Files:
-    """Writes scenes as the media files of one split, and keeps what they measure for the report."""
-
-    def __init__(self, folder: Path, split: str, world: World, rng: np.random.Generator):
-        self.folder, self.split, self.world, self.rng = folder, split, world, rng
-        self.measured: dict[str, Measured] = {}
-
-    def path(self, kind: str, scene: Scene) -> str:
-        """The relative path of a new file that shows the scene."""
-        name = f"media/{self.split}/{kind}/{len(self.measured):06d}{media_files.SUFFIX[kind]}"
-        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        media_files.save(kind, self.folder / name, render(kind, self.world, scene, self.rng), FPS)
-        self.measured[name] = Measured(kind, (self.folder / name).stat().st_size, *_MEASURES[kind])
-        return name
-
-    def write(self, rows: Sequence[Row], report: Report) -> None:
-        """Writes the rows beside their files, and tells the report of both."""
-        for row in rows:
-            report.kept(row, [self.measured[name] for _, name in media_in(row.messages)])
-        report.splits[self.split] = write_manifest(rows, self.folder, self.split)
-
-
-def captioned_rows(files: _Files, count: int) -> list[Row]:
-    """Media with varied captions, as any captioned dataset has them."""
-    rows, rng = [], files.rng
-    for kind, share in _KIND_SHARES.items():
-        for number in tqdm(range(round(count * share)), desc=f"{files.split} {kind}s"):
-            scene = random_scene(kind, rng)
-            name, said = f"{files.split}-{kind}-{number}", caption(kind, scene, rng)
-            rows.append(captioned_row(name, SOURCE, kind, files.path(kind, scene), said))
-    return rows
-
-
-def conversation_rows(files: _Files, count: int) -> list[Row]:
+def conversation_rows(files: SceneFiles, count: int) -> list[Row]:
     """Conversations of all directions, in turn."""
     rows = []
     for number in tqdm(range(count), desc=f"{files.split} conversations"):
         task = TASKS[number % len(TASKS)]
-        messages = stored(talk(task, files.rng).messages, files.path)
+        messages = files.stored(talk(task, files.rng).messages)
         rows.append(Row(f"{files.split}-talk-{number}", SOURCE, messages, {"task": task}))
     return rows
 
 
-def test_rows(files: _Files, per_task: int) -> list[Row]:
+def test_rows(files: SceneFiles, per_task: int) -> list[Row]:
     """`per_task` requests of every direction without their replies, a quarter of them about held-out pairs where there are any."""
     rows = []
     for task in tqdm(TASKS, desc="test conversations"):
         for number in range(per_task):
             unseen = number < round(per_task * _UNSEEN_SHARE) and task not in _NOTHING_UNSEEN
             one = talk(task, files.rng, unseen)
-            messages = stored(one.messages[:-1], files.path)
+            messages = files.stored(one.messages[:-1])
             meta = {"task": task, "expect": one.expect, "unseen": unseen}
             rows.append(Row(f"test-{task}-{number}", SOURCE, messages, meta))
     return rows
@@ -117,22 +83,26 @@ def write(
     check_target(Path(out), overwrite=True)
     report = Report()
     with appearing_whole(Path(out)) as folder:
+
+        def files_of(split: str) -> SceneFiles[Scene]:
+            rng = generator(seed, split)
+            return SceneFiles(folder, split, rng, partial(render, world), _MEASURES)
+
         for split, media, talks in (
             ("train", media_count, conversations),
             ("validation", media_count // 12, conversations // 25),
         ):
-            files = _Files(folder, split, world, _generator(seed, split))
-            files.write(captioned_rows(files, media) + conversation_rows(files, talks), report)
-        files = _Files(folder, "test", world, _generator(seed, "test"))
+            files = files_of(split)
+            counts = {kind: round(media * share) for kind, share in _KIND_SHARES.items()}
+            varied = partial(caption, rng=files.rng)
+            rows = files.captioned_rows(SOURCE, counts, random_scene, varied)
+            files.write(rows + conversation_rows(files, talks), report)
+        files = files_of("test")
         files.write(test_rows(files, per_task), report)
         report.save(folder / "report.json")
         for name in (packages.LICENCES, packages.MANIFEST):
             shutil.copyfile(world.folder / name, folder / f"packages-{name}")
     return report.splits
-
-
-def _generator(seed: int, split: str) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(split.encode())])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from anytoany_lib.smallworld.scenes import Scene, pick
+from anytoany_lib.data.drawn_worlds import pick
+from anytoany_lib.smallworld.scenes import Scene
 from anytoany_lib.smallworld.things import THINGS
 
 _NUMBERS = {2: "two", 3: "three"}

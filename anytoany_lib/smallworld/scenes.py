@@ -7,11 +7,12 @@ across a clip. Some pairs are held out of all training, to measure composition r
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from anytoany_lib.data.drawn_worlds import DrawnScene, pick
 from anytoany_lib.smallworld.things import HEARD, THINGS
 
 # Degrees of the colour circle.
@@ -51,7 +52,7 @@ HELD_OUT_SOUNDS = _one_of_each((n for n in HEARD if THINGS[n].voice.pitched), _S
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scene(DrawnScene):
     """One state of affairs; None where an attribute does not apply, or is left as it comes."""
 
     thing: str
@@ -62,20 +63,6 @@ class Scene:
     ground: str | None = None
     motion: str | None = None
     pitch: str | None = None
-
-    def asked(self) -> dict[str, str | int]:
-        """The attributes that are set, as a plain dictionary."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-    def but(self, **changes: Any) -> Scene:
-        """The same scene with some attributes changed."""
-        return replace(self, **changes)
-
-
-def pick(rng: np.random.Generator, options: Iterable[Any]) -> Any:
-    """One of the options, all of them alike."""
-    options = tuple(options)
-    return options[int(rng.integers(len(options)))]
 
 
 def is_held_out(scene: Scene) -> bool:

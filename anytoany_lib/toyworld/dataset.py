@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import zlib
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
@@ -22,12 +21,11 @@ from tqdm.auto import tqdm
 
 from anytoany_lib.config import Profile
 from anytoany_lib.data.building import check_target
-from anytoany_lib.data.manifests import write_manifest
-from anytoany_lib.data.reports import Measured, Report
-from anytoany_lib.data.rows import Row, captioned_row, media_in
+from anytoany_lib.data.drawn_worlds import SceneFiles, generator
+from anytoany_lib.data.reports import Report
+from anytoany_lib.data.rows import Row
 from anytoany_lib.generation.replies import reply_all
 from anytoany_lib.generation.sampling import Sampling
-from anytoany_lib.media import media_files
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system.files import appearing_whole
 from anytoany_lib.toyworld.conversations import (
@@ -50,7 +48,7 @@ from anytoany_lib.toyworld.scenes import Scene, random_scene, render
 from anytoany_lib.toyworld.sounds import RATE, SECONDS
 
 SOURCE = "toyworld"
-_SECONDS = {"audio": SECONDS, "video": FRAMES / FPS}
+_MEASURES = {"image": (PIXELS, 0.0), "audio": (0, SECONDS), "video": (PIXELS, FRAMES / FPS)}
 _BRIEF = 8000  # conversations: with fewer, hard tasks make room for conversions
 _KIND_SHARES = {"image": 0.4, "audio": 0.3, "video": 0.3}
 _QUESTIONS_A_ROW = 0.4  # of plain talk: the untouched LLM takes a tenth of a second for an answer
@@ -64,67 +62,14 @@ _NOTHING_UNSEEN = (
 _BETWEEN_SENTENCES = re.compile(r"(?<=[^\d\s][.!?])\s+")  # not behind "1.", which counts a list
 
 
-def _generator(seed: int, *names: str | int) -> np.random.Generator:
-    """A generator of its own for every use, so that one more row of a sort leaves the others as they were."""
-    return np.random.default_rng([seed, *(zlib.crc32(str(name).encode()) for name in names)])
-
-
-class _Pictures:
-    """Writes scenes as media files below a folder; with a pool, the same scene may be the same file."""
-
-    def __init__(self, folder: Path, split: str, rng: np.random.Generator, pool: int):
-        self.folder, self.split, self.rng, self.pool = folder, split, rng, pool
-        self.count = 0
-        self.made: dict[tuple[str, Scene], list[str]] = {}
-        self.untold: dict[str, Measured] = {}
-        """What the files measure that no row of a report has told of yet."""
-
-    def path(self, kind: str, scene: Scene) -> str:
-        """The relative path of a file that shows the scene."""
-        there = self.made.setdefault((kind, scene), [])
-        if len(there) >= self.pool:
-            return there[int(self.rng.integers(len(there)))]
-        name = f"media/{self.split}/{kind}/{self.count:06d}{media_files.SUFFIX[kind]}"
-        self.count += 1
-        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        made = render(kind, scene, self.rng)
-        media_files.save(
-            kind, self.folder / name, (made, RATE) if kind == "audio" else made, fps=FPS
-        )
-        size, side = (self.folder / name).stat().st_size, 0 if kind == "audio" else PIXELS
-        self.untold[name] = Measured(kind, size, side, _SECONDS.get(kind, 0.0))
-        there.append(name)
-        return name
-
-    def stored(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Messages with their scenes replaced by files."""
-        return [
-            message
-            | {
-                "content": [
-                    part | {part["type"]: self.path(part["type"], part[part["type"]])}
-                    if isinstance(part.get(part["type"]), Scene)
-                    else part
-                    for part in message["content"]
-                ]
-            }
-            for message in messages
-        ]
-
-
-def captioned_rows(split: str, count: int, rng: np.random.Generator, files: _Pictures) -> list[Row]:
-    """Media with their plain captions, as any captioned dataset has them."""
-    rows = []
-    for kind, share in _KIND_SHARES.items():
-        for number in tqdm(range(round(count * share)), desc=f"{split} {kind}s"):
-            scene = random_scene(kind, rng)
-            name, path = f"{split}-{kind}-{number}", files.path(kind, scene)
-            rows.append(captioned_row(name, SOURCE, kind, path, caption(kind, scene)))
-    return rows
+def _shown(kind: str, scene: Scene, rng: np.random.Generator) -> Any:
+    """A scene as `media_files.save` takes it: a picture, (samples, rate), or (frames, rate)."""
+    made = render(kind, scene, rng)
+    return made if kind == "image" else (made, RATE if kind == "audio" else FPS)
 
 
 def conversation_rows(
-    split: str, count: int, rng: np.random.Generator, files: _Pictures, shares: dict[str, float]
+    split: str, count: int, rng: np.random.Generator, files: SceneFiles, shares: dict[str, float]
 ) -> list[Row]:
     """Conversations of all tasks, in these shares."""
     tasks = CELLS | BEYOND
@@ -139,7 +84,7 @@ def conversation_rows(
     return rows
 
 
-def test_rows(per_task: int, per_text_task: int, seed: int, files: _Pictures) -> list[Row]:
+def test_rows(per_task: int, per_text_task: int, seed: int, files: SceneFiles) -> list[Row]:
     """`per_task` rows of every cell and every other task, a quarter of them on held-out pairs where there are any.
 
     The cells that read text alone get `per_text_task` rows. The test authors word them in turn.
@@ -147,7 +92,7 @@ def test_rows(per_task: int, per_text_task: int, seed: int, files: _Pictures) ->
     rows = []
     authors = tuple(wordings("test"))
     for name, task in tqdm((CELLS | BEYOND).items(), desc="test conversations"):
-        rng = _generator(seed, "test", name)
+        rng = generator(seed, "test", name)
         count = per_text_task if name.startswith("text->") else per_task
         turn = tuple(requests_of(name, "test")) if name in WHOLE else authors
         for number in range(count):
@@ -163,7 +108,7 @@ def test_rows(per_task: int, per_text_task: int, seed: int, files: _Pictures) ->
 def plain_questions(split: str, most: int, seed: int) -> list[tuple[str, str]]:
     """(author, question) of a split's plain talk, all authors' alike, at most so many."""
     everything = [(author, line) for author, lines in plain(split).items() for line in lines]
-    order = _generator(seed, "plain", split).permutation(len(everything))
+    order = generator(seed, "plain", split).permutation(len(everything))
     return [everything[number] for number in order[:most]]
 
 
@@ -214,7 +159,7 @@ def known_rows(most: int, seed: int) -> list[Row]:
     """At most so many plain questions whose answers are known."""
     questions = known_answers()
     rows = []
-    for number in _generator(seed, "known answers").permutation(len(questions))[:most]:
+    for number in generator(seed, "known answers").permutation(len(questions))[:most]:
         question, answers = questions[number]
         messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
         expect = [{"kind": "text", "scene": {"answers": answers}}]
@@ -282,36 +227,29 @@ def write(
             ("train", media_count, conversations),
             ("validation", media_count // 12, conversations // 25),
         ):
-            rng = _generator(seed, split)
-            files = _Pictures(folder, split, rng, pool=4)
-            rows = captioned_rows(split, media_rows, rng, files)
+            rng = generator(seed, split)
+            files = SceneFiles(folder, split, rng, _shown, _MEASURES, pool=4)
+            counts = {kind: round(media_rows * share) for kind, share in _KIND_SHARES.items()}
+            rows = files.captioned_rows(SOURCE, counts, random_scene, caption)
             rows += conversation_rows(split, talks, rng, files, shares)
             if talks:
                 maker, count = Maker(rng, split), round(talks * plain_share)
                 around = partial(_any_talk, maker, files)
                 of_plain = plain_rows(split, count, asked[split], answers, around)
                 rows += [*of_plain, *spoken_rows(of_plain, maker)]
-            _write_split(rows, files, report)
-        files = _Pictures(folder, "test", _generator(seed, "test"), pool=1)
+            files.write(rows, report)
+        files = SceneFiles(folder, "test", generator(seed, "test"), _shown, _MEASURES, pool=1)
         rows = test_rows(per_task, per_text_task or per_task, seed, files)
         rows += plain_rows("test", 0, asked["test"], answers)
         rows += known_rows(most["test"], seed)
-        _write_split(rows, files, report)
+        files.write(rows, report)
         report.save(folder / "report.json")
     return report.splits
 
 
-def _any_talk(maker: Maker, files: _Pictures) -> list[dict[str, Any]]:
+def _any_talk(maker: Maker, files: SceneFiles) -> list[dict[str, Any]]:
     """A conversation of any cell of the matrix."""
     return files.stored(maker.pick(CELLS.values())(maker).messages)
-
-
-def _write_split(rows: Sequence[Row], files: _Pictures, report: Report) -> None:
-    """Writes a split's rows beside their files, and tells the report of them, of a medium with the first that shows it."""
-    for row in rows:
-        names = dict.fromkeys(name for _, name in media_in(row.messages))
-        report.kept(row, [files.untold.pop(name) for name in names if name in files.untold])
-    report.splits[files.split] = write_manifest(rows, files.folder, files.split)
 
 
 def main() -> None:

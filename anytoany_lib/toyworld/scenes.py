@@ -7,13 +7,13 @@ all training, to measure composition rather than memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 from PIL import Image
 
+from anytoany_lib.data.drawn_worlds import DrawnScene, pick
 from anytoany_lib.toyworld.pictures import (
     COLOURS,
     DRAWINGS,
@@ -47,7 +47,7 @@ HELD_OUT_MOTIONS = frozenset(
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scene(DrawnScene):
     """One state of affairs; None where an attribute does not apply or is left open."""
 
     thing: str
@@ -57,20 +57,6 @@ class Scene:
     motion: str | None = None
     count: int | None = None
     pitch: str | None = None
-
-    def asked(self) -> dict[str, str | int]:
-        """The attributes that are set, as a plain dictionary."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-    def but(self, **changes: Any) -> Scene:
-        """The same scene with some attributes changed."""
-        return replace(self, **changes)
-
-
-def pick(rng: np.random.Generator, options: Iterable[Any]) -> Any:
-    """One of the options, all of them alike."""
-    options = tuple(options)
-    return options[int(rng.integers(len(options)))]
 
 
 def _is_held_out(scene: Scene) -> bool:
