@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from transformers import PretrainedConfig
 
 from anytoany_lib.config import DecoderConfig
@@ -88,7 +89,7 @@ def denoising_kept(config: DecoderConfig, checkpointing: bool) -> int:
         plan = plans["transformer"]
         width = plan["num_attention_heads"] * plan["attention_head_dim"]
         inner = plan.get("ffn_dim") or round(2 * plan.get("mlp_ratio", 4) * width)
-        tokens = places // math.prod(plan.get("patch_size") or [1])
+        tokens = places // int(np.prod(plan.get("patch_size") or 1))  # a side, or one for each
         layer = tokens * (14 * width + 3 * inner)
         inputs = tokens * width * plan["num_layers"]
         return (layer + inputs if checkpointing else layer * plan["num_layers"]) * ACTIVE

@@ -1,13 +1,19 @@
 """What a decoder's pipeline is built of: the configurations of its UNet, autoencoder, text encoders and vocoder.
 
 Of a pipeline on disk they are its own; of one that is still to be fetched those of the published models, by their repository,
-so that memory can be planned before gigabytes come.
+so that memory can be planned before gigabytes come. Most of what was published are the defaults of today's classes: the tables
+here have the rest.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
+from functools import cache
 from typing import Any
+
+import diffusers
+from transformers import AutoConfig
 
 from anytoany_lib.config import DecoderConfig, resolve
 
@@ -19,42 +25,25 @@ PARTS = (
 
 
 def _clip(width: int, layers: int, **other: Any) -> dict[str, Any]:
-    return {
-        "model_type": "clip_text_model",
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": width // 64,
-        "vocab_size": 49408,
-        **other,
-    }
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
+    heads = {"num_attention_heads": width // 64}
+    return {"model_type": "clip_text_model", **sizes, **heads, **other}
 
 
-def _vae(widths: tuple[int, ...], **other: Any) -> dict[str, Any]:
+def _vae(*widths: int, **other: Any) -> dict[str, Any]:
     return {
         "_class_name": "AutoencoderKL",
-        "block_out_channels": list(widths),
+        "block_out_channels": widths,
         "down_block_types": ["DownEncoderBlock2D"] * len(widths),
         "up_block_types": ["UpDecoderBlock2D"] * len(widths),
         "layers_per_block": 2,
-        "latent_channels": 4,
-        "sample_size": 512,
         **other,
     }
 
 
-_WIDTHS = (320, 640, 1280, 1280)
-_PICTURE_VAE = _vae((128, 256, 512, 512))
+_PICTURE_VAE = _vae(128, 256, 512, 512)
 _PICTURES: Blueprint = {
-    "unet": {
-        "_class_name": "UNet2DConditionModel",
-        "block_out_channels": list(_WIDTHS),
-        "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
-        "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
-        "attention_head_dim": 8,
-        "cross_attention_dim": 768,
-        "sample_size": 64,
-    },
+    "unet": {"_class_name": "UNet2DConditionModel", "cross_attention_dim": 768, "sample_size": 64},
     "vae": _PICTURE_VAE,
     "text_encoder": _clip(768, 12),
 }
@@ -73,20 +62,12 @@ _LARGE_PICTURES: Blueprint = {
         "projection_class_embeddings_input_dim": 2816,
         "sample_size": 128,
     },
-    "vae": _PICTURE_VAE | {"sample_size": 1024, "force_upcast": True},
+    "vae": _PICTURE_VAE,
     "text_encoder": _clip(768, 12),
     "text_encoder_2": _clip(1280, 32, projection_dim=1280, hidden_act="gelu"),
 }
 _CLIPS: Blueprint = {
-    "unet": {
-        "_class_name": "UNet3DConditionModel",
-        "block_out_channels": list(_WIDTHS),
-        "down_block_types": [*["CrossAttnDownBlock3D"] * 3, "DownBlock3D"],
-        "up_block_types": ["UpBlock3D", *["CrossAttnUpBlock3D"] * 3],
-        "attention_head_dim": 64,
-        "cross_attention_dim": 1024,
-        "sample_size": 32,
-    },
+    "unet": {"_class_name": "UNet3DConditionModel", "sample_size": 32},
     "vae": _PICTURE_VAE,
     "text_encoder": _clip(1024, 23, hidden_act="gelu"),
 }
@@ -103,30 +84,17 @@ def _sounds(width: int, top: int) -> Blueprint:
             "block_out_channels": widths,
             "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 3],
             "up_block_types": [*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"],
-            "attention_head_dim": 8,
             "cross_attention_dim": widths,
             "class_embed_type": "simple_projection",
             "class_embeddings_concat": True,
             "projection_class_embeddings_input_dim": 512,
             "sample_size": 128,
         },
-        "vae": _vae((128, 256, 512), in_channels=1, out_channels=1, latent_channels=8),
-        "text_encoder": {
-            "model_type": "clap_text_model",
-            "vocab_size": 50265,
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 12,
-            "max_position_embeddings": 514,
-            "type_vocab_size": 1,
-            "projection_dim": 512,
-            "hidden_act": "gelu",
-        },
+        "vae": _vae(128, 256, 512, in_channels=1, out_channels=1, latent_channels=8),
+        "text_encoder": {"model_type": "clap_text_model"},
         "vocoder": {
-            "model_type": "hifigan",
+            "model_type": "speecht5_hifigan",
             "model_in_dim": 64,
-            "sampling_rate": 16000,
             "upsample_initial_channel": 1024,
             "upsample_rates": [5, 4, 2, 2, 2],
             "upsample_kernel_sizes": [16, 16, 8, 4, 4],
@@ -135,56 +103,27 @@ def _sounds(width: int, top: int) -> Blueprint:
     }
 
 
-_T5 = {"model_type": "t5", "vocab_size": 32128, "d_model": 768, "d_kv": 64, "d_ff": 3072}
+def _t5(model_type: str, width: int, inner: int, layers: int, **other: Any) -> dict[str, Any]:
+    sizes = {"d_model": width, "d_ff": inner, "num_layers": layers, "num_heads": width // 64}
+    return {"model_type": model_type, **sizes, **other}
+
+
 _STABLE_AUDIO: Blueprint = {
-    "transformer": {
-        "_class_name": "StableAudioDiTModel",
-        "sample_size": 1024,
-        "attention_head_dim": 64,
-        "num_attention_heads": 24,
-        "num_key_value_attention_heads": 12,
-        "num_layers": 24,
-        "global_states_input_dim": 1536,
-    },
-    "vae": {
-        "_class_name": "AutoencoderOobleck",
-        "audio_channels": 2,
-        "channel_multiples": [1, 2, 4, 8, 16],
-        "decoder_channels": 128,
-        "decoder_input_channels": 64,
-        "downsampling_ratios": [2, 4, 4, 8, 8],
-        "encoder_hidden_size": 128,
-    },
-    "text_encoder": _T5 | {"num_layers": 12, "num_heads": 12, "feed_forward_proj": "relu"},
+    "transformer": {"_class_name": "StableAudioDiTModel"},
+    "vae": {"_class_name": "AutoencoderOobleck"},
+    "text_encoder": _t5("t5", 768, 3072, 12),
 }
 _WAN: Blueprint = {
     "transformer": {
         "_class_name": "WanTransformer3DModel",
-        "attention_head_dim": 128,
         "num_attention_heads": 12,
         "num_layers": 30,
         "ffn_dim": 8960,
-        "in_channels": 16,
-        "patch_size": [1, 2, 2],
-        "text_dim": 4096,
     },
-    "vae": {"_class_name": "AutoencoderKLWan", "base_dim": 96, "z_dim": 16},
-    "text_encoder": {
-        "model_type": "umt5",
-        "vocab_size": 256384,
-        "d_model": 4096,
-        "d_kv": 64,
-        "d_ff": 10240,
-        "num_layers": 24,
-        "num_heads": 64,
-        "feed_forward_proj": "gated-gelu",
-    },
+    "vae": {"_class_name": "AutoencoderKLWan"},
+    "text_encoder": _t5("umt5", 4096, 10240, 24, vocab_size=256384),
 }
-_DEEP = {
-    "block_types": [*["ResBlock"] * 3, *["EfficientViTBlock"] * 3],
-    "block_out_channels": [128, 256, 512, 512, 1024, 1024],
-    "qkv_multiscales": [[], [], [], [5], [5], [5]],
-}
+_DEEP = [*["ResBlock"] * 3, *["EfficientViTBlock"] * 3]
 
 
 def _sana(layers: int, heads: int, cross: int, cross_width: int) -> Blueprint:
@@ -192,37 +131,22 @@ def _sana(layers: int, heads: int, cross: int, cross_width: int) -> Blueprint:
     return {
         "transformer": {
             "_class_name": "SanaTransformer2DModel",
-            "sample_size": 32,
             "num_layers": layers,
             "num_attention_heads": heads,
-            "attention_head_dim": 32,
             "num_cross_attention_heads": cross,
             "cross_attention_head_dim": cross_width,
             "cross_attention_dim": cross * cross_width,
-            "caption_channels": 2304,
-            "mlp_ratio": 2.5,
             "qk_norm": "rms_norm_across_heads",
             "guidance_embeds": True,
         },
         "vae": {
             "_class_name": "AutoencoderDC",
-            "latent_channels": 32,
-            "encoder_layers_per_block": [2, 2, 2, 3, 3, 3],
-            "decoder_layers_per_block": [3] * 6,
+            "encoder_block_types": _DEEP,
+            "decoder_block_types": _DEEP,
             "upsample_block_type": "interpolate",
             "downsample_block_type": "Conv",
-            **{f"{side}_{k}": v for side in ("encoder", "decoder") for k, v in _DEEP.items()},
         },
-        "text_encoder": {
-            "model_type": "gemma2",
-            "vocab_size": 256000,
-            "hidden_size": 2304,
-            "intermediate_size": 9216,
-            "num_hidden_layers": 26,
-            "num_attention_heads": 8,
-            "num_key_value_heads": 4,
-            "head_dim": 256,
-        },
+        "text_encoder": {"model_type": "gemma2"},
     }
 
 
@@ -259,8 +183,10 @@ def _in_motion(unet: dict[str, Any]) -> dict[str, Any]:
         side: [block.replace("2D", "Motion") for block in unet[side]]
         for side in ("down_block_types", "up_block_types")
     }
-    heads = unet["attention_head_dim"]
-    return unet | blocks | {"_class_name": "UNetMotionModel", "num_attention_heads": heads}
+    heads = {"num_attention_heads": unet["attention_head_dim"]}
+    known = inspect.signature(diffusers.UNetMotionModel).parameters
+    kept = {name: value for name, value in unet.items() if name in known}
+    return kept | blocks | heads | {"_class_name": "UNetMotionModel"}
 
 
 def _plans(config: DecoderConfig) -> Blueprint:
@@ -272,8 +198,21 @@ def _plans(config: DecoderConfig) -> Blueprint:
             for part, file in files.items()
             if file.is_file()
         }
-    hub = config.source.hub if config.source else None
-    return _OF_REPOSITORY.get(hub or "", _OF_PIPELINE[config.pipeline])
+    return _published((config.source and config.source.hub) or "", config.pipeline)
+
+
+@cache
+def _published(hub: str, pipeline: str) -> Blueprint:
+    plans = _OF_REPOSITORY.get(hub, _OF_PIPELINE[pipeline])
+    return {part: _whole(plan) for part, plan in plans.items()}
+
+
+def _whole(plan: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the defaults of its class for all that it does not say."""
+    if "model_type" in plan:
+        return AutoConfig.for_model(**plan).to_dict()
+    settings = inspect.signature(getattr(diffusers, plan["_class_name"])).parameters.values()
+    return {one.name: one.default for one in settings if one.default is not one.empty} | plan
 
 
 def factor(plans: Blueprint) -> int:
