@@ -16,16 +16,6 @@ from anytoany_lib.checkpoints.fetching import (
 from anytoany_lib.checkpoints.nextgpt import export_nextgpt, import_nextgpt
 from anytoany_lib.old_names import renamed
 
-__all__ = [
-    "disk_use",
-    "export_nextgpt",
-    "fetch",
-    "fetch_plan",
-    "import_nextgpt",
-    "missing_models",
-    "verify_models",
-]
-
 
 def __getattr__(name: str) -> Any:
     """The functions by their names of version 0.1."""

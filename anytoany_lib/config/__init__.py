@@ -21,29 +21,3 @@ from anytoany_lib.config.paths import home, portable, resolve
 from anytoany_lib.config.profile import PROFILE_FOLDER, Profile
 from anytoany_lib.config.speech import RecogniserConfig, SpeechConfig, VoiceConfig
 from anytoany_lib.config.stages import FitConfig, StageConfig
-
-__all__ = [
-    "PADDED",
-    "PROFILE_FOLDER",
-    "AddedWeights",
-    "Alignment",
-    "DecoderConfig",
-    "Dtype",
-    "EncoderConfig",
-    "FitConfig",
-    "InputProjectionConfig",
-    "Kind",
-    "LLMConfig",
-    "LoraSettings",
-    "Part",
-    "Profile",
-    "ProjectionConfig",
-    "RecogniserConfig",
-    "Source",
-    "SpeechConfig",
-    "StageConfig",
-    "VoiceConfig",
-    "home",
-    "portable",
-    "resolve",
-]

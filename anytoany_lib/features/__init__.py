@@ -11,8 +11,6 @@ from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.features.precomputing import precompute
 from anytoany_lib.old_names import renamed
 
-__all__ = ["DatasetFeatures", "estimate_costs", "precompute"]
-
 
 def __getattr__(name: str) -> Any:
     """Functions and classes by their names of version 0.1."""

@@ -17,24 +17,3 @@ from anytoany_lib.toyworld.scenes import (
     sound,
 )
 from anytoany_lib.toyworld.sounds import COUNTED, RATE, SECONDS
-
-__all__ = [
-    "COLOURS",
-    "COUNTED",
-    "FPS",
-    "FRAMES",
-    "HELD_OUT_MOTIONS",
-    "HELD_OUT_PAIRS",
-    "MOTIONS",
-    "PIXELS",
-    "RATE",
-    "SECONDS",
-    "THINGS",
-    "Scene",
-    "caption",
-    "draw",
-    "film",
-    "random_scene",
-    "render",
-    "sound",
-]
