@@ -11,15 +11,11 @@ import diffusers
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
-    ClapTextConfig,
     ClapTextModelWithProjection,
-    CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     Gemma2Model,
     SpeechT5HifiGan,
-    SpeechT5HifiGanConfig,
     T5EncoderModel,
     UMT5EncoderModel,
 )
@@ -73,25 +69,26 @@ def _look(encoder: ImageBind, kind: str, count: int) -> None:
     encoder({"audio" if kind == "audio" else "vision": x})
 
 
+# By the model_type of a part's configuration.
+_MODELS: dict[str, Any] = {
+    "clip_text_model": CLIPTextModel,
+    "clap_text_model": ClapTextModelWithProjection,
+    "t5": T5EncoderModel,
+    "umt5": UMT5EncoderModel,
+    "gemma2": Gemma2Model,
+    "speecht5_hifigan": SpeechT5HifiGan,
+    "hifigan": SpeechT5HifiGan,  # as older versions of transformers saved it
+}
+
+
 def _part(config: dict[str, Any], pooled: bool = False) -> nn.Module:
     """A part of a pipeline by its configuration, in half precision."""
-    clip = CLIPTextModelWithProjection if pooled else CLIPTextModel
-    makers: dict[str, Callable[[], nn.Module]] = {
-        "clip_text_model": lambda: clip(CLIPTextConfig(**config)),
-        "clap_text_model": lambda: ClapTextModelWithProjection(ClapTextConfig(**config)),
-        "hifigan": lambda: SpeechT5HifiGan(SpeechT5HifiGanConfig(**config)),
-    }
-    makers["speecht5_hifigan"] = makers["hifigan"]  # as today's transformers saves it
-    readers = {"t5": T5EncoderModel, "umt5": UMT5EncoderModel, "gemma2": Gemma2Model}
-    kind = config.get("model_type")
-    if kind in readers:
-        settings = AutoConfig.for_model(**config | {"use_cache": False})
-        makers[kind] = lambda: readers[kind](settings)
     with META:
         if "_class_name" in config:
             part = getattr(diffusers, config["_class_name"]).from_config(config)
         else:
-            part = makers[config["model_type"]]()
+            cls = CLIPTextModelWithProjection if pooled else _MODELS[config["model_type"]]
+            part = cls(cls.config_class(**config | {"use_cache": False}))
         return part.half().eval()
 
 
