@@ -4,13 +4,13 @@
 a hole gives other numbers, so a file that is cut or of another form is a DataError that says where.
 """
 
-import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anytoany_lib.data.formats.folders import records_of_csv
 from anytoany_lib.data.rows import DataError
 
 
@@ -48,16 +48,6 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise DataError(f"{path}: cut, damaged or not JSON: {error}; get the file again") from error
-
-
-def _csv(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file by its header. DataError where it is damaged."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, strict=True)
-        try:
-            yield from rows
-        except csv.Error as error:
-            raise DataError(f"{path}, behind line {rows.line_num}: {error}") from error
 
 
 def read_coco(path: Path, split: str, questions: Path) -> Iterator[Item]:
@@ -105,7 +95,7 @@ def read_audiocaps(path: Path, split: str, questions: Path) -> Iterator[Item]:
     """
     told: dict[str, list[str]] = {}
     names: dict[str, list[str]] = {}
-    for row in _csv(path):
+    for row in records_of_csv(path):
         clip = row["youtube_id"]
         told.setdefault(clip, []).append(row["caption"])
         stems = names.setdefault(clip, [clip, f"Y{clip}", f"{clip}_{row['start_time']}"])
@@ -117,7 +107,7 @@ def read_audiocaps(path: Path, split: str, questions: Path) -> Iterator[Item]:
 
 def read_clotho(path: Path, split: str, questions: Path) -> Iterator[Item]:
     """Clotho's `clotho_captions_evaluation.csv`: file_name, caption_1 to caption_5."""
-    for row in _csv(path):
+    for row in records_of_csv(path):
         name = row["file_name"]
         yield Item(name, "audio", (name,), [row[f"caption_{number}"] for number in range(1, 6)])
 

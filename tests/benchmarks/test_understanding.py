@@ -194,7 +194,7 @@ def test_files_that_are_not_what_they_should_be(tmp_path: Path):
     with pytest.raises(DataError, match="not of the form of clotho"):
         read_items("clotho", _file(tmp_path, "c.csv", AUDIOCAPS))
     (tmp_path / "latin.csv").write_bytes(CLOTHO.replace("whines", "caf\xe9").encode("latin-1"))
-    with pytest.raises(DataError, match="not of the form of clotho .*UnicodeDecodeError"):
+    with pytest.raises(DataError, match="not UTF-8 text: .*; save it as UTF-8"):
         read_items("clotho", tmp_path / "latin.csv")
     with pytest.raises(DataError, match="behind line 1"):
         read_items("clotho", _file(tmp_path, "cut.csv", CLOTHO[: CLOTHO.index(", and")]))
