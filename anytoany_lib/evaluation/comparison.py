@@ -5,7 +5,6 @@ In come run folders of any profiles, in any number; a run without metrics.json o
 was never evaluated) has blanks there. Out come rows and pictures for `figures` to show. Notebook 09 shows all five.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from IPython.display import HTML, Image
 from matplotlib.figure import Figure
 
 from anytoany_lib.config import portable
+from anytoany_lib.data.formats.json_files import json_records
 from anytoany_lib.evaluation.failures import OUTCOMES
 from anytoany_lib.evaluation.intervals import by_chance, interval
 from anytoany_lib.figures.charts import picture
@@ -164,15 +164,8 @@ def changes(folders: Sequence[Path], seed: int = 0) -> Rows:
 
 def curve(run: Path) -> Rows:
     """The lines of a run's metrics.jsonl, [] without one; of a step logged again, the last. ValueError names a line that is no JSON."""
-    file, by_step = run / runs.CURVES, {}
-    if not file.is_file():
-        return []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            found = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{file}, line {number}: {error}") from None
-        by_step[found["step"]] = found
+    file = run / runs.CURVES
+    by_step = {line["step"]: line for line in json_records(file)} if file.is_file() else {}
     return [by_step[step] for step in sorted(by_step)]
 
 

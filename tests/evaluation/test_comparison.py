@@ -206,7 +206,7 @@ def test_errors_name_the_folder(tmp_path: Path):
     (broken / runs.CURVES).write_text('{"step": 5}\n{"st')
     with pytest.raises(ValueError, match=f"{broken / 'metrics.json'}: "):
         comparison.results([broken])
-    with pytest.raises(ValueError, match=f"{broken / runs.CURVES}, line 2: "):
+    with pytest.raises(ValueError, match=f"{broken / runs.CURVES}: cut or damaged at line 2"):
         comparison.curves([broken])
     strange = changed(tmp_path / "strange", profile={"name": "strange"})
     with pytest.raises(ValueError, match=f"{strange / runs.RECORD}: profile: llm"):
