@@ -171,15 +171,6 @@ def draw(
     return [draft.parts for draft in drafts]
 
 
-def render(
-    model: AnyToAny, kind: str, conditions: torch.Tensor, seed: int, batch_size: int
-) -> list[Parts]:
-    """Media of conditions (N, *condition), each as the only part of a reply."""
-    drafts = [Draft([{"type": kind, "condition": condition}]) for condition in conditions]
-    render_all(model, drafts, seed, None, batch_size)
-    return [draft.parts for draft in drafts]
-
-
 def _in_files(
     folder: Path,
     name: str,
@@ -226,9 +217,11 @@ def render_to(
     seed: int = 0,
     batch_size: int = 16,
 ) -> list[Message]:
-    """As `reply_to`, for media of conditions (N, *condition) that no language model chose."""
+    """As `reply_to`, for media of conditions (N, *condition) that no language model chose, each the only part of a reply."""
 
     def draw_group(start: int, end: int) -> list[Parts]:
-        return render(model, kind, conditions[start:end], seed + start, batch_size)
+        drafts = [Draft([{"type": kind, "condition": one}]) for one in conditions[start:end]]
+        render_all(model, drafts, seed + start, None, batch_size)
+        return [draft.parts for draft in drafts]
 
     return _in_files(folder, name, len(conditions), batch_size, draw_group)
