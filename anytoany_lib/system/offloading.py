@@ -38,42 +38,31 @@ class Movable(Protocol):
         """Moves it there."""
 
 
-class Gauge(Protocol):
-    """What `Residence` asks of a device's memory, in bytes."""
-
-    def free(self) -> int:
-        """What can still be had."""
-
-    def begin(self) -> None:
-        """Begins to watch how much more is taken than now."""
-
-    def taken(self) -> int:
-        """The most that was taken at once since `begin`, beside what was there."""
-
-
 class CardGauge:
-    """The memory of a CUDA card, as its driver and torch's allocator count it."""
+    """What `Residence` asks of a CUDA card's memory, in bytes, as its driver and torch's allocator count it."""
 
     def __init__(self, device: torch.device):
         self._device, self._before = device, 0
 
     def free(self) -> int:
-        """The driver's free memory, and what torch holds without need."""
+        """What can still be had: the driver's free memory, and what torch holds without need."""
         held = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
         return torch.cuda.mem_get_info(self._device)[0] + held
 
     def begin(self) -> None:
+        """Begins to watch how much more is taken than now."""
         peak_memory.begin_device_peak(self._device)
         self._before = torch.cuda.memory_allocated(self._device)
 
     def taken(self) -> int:
+        """The most that was taken at once since `begin`, beside what was there."""
         return torch.cuda.max_memory_allocated(self._device) - self._before
 
 
 class Residence:
     """The models that take turns on a device, least recently used first."""
 
-    def __init__(self, device: torch.device, gauge: Gauge | None = None):
+    def __init__(self, device: torch.device, gauge: CardGauge | None = None):
         self.device = device
         self._gauge = gauge or (CardGauge(device) if device.type == "cuda" else None)
         self._there: dict[str, Movable] = {}
