@@ -19,10 +19,11 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from anytoany_lib.checkpoints.hub import check_room, from_hub, sha256_of, wanted_files
+from anytoany_lib.checkpoints.hub import check_room, from_hub, wanted_files
 from anytoany_lib.config import Source
 from anytoany_lib.gates.foreign_code import LOCAL
 from anytoany_lib.gates.sources import open_url
+from anytoany_lib.system.digests import sha256_of
 from anytoany_lib.system.files import NO_ROOM, appearing_whole
 
 __all__ = ["from_hub", "from_url", "from_wheel", "wanted_files"]

@@ -28,6 +28,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from anytoany_lib.system.digests import sha256_of
 from anytoany_lib.system.files import NO_ROOM, read_json, write_json
 
 MANIFEST = ".fetched.json"
@@ -270,12 +271,6 @@ def _difference(file: Path, expected: HubFile) -> str | None:
     ):
         return f"expected git id {expected.git}, found {found}"
     return None
-
-
-def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file's bytes, as hex digits."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _git_id(file: Path) -> str:

@@ -10,7 +10,6 @@ FOLDER/LICENCES.md          the same to read, with the licences that the package
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import tarfile
@@ -22,12 +21,12 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from anytoany_lib.smallworld.things import TABLE
+from anytoany_lib.system.digests import sha256_of
 from anytoany_lib.system.files import appearing_whole, write_file, write_json
 
 PICTURES, LOOPS, LABELS, INSTRUMENTS = "pictures", "loops", "labels.json", "instruments.sf2"
 MANIFEST, LICENCES = "manifest.json", "LICENCES.md"
 _NPM, _DEBIAN = "npm", "apt-get"
-_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -117,13 +116,9 @@ def download(package: Package, folder: Path) -> Path:
 
 def check_sum(package: Package, file: Path) -> None:
     """ValueError unless the file is the package's, to the last byte."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    if digest.hexdigest() != package.sha256:
+    if (found := sha256_of(file)) != package.sha256:
         raise ValueError(
-            f"{file.name}: expected {package.name} {package.version} with SHA-256 {package.sha256}, found {digest.hexdigest()}: "
+            f"{file.name}: expected {package.name} {package.version} with SHA-256 {package.sha256}, found {found}: "
             "the registry gave another file; fetch it again, and do not use this one"
         )
 

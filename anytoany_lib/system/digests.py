@@ -22,6 +22,12 @@ def read_digest(file: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file's bytes, as registries and hubs state it: 64 hex digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def digest_of(file: Path) -> str:
     """The same as `read_digest`, remembered as long as the file's size and times are the same."""
     path = file.resolve()
