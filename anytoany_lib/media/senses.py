@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -179,12 +180,9 @@ def write(kind: str, media: Any, target: io.BytesIO | Path) -> None:
     """Writes a medium as `FORMS` reads it again: depth as a PNG of millimetres, thermal as one of 8 bits, imu as NPY."""
     values = FORMS[kind](media)
     if kind == "imu":
-        if isinstance(target, Path):
-            with target.open("wb") as file:  # np.save would add an ending to a path
-                np.save(file, values)
-        else:
-            np.save(target, values)
-        return
+        # As a file: np.save would add an ending to a path.
+        with target.open("wb") if isinstance(target, Path) else nullcontext(target) as file:
+            return np.save(file, values)
     whole = values * (MILLIMETRES if kind == "depth" else 255.0)
     top, dtype = (65535, np.uint16) if kind == "depth" else (255, np.uint8)
     Image.fromarray(whole.round().clip(0, top).astype(dtype)).save(target, format="PNG")
