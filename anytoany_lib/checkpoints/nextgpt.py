@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ def read_file(file: str | Path) -> Tensors:
             "huggingface.co/ChocoWu/nextgpt_7b_tiva_v0)"
         )
     try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
+        # In the format before torch 1.6, which is no zip, nothing can be mapped.
+        mapped = zipfile.is_zipfile(file)
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"{file} ({file.stat().st_size:,} bytes) cannot be read as weights: it is cut, or holds more than tensors. "
@@ -71,12 +74,6 @@ def read_file(file: str | Path) -> Tensors:
     if odd:
         raise ValueError(f"{file}: expected a flat dictionary of tensors, found {odd[:3]}")
     return dict(tensors)
-
-
-def _is_zip(file: Path) -> bool:
-    """Whether torch wrote it in the format of 1.6 and later, which alone can be mapped."""
-    with file.open("rb") as head:
-        return head.read(2) == b"PK"
 
 
 def published_shapes(
