@@ -35,23 +35,33 @@ class Contents:
     def add(self, row: Row) -> None:
         """Takes in what one more row needs."""
         known = row.meta.get("content", {})
-        if "caption" in row.meta and row.meta["kind"] in MEDIA_KINDS:
-            self.captions[row.meta["kind"]][row.meta["caption"]] = None
-        for message in row.messages:
-            for part in parts_of(message):
-                kind = part["type"]
-                if kind not in SHOWN_KINDS:
-                    continue
-                generated = message["role"] == "assistant"
-                if generated:
-                    self.captions[kind][part["caption"]] = None
-                else:
-                    self.media.setdefault(kind, {})[part[kind]] = known.get(part[kind])
-                    self.captions.setdefault(kind, {})  # no caption: nothing generates it
-                if kind not in self.targets:
-                    continue
-                if part.get(kind) is not None and (generated or "caption" in row.meta):
-                    self.targets[kind][part[kind]] = known.get(part[kind])
+        for sort, kind, name in needs_of(row):
+            if sort == "captions":
+                self.captions[kind][name] = None
+            elif sort == "latents":
+                self.targets[kind][name] = known.get(name)
+            else:
+                self.media.setdefault(kind, {})[name] = known.get(name)
+                self.captions.setdefault(kind, {})  # of what can only be shown none comes
+
+
+def needs_of(row: Row) -> Iterator[tuple[str, str, str]]:
+    """(sort, kind, name) of all that a row needs: "media" that it shows by their paths, "captions" that media are generated from, and
+    "latents" of media that are to be generated, by their paths.
+    """
+    captioned = "caption" in row.meta
+    if captioned and row.meta["kind"] in MEDIA_KINDS:
+        yield "captions", row.meta["kind"], row.meta["caption"]
+    for message in row.messages:
+        generated = message["role"] == "assistant"
+        for part in parts_of(message):
+            kind = part["type"]
+            if kind not in SHOWN_KINDS:
+                continue
+            yield ("captions", kind, part["caption"]) if generated else ("media", kind, part[kind])
+            made = kind in MEDIA_KINDS and (generated or captioned)
+            if made and part.get(kind) is not None:
+                yield "latents", kind, part[kind]
 
 
 def contents(rows: Iterable[Row]) -> Contents:

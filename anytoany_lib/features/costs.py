@@ -16,12 +16,10 @@ from typing import Any
 
 from anytoany_lib.config import Profile
 from anytoany_lib.data.rows import Row
-from anytoany_lib.features.contents import contents_to_embed, rows_to_embed
+from anytoany_lib.features.contents import contents_to_embed, needs_of, rows_to_embed
 from anytoany_lib.features.dataset_features import DatasetFeatures
 from anytoany_lib.features.frozen_models import FrozenModels
 from anytoany_lib.llm import pick_device
-from anytoany_lib.messages import parts_of
-from anytoany_lib.modalities import MEDIA_KINDS
 from anytoany_lib.system import terminal
 from anytoany_lib.system.remote import local
 
@@ -127,25 +125,17 @@ def _uses(rows: Iterable[Row]) -> dict[str, tuple[int, Counter[str]]]:
     generated: Counter[str] = Counter()
     in_talks: Counter[str] = Counter()
     for row in rows:
-        if "caption" in row.meta:
-            counts["captioned"] += 1
-            shown[f"{row.meta['kind']}s"] += 1
-            if row.meta["kind"] in MEDIA_KINDS:
-                generated.update([f"{row.meta['kind']} captions", f"{row.meta['kind']} latents"])
-            continue
-        counts["talks"] += 1
-        for message in row.messages:
-            answer = message["role"] == "assistant"
-            for part in parts_of(message):
-                kind = part["type"]
-                if kind != "text":
-                    in_talks[f"{kind} captions" if answer else f"{kind}s"] += 1
-                    in_talks[f"{kind} latents"] += answer and part.get(kind) is not None
-    captioned = counts["captioned"]
+        captioned = "caption" in row.meta
+        counts["captioned" if captioned else "talks"] += 1
+        for sort, kind, _ in needs_of(row):
+            name = f"{kind}s" if sort == "media" else f"{kind} {sort}"
+            of_captioned = shown if sort == "media" else generated
+            (of_captioned if captioned else in_talks)[name] += 1
+    media = counts["captioned"]
     # Without a conversation stage 3 asks for captioned media in either direction.
-    talks = (counts["talks"], in_talks) if counts["talks"] else (2 * captioned, shown + generated)
+    talks = (counts["talks"], in_talks) if counts["talks"] else (2 * media, shown + generated)
     return {
-        "comprehension": (captioned, shown),
-        "generation": (captioned, generated),
+        "comprehension": (media, shown),
+        "generation": (media, generated),
         "instructions": talks,
     }
