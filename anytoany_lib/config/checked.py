@@ -21,4 +21,6 @@ else:
 
 
 class Checked(BaseModel):
+    """A part of a profile as it is read: unknown keys are errors, and nothing changes."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -53,6 +53,8 @@ class Source(Checked):
 
 
 class LLMConfig(Checked):
+    """The frozen language model: where it lies, how it is loaded, and how much it reads and says."""
+
     folder: str
     source: Source | None = None
     quantization: Literal["nf4", "none"] = "nf4"
@@ -94,6 +96,8 @@ class LLMConfig(Checked):
 
 
 class EncoderConfig(Checked):
+    """The frozen encoder: which one, where it lies, and what the language model is shown of it."""
+
     model: Literal["imagebind", "pe-av", "siglip2+whisper"] = Field(
         "imagebind", description="which encoder it is, by its name in the table encoders.ENCODERS"
     )
@@ -161,6 +165,8 @@ _SOUNDS = ("audioldm", "stable-audio")
 
 
 class DecoderConfig(Checked):
+    """A frozen decoder: its pipeline, what it is told by, and how it draws."""
+
     pipeline: Literal[
         "stable-diffusion",
         "stable-diffusion-xl",
@@ -260,6 +266,8 @@ class DecoderConfig(Checked):
 
 
 class InputProjectionConfig(Checked):
+    """The bridge from the encoder to the language model."""
+
     kind: Literal["linear", "grouping", "resampler"] = Field(
         "linear",
         description="one linear map of a pooled vector, or learned tokens that attend to a sequence of states",
@@ -288,6 +296,8 @@ class InputProjectionConfig(Checked):
 
 
 class ProjectionConfig(Checked):
+    """The bridges from the language model to the decoders."""
+
     width: int = Field(512, gt=0, le=WIDE)
     heads: int = Field(4, gt=0, le=1024)
     layers: int = Field(4, ge=0, le=256)
@@ -298,6 +308,8 @@ class ProjectionConfig(Checked):
 
 
 class LoraSettings(Checked):
+    """What LoRA adds to the language model in stage 3."""
+
     rank: int = Field(32, gt=0, le=4096)
     alpha: int = 32
     dropout: float = 0.1

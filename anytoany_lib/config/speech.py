@@ -15,6 +15,8 @@ from anytoany_lib.config.parts import Source
 
 
 class VoiceConfig(Checked):
+    """The voice that says replies."""
+
     reader: Literal["hibari", "vits"] = Field(
         description="what reads the folder: hibari (an ONNX graph, English), or vits (transformers' VitsModel)"
     )
@@ -24,6 +26,8 @@ class VoiceConfig(Checked):
 
 
 class RecogniserConfig(Checked):
+    """The recogniser that hears questions."""
+
     reader: Literal["faster-whisper", "whisper"] = Field(
         description="what reads the folder: faster-whisper (CTranslate2), or whisper (transformers)"
     )

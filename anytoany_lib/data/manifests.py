@@ -75,6 +75,7 @@ class Catalogue:
     digest: str
 
     def sources(self) -> list[str]:
+        """The names of the sources that the rows are of, sorted."""
         return sorted({source for source, _ in self.kinds})
 
     def rows_where(self, wanted: Sequence[bool]) -> np.ndarray:
@@ -92,6 +93,7 @@ class Tally:
         self._packer, self._packed = zlib.compressobj(), bytearray()
 
     def add(self, rows: Sequence[StoredRow]) -> None:
+        """Takes in the next rows of the file."""
         texts = []
         for name, source, messages, meta, _ in rows:
             texts.append(f"{len(name)} {len(source)} {len(messages)} {len(meta)} ")
@@ -140,6 +142,7 @@ class RowWriter(AbstractContextManager):
         self._writer = pq.ParquetWriter(self._file, SCHEMA, **options)
 
     def add(self, row: StoredRow) -> None:
+        """Writes one more row, with others of its group when that is full."""
         self.rows += 1
         self._group.append(row)
         if len(self._group) == GROUP_ROWS:
@@ -255,6 +258,7 @@ class Manifest(Sequence[Row]):
         return read_manifest, (self.folder, self.split)
 
     def path(self, name: str) -> Path:
+        """Where a medium of a row lies, by its name there. MediaError if that leads out of the folder."""
         return media_path(self.folder, name)
 
     def resolved(self, row: Row) -> Row:

@@ -159,6 +159,7 @@ class Report:
         }
 
     def save(self, path: str | Path) -> None:
+        """Writes report.json, for people to read too."""
         text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False)
         Path(path).write_text(text + "\n", encoding="utf-8")
 

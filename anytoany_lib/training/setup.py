@@ -49,6 +49,7 @@ class Job:
 
     @property
     def settings(self) -> StageConfig:
+        """The profile's row for the stage."""
         return self.profile.stages[self.stage]
 
     def record(self, steps: int) -> dict[str, Any]:
