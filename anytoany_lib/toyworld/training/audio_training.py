@@ -100,6 +100,7 @@ def train_vae(pace: Pace, mels: Tensor, seed: int, batch: int = 4) -> Autoencode
     rows = _batches(len(mels), batch, seed)
 
     def next_loss() -> Tensor:
+        """How far the next mels are off once encoded and decoded, in value and in slope, and a little of the KL divergence."""
         truth = mels[next(rows)].float()[:, None]  # (B, 1, 200, 64)
         with half_where_faster():
             posterior = vae.encode(truth).latent_dist
@@ -170,6 +171,7 @@ def train_vocoder(
     rows = _batches(len(mels), batch, seed)
 
     def next_loss() -> Tensor:
+        """How far the next stretches of sound are off once made from their mels."""
         chosen = next(rows)
         first = int(rng.integers(0, mels.shape[1] - SEGMENT + 1))
         source = torch.where(torch.rand(batch, 1, 1) < 0.5, mels[chosen], blurred[chosen])
@@ -197,6 +199,7 @@ def train_clap_text_encoder(
     heads = nn.Linear(WIDTH, sum(sizes))
 
     def next_loss() -> Tensor:
+        """How far the attributes named by the next captions' vectors are off."""
         texts = [caption("audio", random_scene("audio", rng), rng) for _ in range(batch)]
         vectors = embed(text_encoder, tokens(tokenizer, texts))
         named = heads(HEAD_SCALE * vectors).split(sizes, dim=1)
@@ -244,6 +247,7 @@ def train_audio_unet(
     rows = _batches(len(latents), batch, seed)
 
     def next_loss() -> Tensor:
+        """The denoising loss of the next latents, told their captions."""
         chosen = next(rows)
         texts = [caption("audio", scenes[i], rng) for i in chosen]
         vectors = torch.stack([caption_vector(text) for text in texts])

@@ -48,6 +48,7 @@ def train_autoencoder(
     torch.manual_seed(seed)
 
     def next_loss() -> torch.Tensor:
+        """How far the next frames are off once encoded and decoded, and a little of the KL divergence."""
         pixels = as_pixels(frames[rng.integers(len(frames), size=batch)])
         with half_where_faster():
             posterior = vae.encode(pixels).latent_dist
@@ -72,6 +73,7 @@ def polish_decoder(
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
 
     def next_loss() -> torch.Tensor:
+        """How far the next frames are off once decoded from their latents with some noise."""
         chosen = frames[rng.integers(len(frames), size=batch)]
         latents = latents_of(vae, chosen)
         noise = torch.randn(latents.shape, generator=generator) * 0.05 / vae.config.scaling_factor

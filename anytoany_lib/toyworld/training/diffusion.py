@@ -203,6 +203,7 @@ def train_unet(
     average = MovingAverage(unet, save)
 
     def next_loss() -> torch.Tensor:
+        """The denoising loss of the next latents, told their captions."""
         rows = rng.integers(len(latents), size=batch)
         texts = [caption(kind, scenes[row], rng) for row in rows]
         conditions = perturbed(condition(texts), nothing, generator)

@@ -119,6 +119,7 @@ def train_judge(kind: str, pace: Pace, pool: tuple[Tensor, Tensor], seed: int) -
     rows = shuffled_batches(len(pool[0]), BATCH[kind], generator)
 
     def next_loss() -> Tensor:
+        """The loss of the next media, degraded as drawn ones are."""
         chosen = next(rows)
         logits = network(degraded(kind, pool[0][chosen].float(), generator))
         return loss_of(kind, logits, pool[1][chosen])

@@ -149,6 +149,7 @@ def train_text_encoder(
     optimiser.param_groups[0]["peak"] = 2e-3
 
     def next_loss() -> torch.Tensor:
+        """How far the attributes named by the next captions are off."""
         texts = random_captions(batch, rng)
         ids, labels = (
             token_ids(tokenizer, texts),
