@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anytoany_lib.data.formats.folders import files_below
-from anytoany_lib.data.formats.interleaving import MAX_CAPTION, InterleavedTurns, Message, as_list
+from anytoany_lib.data.formats.interleaving import InterleavedTurns, Message, as_list
 from anytoany_lib.data.formats.json_files import NoRecords, json_records
 from anytoany_lib.data.formats.media_references import Unusable, is_text
 from anytoany_lib.data.formats.turns import Record, turns_of
@@ -19,8 +19,6 @@ from anytoany_lib.data.reports import Report
 from anytoany_lib.data.rows import DataError, Row, map_media
 from anytoany_lib.media.file_types import MIME_OF
 from anytoany_lib.modalities import MEDIA_KINDS
-
-__all__ = ["MAX_CAPTION", "Unusable", "conversation_of", "embedding_files", "is_text", "located"]
 
 _NO_LIST, _NO_TALK = "no list of records", "no conversation"
 
