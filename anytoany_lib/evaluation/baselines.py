@@ -5,7 +5,6 @@ The last two cost as much a row as the cell itself, so they are given some of it
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,11 +20,10 @@ from anytoany_lib.evaluation.judging import (
     text_of,
     verdicts,
 )
-from anytoany_lib.evaluation.stored_replies import render_to, reply_to
+from anytoany_lib.evaluation.stored_replies import Drawing
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import Message, Part, parts_of
 from anytoany_lib.modalities import MEDIA_KINDS
-from anytoany_lib.model import AnyToAny
 
 # How a caption says what it stands for.
 _SHOWN = {
@@ -54,9 +52,7 @@ def chance_by_attribute(
     }
 
 
-def upper_bounds(
-    model: AnyToAny, judges: Any, cells: Cells, folder: Path, seed: int, batch_size: int
-) -> tuple[Rates, Rates]:
+def upper_bounds(drawing: Drawing, judges: Any, cells: Cells) -> tuple[Rates, Rates]:
     """What decoders reach with the true captions, each rendered once: rates by kind of medium, and by cell that gives media."""
     # Where the reply is media alone, captions say all that is to be right about it.
     cells = {
@@ -71,9 +67,9 @@ def upper_bounds(
         scenes = {part["caption"]: part["scene"] for part in expected if part["kind"] == kind}
         if not scenes:
             continue
+        model = drawing.model
         conditions = CaptionEncoder(model.profile.decoders[kind], model.device)(list(scenes))
-        name = f"{kind}s from true captions"
-        replies = render_to(model, kind, conditions.cpu(), folder, name, seed, batch_size)
+        replies = drawing.media(kind, conditions.cpu(), f"{kind}s from true captions")
         made |= {(kind, caption): r for caption, r in zip(scenes, replies, strict=True)}
         media = [given(reply, kind) for reply in replies]
         by_kind[kind] = {"n": len(scenes)} | means(judges.judge(kind, media, list(scenes.values())))
@@ -90,13 +86,11 @@ def _from_captions(row: Row, made: Mapping[tuple[str, str], Message]) -> Message
     return {"role": "assistant", "content": [part for content in of_parts for part in content]}
 
 
-def untouched(
-    model: AnyToAny, judges: Any, rows: Sequence[Row], folder: Path, seed: int, batch_size: int
-) -> dict[str, Any]:
+def untouched(drawing: Drawing, judges: Any, rows: Sequence[Row]) -> dict[str, Any]:
     """The rates of plain rows when they are answered by the language model as it was before any training."""
-    requests, how = [request_of(row) for row in rows], (seed, Sampling(kinds=()), batch_size)
-    with model.adapter.disable_adapter() if model.adapter is not None else nullcontext():
-        replies = reply_to(model, requests, folder, "untouched", *how)
+    requests, adapter = [request_of(row) for row in rows], drawing.model.adapter
+    with adapter.disable_adapter() if adapter is not None else nullcontext():
+        replies = drawing.replies(requests, "untouched", Sampling(kinds=()))
     return rates(verdicts(judges, rows, replies))
 
 
@@ -116,9 +110,7 @@ def in_words(messages: Sequence[Message], captions: Iterable[str]) -> list[Messa
     return [{**m, "content": [worded(part) for part in parts_of(m)]} for m in messages]
 
 
-def text_only(
-    model: AnyToAny, judges: Any, cells: Cells, folder: Path, seed: int, batch_size: int
-) -> Rates:
+def text_only(drawing: Drawing, judges: Any, cells: Cells) -> Rates:
     """Rates of cells that are shown media when the model reads its own captions instead; what they lose is what no words carry."""
     cells = {name: rows for name, rows in cells.items() if media_in(request_of(rows[0]))}
     requests = [request_of(row) for rows in cells.values() for row in rows]
@@ -127,12 +119,11 @@ def text_only(
         for request in requests
         for kind, medium in media_in(request)
     ]
-    how = (seed, Sampling(kinds=()), batch_size)
-    captions = map(text_of, reply_to(model, asked, folder, "captions", *how))
+    captions = map(text_of, drawing.replies(asked, "captions", Sampling(kinds=())))
     requests = [
         in_words(request, [next(captions) for _ in media_in(request)]) for request in requests
     ]
-    replies = iter(reply_to(model, requests, folder, "text only", seed, None, batch_size))
+    replies = iter(drawing.replies(requests, "text only"))
     return {
         name: rates(verdicts(judges, rows, [next(replies) for _ in rows]))
         for name, rows in cells.items()

@@ -53,7 +53,7 @@ from anytoany_lib.evaluation.judging import (
 )
 from anytoany_lib.evaluation.perplexity import losses
 from anytoany_lib.evaluation.retrieval import retrieval_rates
-from anytoany_lib.evaluation.stored_replies import key_of, open_folder, replies_folder, reply_to
+from anytoany_lib.evaluation.stored_replies import Drawing, key_of, open_folder, replies_folder
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import Message
 from anytoany_lib.model import AnyToAny
@@ -94,16 +94,13 @@ class _Evaluation:
     settings: _Settings
     kept: Path
 
-    def replies(self, requests: list[list[Message]]) -> tuple[Path, list[Message]]:
-        """The replies to requests, and before them the folder that keeps them (see `stored_replies`)."""
-        model, settings = self.model, self.settings
-        key = key_of(
-            self.run, model.profile, self.data, requests, sampling=Sampling(), **vars(settings)
-        )
+    def replies(self, requests: list[list[Message]]) -> tuple[Drawing, list[Message]]:
+        """The replies to requests, and before them what they are drawn with (see `stored_replies`)."""
+        profile, settings = self.model.profile, vars(self.settings)
+        key = key_of(self.run, profile, self.data, requests, sampling=Sampling(), **settings)
         folder = open_folder(self.kept, key)
-        return folder, reply_to(
-            model, requests, folder, "replies", settings.seed, None, settings.batch_size
-        )
+        drawing = Drawing(self.model, folder, self.settings.seed, self.settings.batch_size)
+        return drawing, drawing.replies(requests, "replies")
 
 
 @torch.no_grad()
@@ -146,14 +143,13 @@ def _combines(cell: str) -> bool:
 
 
 def _baselines(
-    model: AnyToAny, judges: Any, results: Sequence[Verdict], folder: Path, settings: _Settings
+    drawing: Drawing, judges: Any, results: Sequence[Verdict], bound: int
 ) -> dict[str, Any]:
     """The metrics "upper_bound" and "chance" by kind of part, and "baselines" by cell."""
     cells = {name: found for name, found in grouped(results).items() if "->" in name}
-    few = {name: evenly([v.row for v in found], settings.bound) for name, found in cells.items()}
-    few = few if settings.bound else {}
-    by_kind, bounds = upper_bounds(model, judges, few, folder, settings.seed, settings.batch_size)
-    worded = text_only(model, judges, few, folder, settings.seed, settings.batch_size)
+    few = {name: evenly([v.row for v in found], bound) for name, found in cells.items() if bound}
+    by_kind, bounds = upper_bounds(drawing, judges, few)
+    worded = text_only(drawing, judges, few)
     baselines = {
         name: {
             "chance": chance_by_attribute(judges, [v.row for v in found], [v.reply for v in found])
@@ -165,9 +161,8 @@ def _baselines(
     known = [
         v.row for v in results if any("answers" in part["scene"] for part in v.row.meta["expect"])
     ]
-    if known and settings.bound:
-        before = untouched(model, judges, known, folder, settings.seed, settings.batch_size)
-        baselines[known[0].meta["task"]] = {"untouched": before}
+    if known and bound:
+        baselines[known[0].meta["task"]] = {"untouched": untouched(drawing, judges, known)}
     guessed = chance_by_part(judges, [v.row for v in results], [v.reply for v in results])
     return {"upper_bound": by_kind, "chance": guessed, "baselines": baselines}
 
@@ -226,14 +221,12 @@ def evaluate(
 
 def _by_judges(evaluation: _Evaluation) -> tuple[dict[str, Any], list[Verdict]]:
     """What the profile's judges make of each reply, and the metrics beside."""
-    judges, rows = (
-        load_judges(evaluation.model.profile),
-        test_set(evaluation.data, evaluation.settings.per_task),
-    )
-    folder, replies = evaluation.replies(list(map(request_of, rows)))
+    model, settings = evaluation.model, evaluation.settings
+    judges, rows = load_judges(model.profile), test_set(evaluation.data, settings.per_task)
+    drawing, replies = evaluation.replies(list(map(request_of, rows)))
     results = verdicts(judges, rows, replies)
-    found = _baselines(evaluation.model, judges, results, folder, evaluation.settings)
-    return found | {"language_loss_ratio": language_loss_ratio(evaluation.model, rows)}, results
+    found = _baselines(drawing, judges, results, settings.bound)
+    return found | {"language_loss_ratio": language_loss_ratio(model, rows)}, results
 
 
 def _by_similarity(evaluation: _Evaluation) -> tuple[dict[str, Any], list[Verdict]]:

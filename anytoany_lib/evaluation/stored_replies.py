@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -208,20 +208,28 @@ def reply_to(
     return _in_files(folder, name, len(prompts), batch_size, draw_group)
 
 
-def render_to(
-    model: AnyToAny,
-    kind: str,
-    conditions: torch.Tensor,
-    folder: Path,
-    name: str,
-    seed: int = 0,
-    batch_size: int = 16,
-) -> list[Message]:
-    """As `reply_to`, for media of conditions (N, *condition) that no language model chose, each the only part of a reply."""
+class Drawing(NamedTuple):
+    """What several sets of replies are drawn with: the model, the folder that keeps them, the seed, and requests at once."""
 
-    def draw_group(start: int, end: int) -> list[Parts]:
-        drafts = [Draft([{"type": kind, "condition": one}]) for one in conditions[start:end]]
-        render_all(model, drafts, seed + start, None, batch_size)
-        return [draft.parts for draft in drafts]
+    model: AnyToAny
+    folder: Path
+    seed: int
+    batch_size: int
 
-    return _in_files(folder, name, len(conditions), batch_size, draw_group)
+    def replies(
+        self, prompts: Sequence[list[Message]], name: str, sampling: Sampling | None = None
+    ) -> list[Message]:
+        """The replies to requests; see `reply_to`."""
+        return reply_to(
+            self.model, prompts, self.folder, name, self.seed, sampling, self.batch_size
+        )
+
+    def media(self, kind: str, conditions: torch.Tensor, name: str) -> list[Message]:
+        """As `replies`, for media of conditions (N, *condition) that no language model chose, each the only part of a reply."""
+
+        def draw_group(start: int, end: int) -> list[Parts]:
+            drafts = [Draft([{"type": kind, "condition": one}]) for one in conditions[start:end]]
+            render_all(self.model, drafts, self.seed + start, None, self.batch_size)
+            return [draft.parts for draft in drafts]
+
+        return _in_files(self.folder, name, len(conditions), self.batch_size, draw_group)

@@ -108,7 +108,7 @@ def test_what_is_missing_is_said_before_anything_is_drawn(
     def drawn(*_: object, **__: object) -> None:
         raise AssertionError("a reply was drawn")
 
-    monkeypatch.setattr(matrix, "reply_to", drawn)
+    monkeypatch.setattr(matrix.Drawing, "replies", drawn)
     monkeypatch.setattr(clip_vocabulary, "folders", lambda profile: [])
     encoder = {"folder": str(wordless), "embedding": 256, "soft_tokens": 8}
     run = small_run(tmp_path / "run", judges=None, judges_folder=None, encoder=encoder)
