@@ -11,10 +11,8 @@ import numpy as np
 RESAMPLES, LEVEL = 1000, 0.95
 
 
-def interval(
-    values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
-) -> tuple[float, float]:
-    """(low, high): where the mean of values (N,) lies in the middle `level` of resamples of N rows each.
+def interval(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
+    """(low, high): where the mean of values (N,) lies in the middle LEVEL of resamples of N rows each.
 
     The same seed gives the same interval. Values that are all alike give an interval without width: a resample cannot show
     what no row did, so read it beside N. ValueError without values.
@@ -22,7 +20,7 @@ def interval(
     if not len(values):
         raise ValueError("an interval needs values")
     picks = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    low, high = np.quantile(values[picks].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values[picks].mean(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return round(float(low), 4), round(float(high), 4)
 
 

@@ -62,6 +62,7 @@ from anytoany_lib.system.files import held, read_json, write_json
 from anytoany_lib.system.peak_memory import peak_memory_bytes
 from anytoany_lib.system.remote import local, publish
 
+_TIPPED = 2  # test rows of a rate that another machine may judge otherwise
 _SPARSE = 4  # an attribute may be asked of a quarter of a cell's rows only
 
 
@@ -277,8 +278,8 @@ def _rates(results: Sequence[Verdict], seed: int) -> dict[str, Any]:
     }
 
 
-def differences(recorded: dict[str, Any], found: dict[str, Any], rows: int = 2) -> list[str]:
-    """Rates that differ from a record by more than `rows` test rows, one line each.
+def differences(recorded: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Rates that differ from a record by more than two test rows, one line each.
 
     On one machine the same seed gives the same rates; another one rounds otherwise, and a reply may tip over.
     """
@@ -290,7 +291,7 @@ def differences(recorded: dict[str, Any], found: dict[str, Any], rows: int = 2) 
             continue
         for rate in cell.keys() - {"n"}:
             asked_of = cell["n"] if rate == "modality" else cell["n"] / _SPARSE
-            if abs(cell[rate] - again[rate]) * asked_of > rows:
+            if abs(cell[rate] - again[rate]) * asked_of > _TIPPED:
                 lines.append(f"{name} {rate}: {cell[rate]} was recorded, {again[rate]} measured")
     return lines
 

@@ -73,14 +73,14 @@ def media_requests(data: Path, per_task: int | None, seed: int) -> list[MediaReq
     return [request for group in groups.values() for request in evenly(group, per_task)]
 
 
-def distractors(captions: Sequence[str], seed: int, count: int = DISTRACTORS) -> list[list[int]]:
-    """For each caption the places of `count` others, of other text, drawn by the seed; fewer if there are not as many texts."""
+def distractors(captions: Sequence[str], seed: int) -> list[list[int]]:
+    """For each caption the places of DISTRACTORS others, of other text, drawn by the seed; fewer if there are not as many texts."""
     rng = np.random.default_rng(seed)
     places = {caption: n for n, caption in enumerate(captions)}  # one of each text
     found = []
     for caption in captions:
         others = [place for other, place in places.items() if other != caption]
-        found.append(rng.permutation(others)[:count].astype(int).tolist())
+        found.append(rng.permutation(others)[:DISTRACTORS].astype(int).tolist())
     return found
 
 
