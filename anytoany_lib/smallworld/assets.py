@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +33,11 @@ class World:
             _check(thing, entries.get(_plain(thing.code)), self.folder)
         self.picture = lru_cache(maxsize=None)(self._picture)
         self.loop = lru_cache(maxsize=8)(self._loop)
-        self._instruments: Instruments | None = None
 
-    @property
+    @cached_property
     def instruments(self) -> Instruments:
         """The bank of instruments, opened on first use: it takes a second and 300 MB."""
-        if self._instruments is None:
-            self._instruments = Instruments(self.folder / INSTRUMENTS)
-        return self._instruments
+        return Instruments(self.folder / INSTRUMENTS)
 
     def _picture(self, name: str) -> Image.Image:
         """A thing as RGBA, cut to what can be seen of it."""
