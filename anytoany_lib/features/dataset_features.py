@@ -217,10 +217,8 @@ class DatasetFeatures:
         self, kind: str, paths: dict[str, str | None], models: FrozenModels, save_every: float
     ) -> int:
         """Embeds media of a kind (path -> content key if known); returns how many were new."""
-        self._note_keys(kind, paths)
-        keys = self._media_keys.of(list(paths))
         return self.encoder.fill(
-            ((key, self.data / path) for key, path in zip(keys, paths, strict=True)),
+            self._keyed(kind, paths),
             lambda prepared: models.media(kind, prepared),
             f"{kind}s embedded",
             lambda path: models.prepared(kind, path),
@@ -231,10 +229,8 @@ class DatasetFeatures:
         self, kind: str, paths: dict[str, str | None], models: FrozenModels, save_every: float
     ) -> int:
         """Encodes media of a kind (path -> content key if known) as its decoder's latents; returns how many were new."""
-        self._note_keys(kind, paths)
-        keys = self._media_keys.of(list(paths))
         return self.latents[kind].fill(
-            ((key, self.data / path) for key, path in zip(keys, paths, strict=True)),
+            self._keyed(kind, paths),
             lambda prepared: models.latents(kind, prepared),
             f"{kind}s as latents",
             lambda path: models.autoencoder(kind).prepared(path),
@@ -242,8 +238,8 @@ class DatasetFeatures:
             denoising.LATENT_BATCH,
         )
 
-    def _note_keys(self, kind: str, paths: dict[str, str | None]) -> None:
-        """Sees to it that the content key of every path is known; files of which no one knows it are read."""
+    def _keyed(self, kind: str, paths: dict[str, str | None]) -> list[tuple[str, Path]]:
+        """(content key, file) of every path. Keys are noted; files of which no one knows it are read."""
         state = processes()
         if state.is_main_process:
             noted = self._media_keys.of(list(paths))
@@ -256,6 +252,8 @@ class DatasetFeatures:
                 self._media_keys.add(keys)
         state.wait_for_everyone()
         self._media_keys.look()
+        contents = self._media_keys.of(list(paths))
+        return [(key, self.data / path) for key, path in zip(contents, paths, strict=True)]
 
     def fill_captions(
         self, kind: str, captions: Iterable[str], models: FrozenModels, save_every: float
