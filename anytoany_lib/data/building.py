@@ -196,7 +196,7 @@ def _kept(
                 continue
             try:
                 shown = found.values()
-                added = [one for one in shown if _placed(one.path, copies / one.name, link)]
+                added = [one for one in shown if copy_or_link(one.path, copies / one.name, link)]
             except OSError as error:
                 if error.errno != errno.ENAMETOOLONG:
                     raise
@@ -305,14 +305,6 @@ def _bounded(seconds: float, path: Path) -> float:
     if seconds > MAX_SECONDS:
         raise MediaError("too large", f"{seconds:,.0f} s, over {MAX_SECONDS:,.0f} s", path)
     return seconds
-
-
-def _placed(path: Path, target: Path, link: bool) -> bool:
-    """Copies or hard-links one medium; False if another row did."""
-    if target.exists():
-        return False
-    copy_or_link(path, target, link)
-    return True
 
 
 def _unused(name: str, used: DiskSet) -> str:

@@ -220,14 +220,20 @@ def write_file(path: Path, content: str, private: bool = False) -> None:
         beside.write_text(content, encoding="utf-8")
 
 
-def copy_or_link(path: Path, target: Path, link: bool) -> None:
-    """Copies a file to a place in any folder; with `link` hard-links it if it can be: disks differ, and some have no links."""
+def copy_or_link(path: Path, target: Path, link: bool) -> bool:
+    """Copies a file to a place in any folder; with `link` hard-links it if it can be: disks differ, and some have no links.
+
+    False if something was there already, which stays.
+    """
+    if target.exists():
+        return False
     target.parent.mkdir(parents=True, exist_ok=True)
     if link:
         with suppress(OSError):
             os.link(path.resolve(), target)
-            return
+            return True
     shutil.copyfile(path, target)
+    return True
 
 
 def keep_private(folder: Path) -> None:
