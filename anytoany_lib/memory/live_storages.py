@@ -34,10 +34,6 @@ _NUMBERS = (
 _FUSED_ROWS = 16  # bitsandbytes multiplies fewer without unpacking the matrix
 
 
-def _rounded(size: int) -> int:
-    return -(-size // _ROUNDED_TO) * _ROUNDED_TO
-
-
 class LiveStorages(TorchDispatchMode):
     """Adds up the storages that are alive, in bytes: `live` now, `peak` at most.
 
@@ -65,7 +61,7 @@ class LiveStorages(TorchDispatchMode):
         key = storage._cdata
         if key in self._known:
             return
-        size = 0 if on_host else _rounded(storage.nbytes())
+        size = 0 if on_host else -(-storage.nbytes() // _ROUNDED_TO) * _ROUNDED_TO
         self._known[key] = size
         if on_host:
             self._on_host.add(key)

@@ -69,8 +69,7 @@ def _language_model(profile: Profile, config: PretrainedConfig) -> tuple[dict[st
     key = (config.to_json_string(), profile.llm.quantization, lora.rank, tuple(lora.targets))
     if key not in _COUNTED:
         _COUNTED[key] = _count(profile, config)
-    sizes, parameters = _COUNTED[key]
-    return dict(sizes), parameters
+    return _COUNTED[key]
 
 
 def _count(profile: Profile, config: PretrainedConfig) -> tuple[dict[str, int], int]:

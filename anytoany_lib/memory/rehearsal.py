@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from anytoany_lib.batches import Batch
-from anytoany_lib.config import FitConfig, Profile, StageConfig
+from anytoany_lib.config import Profile, StageConfig
 from anytoany_lib.memory import planning
 from anytoany_lib.memory.frozen_rehearsal import (
     HALF,
@@ -179,13 +179,10 @@ def fit_peak(model: AnyToAny, number: int, tokens: int) -> int:
                 media = min(fit.rows, _LOOKED_AT * len(profile.decoders))
                 batch = _batch(profile, stage, tokens, media)
                 states = collect_states(model, [batch], media)
-                fit_output_projections(model, states, _short(fit), stage.alignment)
+                # No step after the third takes more.
+                short = fit.model_copy(update={"steps": min(3, fit.steps)})
+                fit_output_projections(model, states, short, stage.alignment)
         return live.peak
-
-
-def _short(fit: FitConfig) -> FitConfig:
-    """The same with three steps at most: no later one takes more."""
-    return fit.model_copy(update={"steps": min(3, fit.steps)})
 
 
 # --- chat and features ---
