@@ -18,7 +18,7 @@ from contextlib import ExitStack, closing
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -346,24 +346,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("out", metavar="OUT", type=_place, help="folder or URL to make")
     parser.add_argument("--seed", type=int, default=0, help="draws the splits (default: 0)")
-    parser.add_argument("--validation", type=float, default=0.05, help="its part (default: 0.05)")
-    parser.add_argument("--test", type=float, default=0.05, help="its part (default: 0.05)")
+    part: dict[str, Any] = {"type": float, "default": 0.05, "help": "its part (default: 0.05)"}
+    parser.add_argument("--validation", dest="validation_fraction", **part)
+    parser.add_argument("--test", dest="test_fraction", **part)
     parser.add_argument("--link", action="store_true", help="hard-link media instead of copying")
     parser.add_argument("--overwrite", action="store_true", help="replace the manifest in OUT")
-    given = parser.parse_args(arguments)
+    given = vars(parser.parse_args(arguments))
+    reader, source, target = (given.pop(name) for name in ("reader", "source", "out"))
     # Ends through `build`'s own clearing up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with published(given.out) as out:
-        report = build(
-            given.reader,
-            local(given.source),
-            out,
-            seed=given.seed,
-            validation_fraction=given.validation,
-            test_fraction=given.test,
-            link=given.link,
-            overwrite=given.overwrite,
-        )
+    with published(target) as out:
+        report = build(reader, local(source), out, **given)
     print(report)
     sizes = (f"{split} {len(read_manifest(out, split))}" for split in splits_in(out))
-    print(f"{given.out}: {', '.join(sizes)}")
+    print(f"{target}: {', '.join(sizes)}")
