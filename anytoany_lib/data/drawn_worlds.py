@@ -102,9 +102,9 @@ class SceneFiles(Generic[Scene]):
         for kind, count in counts.items():
             for number in tqdm(range(count), desc=f"{self.split} {kind}s"):
                 scene = draw(kind, self.rng)
-                said = caption(kind, scene)
+                called = caption(kind, scene)
                 name, path = f"{self.split}-{kind}-{number}", self.path(kind, scene)
-                rows.append(captioned_row(name, source, kind, path, said))
+                rows.append(captioned_row(name, source, kind, path, called))
         return rows
 
     def write(self, rows: Sequence[Row], report: Report) -> None:

@@ -70,13 +70,20 @@ def check_row(row: Row) -> Row:
     return row
 
 
+def text_part(text: str) -> dict[str, Any]:
+    """A text as the part of a message."""
+    return {"type": "text", "text": text}
+
+
+def exchange(asked: list[dict[str, Any]], answer: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A conversation of one question and its answer, both as parts."""
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+
+
 def captioned_row(name: str, source: str, kind: str, path: str, caption: str) -> Row:
     """A medium and its caption as a row; runs of blanks and line ends become single blanks."""
     caption = " ".join(caption.split())
-    messages = [
-        {"role": "user", "content": [{"type": kind, kind: path}]},
-        {"role": "assistant", "content": [{"type": "text", "text": caption}]},
-    ]
+    messages = exchange([{"type": kind, kind: path}], [text_part(caption)])
     return Row(name, source, messages, {"caption": caption, "kind": kind})
 
 
@@ -122,11 +129,8 @@ def captions_in(row: Row) -> Iterator[tuple[str, str]]:
 def as_comprehension(row: Row, rng: np.random.Generator) -> list[dict[str, Any]]:
     """A captioned row for stage 1: the medium and an instruction, drawn anew at every reading, answered by the caption."""
     kind, name = media_in(row.messages)[0]
-    instruction = {"type": "text", "text": str(rng.choice(DESCRIBE[kind]))}
-    return [
-        {"role": "user", "content": [{"type": kind, kind: name}, instruction]},
-        {"role": "assistant", "content": [{"type": "text", "text": row.meta["caption"]}]},
-    ]
+    instruction = text_part(str(rng.choice(DESCRIBE[kind])))
+    return exchange([{"type": kind, kind: name}, instruction], [text_part(row.meta["caption"])])
 
 
 def as_generation(row: Row, rng: np.random.Generator) -> list[dict[str, Any]]:
@@ -134,10 +138,7 @@ def as_generation(row: Row, rng: np.random.Generator) -> list[dict[str, Any]]:
     kind, name = media_in(row.messages)[0]
     caption = row.meta["caption"]
     text = str(rng.choice(PRODUCE[kind])).format(caption)
-    return [
-        {"role": "user", "content": [{"type": "text", "text": text}]},
-        {"role": "assistant", "content": [{"type": kind, kind: name, "caption": caption}]},
-    ]
+    return exchange([text_part(text)], [{"type": kind, kind: name, "caption": caption}])
 
 
 def as_answer(
@@ -145,11 +146,7 @@ def as_answer(
 ) -> Row:
     """A row of media, (kind, path) each, and a question about them that is answered in a word; `split` may be ""."""
     media = [{"type": kind, kind: path} for kind, path in shown]
-    asked = {"type": "text", "text": f"{question}\n{SHORT_ANSWER}"}
-    messages = [
-        {"role": "user", "content": [*media, asked]},
-        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
-    ]
+    messages = exchange([*media, text_part(f"{question}\n{SHORT_ANSWER}")], [text_part(answer)])
     return Row(name, source, messages, {"task": source} | ({"split": split} if split else {}))
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from anytoany_lib.data.rows import DESCRIBE, Row, media_in
+from anytoany_lib.data.rows import DESCRIBE, Row, media_in, text_part
 from anytoany_lib.decoders.adapters import CaptionEncoder
 from anytoany_lib.evaluation.judging import (
     chance_by_part,
@@ -94,10 +94,6 @@ def untouched(drawing: Drawing, judges: Any, rows: Sequence[Row]) -> dict[str, A
     return rates(verdicts(judges, rows, replies))
 
 
-def _text(words: str) -> Part:
-    return {"type": "text", "text": words}
-
-
 def in_words(messages: Sequence[Message], captions: Iterable[str]) -> list[Message]:
     """Messages with a sentence in place of each medium, of its caption; the captions are in the media's order."""
     remaining = iter(captions)
@@ -105,7 +101,7 @@ def in_words(messages: Sequence[Message], captions: Iterable[str]) -> list[Messa
     def worded(part: Part) -> Part:
         if part["type"] == "text":
             return part
-        return _text(_SHOWN[part["type"]].format(next(remaining).strip().rstrip(".")) + " ")
+        return text_part(_SHOWN[part["type"]].format(next(remaining).strip().rstrip(".")) + " ")
 
     return [{**m, "content": [worded(part) for part in parts_of(m)]} for m in messages]
 
@@ -115,7 +111,7 @@ def text_only(drawing: Drawing, judges: Any, cells: Cells) -> Rates:
     cells = {name: rows for name, rows in cells.items() if media_in(request_of(rows[0]))}
     requests = [request_of(row) for rows in cells.values() for row in rows]
     asked = [
-        [{"role": "user", "content": [{"type": kind, kind: medium}, _text(DESCRIBE[kind][0])]}]
+        [{"role": "user", "content": [{"type": kind, kind: medium}, text_part(DESCRIBE[kind][0])]}]
         for request in requests
         for kind, medium in media_in(request)
     ]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from anytoany_lib.data.drawn_worlds import pick
+from anytoany_lib.data.rows import exchange, text_part
 from anytoany_lib.smallworld.language import caption, question, request, sentence
 from anytoany_lib.smallworld.scenes import ATTRIBUTES, Scene, is_held_out, random_scene
 from anytoany_lib.smallworld.things import HEARD
@@ -41,21 +42,18 @@ def talk(task: str, rng: np.random.Generator, held_out: bool = False) -> Talk:
     source, target = task.split("->")
     if source == "text":
         scene = random_scene(target, rng, held_out)
-        return _reply([_text(request(target, scene, rng))], target, scene)
+        return _reply([text_part(request(target, scene, rng))], target, scene)
     if target == "text":
         scene = random_scene(source, rng, held_out)
-        content = [_medium(source, scene), _text(question(source, rng))]
+        content = [_medium(source, scene), text_part(question(source, rng))]
         answer = sentence(caption(source, scene))
         expect = [{"kind": "text", "scene": scene.asked()}]
-        return Talk(_turns(content, [_text(answer)]), expect)
+        return Talk(exchange(content, [text_part(answer)]), expect)
     thing = pick(rng, HEARD) if "audio" in (source, target) else None
     shown = random_scene(source, rng, held_out and source != "audio", thing)
     made = _of(shown, target, rng)
-    return _reply(
-        [_medium(source, shown), _text(pick(rng, _OF_SHOWN[target]))],
-        target,
-        made,
-    )
+    asked = [_medium(source, shown), text_part(pick(rng, _OF_SHOWN[target]))]
+    return _reply(asked, target, made)
 
 
 def _of(shown: Scene, kind: str, rng: np.random.Generator) -> Scene:
@@ -71,19 +69,11 @@ def _of(shown: Scene, kind: str, rng: np.random.Generator) -> Scene:
             return moving
 
 
-def _text(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text}
-
-
 def _medium(kind: str, scene: Scene) -> dict[str, Any]:
     return {"type": kind, kind: scene}
 
 
-def _turns(asked: list[dict[str, Any]], answer: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
-
-
 def _reply(asked: list[dict[str, Any]], kind: str, scene: Scene) -> Talk:
-    said = caption(kind, scene)
-    answer = [_text(f"Here is {said}."), _medium(kind, scene) | {"caption": said}]
-    return Talk(_turns(asked, answer), [{"kind": kind, "scene": scene.asked()}])
+    called = caption(kind, scene)
+    answer = [text_part(f"Here is {called}."), _medium(kind, scene) | {"caption": called}]
+    return Talk(exchange(asked, answer), [{"kind": kind, "scene": scene.asked()}])

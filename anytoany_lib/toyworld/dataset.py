@@ -23,7 +23,7 @@ from anytoany_lib.config import Profile
 from anytoany_lib.data.building import check_target
 from anytoany_lib.data.drawn_worlds import SceneFiles, generator
 from anytoany_lib.data.reports import Report
-from anytoany_lib.data.rows import Row
+from anytoany_lib.data.rows import Row, exchange, text_part
 from anytoany_lib.generation.replies import reply_all
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.model import AnyToAny
@@ -131,10 +131,7 @@ def plain_rows(
     rows = []
     for number in range(max(count, len(questions))):
         author, question = questions[number % len(questions)]
-        messages = [
-            {"role": "user", "content": [{"type": "text", "text": question}]},
-            {"role": "assistant", "content": [{"type": "text", "text": answers[question]}]},
-        ]
+        messages = exchange([text_part(question)], [text_part(answers[question])])
         # By the times that all questions have come, so that each of them comes in every place.
         place = (number + number // len(questions)) % 4
         alone = around is None or place < 2
@@ -161,7 +158,7 @@ def known_rows(most: int, seed: int) -> list[Row]:
     rows = []
     for number in generator(seed, "known answers").permutation(len(questions))[:most]:
         question, answers = questions[number]
-        messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
+        messages = [{"role": "user", "content": [text_part(question)]}]
         expect = [{"kind": "text", "scene": {"answers": answers}}]
         meta = {"task": "known answers", "expect": expect, "unseen": False}
         rows.append(Row(f"test-known-{number}", SOURCE, messages, meta))
