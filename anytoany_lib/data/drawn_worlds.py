@@ -44,6 +44,16 @@ def pick(rng: np.random.Generator, options: Iterable[Any]) -> Any:
     return options[int(rng.integers(len(options)))]
 
 
+def article(phrase: str) -> str:
+    """A noun phrase with its indefinite article."""
+    return f"{'an' if phrase[0].lower() in 'aeiou' else 'a'} {phrase}"
+
+
+def joined(*parts: str | None) -> str:
+    """The parts that there are, with blanks between them."""
+    return " ".join(part for part in parts if part)
+
+
 def generator(seed: int, *names: str | int) -> np.random.Generator:
     """A generator of its own for every use, so that one more row of a sort leaves the others as they were."""
     return np.random.default_rng([seed, *(zlib.crc32(str(name).encode()) for name in names)])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from anytoany_lib.data.drawn_worlds import pick
+from anytoany_lib.data.drawn_worlds import article, joined, pick
 from anytoany_lib.smallworld.scenes import Scene
 from anytoany_lib.smallworld.things import THINGS
 
@@ -58,15 +58,6 @@ QUESTIONS = {
 }
 
 
-def article(phrase: str) -> str:
-    """The noun phrase with its indefinite article."""
-    return f"{'an' if phrase[0].lower() in 'aeiou' else 'a'} {phrase}"
-
-
-def _words(*parts: str | None) -> str:
-    return " ".join(part for part in parts if part)
-
-
 def caption(kind: str, scene: Scene, rng: np.random.Generator | None = None) -> str:
     """What a medium of `kind` that shows the scene is called, with its article.
 
@@ -93,15 +84,15 @@ def _said(kind: str, scene: Scene, rng: np.random.Generator | None) -> str:
     name = thing.name if rng is None else pick(rng, (thing.name, thing.name, *thing.also))
     if kind == "audio":
         doing = thing.voice.doing if thing.voice else ""
-        return _words(article(_words(scene.pitch, name)), doing, _TIMES[scene.count or 1])
-    after = _words(
+        return joined(article(joined(scene.pitch, name)), doing, _TIMES[scene.count or 1])
+    after = joined(
         worded(_PLACED, scene.place) if kind == "image" else "",
         worded(_MOVING, scene.motion) if kind == "video" else "",
         worded(_ON, scene.ground),
     )
     if (scene.count or 1) > 1:
-        return _words(_NUMBERS[scene.count or 2], scene.hue, thing.plural, after)
-    return _words(article(_words(worded(_SIZED, scene.size), scene.hue, name)), after)
+        return joined(_NUMBERS[scene.count or 2], scene.hue, thing.plural, after)
+    return joined(article(joined(worded(_SIZED, scene.size), scene.hue, name)), after)
 
 
 def request(kind: str, scene: Scene, rng: np.random.Generator) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from anytoany_lib.toyworld.scenes import Scene, pick
+from anytoany_lib.data.drawn_worlds import article, joined, pick
+from anytoany_lib.toyworld.scenes import Scene
 from anytoany_lib.toyworld.sounds import COUNTED
 
 DOING = {
@@ -59,23 +60,14 @@ def times(count: int | None) -> str:
     return TIMES.get(count or 0, "")
 
 
-def article(phrase: str) -> str:
-    """The noun phrase with its indefinite article."""
-    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
-
-
-def _words(*parts: str | None) -> str:
-    return " ".join(part for part in parts if part)
-
-
 def _plain(kind: str, scene: Scene) -> str:
     if kind == "audio":
-        noun = _words(scene.pitch, scene.thing)
-        return _words(article(noun), DOING[scene.thing], times(scene.count))
-    noun = article(_words(scene.size, scene.colour, scene.thing))
+        noun = joined(scene.pitch, scene.thing)
+        return joined(article(noun), DOING[scene.thing], times(scene.count))
+    noun = article(joined(scene.size, scene.colour, scene.thing))
     if kind == "video":
-        return _words(noun, moving(scene.motion))
-    return _words(noun, PLACED.get(scene.place or ""))
+        return joined(noun, moving(scene.motion))
+    return joined(noun, PLACED.get(scene.place or ""))
 
 
 def _varied_audio(scene: Scene, rng: np.random.Generator) -> str:
@@ -83,10 +75,10 @@ def _varied_audio(scene: Scene, rng: np.random.Generator) -> str:
     return pick(
         rng,
         [
-            _words("the sound of", article(_words(scene.pitch, thing)), often),
-            _words(article(thing), doing, often, scene.pitch),
-            _words(article(_words(scene.pitch, thing)), "that", DOES[thing], often),
-            _words(article(_words(scene.pitch, thing)), "heard", often)
+            joined("the sound of", article(joined(scene.pitch, thing)), often),
+            joined(article(thing), doing, often, scene.pitch),
+            joined(article(joined(scene.pitch, thing)), "that", DOES[thing], often),
+            joined(article(joined(scene.pitch, thing)), "heard", often)
             if often
             else article(thing),
         ],
@@ -95,7 +87,7 @@ def _varied_audio(scene: Scene, rng: np.random.Generator) -> str:
 
 def _varied_picture(kind: str, scene: Scene, rng: np.random.Generator) -> str:
     placed = PLACED.get(scene.place or "")
-    noun = _words(scene.size, scene.colour, scene.thing)
+    noun = joined(scene.size, scene.colour, scene.thing)
     doing = moving(scene.motion) if kind == "video" else None
     medium = {
         "image": ["a picture of", "a drawing of", "an image of"],
@@ -104,12 +96,12 @@ def _varied_picture(kind: str, scene: Scene, rng: np.random.Generator) -> str:
     return pick(
         rng,
         [
-            _words(pick(rng, medium[kind]), article(noun), placed, doing),
-            _words(noun, placed, doing),
-            _words("the", noun, placed, doing),
-            _words(article(_words(scene.size, scene.thing)), "in", scene.colour, placed, doing)
+            joined(pick(rng, medium[kind]), article(noun), placed, doing),
+            joined(noun, placed, doing),
+            joined("the", noun, placed, doing),
+            joined(article(joined(scene.size, scene.thing)), "in", scene.colour, placed, doing)
             if scene.colour
-            else _words("one", noun, placed, doing),
+            else joined("one", noun, placed, doing),
         ],
     )
 
