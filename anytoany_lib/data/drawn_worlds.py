@@ -103,14 +103,15 @@ class SceneFiles(Generic[Scene]):
     def captioned_rows(
         self,
         source: str,
-        counts: Mapping[str, int],
+        count: int,
+        shares: Mapping[str, float],
         draw: Callable[[str, np.random.Generator], Scene],
         caption: Callable[[str, Scene], str],
     ) -> list[Row]:
-        """So many media of each kind with their captions, as any captioned dataset has them."""
+        """So many media with their captions, each kind in its share, as any captioned dataset has them."""
         rows = []
-        for kind, count in counts.items():
-            for number in tqdm(range(count), desc=f"{self.split} {kind}s"):
+        for kind, share in shares.items():
+            for number in tqdm(range(round(count * share)), desc=f"{self.split} {kind}s"):
                 scene = draw(kind, self.rng)
                 called = caption(kind, scene)
                 name, path = f"{self.split}-{kind}-{number}", self.path(kind, scene)

@@ -93,9 +93,8 @@ def write(
             ("validation", media_count // 12, conversations // 25),
         ):
             files = files_of(split)
-            counts = {kind: round(media * share) for kind, share in _KIND_SHARES.items()}
             varied = partial(caption, rng=files.rng)
-            rows = files.captioned_rows(SOURCE, counts, random_scene, varied)
+            rows = files.captioned_rows(SOURCE, media, _KIND_SHARES, random_scene, varied)
             files.write(rows + conversation_rows(files, talks), report)
         files = files_of("test")
         files.write(test_rows(files, per_task), report)

@@ -226,8 +226,7 @@ def write(
         ):
             rng = generator(seed, split)
             files = SceneFiles(folder, split, rng, _shown, _MEASURES, pool=4)
-            counts = {kind: round(media_rows * share) for kind, share in _KIND_SHARES.items()}
-            rows = files.captioned_rows(SOURCE, counts, random_scene, caption)
+            rows = files.captioned_rows(SOURCE, media_rows, _KIND_SHARES, random_scene, caption)
             rows += conversation_rows(split, talks, rng, files, shares)
             if talks:
                 maker, count = Maker(rng, split), round(talks * plain_share)
