@@ -20,7 +20,7 @@ from huggingface_hub import SpaceCardData
 
 from anytoany_lib.checkpoints import publishing
 from anytoany_lib.checkpoints.model_card import CARD, one_line, parts_and_terms, text
-from anytoany_lib.config import Profile, Source, resolve
+from anytoany_lib.config import Profile, resolve
 from anytoany_lib.export.merging import check_new
 from anytoany_lib.gates import sources
 from anytoany_lib.gates.sources import HUB_NAME
@@ -100,13 +100,8 @@ def _carried(profile: Profile) -> list[str]:
     """Folders of the frozen models that a Space has to bring: no profile of the kit says where to get them, and nobody there says
     that another place is trusted. ValueError if one lies elsewhere than in ckpt/, FileNotFoundError if it is not here.
     """
-    upscalers: dict[str, tuple[str, Source | None]] = {
-        f"{kind} upscaler": (one.upscaler, None)
-        for kind, one in profile.decoders.items()
-        if one.upscale not in (None, 1)
-    }
     found = []
-    for what, (folder, source) in (sources.parts(profile) | upscalers).items():
+    for what, (folder, source) in profile.frozen_parts().items():
         place = Path(folder).parts
         if place[:1] != ("ckpt",) or ".." in place:
             raise ValueError(
