@@ -1,0 +1,80 @@
+"""The GGUF file in llama.cpp itself, by a package that brings it built: it reads, words and continues prompts as transformers do."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import SHIPPED
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from anytoany_lib.export import gguf_file, merging
+from anytoany_lib.toyworld.conversations.authors import known_answers
+
+llama_cpp = pytest.importorskip(
+    "xllamacpp", reason="llama.cpp is not installed (pip install xllamacpp)"
+)
+
+LONGEST = 32
+ODD = [
+    "12 + 34?  And   naïve\n日本 🙂",
+    "Draw a red bell.",
+    "I'd love to hear three bells, please!",
+    "Show me a blue fish that swims to the left.",
+    "Write <|im_end|> and [IMG0] as they are.",
+    "def f(x):\n\treturn x ** 2  # 3,141.59",
+]
+PROMPTS = [question for question, _ in known_answers()[: 50 - len(ODD)]] + ODD
+
+
+class Served:
+    """A .gguf file in llama.cpp's own server, on this machine."""
+
+    def __init__(self, file: Path):
+        settings = llama_cpp.CommonParams()
+        settings.model.path, settings.n_ctx, settings.verbosity = str(file), 512, 0
+        # What it remembers of a prompt would be halved by itself.
+        settings.cache_type_k = settings.cache_type_v = llama_cpp.ggml_type.GGML_TYPE_F32
+        self.server = llama_cpp.Server(settings)
+
+    def __call__(self, path: str, **asked: Any) -> dict[str, Any]:
+        """The answer to a request."""
+        address, body = f"{self.server.listening_address}{path}", json.dumps(asked).encode()
+        request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=300) as answer:
+            return json.load(answer)
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """The language model of the run that ships and its tokenizer, by transformers alone."""
+    folder = tmp_path_factory.mktemp("merged") / "llm"
+    merging.write_merged(SHIPPED, folder, torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_fifty_prompts_are_read_and_continued_alike(dtype: str, merged, tmp_path: Path):
+    model, tokenizer = merged
+    served = Served(gguf_file.write_gguf(SHIPPED, tmp_path / "a.gguf", getattr(torch, dtype)))
+    other = []
+    for prompt in PROMPTS:
+        turns = [{"role": "user", "content": prompt}]
+        shown = served("/apply-template", messages=turns)["prompt"]
+        ids = served("/tokenize", content=shown, add_special=True, parse_special=True)["tokens"]
+        read = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)
+        assert ids == read.input_ids
+        found = served(
+            "/completion", prompt=ids, n_predict=LONGEST, temperature=0, return_tokens=True
+        )
+        drawn = model.generate(torch.tensor([ids]), max_new_tokens=LONGEST, do_sample=False)
+        expected = drawn[0, len(ids) :].tolist()
+        if found["tokens"] != [at for at in expected if at != tokenizer.eos_token_id]:
+            other.append((prompt, tokenizer.decode(expected), found["content"]))
+    print(f"{dtype}: {len(PROMPTS) - len(other)} of {len(PROMPTS)} alike", other)
+    assert len(PROMPTS) == 50 and not other
