@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from small_runs import SHIPPED
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from anytoany_lib.export import gguf_file, merging
 from anytoany_lib.toyworld.conversations.authors import known_answers
@@ -19,7 +19,7 @@ llama_cpp = pytest.importorskip(
     "xllamacpp", reason="llama.cpp is not installed (pip install xllamacpp)"
 )
 
-LONGEST = 32
+LONGEST, NEAR = 32, 0.05
 ODD = [
     "12 + 34?  And   naïve\n日本 🙂",
     "Draw a red bell.",
@@ -52,7 +52,7 @@ class Served:
 
 
 class Continued(NamedTuple):
-    """A prompt as its template has it, in tokens, and the likeliest tokens behind it."""
+    """A prompt, its tokens by the chat template, and the likeliest tokens behind it."""
 
     turns: list[dict[str, str]]
     ids: list[int]
@@ -60,29 +60,43 @@ class Continued(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def continued(tmp_path_factory: pytest.TempPathFactory) -> list[Continued]:
-    """What transformers alone makes of the prompts, of the run that ships, merged."""
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, list[Continued]]:
+    """The language model of the run that ships in plain transformers, and what it makes of the prompts."""
     folder = tmp_path_factory.mktemp("merged") / "llm"
     merging.write_merged(SHIPPED, folder, torch.float32)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer, found = AutoTokenizer.from_pretrained(folder), []
     for prompt in PROMPTS:
         turns = [{"role": "user", "content": prompt}]
-        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)
-        ids = ids.input_ids
+        read = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)
+        ids = read.input_ids
         drawn = model.generate(torch.tensor([ids]), max_new_tokens=LONGEST, do_sample=False)
-        tokens = [at for at in drawn[0, len(ids) :].tolist() if at != tokenizer.eos_token_id]
-        found.append(Continued(turns, ids, tokens))
-    return found
+        found.append(Continued(turns, ids, drawn[0, len(ids) :].tolist()))
+    return model, found
+
+
+@torch.no_grad()
+def _apart(model: PreTrainedModel, one: Continued, other: list[int]) -> float:
+    """How far apart transformers has the logits of the two tokens at which other continuations part from its own."""
+    at = next(
+        n for n, (own, found) in enumerate(zip(one.tokens, other, strict=False)) if own != found
+    )
+    logits = model(torch.tensor([one.ids + one.tokens[:at]])).logits[0, -1]
+    return float(logits[one.tokens[at]] - logits[other[at]])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_fifty_prompts_are_read_and_continued_alike(dtype: str, continued, tmp_path: Path):
+def test_fifty_prompts_are_read_and_continued_alike(dtype: str, plain, tmp_path: Path):
+    model, continued = plain
     served = Served(gguf_file.write_gguf(SHIPPED, tmp_path / "a.gguf", getattr(torch, dtype)))
-    settings = {"n_predict": LONGEST, "temperature": 0, "return_tokens": True}
-    assert len(continued) == 50
+    settings, parted = {"n_predict": LONGEST, "temperature": 0, "return_tokens": True}, []
     for one in continued:
         shown = served("/apply-template", messages=one.turns)["prompt"]
         ids = served("/tokenize", content=shown, add_special=True, parse_special=True)["tokens"]
         assert ids == one.ids, one.turns
-        assert served("/completion", prompt=ids, **settings)["tokens"] == one.tokens, one.turns
+        found = served("/completion", prompt=ids, **settings)["tokens"]
+        if found != one.tokens:
+            parted.append(_apart(model, one, found))
+    print(f"{dtype}: {50 - len(parted)} of 50 alike, others at logits {parted} apart")
+    # Sums are rounded in another order: of two tokens that are as likely either may come.
+    assert len(continued) == 50 and len(parted) <= 5 and max(parted, default=0) < NEAR
