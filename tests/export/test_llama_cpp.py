@@ -19,7 +19,8 @@ llama_cpp = pytest.importorskip(
     "xllamacpp", reason="llama.cpp is not installed (pip install xllamacpp)"
 )
 
-LONGEST, NEAR = 32, 0.05
+LONGEST = 32
+NEAR = {"float32": 0.005, "float16": 0.05}  # of two logits, so that rounding may choose
 ODD = [
     "12 + 34?  And   naïve\n日本 🙂",
     "Draw a red bell.",
@@ -99,4 +100,4 @@ def test_fifty_prompts_are_read_and_continued_alike(dtype: str, plain, tmp_path:
             parted.append(_apart(model, one, found))
     print(f"{dtype}: {50 - len(parted)} of 50 alike, others at logits {parted} apart")
     # Sums are rounded in another order: of two tokens that are as likely either may come.
-    assert len(continued) == 50 and len(parted) <= 5 and max(parted, default=0) < NEAR
+    assert len(continued) == 50 and len(parted) <= 5 and max(parted, default=0) < NEAR[dtype]
