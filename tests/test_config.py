@@ -118,6 +118,16 @@ def test_every_licence_of_a_profile_has_been_looked_at(path: Path):
         assert "nobody has looked" not in terms.why and licence != "none named", (part, licence)
 
 
+def test_what_the_repository_ships_has_a_licence_too():
+    used = licences.commercial_use(Profile.load("tiny"))
+    assert {used[kind][0] for kind in ("encoder", "image", "audio", "video")} == {"Apache-2.0"}
+    assert used["image upscaler"] == used["video upscaler"] == ("BSD-3-Clause", used["llm"][1])
+    assert "audio upscaler" not in used
+    for folder in licences.SHIPPED:
+        assert resolve(folder).is_dir()
+    assert "BSD 3-Clause" in (resolve("ckpt/tiny/upscaler") / "LICENSE").read_text()
+
+
 def test_no_part_of_the_permissive_profile_forbids_commercial_use():
     profile = Profile.load("permissive")
     assert licences.forbids(profile) == []

@@ -26,6 +26,7 @@ from anytoany_lib.checkpoints.integrity import (
     words_problems,
 )
 from anytoany_lib.config import Profile, Source, resolve
+from anytoany_lib.config.licences import licence_of
 from anytoany_lib.encoders.imagebind_inputs import ImageBindConfig
 from anytoany_lib.gates import sources
 from anytoany_lib.system import terminal
@@ -39,32 +40,17 @@ _Needed = dict[str, tuple[str, str, Source | None]]
 
 def _needed(profile: Profile, speech: bool = False) -> _Needed:
     """What a profile needs: {what: (folder, the file that shows it is there, source)}."""
-    llm, encoder = profile.llm, profile.encoder
-    ears = {}
-    if encoder.audio_folder:
-        ears["audio encoder"] = (encoder.audio_folder, "config.json", encoder.audio_source)
-    needed = {
-        "llm": (llm.folder, "config.json", llm.source),
-        "encoder": (encoder.folder, "config.json", encoder.source),
-        **ears,
-        **{k: (d.folder, "model_index.json", d.source) for k, d in profile.decoders.items()},
-        **{
-            f"{k} added": (d.added.file, "config.json", d.added.source)
-            for k, d in profile.decoders.items()
-            if d.added
-        },
-    }
-    return needed | _for_speech(profile) if speech else needed
+    parts = profile.frozen_parts(speech).items()
+    return {what: (folder, _shown(profile, what), source) for what, (folder, source) in parts}
 
 
-def _for_speech(profile: Profile) -> _Needed:
-    """The same of what speech alone needs."""
-    voice, recogniser = profile.speech.voice, profile.speech.recogniser
-    shown = "hibari.onnx" if voice.reader == "hibari" else "config.json"
-    return {
-        "voice": (voice.folder, shown, voice.source),
-        "recogniser": (recogniser.folder, "config.json", recogniser.source),
-    }
+def _shown(profile: Profile, what: str) -> str:
+    """The file that shows that a part is there."""
+    if what in profile.decoders:
+        return "model_index.json"
+    if what == "voice" and profile.speech.voice.reader == "hibari":
+        return "hibari.onnx"
+    return "config.json"
 
 
 def missing_models(profile: Profile, speech: bool = False) -> dict[str, str]:
@@ -102,7 +88,7 @@ def fetch_plan(profile: Profile, speech: bool = False) -> list[dict[str, Any]]:
                 "bytes": size if there or files else None,
                 "files": files,
                 "from": origin or "this repository, or put there by you",
-                "licence": source and source.licence,
+                "licence": licence_of(folder, source),
             }
         )
     return rows
@@ -242,7 +228,7 @@ def _problems(profile: Profile, what: str, path: Path) -> list[str]:
     if what in ("encoder", "audio encoder"):
         model = profile.encoder.model
         return encoder_problems(path) if model == "imagebind" else tower_problems(path, what, model)
-    if what.endswith(" added"):
+    if what.endswith((" added", " upscaler")):
         files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
         return [problem for problem, _ in map(head_of, files) if problem]
     return pipeline_problems(path, _unused(profile, what))

@@ -14,7 +14,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from anytoany_lib.config import Profile, Source, resolve
-from anytoany_lib.gates.sources import HUB_NAME, how_to_get, parts
+from anytoany_lib.config.licences import licence_of
+from anytoany_lib.gates.sources import HUB_NAME, how_to_get
 from anytoany_lib.modalities import KINDS
 from anytoany_lib.system import runs
 from anytoany_lib.system.files import read_json
@@ -124,8 +125,8 @@ def parts_and_terms(profile: Profile) -> Iterator[str]:
     """The frozen parts with their terms, and which of them forbid commercial use."""
     rows = [["part", "from", "licence", "commercial use"]]
     forbidden = []
-    for what, (folder, source) in parts(profile).items():
-        licence = source.licence if source else None
+    for what, (folder, source) in profile.frozen_parts().items():
+        licence = licence_of(folder, source)
         place = text(_place(source)) if source else text(folder)
         rows.append([what, place, text(licence or "not stated"), _terms(licence)])
         forbidden += [what] if _terms(licence) == "**forbidden**" else []

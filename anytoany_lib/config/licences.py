@@ -42,6 +42,14 @@ LICENCES: dict[str, Terms] = {
     "NSCL": Terms("forbidden", "NVIDIA's source code licence: research and evaluation"),
     "LLaMA research licence": Terms("forbidden", "research alone"),
 }
+# What the repository ships, by its folder: no profile names a source of it.
+SHIPPED = {
+    "ckpt/tiny/encoder": "Apache-2.0",
+    "ckpt/tiny/image": "Apache-2.0",
+    "ckpt/tiny/audio": "Apache-2.0",
+    "ckpt/tiny/video": "Apache-2.0",
+    "ckpt/tiny/upscaler": "BSD-3-Clause",  # Real-ESRGAN's; the others were trained here
+}
 _WORST: tuple[Use, ...] = ("allowed", "conditions", "forbidden")
 
 
@@ -56,12 +64,19 @@ def terms_of(licence: str | None) -> Terms:
     return max(several, key=lambda terms: _WORST.index(terms.use))
 
 
+def licence_of(folder: str, source: Source | None) -> str | None:
+    """The licence of a frozen model: its profile's word, or of what the repository ships this module's. None if none is named."""
+    return source.licence if source else SHIPPED.get(folder)
+
+
 def commercial_use(profile: Profile) -> dict[str, tuple[str, Terms]]:
-    """{part: (its licence, the terms)} of every part that is fetched; what the kit ships itself is Apache-2.0."""
-    return {
-        part: (source.licence or "none named", terms_of(source.licence))
-        for part, source in sources(profile, speech=True)
+    """{part: (its licence, the terms)} of every part that is fetched, or ships with the kit."""
+    named = {
+        part: licence_of(folder, source)
+        for part, (folder, source) in profile.frozen_parts(speech=True).items()
+        if source or folder in SHIPPED
     }
+    return {part: (licence or "none named", terms_of(licence)) for part, licence in named.items()}
 
 
 def forbids(profile: Profile) -> list[str]:
@@ -75,16 +90,5 @@ def forbids(profile: Profile) -> list[str]:
 
 def sources(profile: Profile, speech: bool = False) -> Iterator[tuple[str, Source]]:
     """(part, its source) of every part of a profile that is fetched; with `speech` of its voice and recogniser too."""
-    encoder = profile.encoder
-    named = {"llm": profile.llm.source, "encoder": encoder.source}
-    named["audio encoder"] = encoder.audio_source
-    named |= {kind: decoder.source for kind, decoder in profile.decoders.items()}
-    named |= {
-        f"{kind} added": decoder.added.source
-        for kind, decoder in profile.decoders.items()
-        if decoder.added
-    }
-    if speech:
-        named["voice"] = profile.speech.voice.source
-        named["recogniser"] = profile.speech.recogniser.source
-    yield from ((name, source) for name, source in named.items() if source)
+    parts = profile.frozen_parts(speech).items()
+    yield from ((what, source) for what, (_, source) in parts if source)

@@ -219,6 +219,11 @@ class DecoderConfig(Checked):
         description="load the pipeline's own; what it refuses fails with that reason. Off, its files are not needed",
     )
 
+    @property
+    def enlarges(self) -> bool:
+        """Whether the chat shows its media larger than they are made, by the network in `upscaler`."""
+        return self.upscale not in (None, 1)
+
     @model_validator(mode="after")
     def _has_checker(self):
         if self.safety_checker and self.pipeline != "stable-diffusion":

@@ -17,6 +17,7 @@ from anytoany_lib.config.parts import (
     LLMConfig,
     LoraSettings,
     ProjectionConfig,
+    Source,
 )
 from anytoany_lib.config.speech import SpeechConfig
 from anytoany_lib.config.stages import StageConfig
@@ -132,6 +133,26 @@ class Profile(Checked):
             for kind, decoder in self.decoders.items()
         }
         return self.model_copy(update={"decoders": decoders})
+
+    def frozen_parts(self, speech: bool = False) -> dict[str, tuple[str, Source | None]]:
+        """{what: (its folder, where to get it)} of every frozen model; with `speech` of voice and recogniser too, which nothing
+        else needs.
+        """
+        encoder, decoders, spoken = self.encoder, self.decoders, self.speech
+        parts = {"llm": (self.llm.folder, self.llm.source)}
+        parts["encoder"] = (encoder.folder, encoder.source)
+        if encoder.audio_folder:
+            parts["audio encoder"] = (encoder.audio_folder, encoder.audio_source)
+        parts |= {kind: (one.folder, one.source) for kind, one in decoders.items()}
+        for kind, one in decoders.items():
+            if one.added:
+                parts[f"{kind} added"] = (one.added.file, one.added.source)
+            if one.enlarges:
+                parts[f"{kind} upscaler"] = (one.upscaler, None)
+        if speech:
+            parts["voice"] = (spoken.voice.folder, spoken.voice.source)
+            parts["recogniser"] = (spoken.recogniser.folder, spoken.recogniser.source)
+        return parts
 
     @property
     def denoises(self) -> bool:

@@ -101,7 +101,7 @@ class Upscaler(nn.Module):
 
 def upscaler_of(config: DecoderConfig) -> Upscaler | None:
     """The upscaler that a decoder's profile asks for, None if it asks for none. ValueError if the folder's makes another size."""
-    if config.upscale in (None, 1):
+    if not config.enlarges:
         return None
     network = Upscaler.from_folder(config.upscaler)
     if network.scale != config.upscale:

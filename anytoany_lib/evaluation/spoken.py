@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from anytoany_lib.checkpoints.publishing import run_to_measure
 from anytoany_lib.config import portable
 from anytoany_lib.data.rows import Row
 from anytoany_lib.evaluation.judging import (
@@ -90,7 +91,7 @@ def evaluate(
 
     SpeechMissing says what speech needs; ValueError if no test row is a request in words alone, or the profile names no judges.
     """
-    run = local(run)
+    run = run_to_measure(run)
     record = runs.read_record(run)
     data = data or next(iter(record["data"]), None)
     if data is None:
@@ -168,6 +169,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "Measure a run that is spoken to and read aloud, by the recogniser and the judges.",
         "--run ckpt/tiny/run --data data/toy --per-task 12",
     )
-    parser.add_argument("--run", required=True, help="folder or URL")
+    parser.add_argument("--run", required=True, help="folder, URL, or OWNER/NAME on the hub")
     add_test_options(parser)
     print(table(evaluate(**vars(parser.parse_args(arguments)))))

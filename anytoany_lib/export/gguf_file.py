@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from anytoany_lib.export.merging import Merged, merged
+from anytoany_lib.checkpoints.model_card import one_line
+from anytoany_lib.export.merging import Merged, limits, merged
 from anytoany_lib.gates import templates
 from anytoany_lib.gates.foreign_code import LOCAL
 from anytoany_lib.llm import model_folder
@@ -89,7 +90,11 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, 
 def _add_sizes(writer: gguf.GGUFWriter, made: Merged, file_type: gguf.LlamaFileType) -> None:
     config = made.llm.config
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    source = made.profile.llm.source
     writer.add_name(made.profile.name)
+    writer.add_description(" ".join(limits(made, one_line).split()))
+    if source and source.licence:
+        writer.add_license(source.licence)
     writer.add_file_type(file_type)
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)
@@ -181,5 +186,6 @@ def write_gguf(run: Path, out: Path, dtype: torch.dtype) -> Path:
     template = _template(made)
     known = f'TEMPLATE """{template}"""' if template else "# Its chat template is to be added here."
     stop = f"PARAMETER stop {json.dumps(made.stop_text)}"
-    write_file(out.with_name("Modelfile"), f"FROM ./{out.name}\n{known}\n{stop}\n")
+    said = "".join(f"# {line}\n" for line in limits(made, one_line).splitlines())
+    write_file(out.with_name("Modelfile"), f"{said}FROM ./{out.name}\n{known}\n{stop}\n")
     return out

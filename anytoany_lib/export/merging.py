@@ -6,6 +6,7 @@ the run, and so does what it sees and draws.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,14 +34,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model, tokenizer = (one.from_pretrained("FOLDER") for one in (AutoModelForCausalLM, AutoTokenizer))
 ```
 
-It reads and writes text, by the chat template that comes with it. It cannot see, hear or draw: encoder, projections and decoders
-are no part of it. {wrappers} stand around a medium that is shown, whose soft tokens only the run's input projection makes.
-{signals} ask for a medium: the first of a kind says that the run would make one here, and what follows it means nothing.
+{limits}
 They are special tokens: decode with `skip_special_tokens=True`; read texts of others with `split_special_tokens=True`, or
 these can be typed.
 
 Licence of the language model that it was made from: {licence}.
 """
+
+_LIMITS = """It reads and writes text, by the chat template that comes with it. It cannot see, hear or draw: encoder, projections and decoders
+are no part of it. {wrappers} stand around a medium that is shown, whose soft tokens only the run's input projection makes.
+{signals} ask for a medium: the first of a kind says that the run would make one here, and what follows it means nothing."""
 
 
 class Merged(NamedTuple):
@@ -114,17 +117,22 @@ def _add_rows(llm: PreTrainedModel, rows: TokenRows, ids: list[int]) -> None:
         llm.get_output_embeddings().weight[ids] = rows.output
 
 
-def _card(made: Merged, dtype: torch.dtype) -> str:
-    source, (opening, closing, *signals) = made.profile.llm.source, map(text, made.names)
+def limits(made: Merged, shown: Callable[[str], str]) -> str:
+    """What a merged language model can and cannot do without the rest of its run, in three lines; `shown` writes a token's name."""
+    opening, closing, *signals = map(shown, made.names)
     asking = f"{signals[0]} to {signals[-1]}" if signals else "It has no tokens that"
+    return _LIMITS.format(wrappers=f"{opening} and {closing}", signals=asking)
+
+
+def _card(made: Merged, dtype: torch.dtype) -> str:
+    source = made.profile.llm.source
     return _README.format(
         profile=text(made.profile.name),
         stage=text(made.record["stage"]),
         commit=text(made.record.get("commit") or "not recorded"),
         dtype=str(dtype).removeprefix("torch."),
         quantization=made.profile.llm.quantization,
-        wrappers=f"{opening} and {closing}",
-        signals=asking,
+        limits=limits(made, text),
         licence=text(source.licence if source and source.licence else "not stated in its profile"),
     )
 

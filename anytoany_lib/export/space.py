@@ -1,11 +1,12 @@
 """A run as a Space of the Hugging Face hub: a folder whose app.py serves the chat of `chat.gradio_app`, there or on any machine.
 
-app.py             loads the run, fetches what its profile may fetch, serves the page
-requirements.txt   the kit's own dependencies, with its extra `gradio`
-README.md          the Space's settings in YAML, and what talks there on which terms
-run/               the files of the run, unless it is loaded from the hub by its name
-ckpt/              frozen models that no profile of the kit has a source for
-anytoany_lib/      the kit as it is here, without the toy world
+app.py                 loads the run, fetches what its profile may fetch, serves the page
+pre-requirements.txt   the CPU build of torch, which the hub installs first
+requirements.txt       the kit's own dependencies, with its extra `gradio`
+README.md              the Space's settings in YAML, and what talks there on which terms
+run/                   the files of the run, unless it is loaded from the hub by its name
+ckpt/                  frozen models that no profile of the kit has a source for
+anytoany_lib/          the kit as it is here, without the toy world
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from huggingface_hub import SpaceCardData
 
 from anytoany_lib.checkpoints import publishing
 from anytoany_lib.checkpoints.model_card import CARD, one_line, parts_and_terms, text
-from anytoany_lib.config import Profile, Source, resolve
+from anytoany_lib.config import Profile, resolve
 from anytoany_lib.export.merging import check_new
 from anytoany_lib.gates import sources
 from anytoany_lib.gates.sources import HUB_NAME
 from anytoany_lib.system import runs
 from anytoany_lib.system.files import appearing_whole, write_file
 
+CPU_TORCH = "https://download.pytorch.org/whl/cpu"
 _LIBRARY = Path(__file__).parents[1]
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "toyworld")
 _OWN = "run"  # the run's folder in the Space
@@ -67,11 +69,13 @@ A chat with {run}, profile {profile}: it reads and writes texts, pictures, sound
 version {version}, Apache-2.0. On a machine of your own:
 
 ```
+pip install -r pre-requirements.txt  # torch for a CPU; leave it out where there is a card
 pip install -r requirements.txt
 python app.py
 ```
 
-Whoever opens the page may talk, within the limits of `anytoany_lib/chat/access.py`; what is said is kept nowhere.
+In a Space with a card, delete `pre-requirements.txt`. Whoever opens the page may talk, within the limits of
+`anytoany_lib/chat/access.py`; what is said is kept nowhere.
 
 ## Parts and their terms
 
@@ -89,6 +93,17 @@ def _requirements() -> list[str]:
     )
 
 
+def _cpu_torch(requirements: list[str]) -> str:
+    """The pre-requirements.txt of a Space without a card: torch from the index of its CPU builds. The package index has for Linux
+    the build for CUDA alone, which brings gigabytes that a processor has no use for.
+
+    A file of its own because an index counts for a whole file: as one more in requirements.txt it would be asked for every
+    package, and could answer for any.
+    """
+    torch = next(one for one in requirements if re.match("torch[<>=]", one))
+    return f"--index-url {CPU_TORCH}\n{torch}\n"
+
+
 def _gradio_version(requirements: list[str]) -> str:
     """The lowest version of Gradio that the kit is tested with, as a Space names it: 6.31.0."""
     bound = next(re.search(r">=([\d.]+)", one) for one in requirements if one.startswith("gradio"))
@@ -100,13 +115,8 @@ def _carried(profile: Profile) -> list[str]:
     """Folders of the frozen models that a Space has to bring: no profile of the kit says where to get them, and nobody there says
     that another place is trusted. ValueError if one lies elsewhere than in ckpt/, FileNotFoundError if it is not here.
     """
-    upscalers: dict[str, tuple[str, Source | None]] = {
-        f"{kind} upscaler": (one.upscaler, None)
-        for kind, one in profile.decoders.items()
-        if one.upscale not in (None, 1)
-    }
     found = []
-    for what, (folder, source) in (sources.parts(profile) | upscalers).items():
+    for what, (folder, source) in profile.frozen_parts().items():
         place = Path(folder).parts
         if place[:1] != ("ckpt",) or ".." in place:
             raise ValueError(
@@ -178,6 +188,7 @@ def write_space(run: str | Path, out: Path) -> Path:
             _copy(folder / name, space / _OWN / name)
         for place in carried:
             _copy(resolve(place), space / place)
+        write_file(space / "pre-requirements.txt", _cpu_torch(requirements))
         write_file(space / "requirements.txt", "\n".join(requirements) + "\n")
         app = _APP.format(run=str(run) if on_hub else _OWN, name=title)
         write_file(space / "app.py", app)

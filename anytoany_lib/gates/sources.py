@@ -97,41 +97,14 @@ def open_url(request: urllib.request.Request, timeout: float = 30) -> Any:
 def how_to_get(what: str, folder: str) -> str:
     """The command that fetches a part of a run, if a profile of the kit has it in the same folder; else what to do."""
     for profile in _profiles():
-        spoken = speech_parts(profile)
-        there = (parts(profile) | spoken).get(what)
+        there = profile.frozen_parts(speech=True).get(what)
         if there and there[0] == folder and there[1]:
-            option = " --speech" if what in spoken else ""
+            option = "" if what in profile.frozen_parts() else " --speech"
             return f"anytoany fetch --profile {profile.name}{option} fetches it"
     return (
         "no profile of the kit says where it is had: put it there yourself, or see docs/security.md for how a profile of "
         "somebody else is allowed to fetch"
     )
-
-
-def parts(profile: Profile) -> dict[str, tuple[str, Source | None]]:
-    """The folder of each frozen model of a profile, and where to get it."""
-    llm, encoder = profile.llm, profile.encoder
-    ears = {"audio encoder": (encoder.audio_folder, encoder.audio_source)}
-    return {
-        "llm": (llm.folder, llm.source),
-        "encoder": (encoder.folder, encoder.source),
-        **(ears if encoder.audio_folder else {}),
-        **{kind: (one.folder, one.source) for kind, one in profile.decoders.items()},
-        **{
-            f"{kind} added": (one.added.file, one.added.source)
-            for kind, one in profile.decoders.items()
-            if one.added
-        },
-    }
-
-
-def speech_parts(profile: Profile) -> dict[str, tuple[str, Source | None]]:
-    """The same of the voice and the recogniser, which nothing but speech needs."""
-    voice, recogniser = profile.speech.voice, profile.speech.recogniser
-    return {
-        "voice": (voice.folder, voice.source),
-        "recogniser": (recogniser.folder, recogniser.source),
-    }
 
 
 @cache
@@ -147,6 +120,6 @@ def _place(source: Source) -> tuple[str | None, ...]:
 def _known() -> frozenset[tuple[str | None, ...]]:
     """Every place that a profile of the kit names."""
     sources = (
-        source for one in _profiles() for _, source in (parts(one) | speech_parts(one)).values()
+        source for one in _profiles() for _, source in one.frozen_parts(speech=True).values()
     )
     return frozenset(map(_place, filter(None, sources)))

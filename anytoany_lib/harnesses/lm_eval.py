@@ -27,8 +27,9 @@ class LanguageModel(HFLM):
     """The language model of a run folder, as lm-evaluation-harness scores those of transformers."""
 
     def __init__(self, run: str, adapter: bool = True, device: str | None = None, **settings: Any):
-        """Loads a run (a path or URL). Without `adapter` its LoRA matrices are off, and the model is as it was before training,
-        but for the embedding and head of a run that was imported with its own. `settings` are those of HFLM, such as batch_size.
+        """Loads a run (a path, a URL, or OWNER/NAME on the hub). Without `adapter` its LoRA matrices are off, and the model is as it
+        was before training, but for the embedding and head of a run that was imported with its own. `settings` are those of HFLM,
+        such as batch_size.
         """
         model = AnyToAny.from_pretrained(run, torch.device(device) if device else None)
         if model.adapter is not None and not adapter:

@@ -89,7 +89,7 @@ class SimpleAnyToAny(lmms):
     def __init__(
         self, run: str, batch_size: int | str = 1, seed: int = 0, device: str | None = None
     ):
-        """Loads a run folder (a path or URL). The first reply has this seed, each further one the next."""
+        """Loads a run (a path, a URL, or OWNER/NAME on the hub). The first reply has this seed, each further one the next."""
         super().__init__()
         self.model = AnyToAny.from_pretrained(run, torch.device(device) if device else None)
         self.batch_size, self.seed = int(batch_size), int(seed)

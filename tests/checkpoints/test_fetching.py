@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from anytoany_lib.checkpoints import downloads, fetching
-from anytoany_lib.config import Profile, Source
+from anytoany_lib.config import Profile, Source, resolve
 from anytoany_lib.decoders import adapters
 from anytoany_lib.llm import load_llm
 from anytoany_lib.model import AnyToAny
@@ -120,6 +121,25 @@ def test_a_missing_model_without_a_source_names_its_folder(profile: Profile):
     encoder = profile.encoder.model_copy(update={"folder": "ckpt/nowhere"})
     with pytest.raises(FileNotFoundError, match="its encoder is not in .*ckpt/nowhere"):
         fetching.fetch(profile.model_copy(update={"encoder": encoder}))
+
+
+def test_an_upscaler_is_a_model_as_others_are(profile: Profile, tmp_path: Path):
+    image = profile.decoders["image"].model_copy(update={"upscaler": str(tmp_path / "upscaler")})
+    changed = profile.model_copy(update={"decoders": profile.decoders | {"image": image}})
+    assert fetching.missing_models(changed) == {"image upscaler": image.upscaler}
+    with pytest.raises(FileNotFoundError, match="its image upscaler is not in .*upscaler.*put it"):
+        fetching.fetch(changed)
+    shutil.copytree(resolve("ckpt/tiny/upscaler"), image.upscaler)
+    fetching.verify_models(changed)
+    weights = Path(image.upscaler) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="model.safetensors: expected .* bytes, found"):
+        fetching.verify_models(changed)
+    small = image.model_copy(update={"upscale": 1})
+    assert (
+        "image upscaler"
+        not in changed.model_copy(update={"decoders": {"image": small}}).frozen_parts()
+    )
 
 
 def test_missing_models_name_the_notebook_that_gets_them(profile: Profile):

@@ -17,6 +17,8 @@ from anytoany_lib.chat import access
 from anytoany_lib.checkpoints import publishing
 from anytoany_lib.checkpoints.publishing import fetch_run, push, run_folder, run_to_measure
 from anytoany_lib.config import Profile
+from anytoany_lib.data.rows import DataError
+from anytoany_lib.evaluation import matrix, spoken
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import runs
 
@@ -180,6 +182,17 @@ def test_what_is_measured_is_written_into_a_copy(
     push(light, NAME)  # another run by that name
     assert _contents(run_to_measure(NAME)) == _contents(light)
     assert run_to_measure(light) == light
+
+
+@pytest.mark.parametrize("measure", [matrix.evaluate, spoken.evaluate])
+def test_a_run_is_measured_by_its_name(
+    measure, served: Hub, light: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setenv("ANYTOANY_HOME", str(tmp_path))
+    push(light, NAME)
+    with pytest.raises(DataError, match="no test.parquet"):  # the run is there
+        measure(NAME, tmp_path / "empty")
+    assert _contents(tmp_path / "ckpt/runs/hub" / NAME) == _contents(light)
 
 
 def test_a_chat_takes_the_name_of_a_run_on_the_hub(served: Hub, light: Path):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from gguf import GGUFReader
+from safetensors.torch import load_file
 from small_runs import SHIPPED, small_llama_run
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
@@ -67,6 +69,21 @@ def test_the_shipped_run_gives_the_same_logits_by_plain_transformers(tmp_path: P
     assert [plain.generation_config.eos_token_id] == model.messages.stop
 
 
+def test_names_and_shapes_are_those_of_the_plain_architecture(small: Path, tmp_path: Path):
+    """For loaders like that of vLLM, which read the configuration and the tensors by their names, and run no code of ours."""
+    out = merging.write_merged(small, tmp_path / "merged", torch.bfloat16)
+    config = json.loads((out / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"] and config["dtype"] == "bfloat16"
+    assert not {"quantization_config", "auto_map"} & config.keys()
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(out))
+    found = load_file(out / "model.safetensors")
+    expected = dict(plain.named_parameters())  # a tied head once
+    assert {n: t.shape for n, t in found.items()} == {n: t.shape for n, t in expected.items()}
+    assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
+    assert not [path.name for path in out.iterdir() if path.suffix in (".py", ".bin", ".pt")]
+
+
 def test_new_tokens_are_rows_behind_the_words(small: Path, tmp_path: Path):
     out = merging.write_merged(small, tmp_path / "merged", torch.float32)
     plain, tokenizer = _loaded(out)
@@ -110,8 +127,14 @@ def test_a_gguf_file_is_read_back_with_the_same_words(small: Path, tmp_path: Pat
         assert found.tolist() == expected.tolist()
     at = tokenizer.convert_tokens_to_ids("[VID3]")
     assert words("a[VID3]", add_special_tokens=False).input_ids[-1] == at
-    assert (tmp_path / "g" / "Modelfile").read_text() == (
-        'FROM ./a.gguf\nTEMPLATE """{{ range .Messages }}'
+    said, modelfile = (tmp_path / "g" / "Modelfile").read_text().split("FROM ", 1)
+    fields = GGUFReader(tmp_path / "g" / "a.gguf").fields
+    description = fields["general.description"].contents()
+    assert " ".join(said.replace("# ", "").split()) == description
+    assert "cannot see, hear or draw" in description and "[IMG0] to [AUD3] ask" in description
+    assert fields["general.license"].contents() == "Apache-2.0"
+    assert modelfile == (
+        './a.gguf\nTEMPLATE """{{ range .Messages }}'
         '{{ if eq .Role "system" }}<|im_start|>system\n{{ .Content }}<|im_end|>\n'
         '{{ else if eq .Role "user" }}<|im_start|>user\n{{ .Content }}<|im_end|>\n'
         '{{ else if eq .Role "assistant" }}<|im_start|>assistant\n{{ .Content }}<|im_end|>\n'

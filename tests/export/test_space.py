@@ -28,7 +28,7 @@ from anytoany_lib.export import command, space
 from anytoany_lib.system import runs
 
 NAME = "me/bells"
-CPU_TORCH = "https://download.pytorch.org/whl/cpu"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -95,6 +95,9 @@ def test_a_space_has_all_that_it_needs(tmp_path: Path, capsys):
     gradio = next(one for one in wanted if one.name == "gradio")
     assert gradio.specifier.contains(card.data.sdk_version)
     assert {"torch", "transformers", "huggingface_hub"} <= {one.name for one in wanted}
+    index, torch = (out / "pre-requirements.txt").read_text().splitlines()
+    assert index == f"--index-url {space.CPU_TORCH}" and Requirement(torch) in wanted
+    assert f"CPU_TORCH := {space.CPU_TORCH}\n" in (ROOT / "Makefile").read_text()
     assert not {"pytest", "wandb", "lmms-eval"} & {one.name for one in wanted}
     here = metadata.metadata("anytoany").get_all("Requires-Python")
     assert Requirement(f"python{here[0]}").specifier.contains(card.data.python_version)
@@ -183,18 +186,34 @@ def test_it_starts_as_it_stands_and_draws(four_bits: Profile, tmp_path: Path):
         assert any(piece["type"] == "file" for piece in _asked_to_draw(port))
 
 
+def _without_its_index(python: str, file: Path) -> list[str]:
+    """Options by which pip installs pre-requirements.txt as it is where its index is not reached: of what the machine's own index
+    has, which is fetched beside the file. --no-index goes before the index that a file names.
+    """
+    index, torch = file.read_text().splitlines()
+    try:
+        with urllib.request.urlopen(f"{index.split()[1]}/torch/", timeout=5):
+            return []
+    except OSError:
+        wheels = file.with_name("wheels")
+        command = [python, "-m", "pip", "download", "-q", "-d", wheels, torch]
+        subprocess.run(command, check=True)
+        return ["--no-index", "--find-links", str(wheels)]
+
+
 @pytest.mark.long
 def test_it_starts_in_a_clean_environment_with_a_run_of_the_hub(
     served: Hub, four_bits: Profile, tmp_path: Path
 ):
-    """With what requirements.txt names, and nothing else: gigabytes where the CPU build of torch is not to be had."""
+    """With what its two files of requirements name, and nothing else."""
     push(SHIPPED, NAME)
     out = space.write_space(NAME, tmp_path / "space")
     _bring_language_model(out)
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "clean"], check=True)
     python = str(tmp_path / "clean" / "bin" / "python")
-    pip = [python, "-m", "pip", "install", "-q", "--extra-index-url", CPU_TORCH]
-    subprocess.run([*pip, "-r", out / "requirements.txt"], check=True)
+    first, rest = out / "pre-requirements.txt", out / "requirements.txt"
+    for file, options in ((first, _without_its_index(python, first)), (rest, ())):
+        subprocess.run([python, "-m", "pip", "install", "-q", *options, "-r", file], check=True)
     served.asked.clear()
     variables = {"HF_ENDPOINT": served.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": ""}
     variables |= {"HF_HUB_DISABLE_XET": "1"}
