@@ -102,12 +102,13 @@ def licences() -> str:
     rows: dict[str, str] = {}
     for profile in profiles():
         for _, source in licences_of.sources(profile, speech=True):
-            origin = source.wheel or source.hub or source.url
-            shown = f"PyPI `{origin}`" if source.wheel else f"<{_address(source)}>"
+            shown = f"PyPI `{source.wheel}`" if source.wheel else f"<{_address(source)}>"
             base = f", added to `{source.difference_to}`" if source.difference_to else ""
             terms = licences_of.terms_of(source.licence)
             use = f"{terms.use}: {terms.why}"
-            rows[origin] = f"| {shown}{base} | {source.gigabytes:g} GB | {source.licence} | {use} |"
+            rows[source.place] = (
+                f"| {shown}{base} | {source.gigabytes:g} GB | {source.licence} | {use} |"
+            )
     head = ["| model | to fetch | licence | commercial use |", "| --- | ---: | --- | --- |"]
     return "\n".join([*head, *rows.values()])
 
