@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from anytoany_lib.checkpoints import fetching
 from anytoany_lib.config import AddedWeights, DecoderConfig, Profile
-from anytoany_lib.decoders import protocol, text_encoders
+from anytoany_lib.decoders import footprints, protocol, text_encoders
 from anytoany_lib.decoders.adapters import ADAPTERS, CaptionEncoder
 from anytoany_lib.decoders.denoising import Denoiser, FlowMatching, LatentEncoder, latent_shape
 from anytoany_lib.decoders.pipelines import Decoder
@@ -150,6 +150,27 @@ def test_guidance_of_one_is_no_pass_without_the_caption(name: str, guided: list[
     assert passes(decoder, 1.0) == [1, 1] and decoder._unconditional is None
     assert passes(decoder, 3.0) == guided
     assert (decoder._unconditional is not None) == (len(guided) + max(guided) > 3)
+
+
+@pytest.mark.parametrize("name", ["wan", "sana_sprint", "animatediff"])
+def test_small_media_are_decoded_together_and_large_ones_one_after_the_other(
+    name: str, replica, monkeypatch: pytest.MonkeyPatch
+):
+    config, kind = replica(name), KINDS[name]
+    decoder, told = Decoder(config, CPU), CaptionEncoder(config, CPU)(CAPTIONS)
+    seen: list[int] = []
+    decoder.pipeline.vae.decoder.register_forward_pre_hook(
+        lambda _, given: seen.append(len(given[0]))
+    )
+    together, taken = decoder.generate(told, SEEDS), decoder.working_bytes(2)
+    pieces = 2 * config.options["num_frames"] if name == "animatediff" else 2
+    assert set(seen) == {pieces}
+    seen.clear()
+    monkeypatch.setattr(footprints, "_TOGETHER", 0)
+    apart = decoder.generate(told, SEEDS)
+    assert set(seen) == {1} and decoder.working_bytes(2) < taken
+    for one, other in zip(together, apart, strict=True):
+        assert np.abs(np.asarray(one[kind], float) - np.asarray(other[kind], float)).max() <= 1
 
 
 # --- where captions end ---
