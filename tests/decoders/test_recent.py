@@ -168,9 +168,16 @@ def test_small_media_are_decoded_together_and_large_ones_one_after_the_other(
     seen.clear()
     monkeypatch.setattr(footprints, "_TOGETHER", 0)
     apart = decoder.generate(told, SEEDS)
-    assert set(seen) == {1} and decoder.working_bytes(2) < taken
+    assert set(seen) == {1} and decoder.working_bytes(2) <= taken
     for one, other in zip(together, apart, strict=True):
         assert np.abs(np.asarray(one[kind], float) - np.asarray(other[kind], float)).max() <= 1
+
+
+def test_what_is_decoded_together_is_counted_together():
+    rule = footprints.Footprint((4, 8), (4, 64), 10, 2**20, 5, pieces=4)
+    assert [rule.sliced(media) for media in (1, 16, 17)] == [False, False, True]
+    assert [rule.of(media) for media in (1, 16, 17)] == [2**22 + 5, 2**26 + 80, 2**20 + 85]
+    assert footprints.Footprint((8,), (64,), 2**30, 2**20, 5).of(2) == 2**31
 
 
 # --- where captions end ---
