@@ -196,7 +196,7 @@ def replace_vocabulary(model: PreTrainedModel, file: Path) -> None:
         "head": model.get_output_embeddings().weight,
     }
     tensors = tensors_in(file)
-    compare(tables, tensors, file)
+    compare(tables, tensors, f"{file} does not fit the profile")
     for name, table in tables.items():
         table.copy_(tensors[name])
 

@@ -102,11 +102,11 @@ def licences() -> str:
     rows: dict[str, str] = {}
     for profile in profiles():
         for _, source in licences_of.sources(profile, speech=True):
-            origin = source.wheel or source.hub or source.url
-            shown = f"PyPI `{origin}`" if source.wheel else f"<{_address(source)}>"
+            shown = f"PyPI `{source.wheel}`" if source.wheel else f"<{_address(source)}>"
             base = f", added to `{source.difference_to}`" if source.difference_to else ""
-            terms = _terms(source.licence)
-            rows[origin] = f"| {shown}{base} | {source.gigabytes:g} GB | {terms} |"
+            rows[source.place] = (
+                f"| {shown}{base} | {source.gigabytes:g} GB | {_terms(source.licence)} |"
+            )
     for folder, licence in licences_of.SHIPPED.items():
         rows[folder] = f"| `{folder}` | in the repository | {_terms(licence)} |"
     head = ["| model | to fetch | licence | commercial use |", "| --- | ---: | --- | --- |"]

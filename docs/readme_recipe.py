@@ -9,7 +9,7 @@ from anytoany_lib.config import Profile
 from anytoany_lib.memory.preflight import LADDER
 from anytoany_lib.recipe.plan import make_plan
 from anytoany_lib.recipe.rates import CARDS
-from anytoany_lib.recipe.settings import Recipe
+from anytoany_lib.recipe.settings import Fetched, Recipe
 
 _RECIPE, _GIGABYTES = "card-day", 24
 _CARDS = ("rtx-3090", "rtx-4090")
@@ -19,8 +19,8 @@ def data() -> str:
     """What is fetched, how much is taken, and on what terms."""
     recipe = Recipe.load(_RECIPE)
     lines = [
-        "| data | reader | rows taken at most | for | to fetch | published | terms |",
-        "| --- | --- | ---: | --- | ---: | --- | --- |",
+        "| data | reader | rows taken at most | for | to fetch | published | terms | looked up |",
+        "| --- | --- | ---: | --- | ---: | --- | --- | --- |",
     ]
     for name, one in recipe.data.items():
         asked = f", {one.requests:,} as requests" if one.requests else ""
@@ -29,13 +29,17 @@ def data() -> str:
             f"[{name}]({one.where})" if one.where.startswith("http") else f"{name} ({one.where})"
         )
         lines.append(
-            f"| {shown} | `{one.reader}` | {one.rows:,}{asked} | {use} | {one.gigabytes:g} GB | {one.published} | {one.terms} |"
+            f"| {shown} | `{one.reader}` | {one.rows:,}{asked} | {use} | {_published(one)} |"
         )
     for name, bench in recipe.benchmarks.items():
-        lines.append(
-            f"| [{name}]({bench.where}) | | | measuring | {bench.gigabytes:g} GB | {bench.published} | {bench.terms} |"
-        )
+        lines.append(f"| [{name}]({bench.where}) | | | measuring | {_published(bench)} |")
     return "\n".join(lines)
+
+
+def _published(one: Fetched) -> str:
+    """Size, contents and terms of a set, and where these were looked up; what was not found is bold."""
+    checked = one.checked.replace("not verified", "**not verified**")
+    return f"{one.gigabytes:g} GB | {one.published} | {one.terms} | {checked}"
 
 
 def plan() -> str:

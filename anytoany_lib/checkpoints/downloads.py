@@ -19,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from anytoany_lib.checkpoints import hub
 from anytoany_lib.checkpoints.hub import check_room, from_hub, wanted_files
 from anytoany_lib.config import Source
 from anytoany_lib.gates.foreign_code import LOCAL
@@ -26,7 +27,7 @@ from anytoany_lib.gates.sources import open_url
 from anytoany_lib.system.digests import sha256_of
 from anytoany_lib.system.files import NO_ROOM, appearing_whole
 
-__all__ = ["from_hub", "from_url", "from_wheel", "wanted_files"]
+__all__ = ["file_from_hub", "from_hub", "from_url", "from_wheel", "wanted_files"]
 _CHUNK = 2**20
 _HINT = "run it again"
 
@@ -104,6 +105,28 @@ def size_of(url: str, timeout: float) -> int | None:
     with open_url(request, timeout) as answer:
         length = answer.headers.get("Content-Length")
     return None if length is None else int(length)
+
+
+def file_from_hub(source: Source, file: Path) -> None:
+    """The one file of a hub repository that a source names, gone on with where an earlier attempt stopped.
+
+    It is compared with the hub's list, whose sha256 has to be the source's if that names one: else ValueError, and nothing is
+    fetched. Errors otherwise as `hub.Arrival` has them.
+    """
+    work = _beside(file)
+    found = hub.listing(str(source.hub), source.revision)
+    (name,) = hub.needed(found, work, file=source.file)
+    if source.sha256 and found.files[name].sha256 != source.sha256:
+        raise ValueError(
+            f"{source.place}: expected sha256 {source.sha256}, the hub has {found.files[name].sha256}; nothing was fetched: it is "
+            "another file, correct the revision or the sha256 in the profile's source"
+        )
+    check_room(file, hub.total_bytes(found, [name]))
+    try:
+        hub.get_files(found, [name], work)
+        (work / name).replace(file)
+    finally:
+        hub.drop_empty(work)
 
 
 def _beside(path: Path) -> Path:

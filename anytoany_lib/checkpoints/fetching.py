@@ -78,7 +78,6 @@ def fetch_plan(profile: Profile, speech: bool = False) -> list[dict[str, Any]]:
             size, files, reached = _asked(source, _unused(profile, what))
         if size is None and source and source.gigabytes:
             size = source.gigabytes * 1e9
-        origin = source and (source.wheel or source.hub or source.url)
         rows.append(
             {
                 "model": what,
@@ -87,7 +86,7 @@ def fetch_plan(profile: Profile, speech: bool = False) -> list[dict[str, Any]]:
                 "gigabytes": round(size / 1e9, 2) if size else None,
                 "bytes": size if there or files else None,
                 "files": files,
-                "from": origin or "this repository, or put there by you",
+                "from": source.place if source else "this repository, or put there by you",
                 "licence": licence_of(folder, source),
             }
         )
@@ -109,14 +108,14 @@ def _asked(source: Source, unused: tuple[str, ...]) -> tuple[int | None, int | N
             revision = source.revision if repository == source.hub else None
             found = hub.listing(repository, revision, _ASKED)
             with tempfile.TemporaryDirectory() as scratch:
-                names = hub.needed(found, Path(scratch), unused)
+                names = hub.needed(found, Path(scratch), unused, source.file)
             size, count = size + hub.total_bytes(found, names), count + len(names)
         return size, count, True
     except ConnectionError:
         return None, None, False
     except (OSError, ValueError) as error:
         # A plan is to be read also where its fetching will fail; that says so once more.
-        print(f"{source.hub or source.url}: {error}", file=sys.stderr)
+        print(f"{source.place}: {error}", file=sys.stderr)
         return None, None, True
 
 
@@ -167,6 +166,8 @@ def _get(profile: Profile, what: str, source: Source, target: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_file(target.with_suffix(".json"), architecture.model_dump_json(indent=2) + "\n")
         downloads.from_url(source.url, target, source.sha256)
+    elif source.file:
+        downloads.file_from_hub(source, target)
     elif source.difference_to and source.hub:
         _merge(source.hub, source.revision, source.difference_to, target)
     elif source.hub:

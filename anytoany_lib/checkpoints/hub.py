@@ -126,12 +126,23 @@ def listing(repository: str, revision: str | None, timeout: float | None = None)
     return Listing(repository, str(info.sha), files)
 
 
-def needed(found: Listing, work: Path, without: Collection[str] = ()) -> list[str]:
+def needed(
+    found: Listing, work: Path, without: Collection[str] = (), file: str | None = None
+) -> list[str]:
     """The files of a listing that are to be fetched: settings first, then weights. Reads a pipeline's index for it.
 
-    `without` are parts of a pipeline that are not used. ValueError if there are no weights, or no configuration.
+    `without` are parts of a pipeline that are not used; of a repository that is there for one `file` it is that alone.
+    ValueError if there are no weights, no configuration, or no such file.
     """
     names, parts = list(found.files), None
+    if file is not None:
+        if file not in found.files:
+            alike = [name for name in names if Path(name).suffix == Path(file).suffix]
+            raise ValueError(
+                f"{found.repository} has no {file} (there is {', '.join(alike[:5]) or 'none of its kind'}): correct `file` in the "
+                "profile's source"
+            )
+        return [file]
     if INDEX in found.files:
         with explained(found.repository, found.commit):
             hf_hub_download(found.repository, INDEX, revision=found.commit, local_dir=work)
@@ -180,9 +191,9 @@ class Arrival:
         try:
             self._found = listing(repository, revision)
             self._names = needed(self._found, self.work, without)
-            _get(self._found, [n for n in self._names if not is_weights(n)], self.work)
+            get_files(self._found, [n for n in self._names if not is_weights(n)], self.work)
         finally:
-            _drop_empty(self.work)
+            drop_empty(self.work)
 
     @property
     def lacking(self) -> int:
@@ -193,7 +204,7 @@ class Arrival:
     def finish(self) -> None:
         """Fetches the weights, compares them and gives the folder its name."""
         check_room(self.folder, self.lacking)
-        _get(self._found, [name for name in self._names if is_weights(name)], self.work)
+        get_files(self._found, [name for name in self._names if is_weights(name)], self.work)
         shutil.rmtree(self.work / ".cache", ignore_errors=True)
         files = {name: vars(self._found.files[name]) for name in self._names}
         manifest = {
@@ -223,7 +234,7 @@ def from_hub(
     arrival.finish()
 
 
-def _drop_empty(work: Path) -> None:
+def drop_empty(work: Path) -> None:
     """Takes a folder away in which nothing but the client's notes lies."""
     notes = work / ".cache"
     if not any(
@@ -234,7 +245,8 @@ def _drop_empty(work: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _get(found: Listing, names: Sequence[str], work: Path) -> None:
+def get_files(found: Listing, names: Sequence[str], work: Path) -> None:
+    """Fetches files into a folder and compares them with the list. Errors as `Arrival` has them."""
     with explained(found.repository, found.commit):
         snapshot_download(
             found.repository, revision=found.commit, local_dir=work, allow_patterns=list(names)

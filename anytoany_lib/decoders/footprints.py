@@ -17,6 +17,9 @@ from anytoany_lib.config import DecoderConfig
 Plans = Mapping[str, Mapping[str, Any]]
 """The configuration of each part of a pipeline, by its folder's name."""
 _HALF, _FLOAT = 2, 4  # bytes
+_TOGETHER = (
+    2**26
+)  # bytes of an autoencoder's maps: above that, one medium after the other costs no time
 _WAN_SIZE = {"num_frames": 81, "height": 480, "width": 832}  # where the profile names none
 _SANA_SIDE = 1024
 
@@ -26,7 +29,8 @@ class Footprint:
     """Of one medium: `places` of its latents, (T, h, w), (h, w) or (N,), what the autoencoder makes of them, (T, H, W), (H, W) or
     samples, and bytes at the fullest moment.
 
-    `denoising` is of all passes that are computed at once, `decoding` of one medium, `kept` of each that is decoded.
+    `denoising` is of all passes that are computed at once, `decoding` of one of the `pieces` that the autoencoder takes a medium
+    in, its frames or all of it, `kept` of each medium that is decoded.
     """
 
     places: tuple[int, ...]
@@ -34,10 +38,16 @@ class Footprint:
     denoising: int
     decoding: int
     kept: int
+    pieces: int = 1
+
+    def sliced(self, media: int) -> bool:
+        """Whether the pieces of so many media are decoded one after the other, for the memory; small ones go together."""
+        return media * self.pieces * self.decoding > _TOGETHER
 
     def of(self, media: int) -> int:
-        """Bytes of so many media, which are denoised together and decoded one by one."""
-        return max(media * self.denoising, self.decoding + media * self.kept)
+        """Bytes of so many media, which are denoised together."""
+        at_once = 1 if self.sliced(media) else media * self.pieces
+        return max(media * self.denoising, at_once * self.decoding + media * self.kept)
 
 
 def _width(transformer: Mapping[str, Any]) -> int:

@@ -74,8 +74,7 @@ def _add_matrices(pipeline: Any, file: Path) -> None:
 
 
 def load_pipeline(config: DecoderConfig, dtype: torch.dtype) -> DiffusionPipeline:
-    """A decoder's pipeline in host memory, its scheduler as published unless the profile names one, the autoencoder decoding
-    one picture or frame at a time.
+    """A decoder's pipeline in host memory, its scheduler as published unless the profile names one.
 
     Its safety checker is left out unless the profile wants it: ValueError then if there is none.
     """
@@ -97,5 +96,4 @@ def load_pipeline(config: DecoderConfig, dtype: torch.dtype) -> DiffusionPipelin
     if config.added and not beside:
         _add_matrices(pipeline, resolve(config.added.file))
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.vae.enable_slicing()
     return pipeline

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from anytoany_lib.config import DecoderConfig
 from anytoany_lib.decoders.adapters import ADAPTERS, DEFAULT_FRAMES, CaptionEncoder
-from anytoany_lib.decoders.footprints import footprint
+from anytoany_lib.decoders.footprints import Footprint, footprint
 from anytoany_lib.decoders.loading import load_pipeline
 from anytoany_lib.decoders.protocol import as_read
 from anytoany_lib.decoders.upscaling import upscaler_of
@@ -93,30 +93,35 @@ class Decoder:
     ) -> int:
         """Bytes that `generate` takes beside the weights for so many media, of the profile's length unless another is given.
 
-        A rule, from the pipeline's own widths. Counted layer by layer for the published pipelines, without a card and without the
-        workspaces of its libraries, a UNet holds at most 33 maps of its first width (ZeroScope; Stable Diffusion 26,
-        AudioLDM and XL 16), an autoencoder three of the width before the last, in the size of what it decodes.
         `system.offloading` corrects the rule by what a call did take.
         """
-        lengths = {"frames": frames, "seconds": seconds}
+        return self._footprint(frames, seconds).of(media)
+
+    def _footprint(self, frames: int | None, seconds: float | None) -> Footprint:
+        """What a medium takes, by a rule from the pipeline's own widths.
+
+        Counted layer by layer for the published pipelines, without a card and without the workspaces of its libraries, a UNet
+        holds at most 33 maps of its first width (ZeroScope; Stable Diffusion 26, AudioLDM and XL 16), an autoencoder three of the
+        width before the last, in the size of what it decodes.
+        """
         parts = {
             name: part.config
             for name, part in self.pipeline.components.items()
             if hasattr(part, "config")
         }
+        lengths = {"frames": frames, "seconds": seconds}
         if (rule := footprint(parts, self._lengthened(lengths))) is not None:
-            return rule.of(media)
+            return rule
         places, count = _latent_size(self.pipeline, self.config, frames, seconds)
         unet, vae = self.pipeline.unet, self.pipeline.vae
         each = unet.dtype.itemsize
         unet_widths, vae_widths = unet.config.block_out_channels, vae.config.block_out_channels
         passes = _GUIDED if self.config.guidance > 1 else 1
-        diffusion = passes * media * count * places * unet_widths[0] * _UNET_MAPS * each
+        diffusion = passes * count * places * unet_widths[0] * _UNET_MAPS * each
         pixels = places * self.pipeline.vae_scale_factor**2
-        # One picture or frame at a time goes through it; what came out is kept of all.
         decoded = pixels * vae_widths[min(1, len(vae_widths) - 1)] * _VAE_MAPS * each
-        kept = 2 * media * count * pixels * vae.config.out_channels * _FLOAT_BYTES
-        return max(diffusion, decoded + kept)
+        kept = 2 * count * pixels * vae.config.out_channels * _FLOAT_BYTES
+        return Footprint((count, places), (count, pixels), diffusion, decoded, kept, pieces=count)
 
     @cached_property
     def _colours(self) -> torch.Tensor:
@@ -229,6 +234,7 @@ class Decoder:
             raise BrokenMedia([None] * len(finite), [_CONDITION_NOT_FINITE] * len(finite))
         pipeline, beginning = self._beginning(chosen)
         guidance = self.config.guidance if chosen.guidance is None else chosen.guidance
+        pipeline.vae.use_slicing = self._footprint(chosen.frames, chosen.seconds).sliced(len(seeds))
         output = pipeline(
             # A broken embedding keeps its place in the batch, so that the others are computed as ever.
             **self._conditions(embeddings.nan_to_num(0, 0, 0), guidance > 1),

@@ -40,11 +40,23 @@ def padded_captions(tokenizer: Any, captions: Sequence[str], positions: int) -> 
     )
 
 
-def short_captions(tokenizer: Any, captions: Sequence[str], positions: int) -> Any:
-    """What a tokenizer gives for captions padded to the longest of them, `positions` at most: (B, L)."""
-    return tokenizer(
-        list(captions), padding=True, max_length=positions, truncation=True, return_tensors="pt"
+def short_captions(
+    tokenizer: Any, captions: Sequence[str], positions: int, instruction: str = ""
+) -> Any:
+    """What a tokenizer gives for captions padded to the longest of them, each behind an instruction: (B, L).
+
+    `begin` is where captions begin: the instruction's first token and they are read, `positions` together at most.
+    """
+    begin = len(tokenizer.encode(instruction)) - 1 if instruction else 1
+    tokens = tokenizer(
+        [instruction + caption for caption in captions],
+        padding=True,
+        padding_side="right",
+        max_length=begin + positions - 1,
+        truncation=True,
+        return_tensors="pt",
     )
+    return tokens | {"begin": begin}
 
 
 def up_to_the_last_word(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -58,9 +70,11 @@ def clip_condition(encoders: list[Any], tokens: list[Any]) -> torch.Tensor:
 
 
 def masked_states(encoders: list[Any], tokens: list[Any]) -> torch.Tensor:
-    """Last hidden states, zeros behind a caption's last word: (B, L, D)."""
-    ids, mask = tokens[0].input_ids, tokens[0].attention_mask
-    return up_to_the_last_word(encoders[0](ids, attention_mask=mask).last_hidden_state, mask)
+    """Last hidden states of `short_captions`, zeros behind a caption's last word: (B, L, D)."""
+    ids, mask, begin = (tokens[0][name] for name in ("input_ids", "attention_mask", "begin"))
+    states = encoders[0](ids, attention_mask=mask).last_hidden_state
+    kept = [0, *range(begin, mask.shape[1])]
+    return up_to_the_last_word(states[:, kept], mask[:, kept])
 
 
 @torch.no_grad()
@@ -95,9 +109,19 @@ def embeds(pipeline: Any, condition: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"prompt_embeds": condition}
 
 
+def embeds_and_mask(mask: str) -> Callable[[Any, torch.Tensor], dict[str, torch.Tensor]]:
+    """The same for a pipeline that is told by an argument of that name where conditions (B, L, D) have words."""
+    return lambda pipeline, condition: {"prompt_embeds": condition, mask: words_of(condition)}
+
+
 def attended(condition: torch.Tensor) -> dict[str, torch.Tensor | None]:
     """Arguments of a network that attends to conditions (B, L, D)."""
     return {"encoder_hidden_states": condition}
+
+
+def attended_words(condition: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    """The same of a network that attends only to where conditions have words."""
+    return attended(condition) | {"encoder_attention_mask": words_of(condition)}
 
 
 def in_steps(steps: int) -> dict[str, Any]:
@@ -118,10 +142,13 @@ def words_of(condition: torch.Tensor) -> torch.Tensor:
 # --- media -> latents ---
 
 
-def kl_latents(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """Pictures (B, 3, H, W), or clips (B, T, 3, H, W) frame by frame, in an autoencoder's mean: (B, C, h, w), (B, C, T, h, w)."""
+def scaled_latents(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Pictures (B, 3, H, W), or clips (B, T, 3, H, W) frame by frame, as an autoencoder encodes them, or in its mean if it gives a
+    distribution: (B, C, h, w), (B, C, T, h, w).
+    """
     clips = pixels.ndim == 5
-    latents = vae.encode(pixels.flatten(0, 1) if clips else pixels).latent_dist.mean
+    encoded = vae.encode(pixels.flatten(0, 1) if clips else pixels)
+    latents = encoded.latent if "latent" in encoded else encoded.latent_dist.mean
     if clips:
         latents = latents.unflatten(0, pixels.shape[:2]).transpose(1, 2)
     return latents * vae.config.scaling_factor
@@ -184,7 +211,7 @@ class Adapter:
     """How many tokens more a caption is read behind, at most."""
     network: str = "unet"
     """The part that denoises."""
-    latents: Callable[[Any, torch.Tensor], torch.Tensor] = kl_latents
+    latents: Callable[[Any, torch.Tensor], torch.Tensor] = scaled_latents
     """(autoencoder, media as it reads them) -> latents as the network was trained on them."""
     negative: bool = True
     """Whether guidance wants the condition of an empty caption; else the pipeline has its own way."""

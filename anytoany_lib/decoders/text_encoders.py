@@ -47,4 +47,5 @@ def _whole(cls: type[PreTrainedModel], folder: Path, dtype: torch.dtype) -> PreT
             f"{folder}: {len(missing)} weights of {cls.__name__} are missing: {', '.join(missing[:3])}, ...: its file is cut "
             "or another model's; delete the folder and fetch it with notebooks/01_checkpoints.ipynb"
         )
+    model.config.use_cache = False  # a caption is read once: no keys and values are kept of it
     return model

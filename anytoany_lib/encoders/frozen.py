@@ -1,7 +1,7 @@
 """What every encoder does for the rest of the kit, and how those made of transformers' models are loaded.
 
-`Encoder` is what is asked for; ImageBind has it of its own. A `FrozenEncoder` adds two things to a model: how a medium becomes its
-input, and what it makes of a batch. Axes: B media, L states, D the encoder's width.
+`Encoder` is what is asked for; of it `InBatches` has what all share. A `FrozenEncoder` adds two things to a model: how a medium
+becomes its input, and what it makes of a batch. Axes: B media, L states, D the encoder's width.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from anytoany_lib.system.files import read_json
 from anytoany_lib.system.offloading import bytes_of
 from anytoany_lib.system.out_of_memory import Portions
 
-AT_ONCE_BYTES = 2**30  # of activations, as ImageBind's
-LIVE_WIDTHS = 13  # of a token: what a transformer's block holds at once
+AT_ONCE_BYTES = 2**30  # of activations: ViT-H keeps a card busy with that, a CPU has it to spare
+LIVE_WIDTHS = 13  # of a token: what a transformer's block holds at once, counted layer by layer
 NAMED = 5  # weights in a message
 
 
@@ -60,25 +60,24 @@ class Seen(NamedTuple):
     counts: Sequence[int] | None = None
 
 
-class FrozenEncoder(nn.Module):
-    """An encoder of transformers' models; a subclass says `width`, `prepare`, `look` and `row_bytes`."""
+class InBatches(nn.Module):
+    """An encoder of media one batch after the other; a subclass says `shape`, `prepare`, `embed_prepared` and `row_bytes`."""
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self) -> None:
         super().__init__()
-        self.config = config
         self._portions = Portions(AT_ONCE_BYTES)
 
     @property
-    def width(self) -> int:
-        """Of its vectors and of its states."""
+    def shape(self) -> tuple[int, ...]:
+        """Of what `embed` gives of a medium."""
         raise NotImplementedError
 
     def prepare(self, kind: str, medium: Any) -> Tensor:
         """See `Encoder`."""
         raise NotImplementedError
 
-    def look(self, kind: str, x: Tensor) -> Seen:
-        """A batch of prepared media through the model."""
+    def embed_prepared(self, kind: str, x: Tensor) -> Tensor:
+        """See `Encoder`."""
         raise NotImplementedError
 
     def row_bytes(self, kind: str) -> int:
@@ -89,6 +88,56 @@ class FrozenEncoder(nn.Module):
     def itemsize(self) -> int:
         """Bytes of a weight."""
         return next(self.parameters()).dtype.itemsize
+
+    def prepared(self, kind: str, media: Sequence[Any]) -> Tensor:
+        """Media of one kind as a batch for `embed_prepared`."""
+        return torch.stack([self.prepare(kind, medium) for medium in media])
+
+    def embed(
+        self, kind: str, media: Sequence[Any], batch_size: int = 16, progress: bool = False
+    ) -> Tensor:
+        """Media of one kind -> (B, *shape) float32 on the CPU. Runs where the weights are.
+
+        `batch_size` is how many are prepared at once, of which those go together that memory has room for.
+        """
+        rows = []
+        starts = range(0, len(media), batch_size)
+        for start in tqdm(starts, desc=f"embed {kind}", disable=not progress):
+            batch = self.prepared(kind, media[start : start + batch_size])
+            rows.append(self.embed_prepared(kind, batch))
+        return torch.cat(rows) if rows else torch.empty(0, *self.shape)
+
+    def working_bytes(self, kind: str, count: int) -> int:
+        """Bytes that `embed` takes beside the weights for so many media of a kind."""
+        each = self.row_bytes(kind)
+        return max(each, min(count * each, AT_ONCE_BYTES))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights."""
+        return bytes_of(self)
+
+
+class FrozenEncoder(InBatches):
+    """An encoder of transformers' models; a subclass says `width`, `prepare`, `look` and `row_bytes`."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.config = config
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As the profile says."""
+        return self.config.shape
+
+    @property
+    def width(self) -> int:
+        """Of its vectors and of its states."""
+        raise NotImplementedError
+
+    def look(self, kind: str, x: Tensor) -> Seen:
+        """A batch of prepared media through the model."""
+        raise NotImplementedError
 
     @torch.inference_mode()
     def embed_prepared(self, kind: str, x: Tensor) -> Tensor:
@@ -102,43 +151,6 @@ class FrozenEncoder(nn.Module):
             return of_length(seen.states.float(), self.config.length, seen.counts)
 
         return self._portions(kind, x, self.row_bytes(kind), embedded)
-
-    def embed(
-        self, kind: str, media: Sequence[Any], batch_size: int = 16, progress: bool = False
-    ) -> Tensor:
-        """See `Encoder`."""
-        rows = [torch.empty(0, *self.config.shape)]
-        starts = range(0, len(media), batch_size)
-        for start in tqdm(starts, desc=f"embed {kind}", disable=not progress):
-            batch = [self.prepare(kind, medium) for medium in media[start : start + batch_size]]
-            rows.append(self.embed_prepared(kind, torch.stack(batch)))
-        return torch.cat(rows)
-
-    def working_bytes(self, kind: str, count: int) -> int:
-        """See `Encoder`."""
-        each = self.row_bytes(kind)
-        return max(each, min(count * each, AT_ONCE_BYTES))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the weights."""
-        return bytes_of(self)
-
-
-def check_tensors(expected: dict[str, Tensor], found: dict[str, Tensor], wrong: str) -> None:
-    """ValueError, which begins with `wrong` and names tensors, unless `found` has exactly the expected ones."""
-    problems = {
-        "missing": [name for name in expected if name not in found],
-        "surplus": [name for name in found if name not in expected],
-        "misshapen": [
-            f"{name} {tuple(found[name].shape)} for {tuple(tensor.shape)}"
-            for name, tensor in expected.items()
-            if name in found and found[name].shape != tensor.shape
-        ],
-    }
-    faults = [f"{len(v)} {k}: {', '.join(v[:NAMED])}" for k, v in problems.items() if v]
-    if faults:
-        raise ValueError(f"{wrong}; {'; '.join(faults)}")
 
 
 def check_folder(folder: Path, model_type: str) -> None:

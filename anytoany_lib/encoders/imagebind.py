@@ -23,11 +23,10 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import CLIPTokenizer
 
 from anytoany_lib.encoders import clip_vocabulary
-from anytoany_lib.encoders.frozen import check_tensors
+from anytoany_lib.encoders.frozen import LIVE_WIDTHS, InBatches
 from anytoany_lib.encoders.imagebind_inputs import (
     HUGE,
     SENSE_OF_KIND,
@@ -37,16 +36,13 @@ from anytoany_lib.encoders.imagebind_inputs import (
 )
 from anytoany_lib.encoders.imagebind_layers import Trunk, head, postprocessor, preprocessor
 from anytoany_lib.system.files import appearing_whole
-from anytoany_lib.system.offloading import bytes_of
-from anytoany_lib.system.out_of_memory import Portions
+from anytoany_lib.system.runs import compare
 
-AT_ONCE_BYTES = 2**30  # of activations: ViT-H keeps a card busy with that, a CPU has it to spare
-LIVE_WIDTHS = 13  # of a token: what a block holds at once, counted layer by layer
 PARTS = ("modality_preprocessors", "modality_trunks", "modality_heads", "modality_postprocessors")
 GET_IT = "run notebooks/01_checkpoints.ipynb, which gets the models a profile needs"
 
 
-class ImageBind(nn.Module):
+class ImageBind(InBatches):
     """See the module's docstring. `tokenizer` is None unless the checkpoint's folder has one."""
 
     def __init__(self, config: ImageBindConfig):
@@ -54,7 +50,6 @@ class ImageBind(nn.Module):
         self.config = config
         self.tokenizer: CLIPTokenizer | None = None
         self._file: Path | None = None
-        self._portions = Portions(AT_ONCE_BYTES)
         senses = config.senses()
         self.modality_preprocessors = nn.ModuleDict(
             {name: preprocessor(name, sense, config) for name, sense in senses.items()}
@@ -92,7 +87,7 @@ class ImageBind(nn.Module):
         config, weights, file = _read(Path(path))
         with torch.device("meta"):
             model = cls(config)
-        check_tensors(model.state_dict(), weights, f"{file} does not fit this ImageBind")
+        compare(model.state_dict(), weights, f"{file} does not fit this ImageBind")
         model.keep_senses(set(config.senses() if senses is None else senses))
         kept = {name: weights[name].to(dtype) for name in model.state_dict()}
         model.load_state_dict(kept, assign=True)
@@ -167,26 +162,16 @@ class ImageBind(nn.Module):
         rows = self.tokenizer(list(texts), truncation=True, max_length=length)["input_ids"]
         return torch.tensor([row + [0] * (length - len(row)) for row in rows])
 
-    def embed(
-        self, kind: str, media: Sequence[Any], batch_size: int = 16, progress: bool = False
-    ) -> Tensor:
-        """Media of one of the kinds in SENSE_OF_KIND -> (N, D) float32 on the CPU.
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what `embed` gives of a medium: (D,)."""
+        return (self.config.embed_dim,)
 
-        Media as `prepare` takes them, texts as strings. Runs where the weights are; `batch_size`
-        is how many are prepared at once, of which those go together that memory has room for.
-        """
+    def prepared(self, kind: str, media: Sequence[Any]) -> Tensor:
+        """Media of one of the kinds in SENSE_OF_KIND, texts as strings, as a batch. ValueError if there is no such kind."""
         if kind not in SENSE_OF_KIND:
             raise ValueError(f"kind must be one of {list(SENSE_OF_KIND)}, not {kind!r}")
-        rows = []
-        starts = range(0, len(media), batch_size)
-        for start in tqdm(starts, desc=f"embed {kind}", disable=not progress):
-            batch = media[start : start + batch_size]
-            if kind == "text":
-                x = self.tokenize(batch)
-            else:
-                x = torch.stack([self.prepare(kind, medium) for medium in batch])
-            rows.append(self.embed_prepared(kind, x))
-        return torch.cat(rows) if rows else torch.empty(0, self.config.embed_dim)
+        return self.tokenize(media) if kind == "text" else super().prepared(kind, media)
 
     def prepare(self, kind: str, medium: Any) -> Tensor:
         """One medium as `embed_prepared` takes it, but for the batch axis."""
@@ -208,19 +193,9 @@ class ImageBind(nn.Module):
 
     def row_bytes(self, kind: str) -> int:
         """Bytes that the activations of one medium of a kind take, in the type of the weights."""
-        config, each = self.config, next(self.parameters()).dtype.itemsize
+        config = self.config
         sense, tokens = config.senses()[SENSE_OF_KIND[kind]], tokens_of(config, kind)
-        return tokens * sense.width * LIVE_WIDTHS * each
-
-    def working_bytes(self, kind: str, count: int) -> int:
-        """Bytes that `embed` takes beside the weights for so many media of a kind."""
-        each = self.row_bytes(kind)
-        return max(each, min(count * each, AT_ONCE_BYTES))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the weights."""
-        return bytes_of(self)
+        return tokens * sense.width * LIVE_WIDTHS * self.itemsize
 
 
 def _read(path: Path) -> tuple[ImageBindConfig, dict[str, Tensor], Path]:

@@ -21,6 +21,11 @@ class ImageBindStates(ImageBind):
 
     length: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what `embed` gives of a medium: (length, D)."""
+        return self.length, *super().shape
+
     def _encode(self, name: str, x: Tensor) -> Tensor:
         if name == "text" or name not in self.modality_trunks:
             return super()._encode(name, x)

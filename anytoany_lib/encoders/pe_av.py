@@ -24,8 +24,8 @@ from anytoany_lib.encoders.frozen import (
     FrozenEncoder,
     Seen,
     check_folder,
-    check_tensors,
 )
+from anytoany_lib.system.runs import compare
 
 FRAMES = 16  # of a clip, evenly spread, as the published models of 16 frames read
 SECONDS = 10.0  # of a sound that are heard
@@ -87,7 +87,7 @@ class PeAv(FrozenEncoder):
         with safe_open(file, framework="pt") as stored:
             names = [n for n in stored.keys() if n.startswith(tuple(_STORED))]  # noqa: SIM118
             weights = {_own_name(name): stored.get_tensor(name) for name in names}
-        check_tensors(self.state_dict(), weights, f"{file} does not fit this PE-AV")
+        compare(self.state_dict(), weights, f"{file} does not fit this PE-AV")
         self.load_state_dict(weights)
 
     @property

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from anytoany_lib.config import PROFILE_FOLDER, Profile, Source, home, resolve
 
 LOOPBACK = "ANYTOANY_LOOPBACK_HTTP"  # "1" lets plain http to this machine through, for tests
-_PLACES = ("wheel", "sha256", "inside", "hub", "revision", "url", "difference_to")
+_PLACES = ("wheel", "sha256", "inside", "hub", "revision", "file", "url", "difference_to")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _HERE = ("127.0.0.1", "localhost", "::1")
 
@@ -33,9 +33,8 @@ def check(profile: Profile, what: str, source: Source, target: Path, trusted: bo
     `trusted` is the word of whoever starts it, for a place that no profile of the kit names.
     """
     if not trusted and not known(source):
-        place = source.wheel or source.hub or source.url
         raise NotTrusted(
-            f"profile {profile.name}: its {what} would be fetched from {place}, which no profile of the kit names. If you "
+            f"profile {profile.name}: its {what} would be fetched from {source.place}, which no profile of the kit names. If you "
             "trust who wrote the profile, allow it: anytoany fetch --profile FILE.yaml --trust"
         )
     check_target(target)

@@ -16,7 +16,7 @@ from anytoany_lib.config import DecoderConfig
 from anytoany_lib.decoders import mels
 from anytoany_lib.decoders.adapters import ADAPTERS
 from anytoany_lib.decoders.footprints import footprint
-from anytoany_lib.encoders.imagebind import AT_ONCE_BYTES, LIVE_WIDTHS
+from anytoany_lib.encoders.frozen import AT_ONCE_BYTES, LIVE_WIDTHS
 from anytoany_lib.encoders.imagebind_inputs import SENSE_OF_KIND, ImageBindConfig, tokens_of
 from anytoany_lib.features.cache import BATCH, CAPTION_BATCH
 from anytoany_lib.memory.blueprints import blueprint, factor

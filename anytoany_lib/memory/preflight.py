@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anytoany_lib.checkpoints.fetching import missing_models
-from anytoany_lib.config import Profile, Source
+from anytoany_lib.config import DecoderConfig, Profile, Source
 from anytoany_lib.config.licences import sources
 from anytoany_lib.memory import planning
 
@@ -44,11 +44,15 @@ def unfetched(profile: Profile) -> Profile:
         encoder = encoder.model_copy(update={"folder": _NOWHERE})
     if encoder.audio_source:
         encoder = encoder.model_copy(update={"audio_folder": _NOWHERE})
-    decoders = {
-        kind: part.model_copy(update={"folder": _NOWHERE}) if part.source else part
-        for kind, part in profile.decoders.items()
-    }
+    decoders = {kind: _unfetched(part) for kind, part in profile.decoders.items()}
     return profile.model_copy(update={"llm": llm, "encoder": encoder, "decoders": decoders})
+
+
+def _unfetched(part: DecoderConfig) -> DecoderConfig:
+    added = part.added
+    if added and added.source:
+        part = part.model_copy(update={"added": added.model_copy(update={"file": _NOWHERE})})
+    return part.model_copy(update={"folder": _NOWHERE}) if part.source else part
 
 
 def _fetched(source: Source | None) -> int:

@@ -28,6 +28,10 @@ class Fetched(Checked):
     where: str
     get: str = Field(description="commands that fetch it; {folder} is its place")
     terms: str
+    checked: str = Field(
+        "not verified",
+        description="when and where sizes, counts and terms were looked up, and what was not found",
+    )
 
 
 class PublicData(Fetched):

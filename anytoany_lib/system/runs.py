@@ -167,13 +167,13 @@ def read_tensors(
         {key: tensor for key, tensor in one.items() if not key.startswith(left)}
         for one in (expected, found)
     )
-    compare(expected, found, folder / TENSORS, _BELONGS)
+    compare(expected, found, f"{folder / TENSORS} does not fit the profile", _BELONGS)
     lora = {}
     if adapter is not None:
         file = folder / ADAPTER / ADAPTER_TENSORS
         lora = tensors_in(file)
         own = get_peft_model_state_dict(adapter, save_embedding_layers=False)
-        compare(own, lora, file, _BELONGS)
+        compare(own, lora, f"{file} does not fit the profile", _BELONGS)
         set_peft_model_state_dict(adapter, lora)
     for name, module in modules.items():
         prefix = name + "."
@@ -200,9 +200,9 @@ def halve(run: str | Path, out: str | Path) -> Path:
 
 
 def compare(
-    expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], where: Path, advice: str = ""
+    expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], wrong: str, advice: str = ""
 ) -> None:
-    """Raises ValueError, which ends with the advice, unless both have the same keys and shapes."""
+    """Raises ValueError, which begins with `wrong` and ends with the advice, unless both have the same keys and shapes."""
     problems = [f"missing {key}" for key in sorted(expected.keys() - found.keys())]
     problems += [f"surplus {key}" for key in sorted(found.keys() - expected.keys())]
     problems += [
@@ -214,4 +214,4 @@ def compare(
         shown = "; ".join(problems[:8]) + (
             f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
         )
-        raise ValueError(f"{where} does not fit the profile: {shown}{advice}")
+        raise ValueError(f"{wrong}: {shown}{advice}")

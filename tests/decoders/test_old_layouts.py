@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from scripts import script
 
 from anytoany_lib.config import DecoderConfig, Profile
+from anytoany_lib.decoders import footprints
 from anytoany_lib.decoders.adapters import ADAPTERS, CaptionEncoder, decoder_folder
 from anytoany_lib.decoders.denoising import noise_schedule
 from anytoany_lib.decoders.pipelines import BrokenMedia, Decoder
@@ -161,7 +162,11 @@ def test_steps_are_counted_as_the_scheduler_goes(
     assert (len(calls) == 6) == (name == "PNDM")
 
 
-def test_a_clip_is_decoded_frame_by_frame(decoders: dict[str, Decoder]):
+@pytest.mark.parametrize(("most", "frames"), [(2**26, [4]), (0, [1, 1, 1, 1])])
+def test_a_large_clip_is_decoded_frame_by_frame(
+    most: int, frames: list[int], decoders: dict[str, Decoder], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(footprints, "_TOGETHER", most)
     decoder, seen = decoders["video"], []
     hook = decoder.pipeline.vae.decoder.register_forward_hook(
         lambda module, given, out: seen.append(len(given[0]))
@@ -170,7 +175,7 @@ def test_a_clip_is_decoded_frame_by_frame(decoders: dict[str, Decoder]):
         decoder.generate(CaptionEncoder(decoder.config, CPU)(CAPTIONS[:1]), [0], 1)
     finally:
         hook.remove()
-    assert seen == [1, 1, 1, 1]
+    assert seen == frames
 
 
 # --- the safety checker ---

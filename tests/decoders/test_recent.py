@@ -25,10 +25,11 @@ from diffusers import (
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anytoany_lib.checkpoints import fetching
 from anytoany_lib.config import AddedWeights, DecoderConfig, Profile
-from anytoany_lib.decoders import protocol, text_encoders
+from anytoany_lib.decoders import footprints, protocol, text_encoders
 from anytoany_lib.decoders.adapters import ADAPTERS, CaptionEncoder
 from anytoany_lib.decoders.denoising import Denoiser, FlowMatching, LatentEncoder, latent_shape
 from anytoany_lib.decoders.pipelines import Decoder
@@ -150,6 +151,74 @@ def test_guidance_of_one_is_no_pass_without_the_caption(name: str, guided: list[
     assert passes(decoder, 1.0) == [1, 1] and decoder._unconditional is None
     assert passes(decoder, 3.0) == guided
     assert (decoder._unconditional is not None) == (len(guided) + max(guided) > 3)
+
+
+@pytest.mark.parametrize("name", ["wan", "sana_sprint", "animatediff"])
+def test_small_media_are_decoded_together_and_large_ones_one_after_the_other(
+    name: str, replica, monkeypatch: pytest.MonkeyPatch
+):
+    config, kind = replica(name), KINDS[name]
+    decoder, told = Decoder(config, CPU), CaptionEncoder(config, CPU)(CAPTIONS)
+    seen: list[int] = []
+    decoder.pipeline.vae.decoder.register_forward_pre_hook(
+        lambda _, given: seen.append(len(given[0]))
+    )
+    together, taken = decoder.generate(told, SEEDS), decoder.working_bytes(2)
+    pieces = 2 * config.options["num_frames"] if name == "animatediff" else 2
+    assert set(seen) == {pieces}
+    seen.clear()
+    monkeypatch.setattr(footprints, "_TOGETHER", 0)
+    apart = decoder.generate(told, SEEDS)
+    assert set(seen) == {1} and decoder.working_bytes(2) <= taken
+    for one, other in zip(together, apart, strict=True):
+        assert np.abs(np.asarray(one[kind], float) - np.asarray(other[kind], float)).max() <= 1
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked to compute: of small networks that is the time, whatever else the machine does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_two_media_take_no_more_operations_than_of_the_bare_pipeline(
+    name: str, replica, monkeypatch: pytest.MonkeyPatch
+):
+    config = replica(name)
+    decoder, adapter = Decoder(config, CPU), ADAPTERS[config.pipeline]
+    conditions = CaptionEncoder(config, CPU)(CAPTIONS)
+    decoder.generate(conditions, SEEDS, 2)  # which reads the empty caption
+    with torch.inference_mode():
+        told = decoder._conditions(conditions, config.guidance > 1)
+        decoder.pipeline.vae.disable_slicing()
+        with Operations() as bare_ones:
+            decoder.pipeline(
+                **told,
+                **adapter.steps(config.steps),
+                guidance_scale=config.guidance,
+                generator=[torch.Generator("cpu").manual_seed(seed) for seed in SEEDS],
+                output_type="np",
+                **config.options,
+            )
+    with Operations() as ours:
+        decoder.generate(conditions, SEEDS)
+    monkeypatch.setattr(footprints, "_TOGETHER", 0)
+    with Operations() as apart:
+        decoder.generate(conditions, SEEDS)
+    assert ours.count <= 1.05 * bare_ones.count < apart.count
+
+
+def test_what_is_decoded_together_is_counted_together():
+    rule = footprints.Footprint((4, 8), (4, 64), 10, 2**20, 5, pieces=4)
+    assert [rule.sliced(media) for media in (1, 16, 17)] == [False, False, True]
+    assert [rule.of(media) for media in (1, 16, 17)] == [2**22 + 5, 2**26 + 80, 2**20 + 85]
+    assert footprints.Footprint((8,), (64,), 2**30, 2**20, 5).of(2) == 2**31
 
 
 # --- where captions end ---

@@ -164,7 +164,7 @@ def test_pe_av_is_the_bare_model(tmp_path: Path):
     assert tower_problems(folder, "encoder", "pe-av") == []
     gone = "audio_model.audio_head.proj.weight"
     save_file({n: t for n, t in weights.items() if n != gone}, folder / "model.safetensors")
-    with pytest.raises(ValueError, match=r"does not fit this PE-AV; 1 missing: audio_head.proj"):
+    with pytest.raises(ValueError, match=r"does not fit this PE-AV: missing audio_head.proj"):
         load_encoder(pe_av, torch.float32)
 
 

@@ -26,7 +26,17 @@ from anytoany_lib.training.checkpoint import newest
 from anytoany_lib.training.trackers import Log
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
-NAMES = ("record", "steps", "chat", "manifests", "features", "training", "company", "gpu")
+NAMES = [
+    "record",
+    "steps",
+    "chat",
+    "manifests",
+    "features",
+    "training",
+    "company",
+    "gpu",
+    "decoders",
+]
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +92,15 @@ def test_a_chat_is_measured_beside_what_it_has_to_reach(bench, model: AnyToAny, 
     assert 0 < chat.seconds_to_stop(model, "image") < 5
     with pytest.raises(RuntimeError, match="not answered with image"):
         chat.seconds_to_stop(model, "image")
+
+
+def test_decoders_are_measured_beside_their_pipelines(bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bench["decoders"], "_LATENTS", 2)
+    found = bench["decoders"].measure(1, ("sana_sprint",))
+    for part in ("sana_sprint 1", "sana_sprint 2", "autoencoder of full width"):
+        one, other, ratio = found[part].values()
+        assert min(one, other) > 0 and ratio == one / other
+    assert len(bench["record"].verdicts(found, bench["decoders"].AT_MOST, {})) == 2
 
 
 def test_verdicts_name_what_is_not_reached_and_leave_out_what_was_not_measured(bench):

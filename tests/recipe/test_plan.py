@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from anytoany_lib.config import Profile
 from anytoany_lib.memory.preflight import LADDER, for_card
 from anytoany_lib.recipe import rates, sources
 from anytoany_lib.recipe.plan import Plan, card_bytes, make_plan, planned_profile, too_small
-from anytoany_lib.recipe.settings import FOLDER, Recipe
+from anytoany_lib.recipe.settings import FOLDER, PublicData, Recipe
 
 PROFILE = "qwen3-1.7b"
 
@@ -37,6 +38,13 @@ def test_a_day_is_not_longer(recipe: Recipe, plan: Plan):
         assert stage.batch * stage.accumulation == recipe.rows_a_step[number]
         read = stage.steps * recipe.rows_a_step[number]
         assert 0 <= read - stage.rows < recipe.rows_a_step[number]
+
+
+def test_every_set_says_when_and_where_it_was_looked_up(recipe: Recipe):
+    for name, one in recipe.fetched.items():
+        assert re.match(r"20\d\d-\d\d-\d\d, .*(size|count)", one.checked), name
+    settings = recipe.data["coco"].model_dump(exclude={"checked"})
+    assert PublicData.model_validate(settings).checked == "not verified"
 
 
 def test_a_stage_takes_the_operations_of_its_tokens(plan: Plan):

@@ -17,47 +17,20 @@ from transformers import Gemma2Model
 
 from anytoany_lib.decoders.protocol import (
     Adapter,
+    attended_words,
+    embeds_and_mask,
     image_of,
+    masked_states,
     short_captions,
-    up_to_the_last_word,
-    words_of,
 )
 
-_CALL = inspect.signature(SanaSprintPipeline.__call__).parameters
-_INSTRUCTION = "\n".join(_CALL["complex_human_instruction"].default)
-_GUIDANCE = 0.1 * _CALL["guidance_scale"].default  # by the network's guidance_embeds_scale
+_CALL = inspect.signature(SanaSprintPipeline.__call__)
+_INSTRUCTION = "\n".join(_CALL.parameters["complex_human_instruction"].default)
 
 
-def _instructed(tokenizer: Any, captions: Sequence[str], positions: int) -> Any:
-    """Token ids of instruction and caption; `begin` is the first of them that is kept beside the very first."""
-    begin = len(tokenizer.encode(_INSTRUCTION)) - 1
-    tokenizer.padding_side = "right"
-    texts = [_INSTRUCTION + caption.lower().strip() for caption in captions]
-    tokens = short_captions(tokenizer, texts, begin + positions - 1)
-    return tokens | {"begin": begin}
-
-
-def _kept_states(encoders: list[Any], tokens: list[Any]) -> torch.Tensor:
-    read, mask, begin = tokens[0], tokens[0]["attention_mask"], tokens[0]["begin"]
-    states = encoders[0](read["input_ids"], attention_mask=mask, use_cache=False)[0]
-    kept = [0, *range(begin, mask.shape[1])]
-    return up_to_the_last_word(states[:, kept], mask[:, kept])
-
-
-def _masked(pipeline: Any, condition: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {"prompt_embeds": condition, "prompt_attention_mask": words_of(condition)}
-
-
-def _told(condition: torch.Tensor) -> dict[str, torch.Tensor | None]:
-    return {
-        "encoder_hidden_states": condition,
-        "encoder_attention_mask": words_of(condition),
-        "guidance": condition.new_full((len(condition),), _GUIDANCE),
-    }
-
-
-def _latents(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
-    return vae.encode(pixels).latent * vae.config.scaling_factor
+def _captions(tokenizer: Any, captions: Sequence[str], positions: int) -> Any:
+    cleaned = [caption.lower().strip() for caption in captions]
+    return short_captions(tokenizer, cleaned, positions, _INSTRUCTION)
 
 
 def _steps(steps: int) -> dict[str, Any]:
@@ -68,15 +41,14 @@ def _steps(steps: int) -> dict[str, Any]:
 SANA_SPRINT = Adapter(
     SanaSprintPipeline,
     (Gemma2Model,),
-    _kept_states,
+    masked_states,
     image_of,
     True,
-    arguments=_masked,
-    told=_told,
-    tokens=_instructed,
+    arguments=embeds_and_mask("prompt_attention_mask"),
+    told=attended_words,
+    tokens=_captions,
     instruction=256,
     network="transformer",
-    latents=_latents,
     negative=False,
     steps=_steps,
     half=torch.bfloat16,

@@ -17,10 +17,10 @@ from transformers import T5EncoderModel
 from anytoany_lib.config import DecoderConfig
 from anytoany_lib.decoders.protocol import (
     Adapter,
+    embeds_and_mask,
     masked_states,
     short_captions,
     sound,
-    words_of,
 )
 from anytoany_lib.media.downmixing import downmix
 
@@ -28,11 +28,6 @@ from anytoany_lib.media.downmixing import downmix
 def _mono(channels: np.ndarray, config: DecoderConfig, pipeline: Any) -> dict[str, Any]:
     """Channels (C, N)."""
     return sound(downmix(lambda: iter([channels.T])), int(pipeline.vae.config.sampling_rate))
-
-
-def _masked(pipeline: Any, condition: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Conditions (B, L, D), and where they have words: the pipeline's projection is not to fill the rest."""
-    return {"prompt_embeds": condition, "attention_mask": words_of(condition)}
 
 
 def _noise(config: DecoderConfig, dtype: torch.dtype) -> dict[str, Any]:
@@ -50,7 +45,7 @@ STABLE_AUDIO = Adapter(
     masked_states,
     _mono,
     False,
-    arguments=_masked,
+    arguments=embeds_and_mask("attention_mask"),
     lengths={"seconds": "audio_end_in_s"},
     told=None,
     tokens=short_captions,
