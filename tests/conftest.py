@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -10,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 import pytest
+import torch
 from resuming import unquantised
 from scripts import script
 
@@ -36,6 +38,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long begins first, beside everything else, so that nothing of it is left for the end alone."""
     place = {name: number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def products_in_32_bits() -> Iterator[None]:
+    """`llm.dtype: auto` is float32 on every processor, also on one that multiplies in bfloat16: numbers are compared closely."""
+    found = torch.cpu.get_capabilities() | {"amx_bf16": False, "avx512_bf16": False}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "get_capabilities", lambda: found)
+        yield
 
 
 @pytest.fixture(scope="session")
