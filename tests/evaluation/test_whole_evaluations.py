@@ -38,9 +38,9 @@ def measured(run: Path, data: Path) -> tuple[str, ...]:
     return json.dumps(same), *(file.read_text() for file in files)
 
 
-def interrupt(monkeypatch: pytest.MonkeyPatch, name: str, at: int) -> list[int]:
-    """Kills the evaluation at a call of `stored_replies`; returns the list that the calls are counted in."""
-    whole, calls = getattr(stored_replies, name), []
+def interrupt(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, at: int) -> list[int]:
+    """Kills the evaluation at a call of the owner's function; returns the list that the calls are counted in."""
+    whole, calls = getattr(owner, name), []
 
     def until_killed(*given: Any) -> list:
         calls.append(1)
@@ -48,7 +48,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, name: str, at: int) -> list[int]:
             raise KeyboardInterrupt
         return whole(*given)
 
-    monkeypatch.setattr(stored_replies, name, until_killed)
+    monkeypatch.setattr(owner, name, until_killed)
     return calls
 
 
@@ -58,15 +58,16 @@ def test_twice_and_interrupted_give_the_same_to_the_last_digit(
 ):
     run = small_run(tmp_path / "run", **profile_changes)
     once = measured(run, few)
-    kills = [("draw", 2)] if profile_changes else [("draw", 2), ("render", 2)]
-    for name, at in kills:
+    kills = [(stored_replies, "draw")]
+    kills += [] if profile_changes else [(stored_replies.Drawing, "media")]
+    for owner, name in kills:
         with monkeypatch.context() as patch:
-            interrupt(patch, name, at)
+            interrupt(patch, owner, name, 2)
             with pytest.raises(KeyboardInterrupt):
                 measured(run, few)
         assert (run / ".evaluation/replies-000000.safetensors").is_file()
     with monkeypatch.context() as patch:
-        drawn = interrupt(patch, "draw", 0)
+        drawn = interrupt(patch, stored_replies, "draw", 0)
         again = measured(run, few)
     assert again == once and not (run / ".evaluation").exists()
     assert len(drawn) <= 2  # the first four rows were read
