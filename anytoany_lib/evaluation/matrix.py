@@ -56,6 +56,7 @@ from anytoany_lib.evaluation.retrieval import retrieval_rates
 from anytoany_lib.evaluation.stored_replies import Drawing, key_of, open_folder, replies_folder
 from anytoany_lib.generation.sampling import Sampling
 from anytoany_lib.messages import Message
+from anytoany_lib.modalities import ALOUD
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import runs, terminal
 from anytoany_lib.system.files import held, read_json, write_json
@@ -159,8 +160,11 @@ def _baselines(
         | ({"text_only": worded[name]} if name in worded else {})
         for name, found in cells.items()
     }
+    # Of what is to be said aloud the words are judged too, but the untouched model has no voice.
     known = [
-        v.row for v in results if any("answers" in part["scene"] for part in v.row.meta["expect"])
+        v.row
+        for v in results
+        if any("answers" in part["scene"] and ALOUD not in part for part in v.row.meta["expect"])
     ]
     if known and bound:
         baselines[known[0].meta["task"]] = {"untouched": untouched(drawing, judges, known)}

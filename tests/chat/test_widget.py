@@ -240,7 +240,7 @@ def test_settings_hold_from_the_next_reply_on(page, scripted):
     page.do("settings", values=text | {"temperature": "0.7", "video": False, "seed": "5"})
     session = page.chat.session
     assert session.seed == 5 and session.sampling == Sampling(
-        temperature=0.7, steps=4, preview_every=2, kinds=("image", "audio")
+        temperature=0.7, steps=4, preview_every=2, kinds=("image", "audio", "speech")
     )
     before = session.sampling
     for wrong, told in (("steps", "many"), ("top_p", "3"), ("frames", "-1"), ("seconds", "0")):

@@ -208,7 +208,9 @@ def test_another_decoder_trains_its_projection_alone(
 ):
     run = tmp_path / "run"
     shutil.copytree(resolve("ckpt/tiny/run"), run)
-    record = runs.read_record(run) | {"profile": profile.model_dump(mode="json")}
+    record = runs.read_record(run)
+    profile = profile.model_copy(update={"speech": runs.profile_of(record, run).speech})
+    record |= {"profile": profile.model_dump(mode="json")}
     (run / runs.RECORD).write_text(json.dumps(record))
     decoders = profile.decoders | {"image": xl}
     swapped = profile.model_copy(update={"name": "mine", "decoders": decoders})
