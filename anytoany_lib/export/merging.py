@@ -19,6 +19,7 @@ from anytoany_lib.checkpoints.model_card import CARD, text
 from anytoany_lib.config import Profile
 from anytoany_lib.gates.foreign_code import LOCAL
 from anytoany_lib.llm import TokenRows, model_folder, unpack
+from anytoany_lib.modalities import SAY
 from anytoany_lib.model import AnyToAny
 from anytoany_lib.system import runs
 from anytoany_lib.system.files import appearing_whole, write_file
@@ -118,10 +119,12 @@ def _add_rows(llm: PreTrainedModel, rows: TokenRows, ids: list[int]) -> None:
 
 
 def limits(made: Merged, shown: Callable[[str], str]) -> str:
-    """What a merged language model can and cannot do without the rest of its run, in three lines; `shown` writes a token's name."""
-    opening, closing, *signals = map(shown, made.names)
+    """What a merged language model can and cannot do without the rest of its run, in a few lines; `shown` writes a token's name."""
+    opening, closing, *signals = (shown(name) for name in made.names if name != SAY)
     asking = f"{signals[0]} to {signals[-1]}" if signals else "It has no tokens that"
-    return _LIMITS.format(wrappers=f"{opening} and {closing}", signals=asking)
+    voice = f"\n{shown(SAY)} says that the words behind it are to be said aloud."
+    of_media = _LIMITS.format(wrappers=f"{opening} and {closing}", signals=asking)
+    return of_media + (voice if SAY in made.names else "")
 
 
 def _card(made: Merged, dtype: torch.dtype) -> str:

@@ -132,6 +132,7 @@ def test_a_gguf_file_is_read_back_with_the_same_words(small: Path, tmp_path: Pat
     description = fields["general.description"].contents()
     assert " ".join(said.replace("# ", "").split()) == description
     assert "cannot see, hear or draw" in description and "[IMG0] to [AUD3] ask" in description
+    assert description.endswith("[SAY] says that the words behind it are to be said aloud.")
     assert fields["general.license"].contents() == "Apache-2.0"
     assert modelfile == (
         './a.gguf\nTEMPLATE """{{ range .Messages }}'

@@ -105,8 +105,9 @@ def test_parameters_are_counted_by_part(shipped: AnyToAny, model: AnyToAny):
     sizes = {"q_proj": 576 + 576, "k_proj": 576 + 192, "v_proj": 576 + 192, "o_proj": 576 + 576}
     rank = lora_config(shipped.profile.lora).r
     assert found.pop("LoRA") == config.num_hidden_layers * rank * sum(sizes.values())
+    for counts, of in ((found, shipped), (plain, model)):  # one of them may answer by voice
+        assert counts.pop("token rows") == len(of.vocabulary.names) * config.hidden_size
     assert found == plain and found["language model"] == 134_515_008
-    assert found["token rows"] == len(model.vocabulary.names) * config.hidden_size
 
 
 def test_loras_change_is_its_product_beside_the_weight(shipped: AnyToAny, model: AnyToAny):
