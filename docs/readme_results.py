@@ -253,7 +253,7 @@ def sheet(run: Path, target: Path, columns: int = 4) -> None:
         words = " ".join(p.get("text", f"[{p['type']}]") for p in asked)
         axes.set_title(f"{task}\n{words[:52]}", fontsize=7)
     drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=90)
+    figure.savefig(drawn, dpi=74)
     pixels = np.asarray(Image.open(drawn).convert("RGB"))
     # Five bits a colour look the same as eight and take half of the bytes.
     rounded = np.round(np.round(pixels / 255 * 31) / 31 * 255).astype(np.uint8)
