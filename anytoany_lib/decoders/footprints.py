@@ -17,9 +17,8 @@ from anytoany_lib.config import DecoderConfig
 Plans = Mapping[str, Mapping[str, Any]]
 """The configuration of each part of a pipeline, by its folder's name."""
 _HALF, _FLOAT = 2, 4  # bytes
-_TOGETHER = (
-    2**26
-)  # bytes of an autoencoder's maps: above that, one medium after the other costs no time
+# Bytes of an autoencoder's maps: above that, one medium after the other costs no time.
+_TOGETHER = 2**26
 _WAN_SIZE = {"num_frames": 81, "height": 480, "width": 832}  # where the profile names none
 _SANA_SIDE = 1024
 

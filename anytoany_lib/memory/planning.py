@@ -43,9 +43,8 @@ from anytoany_lib.training.fitting import CAPTIONS_FITTED
 Plan = dict[str, dict[str, int]]
 # Half a byte, a byte for each block of 64, and four for 256 of those (double quantisation).
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-CUDA = (
-    720 * 10**6
-)  # of context and libraries at most, the first products done, on an H100 that others may have used too
+# Of context and libraries at most, the first products done, on an H100 that others may have used too.
+CUDA = 720 * 10**6
 _STATES = 7  # widths of a token beside its logits, as the rehearsal finds them
 _COUNTED: dict[tuple[Any, ...], tuple[dict[str, int], int]] = {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib
 import io
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,8 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+# A path from the root behind a blank, a mark or, in JSON, the end of a line; an address has two slashes before its host.
+ABSOLUTE = re.compile(r"""(?:(?<=[\s"'(=:>,\[])|(?<=\\n))/[\w.-]+/[\w.-]""")
 KEPT = [path for path in NOTEBOOKS if path.stem == "gallery" or path.stem[0] == "0"]
 
 
@@ -48,7 +51,8 @@ def test_kept_outputs_are_those_of_the_code_and_name_no_machine(path: Path, make
     assert sum(bool(cell.outputs) for cell in code) >= len(code) - 4
     text = path.read_text(encoding="utf-8")
     assert str(REPOSITORY) not in text and '"output_type": "error"' not in text
-    assert not any(place in text for place in ("/home/", "/work/", "/tmp/", "/root/"))
+    assert not any(place in text for place in ("/home/", "/tmp/", "/root/"))
+    assert not ABSOLUTE.search(text)
 
 
 @pytest.mark.parametrize("path", [p for p in KEPT if p.stem[0] == "0"], ids=lambda path: path.stem)

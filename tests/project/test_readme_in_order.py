@@ -15,25 +15,20 @@ from pathlib import Path
 
 import pytest
 from browser import free_port
+from test_readme_page import README, REPOSITORY, read, shell_blocks
 
 pytestmark = pytest.mark.long
-REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE = 2 * 3600  # seconds
 # What a machine without a card, or without the model hub, is told in one line.
 NO_CARD, NO_HUB = "expected a CUDA card", "huggingface"
-
-
-def blocks() -> list[str]:
-    """The shell blocks as they stand."""
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    return re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+FIRST, *LATER = shell_blocks(read(README))
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the newcomer's shell begins; `git clone` finds the repository at the address of the README."""
     folder = tmp_path_factory.mktemp("home")
-    address = re.search(r"^git clone (\S+)", "".join(blocks()), re.MULTILINE).group(1)
+    address = re.search(r"git clone (\S+)", FIRST[0]).group(1)
     (folder / ".gitconfig").write_text(f'[url "{REPOSITORY}"]\n    insteadOf = {address}\n')
     return folder
 
@@ -61,7 +56,7 @@ def ended(shell: subprocess.Popen) -> tuple[int, str]:
 
 def test_the_first_block_clones_and_opens_jupyterlab(home: Path):
     port = free_port()
-    server = shell(home, blocks()[0], folder=".", JUPYTER_PORT=str(port))
+    server = shell(home, "\n".join(FIRST), folder=".", JUPYTER_PORT=str(port))
     until = time.monotonic() + PATIENCE
     try:
         while time.monotonic() < until:
@@ -78,7 +73,7 @@ def test_the_first_block_clones_and_opens_jupyterlab(home: Path):
         server.wait(60)
 
 
-@pytest.mark.parametrize("line", [line for block in blocks()[1:] for line in block.splitlines()])
+@pytest.mark.parametrize("line", [line for block in LATER for line in block])
 def test_each_later_line_runs_in_that_clone(home: Path, line: str):
     status, output = ended(shell(home, line))
     if status:  # the path for a card, where there is none
